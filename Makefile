@@ -1,0 +1,55 @@
+# Every target sets up what it needs; a machine with python3 (and its venv module) and a C compiler
+# will do. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_JSON ?= bench/results/latest.json
+# `make bench-compare` fails where a minimum time has grown by more than this.
+SLOWDOWN ?= 25%
+
+CSRC := $(wildcard csrc/*.[ch] csrc/core/*.h csrc/targets/*.c csrc/build_ffi.py)
+READY := $(VENV)/.ready
+BIN := $(VENV)/bin
+
+.PHONY: help demo test bench bench-compare lint lint-c clean
+
+help:                ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(READY)       ## fit small networks to real data on every backend
+	$(BIN)/fastbp demo
+
+test: $(READY)       ## the full test suite
+	$(BIN)/pytest
+
+bench: $(READY)      ## time the backends; saves JSON, prints table and plot
+	mkdir -p $(dir $(BENCH_JSON))
+	$(BIN)/pytest bench --benchmark-json=$(BENCH_JSON)
+	$(BIN)/python bench/report.py $(BENCH_JSON)
+
+bench-compare: $(READY)  ## time again and fail past SLOWDOWN against the saved run
+	$(BIN)/pytest bench --benchmark-compare=$(BENCH_JSON) --benchmark-compare-fail=min:$(SLOWDOWN)
+
+lint: $(READY)       ## ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+lint-c:              ## our C under every warning, with gcc and clang
+	@for cc in gcc clang; do \
+	    command -v $$cc >/dev/null || { echo "$$cc is not installed: skipped"; continue; }; \
+	    echo "$$cc -Wall -Wextra -Wconversion -Werror"; \
+	    printf '%s\n' csrc/*.c csrc/targets/*.c | xargs -P 2 -n 1 $$cc -std=gnu11 -O2 \
+	        -Wall -Wextra -Wconversion -Werror -Icsrc -c -o /dev/null || exit 1; \
+	done
+
+clean:               ## remove what the targets above made
+	rm -rf $(VENV) build dist *.egg-info .*_cache .hypothesis .benchmarks
+	rm -f fastbp/backends/_c.*.so fastbp/backends/_c_build_failure.txt
+	find fastbp tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml setup.py $(CSRC)
+	@echo "Setting up $(VENV); the first time takes a few minutes."
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@

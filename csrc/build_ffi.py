@@ -1,0 +1,41 @@
+"""How cffi builds `fastbp.backends._c`: declarations from fastbp.h, sources from the C files here.
+
+No flag depends on the machine that compiles: wider vectors come from functions that carry their own
+target and are chosen at run time. The flags keep IEEE semantics, with contraction to fused
+multiply-adds, which gcc and clang would otherwise treat differently.
+"""
+
+import re
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+FLAGS = ["-O3", "-g0", "-std=gnu11", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
+
+
+def declarations(header: str) -> str:
+    """What cffi's parser can read of a C header: all but the preprocessor, save plain integers."""
+    header = re.sub(r"/\*.*?\*/|//[^\n]*", " ", header, flags=re.DOTALL).replace("\\\n", " ")
+    header = re.sub(r"#\s*ifdef\s+__cplusplus.*?#\s*endif", "", header, flags=re.DOTALL)
+    header = re.sub(r"(#\s*define\s+\w+)\s+\((-?\w+)\)", r"\1 \2", header)  # (-1) is too much
+    integer = re.compile(r"\s*#\s*define\s+\w+\s+-?(0x[0-9a-fA-F]+|\d+)\s*$")
+    lines = header.splitlines()
+    return "\n".join(s for s in lines if not s.lstrip().startswith("#") or integer.match(s))
+
+
+def paths(*patterns: str) -> list[str]:
+    return sorted(path.as_posix() for pattern in patterns for path in HERE.glob(pattern))
+
+
+ffi = FFI()
+ffi.cdef(declarations((HERE / "fastbp.h").read_text(encoding="utf-8")))
+ffi.set_source(
+    "fastbp.backends._c",
+    '#include "fastbp.h"',
+    sources=paths("*.c", "targets/*.c"),
+    depends=paths("*.h", "core/*.h", "build_ffi.py"),
+    include_dirs=[HERE.as_posix()],
+    extra_compile_args=FLAGS,
+    optional=True,
+)

@@ -1,0 +1,68 @@
+/* What dispatch.c and the templated sources share: plans, workspaces and the table of functions.
+ *
+ * A workspace is one aligned block of memory. A plan keeps those that its calls have returned, so a
+ * call in steady state allocates nothing, and any number of threads may use a plan at once: each
+ * takes a block of its own.
+ */
+#ifndef FB_INTERNAL_H
+#define FB_INTERNAL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../fastbp.h"
+
+typedef ptrdiff_t idx;
+
+typedef struct {
+    size_t size;
+    _Alignas(64) char bytes[];
+} fb_workspace;
+
+enum { FB_POOL_SLOTS = 8 };
+
+typedef struct {
+    fb_workspace *_Atomic slots[FB_POOL_SLOTS];
+} fb_pool;
+
+/* A block of at least that size (null without memory), and its return. */
+fb_workspace *fb_take(fb_pool *pool, size_t size);
+void fb_give(fb_pool *pool, fb_workspace *workspace);
+
+typedef struct {
+    idx n_in, n_out, w, b; /* sizes; offsets in the parameters, b is -1 without bias */
+    idx y_column, z_column; /* places in the tape, z is -1 where it is not kept */
+    int kind;
+    double constant;
+} fb_layer;
+
+typedef struct fb_table fb_table;
+
+struct fb_plan {
+    const fb_table *table;
+    fb_pool pool;
+    idx n_layers, n_params, tape_width, max_width; /* max_width: the widest layer, input included */
+    fb_layer layers[];
+};
+
+/* One instruction set and dtype: the functions of fastbp.h without the choice. */
+struct fb_table {
+    void (*activation)(int kind, double constant, int derivative, idx size, const void *Z,
+                       void *result);
+    int (*dense_forward)(fb_pool *pool, idx n, idx n_in, idx n_out, int kind, double constant,
+                         const void *X, const void *W, const void *b, void *Y, void *Z);
+    int (*dense_backward)(fb_pool *pool, idx n, idx n_in, idx n_out, int kind, double constant,
+                          const void *dY, const void *X, const void *W, const void *Y,
+                          const void *Z, void *dX, void *dW, void *db);
+    int (*forward)(fb_plan *plan, const void *params, idx n, const void *X, void *Y);
+    int (*forward_tape)(fb_plan *plan, const void *params, idx n, const void *X, void *tape);
+    int (*backward)(fb_plan *plan, const void *params, idx n, const void *X, const void *tape,
+                    const void *dY, void *dparams, void *dX);
+    int (*value_and_grad)(fb_plan *plan, const fb_problem *problem, const void *params,
+                          double *value, void *grad);
+    int (*jacobian)(fb_plan *plan, const void *params, idx n, const void *X, void *J);
+    int (*input_jacobian)(fb_plan *plan, const void *params, idx n, const void *X, void *J);
+    int (*train)(fb_plan *plan, const fb_problem *problem, fb_run *run);
+};
+
+#endif

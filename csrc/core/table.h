@@ -1,0 +1,57 @@
+/* The root of a target: all functions of one instruction set and dtype, and the table of them.
+ *
+ * A stub defines FB_ISA (0 baseline, 1 AVX2 with FMA, 2 AVX-512), FB_DOUBLE and FB_TABLE (the table's
+ * name) and includes this file. The instruction set is given to the functions here by the compiler's
+ * pragma, not to the file by a flag, so that nothing else in the library can come to use it.
+ */
+#include "internal.h"
+
+#if FB_ISA == 0 || defined(__x86_64__)
+
+#include <math.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h> /* before the pragma: its functions bring their own targets */
+#endif
+
+#if FB_ISA == 2 && defined(__clang__)
+#pragma clang attribute push(                                                                      \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma"))), apply_to = function)
+#elif FB_ISA == 2
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,prefer-vector-width=512")
+#elif FB_ISA == 1 && defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#elif FB_ISA == 1
+#pragma GCC target("avx2,fma")
+#endif
+
+#include "vec.h"
+#include "gemm.h"
+#include "activations.h"
+#include "losses.h"
+#include "network.h"
+#include "jacobian.h"
+#include "training.h"
+#include "kernels.h"
+
+extern const fb_table FB_TABLE;
+const fb_table FB_TABLE = {
+    .activation = activation,
+    .dense_forward = dense_forward,
+    .dense_backward = dense_backward,
+    .forward = forward,
+    .forward_tape = forward_tape,
+    .backward = backward,
+    .value_and_grad = value_and_grad,
+    .jacobian = jacobian,
+    .input_jacobian = input_jacobian,
+    .train = train,
+};
+
+#if FB_ISA && defined(__clang__)
+#pragma clang attribute pop
+#endif
+
+#else
+typedef int fb_nothing_here; /* a source file may not be empty */
+#endif

@@ -1,0 +1,297 @@
+/* Vectors of one instruction set and dtype, as GNU vector extensions with few intrinsics.
+ *
+ * `real` is the dtype, `vec` a vector of VL of them. A `mask` selects the first lanes; masked loads
+ * give 0 in the others. AVX-512 masks everything for free and has 32 registers; AVX2 masks loads and
+ * stores by a vector and has 16; the baseline (SSE2, NEON, or whatever the compiler makes of 16-byte
+ * vectors) has no masks, so that its partial accesses go lane by lane and callers pack instead.
+ */
+#include <math.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if FB_ISA == 2
+#define VBYTES 64
+#elif FB_ISA == 1
+#define VBYTES 32
+#else
+#define VBYTES 16
+#endif
+
+#if FB_DOUBLE
+typedef double real;
+typedef int64_t lane;
+#define VL (VBYTES / 8)
+#else
+typedef float real;
+typedef int32_t lane;
+#define VL (VBYTES / 4)
+#endif
+
+typedef real vec __attribute__((vector_size(VBYTES)));
+typedef lane ivec __attribute__((vector_size(VBYTES)));
+typedef real vec_in_memory __attribute__((vector_size(VBYTES), aligned(sizeof(real)), may_alias));
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ivec){__VA_ARGS__})
+#endif
+
+INLINE idx round_up(idx n) { return (n + VL - 1) / VL * VL; }
+
+INLINE vec splat(real x) { return x - (vec){0}; } /* {0} + x would turn -0 into 0 */
+INLINE vec load(const real *p) { return *(const vec_in_memory *)p; }
+INLINE void store(real *p, vec v) { *(vec_in_memory *)p = v; }
+
+/* Masks, choice and extremes. vmax(a, b) and vmin(a, b) are b where either is NaN. */
+#if FB_ISA == 2 && FB_DOUBLE
+
+#define HAVE_MASKS 1
+typedef __mmask8 mask;
+INLINE mask first_lanes(idx n) { return n >= VL ? (mask)0xff : (mask)((1u << n) - 1u); }
+INLINE vec load_first(const real *p, mask m) { return _mm512_maskz_loadu_pd(m, p); }
+INLINE void store_first(real *p, mask m, vec v) { _mm512_mask_storeu_pd(p, m, v); }
+INLINE vec vmax(vec a, vec b) { return _mm512_max_pd(a, b); }
+INLINE vec vmin(vec a, vec b) { return _mm512_min_pd(a, b); }
+INLINE vec vsqrt(vec a) { return _mm512_sqrt_pd(a); }
+INLINE vec if_greater(vec a, vec b, vec yes, vec no)
+{
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_GT_OQ), no, yes);
+}
+INLINE vec if_equal(vec a, vec b, vec yes, vec no)
+{
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ), no, yes);
+}
+INLINE real hsum(vec v) { return _mm512_reduce_add_pd(v); }
+INLINE real hmax(vec v) { return _mm512_reduce_max_pd(v); }
+
+#elif FB_ISA == 2
+
+#define HAVE_MASKS 1
+typedef __mmask16 mask;
+INLINE mask first_lanes(idx n) { return n >= VL ? (mask)0xffff : (mask)((1u << n) - 1u); }
+INLINE vec load_first(const real *p, mask m) { return _mm512_maskz_loadu_ps(m, p); }
+INLINE void store_first(real *p, mask m, vec v) { _mm512_mask_storeu_ps(p, m, v); }
+INLINE vec vmax(vec a, vec b) { return _mm512_max_ps(a, b); }
+INLINE vec vmin(vec a, vec b) { return _mm512_min_ps(a, b); }
+INLINE vec vsqrt(vec a) { return _mm512_sqrt_ps(a); }
+INLINE vec if_greater(vec a, vec b, vec yes, vec no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), no, yes);
+}
+INLINE vec if_equal(vec a, vec b, vec yes, vec no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes);
+}
+INLINE real hsum(vec v) { return _mm512_reduce_add_ps(v); }
+INLINE real hmax(vec v) { return _mm512_reduce_max_ps(v); }
+
+#elif FB_ISA == 1
+
+#define HAVE_MASKS 1
+typedef __m256i mask;
+#if FB_DOUBLE
+INLINE mask first_lanes(idx n)
+{
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+INLINE vec load_first(const real *p, mask m) { return _mm256_maskload_pd(p, m); }
+INLINE void store_first(real *p, mask m, vec v) { _mm256_maskstore_pd(p, m, v); }
+INLINE vec vmax(vec a, vec b) { return _mm256_max_pd(a, b); }
+INLINE vec vmin(vec a, vec b) { return _mm256_min_pd(a, b); }
+INLINE vec vsqrt(vec a) { return _mm256_sqrt_pd(a); }
+INLINE vec if_greater(vec a, vec b, vec yes, vec no)
+{
+    return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_GT_OQ));
+}
+INLINE vec if_equal(vec a, vec b, vec yes, vec no)
+{
+    return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_EQ_OQ));
+}
+#else
+INLINE mask first_lanes(idx n)
+{
+    int count = n > VL ? VL : (int)n;
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+INLINE vec load_first(const real *p, mask m) { return _mm256_maskload_ps(p, m); }
+INLINE void store_first(real *p, mask m, vec v) { _mm256_maskstore_ps(p, m, v); }
+INLINE vec vmax(vec a, vec b) { return _mm256_max_ps(a, b); }
+INLINE vec vmin(vec a, vec b) { return _mm256_min_ps(a, b); }
+INLINE vec vsqrt(vec a) { return _mm256_sqrt_ps(a); }
+INLINE vec if_greater(vec a, vec b, vec yes, vec no)
+{
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
+}
+INLINE vec if_equal(vec a, vec b, vec yes, vec no)
+{
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+}
+#endif
+
+#else
+
+#define HAVE_MASKS 0
+typedef idx mask;
+INLINE mask first_lanes(idx n) { return n > VL ? VL : n; }
+INLINE vec load_first(const real *p, mask m)
+{
+    vec v = {0};
+    if (m == VL) return load(p);
+    for (idx i = 0; i < m; i++) v[i] = p[i];
+    return v;
+}
+INLINE void store_first(real *p, mask m, vec v)
+{
+    if (m == VL) {
+        store(p, v);
+        return;
+    }
+    for (idx i = 0; i < m; i++) p[i] = v[i];
+}
+INLINE vec choose(ivec condition, vec yes, vec no)
+{
+    return (vec)(((ivec)yes & condition) | ((ivec)no & ~condition));
+}
+INLINE vec if_greater(vec a, vec b, vec yes, vec no) { return choose(a > b, yes, no); }
+INLINE vec if_equal(vec a, vec b, vec yes, vec no) { return choose(a == b, yes, no); }
+INLINE vec vmax(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec vmin(vec a, vec b) { return choose(a < b, a, b); }
+INLINE vec vsqrt(vec a)
+{
+    vec r;
+    UNROLL for (int i = 0; i < VL; i++) r[i] = FB_DOUBLE ? (real)sqrt(a[i]) : (real)sqrtf((float)a[i]);
+    return r;
+}
+
+#endif
+
+#if FB_ISA != 2
+INLINE real hsum(vec v)
+{
+    real s[VL];
+    store(s, v);
+    UNROLL for (int width = VL / 2; width; width /= 2)
+        UNROLL for (int i = 0; i < width; i++) s[i] += s[i + width];
+    return s[0];
+}
+INLINE real hmax(vec v)
+{
+    real s[VL];
+    store(s, v);
+    UNROLL for (int width = VL / 2; width; width /= 2)
+        UNROLL for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
+    return s[0];
+}
+#endif
+
+INLINE vec vabs(vec v) { return (vec)((ivec)v & ~(ivec)splat((real)-0.0)); }
+INLINE vec with_sign_of(vec magnitude, vec v)
+{
+    return (vec)((ivec)magnitude | ((ivec)v & (ivec)splat((real)-0.0)));
+}
+
+/* Sums over rows accumulate in double whatever the dtype. */
+typedef double double_vec __attribute__((vector_size(VBYTES)));
+#if FB_DOUBLE
+typedef struct {
+    double_vec part[1];
+} double_sum;
+INLINE void add_to(double_sum *sum, vec v) { sum->part[0] += v; }
+#else
+typedef struct {
+    double_vec part[2];
+} double_sum;
+INLINE void add_to(double_sum *sum, vec v)
+{
+    typedef float half __attribute__((vector_size(VBYTES / 2)));
+    union {
+        vec whole;
+        half halves[2];
+    } u = {v};
+    sum->part[0] += __builtin_convertvector(u.halves[0], double_vec);
+    sum->part[1] += __builtin_convertvector(u.halves[1], double_vec);
+}
+#endif
+INLINE double total_of(double_sum sum)
+{
+    double total = 0;
+    for (size_t p = 0; p < sizeof(sum.part) / sizeof(*sum.part); p++)
+        for (size_t i = 0; i < VBYTES / sizeof(double); i++) total += sum.part[p][i];
+    return total;
+}
+
+/* Interleaving of the low and of the high halves of two vectors. */
+#if VL == 16
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define STAGES 4
+#elif VL == 8
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define STAGES 3
+#elif VL == 4
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#define STAGES 2
+#else
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 2)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
+#define STAGES 1
+#endif
+
+/* T (columns, ldt) = transpose of A (rows, lda), in blocks of VL x VL that stay in registers:
+ * interleaving row i with row i + VL/2, log2(VL) times over, transposes. Rows of T are padded with
+ * zeros to a whole number of vectors, for which ldt must have room. */
+static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt)
+{
+    for (idx i = 0; i < rows; i += VL) {
+        for (idx j = 0; j < columns; j += VL) {
+            vec r[VL], t[VL];
+            mask m = first_lanes(columns - j);
+            UNROLL for (int k = 0; k < VL; k++)
+                r[k] = i + k < rows ? load_first(A + (i + k) * lda + j, m) : (vec){0};
+            UNROLL for (int stage = 0; stage < STAGES; stage++) {
+                UNROLL for (int k = 0; k < VL / 2; k++) {
+                    t[2 * k] = ZIP_LOW(r[k], r[k + VL / 2]);
+                    t[2 * k + 1] = ZIP_HIGH(r[k], r[k + VL / 2]);
+                }
+                UNROLL for (int k = 0; k < VL; k++) r[k] = t[k];
+            }
+            UNROLL for (int k = 0; k < VL; k++)
+                if (j + k < columns) store(T + (j + k) * ldt + i, r[k]);
+        }
+    }
+}
+
+/* Flushing of subnormal numbers to zero: results of a converging optimizer go subnormal, and each
+ * operation on one costs about a hundred cycles. A training call switches it on and back. */
+#if defined(__x86_64__)
+typedef unsigned int fp_mode;
+INLINE fp_mode flush_subnormals(void)
+{
+    fp_mode before = _mm_getcsr();
+    _mm_setcsr(before | 0x8040u); /* flush results to zero, take subnormal operands as zero */
+    return before;
+}
+INLINE void restore_mode(fp_mode before) { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+typedef uint64_t fp_mode;
+INLINE fp_mode flush_subnormals(void)
+{
+    fp_mode before;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(before));
+    __asm__ volatile("msr fpcr, %0" : : "r"(before | (UINT64_C(1) << 24)));
+    return before;
+}
+INLINE void restore_mode(fp_mode before) { __asm__ volatile("msr fpcr, %0" : : "r"(before)); }
+#else
+typedef int fp_mode;
+INLINE fp_mode flush_subnormals(void) { return 0; }
+INLINE void restore_mode(fp_mode before) { (void)before; }
+#endif

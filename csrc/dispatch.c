@@ -1,0 +1,190 @@
+/* Which instruction set runs, plans and their workspaces, and the public functions.
+ *
+ * The levels: baseline is what every processor of the platform has (SSE2 on x86-64, NEON on ARM64),
+ * avx2 (with FMA) came to x86 with Haswell in 2013 and Zen, avx512 (F, BW, DQ, VL) with Skylake-X in
+ * 2017 and Zen 4. Wider vectors stand only in functions compiled for them, chosen here at run time.
+ */
+#include "core/internal.h"
+
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const fb_table fb_baseline_f32, fb_baseline_f64;
+#if defined(__x86_64__)
+extern const fb_table fb_avx2_f32, fb_avx2_f64, fb_avx512_f32, fb_avx512_f64;
+#endif
+
+static const char *const level_names[] = {"baseline", "avx2", "avx512"};
+
+static const fb_table *const tables[][2] = {
+    {&fb_baseline_f32, &fb_baseline_f64},
+#if defined(__x86_64__)
+    {&fb_avx2_f32, &fb_avx2_f64},
+    {&fb_avx512_f32, &fb_avx512_f64},
+#endif
+};
+
+static int supported_level(void)
+{
+#if defined(__x86_64__)
+    __builtin_cpu_init(); /* asks the operating system too whether it saves the wide registers */
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) return 0;
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        return 2;
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+static int level = 0;
+
+int fb_set_isa(const char *cap)
+{
+    int most = supported_level();
+    if (cap) {
+        int i = 0;
+        while (i < 3 && strcmp(cap, level_names[i]) != 0) i++;
+        if (i == 3) return 0;
+        if (i < most) most = i;
+    }
+    level = most;
+    return 1;
+}
+
+const char *fb_isa(void) { return level_names[level]; }
+
+const char *fb_compiler(void)
+{
+#if defined(__clang__)
+    return "clang " __clang_version__;
+#else
+    return "gcc " __VERSION__;
+#endif
+}
+
+/* Workspaces. */
+
+fb_workspace *fb_take(fb_pool *pool, size_t size)
+{
+    fb_workspace *found = NULL;
+    for (int i = 0; i < FB_POOL_SLOTS && !found; i++)
+        found = atomic_exchange(&pool->slots[i], NULL);
+    if (found && found->size >= size) return found;
+    free(found);
+    size_t total = (sizeof(fb_workspace) + size + 63) / 64 * 64;
+    fb_workspace *fresh = aligned_alloc(64, total);
+    if (fresh) fresh->size = size;
+    return fresh;
+}
+
+void fb_give(fb_pool *pool, fb_workspace *workspace)
+{
+    for (int i = 0; i < FB_POOL_SLOTS; i++) {
+        fb_workspace *expected = NULL;
+        if (atomic_compare_exchange_strong(&pool->slots[i], &expected, workspace)) return;
+    }
+    free(workspace);
+}
+
+static fb_pool kernel_pool; /* for calls without a plan */
+
+/* Plans. */
+
+fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
+                     const double *constants, int64_t n_params, int64_t tape_width)
+{
+    fb_plan *plan = malloc(sizeof(fb_plan) + (size_t)n_layers * sizeof(fb_layer));
+    if (!plan) return NULL;
+    plan->table = tables[level][is_double != 0];
+    for (int i = 0; i < FB_POOL_SLOTS; i++) atomic_init(&plan->pool.slots[i], NULL);
+    plan->n_layers = (idx)n_layers;
+    plan->n_params = (idx)n_params;
+    plan->tape_width = (idx)tape_width;
+    plan->max_width = (idx)layers[0];
+    for (idx l = 0; l < plan->n_layers; l++) {
+        const int64_t *row = layers + FB_LAYER_COLUMNS * l;
+        plan->layers[l] = (fb_layer){.n_in = (idx)row[0],
+                                     .n_out = (idx)row[1],
+                                     .kind = (int)row[2],
+                                     .w = (idx)row[3],
+                                     .b = (idx)row[4],
+                                     .y_column = (idx)row[5],
+                                     .z_column = (idx)row[6],
+                                     .constant = constants[l]};
+        if (plan->layers[l].n_out > plan->max_width) plan->max_width = plan->layers[l].n_out;
+    }
+    return plan;
+}
+
+void fb_plan_free(fb_plan *plan)
+{
+    if (!plan) return;
+    for (int i = 0; i < FB_POOL_SLOTS; i++) free(atomic_load(&plan->pool.slots[i]));
+    free(plan);
+}
+
+/* The public functions. */
+
+static const fb_table *kernels(int is_double) { return tables[level][is_double != 0]; }
+
+void fb_activation(int is_double, int64_t kind, double constant, int derivative, int64_t size,
+                   const void *Z, void *result)
+{
+    kernels(is_double)->activation((int)kind, constant, derivative, (idx)size, Z, result);
+}
+
+int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
+                     double constant, const void *X, const void *W, const void *b, void *Y,
+                     void *Z)
+{
+    return kernels(is_double)->dense_forward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out,
+                                             (int)kind, constant, X, W, b, Y, Z);
+}
+
+int fb_dense_backward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
+                      double constant, const void *dY, const void *X, const void *W,
+                      const void *Y, const void *Z, void *dX, void *dW, void *db)
+{
+    return kernels(is_double)->dense_backward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out,
+                                              (int)kind, constant, dY, X, W, Y, Z, dX, dW, db);
+}
+
+int fb_forward(fb_plan *plan, const void *params, int64_t n, const void *X, void *Y)
+{
+    return plan->table->forward(plan, params, (idx)n, X, Y);
+}
+
+int fb_forward_tape(fb_plan *plan, const void *params, int64_t n, const void *X, void *tape)
+{
+    return plan->table->forward_tape(plan, params, (idx)n, X, tape);
+}
+
+int fb_backward(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tape,
+                const void *dY, void *dparams, void *dX)
+{
+    return plan->table->backward(plan, params, (idx)n, X, tape, dY, dparams, dX);
+}
+
+int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params, double *value,
+                      void *grad)
+{
+    return plan->table->value_and_grad(plan, problem, params, value, grad);
+}
+
+int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J)
+{
+    return plan->table->jacobian(plan, params, (idx)n, X, J);
+}
+
+int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J)
+{
+    return plan->table->input_jacobian(plan, params, (idx)n, X, J);
+}
+
+int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run)
+{
+    return plan->table->train(plan, problem, run);
+}

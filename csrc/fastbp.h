@@ -1,0 +1,92 @@
+/* The C interface of fastbp: what the Python side calls, and the only header that cffi reads.
+ *
+ * Arrays are void *: float or double as the `is_double` of the call or plan says; row-major, without
+ * gaps, checked by the caller. Functions that can run out of memory return FB_NO_MEMORY; all others
+ * cannot fail. Every function may be called from several threads at once, also on the same plan.
+ */
+#ifndef FASTBP_H
+#define FASTBP_H
+
+#include <stdint.h>
+
+/* Activations, row functions of losses, optimizers, stop codes: numbers as in the Python tables. */
+#define FB_LINEAR 0
+#define FB_RELU 1
+#define FB_LEAKY_RELU 2
+#define FB_SIGMOID 3
+#define FB_TANH 4
+#define FB_RELU_Z 5
+
+#define FB_SQUARED 0
+#define FB_BCE_LOGITS 1
+#define FB_SOFTMAX_CE 2
+#define FB_SOFTMAX_CE_LABELS 3
+
+#define FB_SGD 0
+#define FB_NESTEROV 1
+#define FB_ADAM 2
+
+#define FB_DONE 0
+#define FB_NON_FINITE_OBJECTIVE 1
+#define FB_NON_FINITE_PARAMETERS 2
+#define FB_GROWN 3
+#define FB_NO_MEMORY -1
+
+/* Columns of a plan's layer table. */
+#define FB_LAYER_COLUMNS 7
+
+/* A network, and the workspaces that calls on it take turns to use. */
+typedef struct fb_plan fb_plan;
+
+/* An objective over fixed data; `y` or `labels` is set as the loss demands, `weights` may be null. */
+typedef struct {
+    const void *X, *y, *weights;
+    const int64_t *labels;
+    int64_t n;
+    int64_t loss;
+    double scale, l2;
+} fb_problem;
+
+/* A stretch of a training run; the fields mean what the contract's train() says of them. */
+typedef struct {
+    void *params, *moments, *good;
+    double *monitor, *losses;
+    const double *rates;
+    const int64_t *order;
+    double constants[3];
+    double growth_limit;
+    int64_t growth_epochs;
+    int64_t optimizer, n_moments;
+    int64_t step, n_steps, n_rates, batch_size, averaged;
+} fb_run;
+
+/* The instruction set in use: "avx512", "avx2" or "baseline"; `fb_set_isa` caps it by name (null:
+ * as the processor allows) and returns 0 for an unknown name. Call it before any plan is made. */
+const char *fb_isa(void);
+int fb_set_isa(const char *cap);
+const char *fb_compiler(void);
+
+fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
+                     const double *constants, int64_t n_params, int64_t tape_width);
+void fb_plan_free(fb_plan *plan);
+
+void fb_activation(int is_double, int64_t kind, double constant, int derivative, int64_t size,
+                   const void *Z, void *result);
+int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
+                     double constant, const void *X, const void *W, const void *b, void *Y,
+                     void *Z);
+int fb_dense_backward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
+                      double constant, const void *dY, const void *X, const void *W,
+                      const void *Y, const void *Z, void *dX, void *dW, void *db);
+
+int fb_forward(fb_plan *plan, const void *params, int64_t n, const void *X, void *Y);
+int fb_forward_tape(fb_plan *plan, const void *params, int64_t n, const void *X, void *tape);
+int fb_backward(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tape,
+                const void *dY, void *dparams, void *dX);
+int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params, double *value,
+                      void *grad);
+int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J);
+int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J);
+int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run);
+
+#endif

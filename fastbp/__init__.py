@@ -1,0 +1,59 @@
+"""fastbp: backpropagation at the speed of the machine, for small networks on a CPU.
+
+Kernels, networks and fitting methods with a C, a Numba and a NumPy backend behind one interface.
+Public names are loaded at first use, so that ``import fastbp`` stays fast.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+# Public name -> module that defines it.
+_EXPORTS = {
+    "Activation": "activations",
+    "Adam": "training.optimizers",
+    "BackendError": "_errors",
+    "Dense": "network",
+    "DivergenceError": "_errors",
+    "FitResult": "_fit",
+    "GradCheck": "checks",
+    "Network": "network",
+    "NonFiniteError": "_errors",
+    "Objective": "network",
+    "SGD": "training.optimizers",
+    "ShapeError": "_errors",
+    "activation": "activations",
+    "available_backends": "backends",
+    "check_grad": "checks",
+    "check_vjp": "checks",
+    "dense_backward": "_kernels",
+    "dense_forward": "_kernels",
+    "fit": "_fit",
+    "get_backend": "backends",
+    "leaky_relu": "activations",
+    "relu": "activations",
+    "set_backend": "backends",
+    "show_config": "_config",
+    "use_backend": "backends",
+}
+_MODULES = ("optimize",)
+
+__all__ = [*_EXPORTS, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        value = getattr(importlib.import_module(f"fastbp.{_EXPORTS[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"fastbp.{name}")
+    elif name == "__version__":
+        value = importlib.import_module("importlib.metadata").version("fastbp")
+    else:
+        raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

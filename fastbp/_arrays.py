@@ -1,0 +1,108 @@
+"""Conversion of what callers pass in: checked once, converted once, never modified.
+
+What leaves these functions is a C-contiguous, aligned array of native byte order, so that nothing
+below has to look again. An array that already is so is returned as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._errors import NonFiniteError, ShapeError
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """`value` as NumPy makes an array of it; TypeError for nested sequences of unequal lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise TypeError(
+            f"{name} is not an array of real numbers ({error}); pass rows of equal length"
+        ) from None
+
+
+def real_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    """`value` as a C-contiguous array of `dtype`.
+
+    Raises
+    ------
+    TypeError
+        For complex, object, string or date arrays.
+    """
+    if (
+        type(value) is np.ndarray
+        and value.dtype is dtype
+        and value.flags.c_contiguous
+        and value.flags.aligned
+    ):
+        return value
+    array = as_array(name, value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name} has dtype {array.dtype}, expected real numbers "
+            f"(float32, float64 or what converts to {dtype}); convert it with "
+            f"np.asarray({name}, dtype='{dtype}') if that is what you mean"
+        )
+    with np.errstate(all="ignore"):  # float64 beyond float32's range becomes inf, as in NumPy
+        # np.require leaves 0-d arrays alone and copies only what is not as asked for.
+        return np.require(array, dtype=dtype, requirements=["C", "ALIGNED"])
+
+
+def matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -> np.ndarray:
+    """`value` as an (n, columns) array; `meaning` says in the message what a column is."""
+    array = real_array(name, value, dtype)
+    if array.ndim != 2 or array.shape[1] != columns:
+        hint = ""
+        if array.ndim == 1:
+            rows = "a single row" if array.shape[0] == columns else "a single column"
+            shape = "(1, -1)" if array.shape[0] == columns else "(-1, 1)"
+            if columns == 1 or array.shape[0] == columns:
+                hint = f"; {rows} is {name}.reshape{shape}"
+        raise ShapeError(
+            f"{name} has shape {array.shape}, expected (n, {columns}): "
+            f"a row per sample, a column per {meaning}{hint}"
+        )
+    return array
+
+
+def float_type(*arrays: Any) -> np.dtype:
+    """The type in which a kernel computes: float32 if all floats are at most that, else float64."""
+    found = None
+    for array in arrays:
+        if array is None:
+            continue
+        if not isinstance(array, (np.ndarray, np.generic)):
+            try:
+                array = np.asarray(array)
+            except ValueError:  # unequal lengths: left to `real_array`, which knows the name
+                continue
+        if array.dtype.kind != "f":
+            continue
+        if array.dtype.itemsize > 4:
+            return FLOAT64
+        found = FLOAT32
+    return found or FLOAT64
+
+
+def require_finite(name: str, array: np.ndarray) -> None:
+    """Raise `NonFiniteError` naming the first row and column that hold NaN or infinity."""
+    # One number tells almost always: a sum is finite unless an entry is not (or it overflows).
+    with np.errstate(over="ignore", invalid="ignore"):
+        if np.isfinite(array.sum(dtype=np.float64)):
+            return
+    bad = np.argwhere(~np.isfinite(array))
+    if bad.size == 0:
+        return
+    place = bad[0]
+    where = f"row {place[0]}" + (f", column {place[1]}" if array.ndim > 1 else "")
+    count = len(bad)
+    more = "" if count == 1 else f" ({count} such entries in all)"
+    raise NonFiniteError(
+        f"{name} holds {array[tuple(place)]} at {where}{more}, expected finite numbers; "
+        f"remove or fill such rows first"
+    )

@@ -1,0 +1,50 @@
+"""The exceptions of fastbp, and the wording that their messages share.
+
+Every message says what was expected, what came and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class ShapeError(ValueError):
+    """An array's shape does not fit; the message names the argument and both shapes."""
+
+
+class NonFiniteError(ValueError):
+    """Data hold NaN or infinity; the message names the first such row and column."""
+
+
+class DivergenceError(ArithmeticError):
+    """Training left the finite numbers, or grew beyond any use.
+
+    Attributes
+    ----------
+    result : FitResult
+        What the run had reached: epoch, step, loss and the last good parameters.
+    """
+
+    def __init__(self, message: str, result: Any = None):
+        super().__init__(message)
+        self.result = result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.result)
+
+
+class BackendError(RuntimeError):
+    """A backend cannot run here; the message says what is missing and how to install it."""
+
+
+def unknown_name(what: str, name: object, choices: Iterable[str]) -> str:
+    """Message for a name that is not among `choices`, with the nearest one."""
+    choices = list(choices)
+    near = difflib.get_close_matches(str(name).lower(), [c.lower() for c in choices], n=1)
+    hint = ""
+    if near:
+        nearest = next(c for c in choices if c.lower() == near[0])
+        hint = f"; did you mean {nearest!r}?"
+    return f"unknown {what} {name!r}: expected one of {', '.join(map(repr, choices))}{hint}"

@@ -1,0 +1,237 @@
+"""The matrix product of all three passes, by blocks of the result that stay in registers.
+
+C = start + A·B where B and C have contiguous rows and A any strides, so that X·W, dZ·Wᵀ (over a
+transposed copy of W) and Xᵀ·dZ are one function. A block of C is some rows high and some vectors
+wide; for each step along the depth it takes as many vectors of B, and one number of A per row.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from .compiling import inner
+from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, vector_width
+
+_INT64 = ir.IntType(64)
+
+# Rows x vectors of a block: its accumulators, a row of B and a number of A fill the registers.
+_HIGH = 8 if VECTOR_REGISTERS == 32 else 4
+_WIDE = 3
+_HEIGHTS = (1, _HIGH // 2, _HIGH)
+
+
+@dataclass
+class _Matrix:
+    """A matrix in code that is being built."""
+
+    builder: ir.IRBuilder
+    start: ir.Value
+    row_stride: ir.Value
+
+    def rows(self, height: int, existing: ir.Value) -> list[ir.Value]:
+        """Pointers to `height` rows; the last existing one stands for those that do not.
+
+        They are then computed more than once, to the same values.
+        """
+        builder, last = self.builder, self.builder.sub(existing, _INT64(1))
+        pointers = []
+        for i in range(height):
+            exists = builder.icmp_signed("<", _INT64(i), existing)
+            index = builder.select(exists, _INT64(i), last)
+            pointers.append(self.row(index))
+        return pointers
+
+    def row(self, index: ir.Value) -> ir.Value:
+        """The pointer to one row."""
+        return self.builder.gep(self.start, [self.builder.mul(index, self.row_stride)])
+
+
+def _emit_block(lanes: Lanes, height: int, vectors: int, masked: bool, args: list) -> None:
+    """Code for one block of C; the arguments are those of `_block` from `rows` on."""
+    rows, columns, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row = args
+    builder = lanes.builder
+    A, B = _Matrix(builder, a, a_row), _Matrix(builder, b, b_row)
+    C, S = _Matrix(builder, c, c_row), _Matrix(builder, start, start_row)
+    offsets = [_INT64(j * lanes.width) for j in range(vectors)]
+    masks: list[ir.Value | None] = [None] * vectors
+    if masked:
+        masks[-1] = lanes.first(builder.sub(columns, offsets[-1]))
+
+    def load_row(pointer: ir.Value) -> list[Vector]:
+        places = zip(offsets, masks, strict=True)
+        return [lanes.load(builder.gep(pointer, [offset]), mask) for offset, mask in places]
+
+    # LLVM turns these variables into registers.
+    zero = lanes.constant(0).value
+    sums = [[cgutils.alloca_once(builder, lanes.type) for _ in offsets] for _ in range(height)]
+    with builder.if_else(has_start) as (then, otherwise):
+        with then:
+            for line, pointer in zip(sums, S.rows(height, rows), strict=True):
+                for place, vector in zip(line, load_row(pointer), strict=True):
+                    builder.store(vector.value, place)
+        with otherwise:
+            for line in sums:
+                for place in line:
+                    builder.store(zero, place)
+
+    a_rows = A.rows(height, rows)
+    with cgutils.for_range(builder, depth, intp=_INT64) as loop:
+        of_b = load_row(B.row(loop.index))
+        step = builder.mul(loop.index, a_depth)
+        for line, pointer in zip(sums, a_rows, strict=True):
+            of_a = lanes.splat(builder.load(builder.gep(pointer, [step])))
+            for place, vector in zip(line, of_b, strict=True):
+                builder.store((Vector(lanes, builder.load(place)) + of_a * vector).value, place)
+
+    for line, pointer in zip(sums, C.rows(height, rows), strict=True):
+        for place, offset, mask in zip(line, offsets, masks, strict=True):
+            vector = Vector(lanes, builder.load(place))
+            lanes.store(vector, builder.gep(pointer, [offset]), mask)
+
+
+@intrinsic
+def _block(
+    typingctx: Any,
+    vectors: Any,  # 1 to _WIDE; 0 means a single column
+    rows: Any,  # 1 to _HIGH
+    columns: Any,  # that many exist of the vectors' columns
+    depth: Any,
+    a: Any,
+    a_row: Any,
+    a_depth: Any,
+    b: Any,
+    b_row: Any,
+    start: Any,
+    start_row: Any,
+    has_start: Any,
+    c: Any,
+    c_row: Any,
+) -> Any:
+    """One block of `product`, which tells the arguments' meaning."""
+    i8 = types.int64
+    signature = types.void(i8, i8, i8, i8, a, i8, i8, b, i8, start, i8, types.boolean, c, i8)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        wanted_vectors, rows = args[:2]
+        real = signature.args[4].dtype
+        wanted = builder.select(builder.icmp_signed(">", rows, _INT64(1)), _INT64(1), _INT64(0))
+        taller = builder.icmp_signed(">", rows, _INT64(_HEIGHTS[1]))
+        wanted = builder.select(taller, _INT64(2), wanted)
+        for number, height in enumerate(_HEIGHTS):
+            for vectors in range(0 if not HAS_MASKS else 1, _WIDE + 1):
+                fits = builder.and_(
+                    builder.icmp_signed("==", wanted, _INT64(number)),
+                    builder.icmp_signed("==", wanted_vectors, _INT64(vectors)),
+                )
+                with builder.if_then(fits):
+                    lanes = Lanes(builder, real, None if vectors else 1)
+                    masked = HAS_MASKS and vectors > 0
+                    _emit_block(lanes, height, max(vectors, 1), masked, list(args[1:]))
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@inner
+def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
+    """C (m, n) = start + A (m, depth) · B (depth, n).
+
+    Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are the
+    distances of rows; `start` may be C, or a vector if `start_row` is 0. Without `has_start` the
+    sums begin at zero.
+    """
+    width = vector_width(c)
+    vectors = (n + width - 1) // width if HAS_MASKS else n // width
+    chunks = (vectors + _WIDE - 1) // _WIDE
+    j = 0
+    while j < n:
+        wide = 0
+        if chunks > 0:  # split evenly: 4 vectors are 2 + 2, not 3 + 1
+            wide = (vectors + chunks - 1) // chunks
+            vectors -= wide
+            chunks -= 1
+        columns = min(max(wide * width, 1), n - j)
+        for i in range(0, m, _HIGH):
+            _block(
+                wide, min(m - i, _HIGH), columns, depth,
+                at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
+                at(start, i * start_row + j), start_row, has_start, at(c, i * c_row + j), c_row,
+            )  # fmt: skip
+        j += columns
+
+
+@intrinsic
+def _dots(
+    typingctx: Any, rows: Any, depth: Any, a: Any, a_row: Any, b: Any, start: Any, c: Any
+) -> Any:
+    """c[i] = start + A[i] · b for up to _HIGH rows of A, which are contiguous."""
+    i8 = types.int64
+    signature = types.void(i8, i8, a, i8, b, a.dtype, c)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        rows, depth, a, a_row, b, start, c = args
+        real = signature.args[2].dtype
+        lanes = Lanes(builder, real)
+        a_rows = _Matrix(builder, a, a_row).rows(_HIGH // 2, rows)
+        rest = builder.srem(depth, _INT64(lanes.width))
+        whole = builder.sub(depth, rest)
+
+        def add(sums: list, lanes: Lanes, k: ir.Value, mask: ir.Value | None) -> None:
+            of_b = lanes.load(builder.gep(b, [k]), mask)
+            for place, pointer in zip(sums, a_rows, strict=True):
+                of_a = lanes.load(builder.gep(pointer, [k]), mask)
+                total = Vector(lanes, builder.load(place)) + of_a * of_b
+                builder.store(total.value, place)
+
+        def zeros(lanes: Lanes) -> list:
+            places = [cgutils.alloca_once(builder, lanes.type) for _ in a_rows]
+            for place in places:
+                builder.store(lanes.constant(0).value, place)
+            return places
+
+        sums = zeros(lanes)
+        step = _INT64(lanes.width)
+        with cgutils.for_range_slice(builder, _INT64(0), whole, step, _INT64) as (k, _):
+            add(sums, lanes, k, None)
+        if HAS_MASKS:
+            with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
+                add(sums, lanes, whole, lanes.first(rest))
+            totals = [Vector(lanes, builder.load(place)).sum() for place in sums]
+        else:
+            one = Lanes(builder, real, 1)
+            singles = zeros(one)
+            with cgutils.for_range_slice(builder, whole, depth, _INT64(1), _INT64) as (k, _):
+                add(singles, one, k, None)
+            totals = [
+                builder.fadd(
+                    Vector(lanes, builder.load(place)).sum(), Vector(one, builder.load(tail)).sum()
+                )
+                for place, tail in zip(sums, singles, strict=True)
+            ]
+        places = _Matrix(builder, c, _INT64(1)).rows(_HIGH // 2, rows)
+        for total, place in zip(totals, places, strict=True):
+            builder.store(builder.fadd(start, total), place)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@inner
+def dots(m, depth, a, a_row, b, start, c):
+    """c (m,) = start + A (m, depth) · b (depth,): the product for one output."""
+    for i in range(0, m, _HIGH // 2):
+        _dots(min(m - i, _HIGH // 2), depth, at(a, i * a_row), a_row, b, start, at(c, i))
+
+
+@inner
+def transpose(m, n, a, to):
+    """Write the transpose of A (m, n) to `to` (n, m)."""
+    for i in range(m):
+        for j in range(n):
+            to[j * m + i] = a[i * n + j]

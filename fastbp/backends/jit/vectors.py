@@ -1,0 +1,345 @@
+"""Vector code for Numba: pointers, vector values, and loops over arrays.
+
+Numba compiles loops over scalars, and what LLVM makes of them depends on its mood: calls of libm
+stay scalar, remainders of short loops too. So the innermost loops are built here as LLVM vector
+instructions. `Vector` has operators, so that a formula over vectors reads as in NumPy; `elementwise`
+turns such a formula into a function that jitted code calls on pointers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, config
+from numba.extending import intrinsic
+
+_INT32 = ir.IntType(32)
+_INT64 = ir.IntType(64)
+_CONTRACT = ("contract",)
+
+
+def _host_features() -> set[str]:
+    """The instruction sets that Numba compiles for; its caches distinguish them."""
+    if config.CPU_NAME is not None or config.CPU_FEATURES is not None:
+        listed = (config.CPU_FEATURES or "").split(",")
+        return {name[1:] for name in listed if name.startswith("+")}
+    features = llvmlite.binding.get_host_cpu_features()
+    return {name for name, present in features.items() if present}
+
+
+_FEATURES = _host_features()
+SSE = "sse2" in _FEATURES  # an x86 processor
+VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
+# Elsewhere LLVM replaces a masked load by a branch per lane, and single elements are faster.
+HAS_MASKS = "avx" in _FEATURES
+VECTOR_REGISTERS = 16 if SSE and "avx512f" not in _FEATURES else 32
+
+
+class Lanes:
+    """A kind of vectors, and the place where code for them is being built.
+
+    Attributes
+    ----------
+    builder : llvmlite.ir.IRBuilder
+    real : numba type, float32 or float64
+    width : int
+        Elements of a vector.
+    name : {"F32", "F64"}
+        The suffix of the type's constants in `polynomials`.
+    """
+
+    def __init__(self, builder: ir.IRBuilder, real: types.Float, width: int | None = None):
+        self.builder = builder
+        self.real = real
+        self.name = f"F{real.bitwidth}"
+        self.width = width or VECTOR_BYTES * 8 // real.bitwidth
+        element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
+        self.type = ir.VectorType(element, self.width)
+        self.integers = ir.VectorType(ir.IntType(real.bitwidth), self.width)
+
+    def constant(self, x: float) -> Vector:
+        """All elements equal to a Python number."""
+        return Vector(self, ir.Constant(self.type, [float(x)] * self.width))
+
+    def integer(self, i: int) -> ir.Constant:
+        """A vector of integers as wide as the reals, all equal."""
+        return ir.Constant(self.integers, [i] * self.width)
+
+    def splat(self, scalar: ir.Value) -> Vector:
+        """All elements equal to a scalar value."""
+        undefined = ir.Constant(self.type, ir.Undefined)
+        one = self.builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
+        zeros = ir.Constant(ir.VectorType(_INT32, self.width), [0] * self.width)
+        return Vector(self, self.builder.shuffle_vector(one, undefined, zeros))
+
+    def first(self, count: ir.Value) -> ir.Value:
+        """The mask of the first `count` elements."""
+        lane = ir.VectorType(_INT32, self.width)
+        builder = self.builder
+        one = builder.insert_element(
+            ir.Constant(lane, ir.Undefined), builder.trunc(count, _INT32), ir.Constant(_INT32, 0)
+        )
+        counts = builder.shuffle_vector(one, one, ir.Constant(lane, [0] * self.width))
+        return builder.icmp_signed("<", ir.Constant(lane, list(range(self.width))), counts)
+
+    def load(self, pointer: ir.Value, mask: ir.Value | None = None) -> Vector:
+        """The elements from `pointer` on; under a mask the others are 0."""
+        p = self.builder.bitcast(pointer, self.type.as_pointer())
+        if mask is None:
+            return Vector(self, self.builder.load(p, align=self.real.bitwidth // 8))
+        zero = ir.Constant(self.type, [0.0] * self.width)
+        arguments = [p, ir.Constant(_INT32, self.real.bitwidth // 8), mask, zero]
+        return Vector(self, self.call("llvm.masked.load", self.type, arguments, ".p0"))
+
+    def store(self, vector: Vector, pointer: ir.Value, mask: ir.Value | None = None) -> None:
+        """Write the elements (those under the mask) from `pointer` on."""
+        p = self.builder.bitcast(pointer, self.type.as_pointer())
+        if mask is None:
+            self.builder.store(vector.value, p, align=self.real.bitwidth // 8)
+            return
+        arguments = [vector.value, p, ir.Constant(_INT32, self.real.bitwidth // 8), mask]
+        self.call("llvm.masked.store", ir.VoidType(), arguments, ".p0")
+
+    def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
+        """A call of LLVM's function of this name for these vectors."""
+        full = f"{name}.v{self.width}f{self.real.bitwidth}{suffix}"
+        kind = ir.FunctionType(returns, [a.type for a in arguments])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, full)
+        return self.builder.call(function, arguments)
+
+
+class Vector:
+    """A vector in code that is being built; operators emit the instruction.
+
+    Comparisons are false where an element is NaN. Numbers may stand for vectors on the right.
+    """
+
+    __slots__ = ("lanes", "value")
+
+    def __init__(self, lanes: Lanes, value: ir.Value):
+        self.lanes = lanes
+        self.value = value
+
+    def _operand(self, other: Vector | float) -> ir.Value:
+        return (other if isinstance(other, Vector) else self.lanes.constant(other)).value
+
+    def _new(self, value: ir.Value) -> Vector:
+        return Vector(self.lanes, value)
+
+    def __add__(self, other: Vector | float) -> Vector:
+        return self._new(self.lanes.builder.fadd(self.value, self._operand(other), flags=_CONTRACT))
+
+    def __sub__(self, other: Vector | float) -> Vector:
+        return self._new(self.lanes.builder.fsub(self.value, self._operand(other), flags=_CONTRACT))
+
+    def __mul__(self, other: Vector | float) -> Vector:
+        return self._new(self.lanes.builder.fmul(self.value, self._operand(other), flags=_CONTRACT))
+
+    def __truediv__(self, other: Vector | float) -> Vector:
+        return self._new(self.lanes.builder.fdiv(self.value, self._operand(other)))
+
+    def __neg__(self) -> Vector:
+        return self._new(self.lanes.builder.fneg(self.value))
+
+    def __lt__(self, other: Vector | float) -> ir.Value:
+        return self.lanes.builder.fcmp_ordered("<", self.value, self._operand(other))
+
+    def __gt__(self, other: Vector | float) -> ir.Value:
+        return self.lanes.builder.fcmp_ordered(">", self.value, self._operand(other))
+
+    def equals(self, other: Vector | float) -> ir.Value:
+        """The mask of equal elements."""
+        return self.lanes.builder.fcmp_ordered("==", self.value, self._operand(other))
+
+    def where(self, mask: ir.Value, otherwise: Vector | float) -> Vector:
+        """These elements under the mask, the others elsewhere."""
+        return self._new(self.lanes.builder.select(mask, self.value, self._operand(otherwise)))
+
+    def sqrt(self) -> Vector:
+        """The square root."""
+        return self._new(self.lanes.call("llvm.sqrt", self.lanes.type, [self.value]))
+
+    def __abs__(self) -> Vector:
+        return self._new(self.lanes.call("llvm.fabs", self.lanes.type, [self.value]))
+
+    def with_sign_of(self, other: Vector) -> Vector:
+        """These magnitudes with the other's signs."""
+        arguments = [self.value, other.value]
+        return self._new(self.lanes.call("llvm.copysign", self.lanes.type, arguments))
+
+    def bits(self) -> ir.Value:
+        """The elements' bits as integers."""
+        return self.lanes.builder.bitcast(self.value, self.lanes.integers)
+
+    def sum(self) -> ir.Value:
+        """The sum of the elements, by halves."""
+        builder, value, count = self.lanes.builder, self.value, self.lanes.width
+        while count > 1:
+            count //= 2
+            low, high = (
+                builder.shuffle_vector(
+                    value, value, ir.Constant(ir.VectorType(_INT32, count), list(half))
+                )
+                for half in (range(count), range(count, 2 * count))
+            )
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(_INT32, 0))
+
+
+def widened(vector: Vector) -> Vector:
+    """The elements in float64."""
+    lanes = Lanes(vector.lanes.builder, types.float64, vector.lanes.width)
+    if vector.lanes.real == types.float64:
+        return Vector(lanes, vector.value)
+    return Vector(lanes, lanes.builder.fpext(vector.value, lanes.type))
+
+
+def elementwise(formula: Callable[..., Any], pointers: int, results: int, total: bool = False) -> Any:
+    """A jitted function f(n, p1, ..., s1, ...) that applies a formula to n elements.
+
+    Parameters
+    ----------
+    formula : callable
+        (vector from p1, ..., vector of s1, ...) -> the vectors to store from p1 on (`results` of
+        them, in a tuple), and, if `total`, as last one, what is to be summed.
+    pointers : int
+        How many of the arguments are pointers; the others are scalars of the same type.
+    results : int
+        How many pointers are written, the first ones. Others may coincide with them.
+    total : bool
+        If true, f returns a sum, accumulated in float64.
+    """
+
+    @intrinsic
+    def apply(typingctx: Any, n: Any, *arguments: Any) -> Any:
+        real = arguments[0].dtype
+        scalars = (real,) * (len(arguments) - pointers)
+        together = types.Tuple((*arguments[:pointers], *scalars))  # Numba's form of *arguments
+        signature = (types.float64 if total else types.void)(types.int64, together)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            n, packed = args
+            unpacked = cgutils.unpack_tuple(builder, packed, len(arguments))
+            starts, scalars = unpacked[:pointers], unpacked[pointers:]
+            lanes = Lanes(builder, real)
+            wide = Lanes(builder, types.float64, lanes.width)
+            sums = cgutils.alloca_once_value(builder, wide.constant(0).value) if total else None
+
+            def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> Vector | None:
+                places = [builder.gep(p, [i]) for p in starts]
+                vectors = [lanes.load(p, mask) for p in places]
+                outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
+                for vector, place in zip(outcome[:results], places[:results], strict=True):
+                    lanes.store(vector, place, mask)
+                return widened(outcome[-1]) if total else None
+
+            def add(terms: Vector | None, mask: ir.Value | None) -> None:
+                if sums is None or terms is None:
+                    return
+                if mask is not None:  # what a formula makes of absent elements does not count
+                    terms = terms.where(mask, 0.0)
+                builder.store((Vector(wide, builder.load(sums)) + terms).value, sums)
+
+            width = ir.Constant(_INT64, lanes.width)
+            rest = builder.srem(n, width)
+            whole = builder.sub(n, rest)
+            with cgutils.for_range_slice(builder, _INT64(0), whole, width, _INT64) as (i, _):
+                add(body(lanes, i, None), None)
+            if HAS_MASKS:
+                with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
+                    mask = lanes.first(rest)
+                    add(body(lanes, whole, mask), mask)
+            single = None
+            if not HAS_MASKS:
+                one = Lanes(builder, real, 1)
+                start = Lanes(builder, types.float64, 1).constant(0).value
+                single = cgutils.alloca_once_value(builder, start)
+                with cgutils.for_range_slice(builder, whole, n, _INT64(1), _INT64) as (i, _):
+                    terms = body(one, i, None)
+                    if terms is not None:
+                        so_far = Vector(terms.lanes, builder.load(single))
+                        builder.store((so_far + terms).value, single)
+            if sums is None:
+                return context.get_dummy_value()
+            result = Vector(wide, builder.load(sums)).sum()
+            if single is not None:
+                last = Vector(Lanes(builder, types.float64, 1), builder.load(single))
+                result = builder.fadd(result, last.sum())
+            return result
+
+        return signature, codegen
+
+    return apply
+
+
+# Pointers. Inside jitted code arrays are pointers: an argument's type then says its dtype alone, so
+# that nothing is compiled twice for read-only or differently shaped arrays, and no call counts
+# references. Whoever calls an entry keeps the arrays alive.
+
+
+@intrinsic
+def pointer(typingctx: Any, array: Any) -> Any:
+    """The address of an array's first element."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return context.make_array(signature.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(array.dtype)(array), codegen
+
+
+@intrinsic
+def at(typingctx: Any, start: Any, offset: Any) -> Any:
+    """The pointer `offset` elements further on."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.gep(args[0], [args[1]])
+
+    return start(start, types.int64), codegen
+
+
+@intrinsic
+def aligned(typingctx: Any, start: Any) -> Any:
+    """The next address that is a multiple of 64 bytes."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        address = builder.ptrtoint(args[0], _INT64)
+        rounded = builder.and_(builder.add(address, _INT64(63)), _INT64(-64))
+        return builder.inttoptr(rounded, args[0].type)
+
+    return start(start), codegen
+
+
+@intrinsic
+def copy(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
+    """Copy `count` elements between places that do not overlap."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        size = signature.args[0].dtype.bitwidth // 8
+        cgutils.raw_memcpy(builder, args[0], args[1], args[2], size)
+        return context.get_dummy_value()
+
+    return types.void(to, source, types.int64), codegen
+
+
+@intrinsic
+def as_real(typingctx: Any, like: Any, x: Any) -> Any:
+    """A number in the type that the pointer `like` points to."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return context.cast(builder, args[1], signature.args[1], signature.return_type)
+
+    return like.dtype(like, x), codegen
+
+
+@intrinsic
+def vector_width(typingctx: Any, start: Any) -> Any:
+    """Elements of a vector of the type that a pointer points to."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _INT64(Lanes(builder, signature.args[0].dtype).width)
+
+    return types.int64(start), codegen

@@ -1,0 +1,263 @@
+"""The contract over the C library: each function hands its arrays' addresses to one of fastbp.h.
+
+`contract` tells what the functions do. The library keeps a plan's workspaces, so that a call in
+steady state allocates only its result, and every call releases the GIL.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .._errors import unknown_name
+from ..losses import SOFTMAX_CE_LABELS
+from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Optimizer, Plan, Problem, Run
+
+LEVELS = ("baseline", "avx2", "avx512")
+
+try:
+    from ._c import ffi, lib
+except ImportError as error:
+    _import_error: ImportError | None = error
+else:
+    _import_error = None
+    _address = ffi.from_buffer
+    _NULL = ffi.NULL
+    _cap = os.environ.get("FASTBP_MAX_ISA")
+    if not lib.fb_set_isa(_cap.encode() if _cap else _NULL):
+        raise ValueError("FASTBP_MAX_ISA: " + unknown_name("instruction set", _cap, LEVELS))
+
+
+def why_missing() -> str | None:
+    """Why the C library cannot be used and what to do about it, or None if it can."""
+    if _import_error is None:
+        return None
+    record = Path(__file__).with_name("_c_build_failure.txt")
+    reason = record.read_text().strip() if record.exists() else str(_import_error)
+    return (
+        f"the C library is not built ({reason}); install a C compiler (gcc or clang) and "
+        f"reinstall with: pip install --force-reinstall --no-deps fastbp"
+    )
+
+
+def instruction_set() -> str:
+    """The level in use: "avx512", "avx2" or "baseline"."""
+    return ffi.string(lib.fb_isa()).decode()
+
+
+def compiler() -> str:
+    """The compiler that built the library, with its version."""
+    return ffi.string(lib.fb_compiler()).decode()
+
+
+def _check(code: int) -> int:
+    if code < 0:
+        raise MemoryError("the C backend could not allocate its workspace; use smaller batches")
+    return code
+
+
+def _or_null(array: np.ndarray | None) -> Any:
+    return _NULL if array is None else _address(array)
+
+
+def _is_double(array: np.ndarray) -> bool:
+    return array.dtype.itemsize == 8
+
+
+# One layer.
+
+
+def activation(kind: int, constant: float, Z: np.ndarray, derivative: bool) -> np.ndarray:
+    result = np.empty_like(Z)
+    lib.fb_activation(
+        _is_double(Z), kind, constant, derivative, Z.size, _address(Z), _address(result)
+    )
+    return result
+
+
+def dense_forward(
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, kind: int, constant: float, keep_z: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    n, (n_in, n_out) = len(X), W.shape
+    Y = np.empty((n, n_out), X.dtype)
+    Z = np.empty_like(Y) if keep_z else None
+    sizes = (n, n_in, n_out, kind, constant)
+    _check(
+        lib.fb_dense_forward(
+            _is_double(X), *sizes, _address(X), _address(W), _or_null(b), _address(Y), _or_null(Z)
+        )
+    )
+    return Y, Z
+
+
+def dense_backward(
+    dY: np.ndarray,
+    X: np.ndarray,
+    W: np.ndarray,
+    Y: np.ndarray,
+    Z: np.ndarray | None,
+    kind: int,
+    constant: float,
+    need_dX: bool,
+    need_db: bool,
+) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
+    n, (n_in, n_out) = len(X), W.shape
+    dX = np.empty_like(X) if need_dX else None
+    dW = np.empty_like(W)
+    db = np.empty(n_out, W.dtype) if need_db else None
+    sizes = (n, n_in, n_out, kind, constant)
+    given = (_address(dY), _address(X), _address(W), _address(Y), _or_null(Z))
+    _check(
+        lib.fb_dense_backward(
+            _is_double(X), *sizes, *given, _or_null(dX), _address(dW), _or_null(db)
+        )
+    )
+    return dX, dW, db
+
+
+# The network.
+
+
+def _plan(plan: Plan) -> Any:
+    """The library's plan; it goes when the Python one does."""
+    handle = plan.handles.get("c")
+    if handle is None:
+        new = lib.fb_plan_new(
+            plan.dtype.itemsize == 8,
+            len(plan.layers),
+            ffi.cast("int64_t *", _address(plan.layers)),
+            ffi.cast("double *", _address(plan.constants)),
+            plan.n_params,
+            plan.tape_width,
+        )
+        if new == _NULL:
+            raise MemoryError("the C backend could not allocate a plan")
+        handle = plan.handles["c"] = ffi.gc(new, lib.fb_plan_free)
+    return handle
+
+
+def forward(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
+    Y = np.empty((len(X), plan.n_out), plan.dtype)
+    _check(lib.fb_forward(_plan(plan), _address(params), len(X), _address(X), _address(Y)))
+    return Y
+
+
+def forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
+    n = len(X)
+    tape = np.empty(n * plan.tape_width, plan.dtype)
+    _check(lib.fb_forward_tape(_plan(plan), _address(params), n, _address(X), _address(tape)))
+    return tape
+
+
+def backward(
+    plan: Plan,
+    params: np.ndarray,
+    X: np.ndarray,
+    tape: np.ndarray,
+    dY: np.ndarray,
+    need_dX: bool,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    dparams = np.empty(plan.n_params, plan.dtype)
+    dX = np.empty_like(X) if need_dX else None
+    given = (_address(params), len(X), _address(X), _address(tape), _address(dY))
+    _check(lib.fb_backward(_plan(plan), *given, _address(dparams), _or_null(dX)))
+    return dparams, dX
+
+
+def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
+    J = np.empty((len(X) * plan.n_out, plan.n_params), plan.dtype)
+    _check(lib.fb_jacobian(_plan(plan), _address(params), len(X), _address(X), _address(J)))
+    return J
+
+
+def input_jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
+    J = np.empty((len(X), plan.n_out, plan.n_in), plan.dtype)
+    _check(lib.fb_input_jacobian(_plan(plan), _address(params), len(X), _address(X), _address(J)))
+    return J
+
+
+# The objective.
+
+
+def _problem(problem: Problem) -> tuple[Any, Any]:
+    """The library's plan and problem; the buffers behind the latter live as long as it does."""
+    handle = problem.handles.get("c")
+    if handle is None:
+        labels = problem.loss == SOFTMAX_CE_LABELS
+        X, targets = _address(problem.X), _address(problem.targets)
+        weights = _or_null(problem.weights)
+        struct = ffi.new(
+            "fb_problem *",
+            {
+                "X": X,
+                "y": _NULL if labels else targets,
+                "labels": ffi.cast("int64_t *", targets) if labels else _NULL,
+                "weights": weights,
+                "n": len(problem.X),
+                "loss": problem.loss,
+                "scale": problem.scale,
+                "l2": problem.l2,
+            },
+        )
+        handle = problem.handles["c"] = (_plan(problem.plan), struct, (X, targets, weights))
+    return handle[0], handle[1]
+
+
+def value(problem: Problem, params: np.ndarray) -> float:
+    plan, struct = _problem(problem)
+    result = ffi.new("double *")
+    _check(lib.fb_value_and_grad(plan, struct, _address(params), result, _NULL))
+    return result[0]
+
+
+def value_and_grad(problem: Problem, params: np.ndarray) -> tuple[float, np.ndarray]:
+    plan, struct = _problem(problem)
+    result = ffi.new("double *")
+    grad = np.empty(problem.plan.n_params, problem.plan.dtype)
+    _check(lib.fb_value_and_grad(plan, struct, _address(params), result, _address(grad)))
+    return result[0], grad
+
+
+# Training.
+
+
+def train(
+    problem: Problem,
+    optimizer: Optimizer,
+    run: Run,
+    n_steps: int,
+    batch_size: int,
+    averaged: bool,
+    order: np.ndarray | None,
+    rates: np.ndarray,
+    losses: np.ndarray,
+) -> int:
+    plan, data = _problem(problem)
+    struct = ffi.new(
+        "fb_run *",
+        {
+            "params": _address(run.params),
+            "moments": _address(run.moments),
+            "good": _address(run.good),
+            "monitor": ffi.cast("double *", _address(run.monitor)),
+            "losses": ffi.cast("double *", _address(losses)),
+            "rates": ffi.cast("double *", _address(rates)),
+            "order": _NULL if order is None else ffi.cast("int64_t *", _address(order)),
+            "constants": optimizer.constants,
+            "growth_limit": GROWTH_LIMIT,
+            "growth_epochs": GROWTH_EPOCHS,
+            "optimizer": optimizer.kind,
+            "n_moments": optimizer.n_moments,
+            "step": run.step,
+            "n_steps": n_steps,
+            "n_rates": len(rates),
+            "batch_size": batch_size,
+            "averaged": averaged,
+        },
+    )
+    reason = _check(lib.fb_train(plan, data, struct))
+    run.step = struct.step
+    return reason

@@ -1,0 +1,170 @@
+"""Numerical derivatives with error estimates.
+
+Difference quotients at LEVELS steps, from a tenth of the variable's scale down to where rounding
+takes over, are extrapolated to step 0 (Richardson). As in Ridders' method the error of each
+extrapolated value is taken from its distance to the values it was made of; a bound of what rounding
+does to it is added. A value is trusted no further than it agrees with those from smaller steps:
+coarse steps may all miss a feature and agree with each other on a wrong value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+LEVELS = 10
+COLUMNS = 4  # extrapolations on extrapolations
+NOISE_SAMPLES = 9
+
+Function = Callable[[np.ndarray], float]
+
+
+class Estimate(NamedTuple):
+    """A number and what it may be off by."""
+
+    value: float
+    error: float
+
+
+class Differences(NamedTuple):
+    """Function values around a point in one direction.
+
+    Attributes
+    ----------
+    steps : numpy.ndarray (LEVELS, 2)
+        What really was stepped, forward and backward, after rounding to the grid; both positive.
+    rises : numpy.ndarray (LEVELS, 2)
+        What the function rose by, forward and backward.
+    noise : numpy.ndarray (LEVELS, 2)
+        The rounding error to expect in those.
+    ratio : float
+        Of each step to the next smaller one.
+    """
+
+    steps: np.ndarray
+    rises: np.ndarray
+    noise: np.ndarray
+    ratio: float
+
+    def central(self) -> Estimate:
+        """The derivative from both sides: errors go down with even powers of the step."""
+        width = self.steps.sum(axis=1)
+        quotients = (self.rises[:, 0] - self.rises[:, 1]) / width
+        return extrapolate(quotients, self.noise.sum(axis=1) / width, self.ratio, 2)
+
+    def one_sided(self, side: int) -> Estimate:
+        """The derivative from the right (0) or from the left (1)."""
+        sign = 1 - 2 * side
+        steps = self.steps[:, side]
+        quotients = sign * self.rises[:, side] / steps
+        return extrapolate(quotients, 2 * self.noise[:, side] / steps, self.ratio, 1)
+
+
+class Grid:
+    """Rounds points to the numbers that the function distinguishes.
+
+    A float32 network sees float32 parameters, whatever comes: a step must be one of its steps.
+    """
+
+    def __init__(self, kind: Any, dtype: np.dtype):
+        self.kind = np.dtype(kind)  # of the function's arithmetic
+        self.dtype = dtype  # of the arrays that it is given
+        self.eps = float(np.finfo(self.kind).eps)
+
+    def __call__(self, x: Any) -> np.ndarray:
+        return np.asarray(x).astype(self.kind).astype(self.dtype)
+
+
+def differences(
+    f: Function, x: np.ndarray, f0: float, noise: float, place: int | np.ndarray, grid: Grid
+) -> Differences:
+    """Values of `f` around `x` along coordinate `place`, or along the direction `place`."""
+    scale = 1.0 if isinstance(place, np.ndarray) else abs(float(x[place]))
+    largest = 0.1 * max(1.0, scale)
+    # eps^(1/3) balances the truncation and rounding errors of a central difference.
+    smallest = grid.eps ** (1 / 3) * (min(1.0, max(scale, 1e-8)) if scale else 1.0)
+    smallest = max(smallest, 64 * grid.eps * scale)
+    ratio = (largest / smallest) ** (1 / (LEVELS - 1))
+    steps = np.empty((LEVELS, 2))
+    values = np.empty((LEVELS, 2))
+    for level in range(LEVELS):
+        for side, sign in enumerate((1.0, -1.0)):
+            t = sign * largest / ratio**level
+            if isinstance(place, np.ndarray):
+                y = grid(x + t * place)
+                steps[level, side] = abs(t)
+            else:
+                y = x.copy()
+                y[place] = grid(x[place] + t)
+                steps[level, side] = abs(float(y[place]) - float(x[place]))
+            values[level, side] = f(y)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return Differences(
+            steps, values - f0, np.maximum(noise, grid.eps * np.abs(values)), float(ratio)
+        )
+
+
+def extrapolate(values: np.ndarray, noise: np.ndarray, ratio: float, power: int) -> Estimate:
+    """The limit of values (LEVELS,) at steps h, h/ratio, ..., whose errors are powers of h.
+
+    Parameters
+    ----------
+    noise : numpy.ndarray (LEVELS,)
+        Bound of the rounding error in each value.
+    power : int
+        2 if the error's powers are 2, 4, 6, ...; 1 if they are 1, 2, 3, ...
+    """
+    candidates, errors, levels = [], [], []
+    with np.errstate(invalid="ignore", over="ignore"):
+        for column in range(COLUMNS):
+            if column == 0:
+                finer, better, noise_of_better = values[1:], values[1:], noise[1:]
+                error = np.abs(values[1:] - values[:-1])
+            else:
+                factor = ratio ** (power * column)
+                coarser, finer = values[:-1], values[1:]
+                better = finer + (finer - coarser) / (factor - 1)
+                noise_of_better = (factor * noise[1:] + noise[:-1]) / (factor - 1)
+                error = np.maximum(np.abs(better - finer), np.abs(better - coarser))
+                values, noise = better, noise_of_better
+            candidates.append(better)
+            errors.append(error + noise_of_better)
+            levels.append(np.arange(LEVELS - len(better), LEVELS))
+        value, error, level = map(np.concatenate, (candidates, errors, levels))
+        usable = np.isfinite(value) & np.isfinite(error)
+        if not usable.any():
+            return Estimate(np.nan, np.inf)
+        value, error, level = value[usable], error[usable], level[usable]
+        distance = np.abs(value[:, None] - value) - error
+        distance[level[:, None] >= level] = 0  # only smaller steps may object
+        error = np.maximum(error, distance.max(axis=1))
+    best = int(np.argmin(error))
+    return Estimate(float(value[best]), float(error[best]))
+
+
+def rounding_noise(
+    value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    x: np.ndarray,
+    grid: Grid,
+    rng: np.random.Generator,
+) -> tuple[float, np.ndarray]:
+    """The standard deviation of the rounding errors of a function and of its gradient near `x`.
+
+    Over steps of a few units in the last place a smooth function is a parabola but for rounding, so
+    third differences show rounding alone; that of uncorrelated errors has sqrt(20) times their
+    deviation [1]_.
+
+    References
+    ----------
+    .. [1] J. J. Moré, S. M. Wild, "Estimating computational noise", SIAM J. Sci. Comput. 33, 2011.
+    """
+    direction = rng.choice([-32.0, 32.0], x.shape) * grid.eps * np.maximum(np.abs(x), 1.0)
+    samples = [value_and_grad(grid(x + k * direction)) for k in range(NOISE_SAMPLES)]
+    deviations = []
+    with np.errstate(invalid="ignore", over="ignore"):
+        for column in zip(*samples, strict=True):
+            third = np.diff(np.asarray(column, dtype=np.float64), 3, axis=0)
+            deviations.append(np.nan_to_num(np.sqrt((third**2).mean(axis=0) / 20), posinf=0.0))
+    return float(deviations[0]), deviations[1]

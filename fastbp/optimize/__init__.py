@@ -1,0 +1,9 @@
+"""Minimisation: conjugate gradients of our own, and SciPy's methods with exact derivatives.
+
+Importing this package does not load SciPy; the functions do when they run.
+"""
+
+from ._fmincg import fmincg
+from ._scipy import least_squares, minimize
+
+__all__ = ["fmincg", "least_squares", "minimize"]

@@ -1,0 +1,428 @@
+"""Conjugate gradients with a polynomial line search, known from `minimize.m` and `fmincg.m`."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Callable
+from math import inf, isfinite, sqrt
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .._arrays import FLOAT64, real_array, require_finite
+from .._errors import NonFiniteError, ShapeError
+from ..network import Objective
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
+# Wolfe-Powell conditions: a step t is accepted where f(t) <= f(0) + RHO·t·f'(0) (enough decrease)
+# and |f'(t)| <= SIG·|f'(0)| (flat enough).
+RHO = 0.01
+SIG = 0.5
+INT = 0.1  # an interpolated step keeps this share of the bracket from either end
+EXT = 3.0  # an extrapolated step is at most this many times the last one
+MAX = 20  # evaluations in a line search
+RATIO = 100.0  # the initial step grows at most so much from one line search to the next
+
+# What this many units in the last place of f or x amount to is below what a fit can resolve.
+_ROUNDING = 1000 * float(np.finfo(float).eps)
+
+_MESSAGES = {
+    0: "Converged: the gradient is zero within tol, or no further decrease can be resolved.",
+    1: "The maximum number of iterations (maxiter) has been reached.",
+    2: "The maximum number of function evaluations (maxfun) has been reached.",
+    3: "The line search failed twice in a row: the gradient is wrong (see fastbp.check_grad) "
+    "or the function has a kink or a steep wall here.",
+    99: "`callback` stopped the minimisation.",
+}
+
+
+class _Point(NamedTuple):
+    """A point of a line: step from its start, value, derivative along it, and place, gradient."""
+
+    t: float
+    f: float
+    slope: float
+    x: np.ndarray
+    g: np.ndarray
+
+    @property
+    def finite(self) -> bool:
+        return isfinite(self.f) and isfinite(self.slope)
+
+
+def fmincg(
+    fun: Callable[..., Any] | Objective,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = True,
+    maxiter: int = 100,
+    maxfun: int | None = None,
+    red: float = 1.0,
+    tol: float | None = None,
+    callback: Callable[..., Any] | None = None,
+    hess: Any = None,
+    hessp: Any = None,
+    bounds: Any = None,
+    constraints: Any = (),
+) -> OptimizeResult:
+    """Minimise a smooth function by Polack-Ribière conjugate gradients.
+
+    Directions are s_k = -g_k + β s_{k-1} with β = g_k·(g_k - g_{k-1}) / g_{k-1}·g_{k-1} [1]_; where
+    that does not descend, and after a failed line search, s_k = -g_k. The line search extrapolates
+    and interpolates by quadratic and cubic polynomials until the Wolfe-Powell conditions hold, and
+    starts from the last step times the ratio of the slopes [2]_. NaN and infinite values are backed
+    off from by bisection.
+
+    Parameters
+    ----------
+    fun : callable or Objective
+        ``fun(x, *args) -> (f, g)``, a number and the gradient (n,); only f if `jac` is callable.
+        An `Objective` is computed in float64.
+    x0 : array_like (n,)
+        Where to start; it is not modified.
+    args : tuple, optional
+        Further arguments of `fun` and `jac`.
+    jac : True or callable
+        The gradient ``jac(x, *args) -> (n,)``, unless `fun` gives it.
+    maxiter : int, default 100
+        The most line searches.
+    maxfun : int, optional
+        The most evaluations of `fun`.
+    red : float, default 1.0
+        The reduction of `fun` to expect in the first line search, whose first step is
+        red / (1 + ‖g‖²).
+    tol : float, optional
+        Stop where no entry of the gradient is larger than this; by default run until nothing more
+        can be gained.
+    callback : callable, optional
+        ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun`` if its
+        argument has that name, called after each line search. It stops the run by returning True or
+        raising StopIteration.
+    hess, hessp
+        Ignored: what `scipy.optimize.minimize` passes to every method.
+    bounds, constraints
+        Passed by `scipy.optimize.minimize` too; they must not be given.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        ``x``, ``fun`` and ``jac`` are the best point that was met; ``history[k]`` is the value
+        after k line searches; ``nit``, ``nfev``, ``njev`` count. ``status`` is 0 (converged;
+        ``success`` is True for it alone), 1 (maxiter), 2 (maxfun), 3 (line search failed) or 99
+        (callback); ``message`` says it in words.
+
+    Raises
+    ------
+    ShapeError
+        If `x0` is not a vector or the gradient has another shape.
+    NonFiniteError
+        If `x0`, or the function or gradient there, is not finite.
+    ValueError
+        Without a gradient, for bounds or constraints, or limits that are not positive.
+    TypeError
+        If x0 or the gradient are not real, or `fun` does not return a pair.
+
+    References
+    ----------
+    .. [1] E. Polak, G. Ribière, "Note sur la convergence de méthodes de directions conjuguées",
+       Revue française d'informatique et de recherche opérationnelle 3 (16), 1969.
+    .. [2] C. E. Rasmussen, "Function minimization using conjugate gradients", 1996, and `minimize`
+       of C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> def bowl(x):
+    ...     return ((x - [1.0, 2.0]) ** 2).sum(), 2 * (x - [1.0, 2.0])
+    >>> result = fb.optimize.fmincg(bowl, [5.0, 5.0])
+    >>> result.success, np.round(result.x, 6).tolist()
+    (True, [1.0, 2.0])
+
+    As a method of SciPy:
+
+    >>> import scipy.optimize
+    >>> result = scipy.optimize.minimize(bowl, [5.0, 5.0], jac=True, method=fb.optimize.fmincg)
+    >>> np.round(result.x, 6).tolist()
+    [1.0, 2.0]
+    """
+    from scipy.optimize import OptimizeResult
+
+    if bounds is not None or np.size(constraints):
+        raise ValueError(
+            "fmincg takes neither bounds nor constraints; SciPy's 'L-BFGS-B' takes bounds, "
+            "'SLSQP' and 'trust-constr' take both"
+        )
+    maxiter = _limit("maxiter", maxiter)
+    maxfun = inf if maxfun is None else _limit("maxfun", maxfun)
+    if not (isfinite(red) and red > 0):
+        raise ValueError(f"red is {red}, expected a finite number > 0 (1.0 usually)")
+    tol = 0.0 if tol is None else float(tol)
+    if not tol >= 0:
+        raise ValueError(f"tol is {tol}, expected a number >= 0")
+    function = _Function(fun, jac, args if isinstance(args, tuple) else (args,))
+    tell = _listener(callback)
+
+    here = function.start(x0)
+    direction = -here.g
+    step = red / (1 - here.slope)
+    history = [here.f]
+    failed = False
+    nit = 0
+    status = None
+    while status is None:
+        if here.slope == 0 or np.abs(here.g).max() <= tol:
+            status = 0
+        elif function.calls >= maxfun:
+            status = 2
+        elif nit == maxiter:
+            status = 1
+        else:
+            nit += 1
+            trials = int(min(MAX, maxfun - function.calls))
+            found, reach = _line_search(function.along(here, direction), here, step, trials)
+            if found is not None:
+                here, direction, step = _conjugate(here, found, direction)
+            elif function.calls >= maxfun:
+                status = 2
+            elif failed:
+                status = 0 if _unresolvable(here, direction, reach) else 3
+            else:  # once more, from the best point and straight downhill
+                here = _steepest(function.best)
+                direction, step = -here.g, 1 / (1 - here.slope)
+            failed = found is None
+            history.append(function.best.f)
+            if tell(here) and status is None:
+                status = 99
+    best = function.best
+    return OptimizeResult(
+        x=best.x,
+        fun=best.f,
+        jac=best.g,
+        nit=nit,
+        nfev=function.calls,
+        njev=function.calls,
+        status=status,
+        success=status == 0,
+        message=_MESSAGES[status],
+        history=np.array(history),
+    )
+
+
+# The iteration.
+
+
+def _steepest(point: _Point) -> _Point:
+    """The point as the start of a line straight downhill."""
+    return point._replace(t=0.0, slope=-float(point.g.dot(point.g)))
+
+
+def _conjugate(
+    start: _Point, end: _Point, direction: np.ndarray
+) -> tuple[_Point, np.ndarray, float]:
+    """The next line: its start, its direction by Polack-Ribière and its first step."""
+    beta = float(end.g.dot(end.g - start.g)) / float(start.g.dot(start.g))
+    following = beta * direction - end.g
+    slope = float(end.g.dot(following))
+    if slope < 0:
+        here = end._replace(t=0.0, slope=slope)
+    else:
+        here, following = _steepest(end), -end.g
+    # To first order a line gains step·slope; expect the same gain again.
+    step = end.t * (min(RATIO, start.slope / here.slope) if here.slope else 1.0)
+    return here, following, step
+
+
+def _unresolvable(start: _Point, direction: np.ndarray, reach: float) -> bool:
+    """Whether the way to the minimum changes f or x by no more than rounding does."""
+    return (
+        -start.slope * reach <= _ROUNDING * abs(start.f)
+        or np.abs(direction).max() * reach <= _ROUNDING * np.abs(start.x).max()
+    )
+
+
+# The line search.
+
+
+def _line_search(
+    along: Callable[[float], _Point], start: _Point, step: float, trials: int
+) -> tuple[_Point | None, float]:
+    """A point of the line that meets the Wolfe-Powell conditions.
+
+    Returns
+    -------
+    point : _Point or None
+        None if none was found in so many trials.
+    reach : float
+        The step to the minimum as the slopes at the start and at the first trial put it.
+    """
+    before = low = start  # `low` decreases enough and still slopes down: the minimum is beyond
+    high = None  # the minimum is before it
+    reach = inf
+    for _ in range(trials):
+        trial = along(step)
+        if trial.finite and reach == inf:
+            rise = trial.slope - start.slope
+            reach = step * min(1.0, -start.slope / rise) if rise > 0 else step
+        enough = trial.finite and trial.f <= start.f + RHO * step * start.slope
+        if not enough or trial.slope > -SIG * start.slope:
+            high = trial
+        elif trial.slope < SIG * start.slope:
+            before, low = low, trial
+        else:
+            return trial, reach
+        step = _extrapolate(before, low) if high is None else _interpolate(low, high)
+    return None, reach
+
+
+def _interpolate(low: _Point, high: _Point) -> float:
+    """A step between: the minimum of a polynomial through both points, kept off the ends."""
+    width = high.t - low.t
+    if not high.finite:
+        return low.t + width / 2
+    if high.f > low.f:  # the parabola through low.f, low.slope and high.f
+        step = low.t - low.slope * width * width / (2 * (high.f - low.f - low.slope * width))
+    else:
+        step = _cubic_minimum(low, high)
+        if not isfinite(step):
+            return low.t + width / 2
+    return min(max(step, low.t + INT * width), high.t - INT * width)
+
+
+def _extrapolate(before: _Point, last: _Point) -> float:
+    """A step beyond `last`: the minimum of the cubic through both, within limits."""
+    step = _cubic_minimum(before, last)
+    longest = EXT * last.t
+    if not last.t < step < longest:
+        return longest
+    return max(step, last.t + INT * (last.t - before.t))
+
+
+def _cubic_minimum(a: _Point, b: _Point) -> float:
+    """Where the cubic with the values and slopes of both points is least; NaN if nowhere.
+
+    With m = a' + b' - 3 (a - b)/(t_a - t_b) and w = sqrt(m² - a' b') the minimum lies at
+    t_b - (t_b - t_a) (b' + w - m) / (b' - a' + 2w).
+    """
+    width = b.t - a.t
+    if width <= 0:
+        return np.nan
+    m = a.slope + b.slope - 3 * (b.f - a.f) / width
+    square = m * m - a.slope * b.slope
+    if not 0 <= square < inf:
+        return np.nan
+    w = sqrt(square)
+    divisor = b.slope - a.slope + 2 * w
+    return b.t - width * (b.slope + w - m) / divisor if divisor else np.nan
+
+
+# The function, and who listens.
+
+
+class _Function:
+    """The caller's function and gradient: counts calls and remembers the best point."""
+
+    best: _Point
+
+    def __init__(self, fun: Any, jac: Any, args: tuple[Any, ...]):
+        if isinstance(fun, Objective):
+            fun, jac = fun.astype(FLOAT64).value_and_grad, True
+        if not callable(fun):
+            raise TypeError(f"fun is {fun!r}, expected a function or a network's objective")
+        if jac is not True and not callable(jac):
+            raise ValueError(
+                f"jac is {jac!r}, and fmincg needs the gradient: let fun return (value, gradient) "
+                f"and pass jac=True, or pass a function as jac"
+            )
+        self.fun, self.jac, self.args = fun, jac, args
+        self.calls = 0
+
+    def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        self.calls += 1
+        x = x.copy()  # theirs to write to
+        if self.jac is True:
+            pair = self.fun(x, *self.args)
+            try:
+                f, g = pair
+            except (TypeError, ValueError):
+                raise TypeError(
+                    f"fun returned {type(pair).__name__}, expected the pair (value, gradient); "
+                    f"if it returns the value alone, pass the gradient's function as jac"
+                ) from None
+        else:
+            f = self.fun(x, *self.args)
+            g = self.jac(x, *self.args)
+        if type(g) is not np.ndarray or g.dtype is not FLOAT64:
+            g = real_array("the gradient", g, FLOAT64)
+        if g.shape != x.shape:
+            raise ShapeError(f"the gradient has shape {g.shape}, expected {x.shape}, that of x0")
+        return float(f), g.copy()  # they may write into the same array again
+
+    def start(self, x0: Any) -> _Point:
+        x = real_array("x0", x0, FLOAT64).copy()
+        if x.ndim != 1 or x.size == 0:
+            raise ShapeError(f"x0 has shape {x.shape}, expected a vector (n,) of at least one entry")
+        require_finite("x0", x)
+        f, g = self(x)
+        if not isfinite(f):
+            raise NonFiniteError(f"fun is {f} at x0, expected a finite number; start elsewhere")
+        require_finite("the gradient at x0", g)
+        self.best = _steepest(_Point(0.0, f, 0.0, x, g))
+        if not isfinite(self.best.slope):
+            raise NonFiniteError(
+                f"the gradient at x0 is as large as {np.abs(g).max():.3g} and its square "
+                f"overflows; scale fun down or start elsewhere"
+            )
+        return self.best
+
+    def along(self, start: _Point, direction: np.ndarray) -> Callable[[float], _Point]:
+        """The function on a line."""
+
+        def point(t: float) -> _Point:
+            x = start.x + t * direction
+            f, g = self(x)
+            # Beside a value that is not finite the slope does not matter.
+            result = _Point(t, f, float(g.dot(direction)) if isfinite(f) else f, x, g)
+            if f < self.best.f and result.finite:
+                self.best = result
+            return result
+
+        return point
+
+
+def _listener(callback: Callable[..., Any] | None) -> Callable[[_Point], bool]:
+    """A function of the current point that says whether the callback wants to stop."""
+    if callback is None:
+        return lambda point: False
+    from scipy.optimize import OptimizeResult
+
+    try:
+        named = set(inspect.signature(callback).parameters) == {"intermediate_result"}
+    except ValueError:  # some built-in functions have no signature
+        named = False
+
+    def tell(point: _Point) -> bool:
+        x = point.x.copy()
+        try:
+            if named:
+                answer = callback(intermediate_result=OptimizeResult(x=x, fun=point.f))
+            else:
+                answer = callback(x)
+        except StopIteration:
+            return True
+        return isinstance(answer, bool | np.bool_) and bool(answer)
+
+    return tell
+
+
+def _limit(name: str, value: Any) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected a whole number") from None
+    if number < 1:
+        raise ValueError(f"{name} is {number}, expected at least 1")
+    return number

@@ -1,0 +1,259 @@
+"""SciPy's methods on a network's objective, with exact derivatives."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._arrays import FLOAT64, real_array
+from .._errors import ShapeError, unknown_name
+from ..network import Objective
+from ._fmincg import fmincg
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method of `scipy.optimize.minimize` takes.
+
+    Attributes
+    ----------
+    options : frozenset of str
+        Its options, without those for numerical derivatives.
+    constrained : frozenset of str
+        Which of "bounds" and "constraints" it knows.
+    """
+
+    options: frozenset[str]
+    constrained: frozenset[str] = frozenset()
+
+
+def _method(options: str, constrained: str = "") -> Method:
+    return Method(frozenset(options.split()), frozenset(constrained.split()))
+
+
+# The methods that need no second derivatives. SciPy passes over unknown options with a warning, and
+# does not list the known ones in a form for programs; a test compares these with its functions.
+METHODS = {
+    "CG": _method("gtol norm maxiter disp return_all c1 c2"),
+    "BFGS": _method("gtol norm maxiter disp return_all xrtol c1 c2 hess_inv0"),
+    "Newton-CG": _method("xtol eps maxiter disp return_all c1 c2"),
+    "L-BFGS-B": _method("maxcor ftol gtol maxfun maxiter maxls disp iprint", "bounds"),
+    "TNC": _method(
+        "scale offset mesg_num maxCGit eta stepmx accuracy minfev ftol xtol gtol rescale disp "
+        "maxfun",
+        "bounds",
+    ),
+    "SLSQP": _method("maxiter ftol iprint disp", "bounds constraints"),
+    "trust-constr": _method(
+        "xtol gtol barrier_tol sparse_jacobian maxiter verbose initial_constr_penalty "
+        "initial_tr_radius initial_barrier_parameter initial_barrier_tolerance "
+        "factorization_method disp",
+        "bounds constraints",
+    ),
+    "fmincg": _method("maxiter maxfun red"),
+}
+_KEYWORDS = ("args", "bounds", "callback", "constraints", "options", "tol")
+LEAST_SQUARES = ("trf", "dogbox", "lm")
+
+
+def minimize(
+    obj: Objective | Callable[..., Any], p0: Any, method: str = "L-BFGS-B", **scipy_options: Any
+) -> OptimizeResult:
+    """Minimise an objective by a gradient method of `scipy.optimize.minimize`.
+
+    Parameters
+    ----------
+    obj : Objective or callable
+        What `Network.objective` makes, computed in float64 also for float32 networks; or a function
+        ``obj(p, *args) -> (f, g)`` of a vector, with value and gradient (n,).
+    p0 : array_like (n,)
+        Where to start; it is not modified.
+    method : str, default "L-BFGS-B"
+        "CG", "BFGS", "Newton-CG", "L-BFGS-B", "TNC", "SLSQP" or "trust-constr" of SciPy, or
+        "fmincg" of fastbp (see `fmincg`); upper or lower case.
+    **scipy_options
+        ``args``, ``bounds``, ``constraints``, ``tol``, ``callback`` and ``options`` as SciPy takes
+        them; the method's options may be given directly as well: ``maxiter=200``.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        As SciPy gives it. For an `Objective`, ``x`` has the network's dtype; ``fun`` and ``jac``
+        belong to it before it was rounded to that.
+
+    Raises
+    ------
+    ShapeError
+        If `p0` has a wrong shape.
+    ValueError
+        For an unknown method, or bounds or constraints with a method that knows none.
+    TypeError
+        For an unknown option (the message suggests the nearest), or `p0` that is not real.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> X = np.linspace(-1, 1, 20).reshape(-1, 1)
+    >>> net = fb.Network(1, fb.Dense(1))
+    >>> obj = net.objective(X, 3 * X + 1)
+    >>> result = fb.optimize.minimize(obj, net.init(seed=0), "BFGS", maxiter=50)
+    >>> np.round(result.x, 4).tolist()
+    [3.0, 1.0]
+    """
+    import scipy.optimize
+
+    name = _lookup(method, METHODS)
+    known = METHODS[name]
+    keywords, options = {}, dict(scipy_options.pop("options", None) or {})
+    for key, value in scipy_options.items():
+        if key not in _KEYWORDS:
+            if key in options:
+                raise TypeError(f"option {key!r} is given twice: directly and in options")
+            options[key] = value
+        elif key not in ("bounds", "constraints"):
+            keywords[key] = value
+        elif key in known.constrained:
+            keywords[key] = value
+        elif value is not None and np.size(value):
+            able = [other for other, row in METHODS.items() if key in row.constrained]
+            raise ValueError(f"method {name!r} takes no {key}; {', '.join(able)} do")
+    _check_names(options, known.options, _KEYWORDS, f"option of method {name!r}")
+
+    objective, p0, round_off = _float64(obj, p0)
+    fun = objective.value_and_grad if isinstance(objective, Objective) else objective
+    chosen = fmincg if name == "fmincg" else name
+    return round_off(
+        scipy.optimize.minimize(fun, p0, jac=True, method=chosen, options=options, **keywords)
+    )
+
+
+def least_squares(
+    obj: Objective | Callable[..., Any], p0: Any, method: str = "trf", **scipy_options: Any
+) -> OptimizeResult:
+    """Minimise a sum of squares by `scipy.optimize.least_squares`.
+
+    Parameters
+    ----------
+    obj : Objective or callable
+        An objective with a least-squares loss ("mse", "half_mse", "sse"), whose residuals and exact
+        Jacobian are used, computed in float64; or a function ``obj(p, *args) -> r`` (m,), with its
+        derivative as the keyword ``jac``.
+    p0 : array_like (n,)
+        Where to start; it is not modified.
+    method : {"trf", "dogbox", "lm"}
+        "lm" needs at least as many residuals as parameters.
+    **scipy_options
+        What `scipy.optimize.least_squares` takes: ``bounds``, ``max_nfev``, ``x_scale``, ``loss``,
+        ...; a function's ``jac(p, *args)`` (m, n) too.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        As SciPy gives it: ``cost`` is half the sum of the squared residuals, whatever the
+        objective's normaliser. For an `Objective`, ``x`` has the network's dtype; the other fields
+        belong to it before it was rounded to that.
+
+    Raises
+    ------
+    ShapeError
+        If `p0` has a wrong shape.
+    ValueError
+        For an unknown method, a loss that is not a sum of squares, or "lm" with fewer residuals
+        than parameters.
+    TypeError
+        For an unknown keyword, a function without ``jac``, or an objective with one.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> X = np.linspace(-1, 1, 20).reshape(-1, 1)
+    >>> net = fb.Network(1, fb.Dense(1))
+    >>> result = fb.optimize.least_squares(net.objective(X, 3 * X + 1), net.init(seed=0))
+    >>> np.round(result.x, 4).tolist()
+    [3.0, 1.0]
+    """
+    import scipy.optimize
+
+    name = _lookup(method, LEAST_SQUARES)
+    signature = inspect.signature(scipy.optimize.least_squares)
+    known = set(signature.parameters) - {"fun", "x0", "method"}
+    _check_names(scipy_options, known, (), "keyword of least_squares")
+
+    objective, p0, round_off = _float64(obj, p0)
+    fun, jac = objective, scipy_options.pop("jac", None)
+    if isinstance(objective, Objective):
+        if jac is not None:
+            raise TypeError("jac was given with an objective, which brings its own; leave it out")
+        fun, jac = objective.residuals, objective.jacobian
+    elif jac is None:
+        raise TypeError(
+            "jac is missing: with a function pass jac=its derivative (m, n), or jac='2-point' for "
+            "numerical derivatives; a network's objective brings its own"
+        )
+    if name == "lm":
+        fun = _Remembered(fun)
+        jac = _Remembered(jac) if callable(jac) else jac
+        args, kwargs = scipy_options.get("args", ()), scipy_options.get("kwargs") or {}
+        n_residuals = np.size(fun(p0, *args, **kwargs))
+        if n_residuals < p0.size:
+            raise ValueError(
+                f"method 'lm' needs at least as many residuals as parameters, and there are "
+                f"{n_residuals} residuals and {p0.size} parameters; 'trf' takes any number"
+            )
+    return round_off(scipy.optimize.least_squares(fun, p0, jac=jac, method=name, **scipy_options))
+
+
+class _Remembered:
+    """A function that keeps its last result: around MINPACK, SciPy asks twice at both ends."""
+
+    def __init__(self, fun: Callable[..., Any]):
+        self.fun = fun
+        self.x: np.ndarray | None = None
+        self.result: Any = None
+
+    def __call__(self, x: np.ndarray, *args: Any, **kwargs: Any) -> Any:
+        if self.x is None or not np.array_equal(x, self.x):
+            self.x, self.result = x.copy(), self.fun(x, *args, **kwargs)
+        return self.result
+
+
+def _float64(obj: Any, p0: Any) -> tuple[Any, np.ndarray, Callable[[Any], Any]]:
+    """The objective and a copy of the start in float64, and what rounds the result's x."""
+    if isinstance(obj, Objective):
+        double = obj.astype(FLOAT64)
+        return double, double.net._params(p0).copy(), partial(_rounded, obj.net.dtype)
+    if not callable(obj):
+        raise TypeError(f"obj is {obj!r}, expected a network's objective or a function")
+    p0 = real_array("p0", p0, FLOAT64).copy()
+    if p0.ndim != 1 or p0.size == 0:
+        raise ShapeError(f"p0 has shape {p0.shape}, expected a vector (n,) of at least one entry")
+    return obj, p0, lambda result: result
+
+
+def _rounded(dtype: np.dtype, result: Any) -> Any:
+    result.x = result.x.astype(dtype, copy=False)
+    return result
+
+
+def _lookup(method: Any, names: Iterable[str]) -> str:
+    names = list(names)
+    for name in names:
+        if isinstance(method, str) and method.lower() == name.lower():
+            return name
+    raise ValueError(unknown_name("method", method, names))
+
+
+def _check_names(given: Iterable[str], known: Iterable[str], more: Iterable[str], what: str) -> None:
+    """Raise for the first name that is not `known`, suggesting from `known` and `more`."""
+    known = set(known)
+    for name in given:
+        if name not in known:
+            raise TypeError(unknown_name(what, name, sorted(known | set(more))))

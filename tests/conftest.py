@@ -1,0 +1,65 @@
+"""Fixtures: every backend that can run here, both types, seeded random numbers.
+
+FASTBP_BACKEND narrows the backends to one, FASTBP_MAX_ISA caps the C library's instruction set (it
+is read when the library is loaded): so the tests marked `backend` are run once for each.
+"""
+
+from __future__ import annotations
+
+import os
+
+import hypothesis
+import numpy as np
+import pytest
+
+import fastbp as fb
+from fastbp import backends
+
+hypothesis.settings.register_profile(
+    "fastbp",
+    deadline=None,
+    derandomize=True,
+    max_examples=150,
+    suppress_health_check=[
+        hypothesis.HealthCheck.function_scoped_fixture,  # ours do not change between examples
+        hypothesis.HealthCheck.too_slow,  # Numba compiles inside the first ones
+    ],
+)
+hypothesis.settings.register_profile(
+    "explore", hypothesis.settings.get_profile("fastbp"), derandomize=False, max_examples=2000
+)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fastbp"))
+
+
+def _backends():
+    chosen = os.environ.get("FASTBP_BACKEND")
+    if chosen:
+        return [chosen]  # missing is then an error
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(bool(reason), reason=reason or ""))
+        for name in ("c", "numba", "numpy")
+        for reason in [backends.why_missing(name)]
+    ]
+
+
+@pytest.fixture(params=_backends())
+def backend(request):
+    """The name of a backend, which is in use during the test."""
+    with fb.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def module(backend):
+    """The module of the backend in use."""
+    return backends.load(backend)
+
+
+@pytest.fixture(params=["float32", "float64"])
+def dtype(request):
+    return np.dtype(request.param)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20240229)
