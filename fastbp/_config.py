@@ -34,9 +34,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     config = {
         "versions": _versions(),
         "backend": backends.get_backend(),
-        "backends": {
-            name: backends.why_missing(name) or "available" for name in backends.NAMES
-        },
+        "backends": {name: backends.why_missing(name) or "available" for name in backends.NAMES},
         "c": _c_library(),
         "threads": 1,
     }

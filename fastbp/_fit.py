@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
+from . import optimize
 from ._arrays import FLOAT64, require_finite
 from ._errors import DivergenceError, NonFiniteError, ShapeError, unknown_name
 from .backends import contract
 from .losses import Loss, prepare_target
 from .network import Network, Objective
+from .optimize._scipy import METHODS as MINIMIZE
 from .training import loop
 from .training.optimizers import METHODS, SGD, FirstOrder, with_options
 
 LEAST_SQUARES = ("trf", "dogbox")
-# SciPy's methods that ask for a gradient and nothing more.
-MINIMIZE = ("L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP", "trust-constr")
-FULL_BATCH = ("fmincg", *MINIMIZE, *LEAST_SQUARES)
+FULL_BATCH = (*MINIMIZE, *LEAST_SQUARES)
 
 # Values of `FitResult.status`.
 FINISHED, LIMIT, STUCK, DIVERGED, INTERRUPTED = range(5)
@@ -51,7 +51,8 @@ class FitResult:
     nit : int
         Complete epochs, or iterations.
     nfev : int
-        Evaluations of the objective: steps, each on its batch, or those of a full-batch method.
+        Evaluations of the objective: steps, each on its batch, or those of a full-batch method
+        (if Ctrl-C ended that, its iterations).
     seed : int
         With it the same call gives the same result.
     history : dict of str to numpy.ndarray of float64, (nit,)
@@ -63,8 +64,7 @@ class FitResult:
     loss : float
         The last objective met, NaN if there was none.
     net : Network
-    target : Loss
-        The loss as an object: it says what targets look like.
+    loss_function : Loss
     """
 
     params: np.ndarray
@@ -81,7 +81,7 @@ class FitResult:
     step: int
     loss: float
     net: Network
-    target: Loss
+    loss_function: Loss
 
     def __repr__(self) -> str:
         steepest = float(np.abs(self.grad).max())
@@ -132,19 +132,19 @@ class FitResult:
         n, n_out = Y.shape
         if n == 0:
             raise ShapeError(f"X has shape (0, {self.net.n_in}), expected at least one row")
-        _, T = prepare_target(self.target, y, n, n_out, FLOAT64)
-        if self.target.target == "classes":
+        _, T = prepare_target(self.loss_function, y, n, n_out, FLOAT64)
+        if self.loss_function.target == "classes":
             labels = T if T.ndim == 1 else T.argmax(axis=1)
             return float(np.mean(Y.argmax(axis=1) == labels))
-        if self.target.target == "probabilities":
+        if self.loss_function.target == "probabilities":
             return float(np.mean(((Y > 0) == (T > 0.5)).all(axis=1)))
         if n == 1:
             return float("nan")
         residual = ((Y - T) ** 2).sum(axis=0)
         spread = ((T - T.mean(axis=0)) ** 2).sum(axis=0)
-        return float(
-            np.mean(np.where(spread > 0, 1 - residual / np.where(spread > 0, spread, 1), constant))
-        )
+        constant = spread == 0
+        r2 = np.where(constant, residual == 0, 1 - residual / np.where(constant, 1, spread))
+        return float(r2.mean())
 
 
 def fit(
@@ -242,9 +242,9 @@ def fit(
     >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
     >>> y = 3 * X[:, 0] - 1
     >>> res = fb.fit(fb.Network(1, fb.Dense(1)), X, y, method="sgd", lr=0.1, seed=0)
-    >>> res.params.round(6)
+    >>> res.params.round(4)
     array([ 3., -1.])
-    >>> round(res.score(X, y), 6), res.history["loss"].shape
+    >>> round(res.score(X, y), 4), res.history["loss"].shape
     (1.0, (100,))
     """
     if not isinstance(net, Network):
@@ -258,7 +258,7 @@ def fit(
     _require_finite_target(y)
     obj = net.objective(X, y, loss, sample_weight=sample_weight, l2=l2, backend=backend)
     n = len(obj.problem.X)
-    batch = _batch_size(batch_size, n, method if isinstance(rule, str) else None)
+    batch = _batch_size(batch_size, n, rule if isinstance(rule, str) else None)
     # After the conversion: what is too large for float32 is infinite there.
     require_finite("X", obj.problem.X)
     require_finite("y", obj.problem.targets)
@@ -461,26 +461,21 @@ class _Trace:
 def _full_batch(
     obj: Objective, method: str, start: np.ndarray, epochs: int, seed: int, options: dict[str, Any]
 ) -> FitResult:
-    from . import optimize
-
+    if "callback" in options:
+        raise TypeError(
+            "callback is not an option of fit, which records each iteration's objective in "
+            "history; fastbp.optimize.minimize and least_squares take one"
+        )
     double, x0 = obj.astype("float64"), start.astype(np.float64)
     loss, grad = double.value_and_grad(x0)
     if not (np.isfinite(loss) and np.isfinite(grad).all()):
         message = f"{method} cannot start: the objective is {loss:g}{_AT_START}"
         return _result(obj, start, DIVERGED, message, 0, 1, seed, [], loss=loss)
     trace = _Trace(double, x0)
+    search = _least_squares if method in LEAST_SQUARES else _minimize
     try:
-        if method in LEAST_SQUARES:
-            found = _least_squares(double, x0, method, epochs, trace, options)
-        elif method == "fmincg":
-            found = optimize.fmincg(double, x0, maxiter=epochs, callback=trace, **options)
-        else:
-            limits = {"maxfun" if method == "TNC" else "maxiter": epochs}
-            if method == "L-BFGS-B":  # its own limit would come first, at most 20 to an iteration
-                limits["maxfun"] = 21 * epochs
-            found = optimize.minimize(
-                double, x0, method=method, callback=trace, **(limits | options)
-            )
+        with np.errstate(all="ignore"):  # what overflows on the way is backed off from, or told
+            found = search(double, x0, method, epochs, trace, options)
     except KeyboardInterrupt:
         nit = len(trace.losses)
         message = f"interrupted (Ctrl-C) after {_counted(nit, 'iteration')}"
@@ -501,12 +496,19 @@ def _full_batch(
     return _result(obj, params, status, message, nit, found.nfev, seed, trace.losses)
 
 
+def _minimize(
+    obj: Objective, x0: np.ndarray, method: str, epochs: int, trace: _Trace, options: dict[str, Any]
+) -> Any:
+    limits = {"maxfun" if method == "TNC" else "maxiter": epochs}
+    if method == "L-BFGS-B":  # its own limit of 15000 may come first; maxls is 20
+        limits["maxfun"] = 21 * epochs
+    return optimize.minimize(obj, x0, method=method, callback=trace, **(limits | options))
+
+
 def _least_squares(
     obj: Objective, x0: np.ndarray, method: str, epochs: int, trace: _Trace, options: dict[str, Any]
 ) -> Any:
     from scipy.optimize import least_squares
-
-    from . import optimize
 
     options = {"max_nfev": epochs} | options
     if "callback" in inspect.signature(least_squares).parameters:  # SciPy 1.16
@@ -556,7 +558,7 @@ def _result(
         step=nfev,
         loss=loss,
         net=obj.net,
-        target=obj.loss,
+        loss_function=obj.loss,
     )
 
 

@@ -135,9 +135,7 @@ def dense_backward(
     dY = real_array("dY", dY, Y.dtype)
     if dY.shape != Y.shape:
         raise ShapeError(f"dY has shape {dY.shape}, expected {Y.shape}, the shape of Y")
-    dX, dW, db = module.dense_backward(
-        dY, X, W, Y, Z, act.kind, act.constant, need_dX, has_bias
-    )
+    dX, dW, db = module.dense_backward(dY, X, W, Y, Z, act.kind, act.constant, need_dX, has_bias)
     if mask is not None:
         dW[mask == 0] = 0  # also where it is inf or NaN
     return dX, dW, db
@@ -175,5 +173,3 @@ def _binary_mask(mask: Any, W: np.ndarray) -> np.ndarray:
             f"mask holds {mask[i, j]} at row {i}, column {j}, expected 0 (no connection) or 1"
         )
     return mask
-
-

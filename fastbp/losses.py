@@ -149,7 +149,9 @@ def loss(name: str | Loss) -> Loss:
     return found
 
 
-def prepare_target(loss: Loss, y: Any, n: int, n_out: int, dtype: np.dtype) -> tuple[int, np.ndarray]:
+def prepare_target(
+    loss: Loss, y: Any, n: int, n_out: int, dtype: np.dtype
+) -> tuple[int, np.ndarray]:
     """Check `y` against the loss's target form and convert it once.
 
     Parameters

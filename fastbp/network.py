@@ -17,11 +17,9 @@ import numpy as np
 from . import backends
 from ._arrays import FLOAT32, FLOAT64, matrix, real_array
 from ._errors import ShapeError, unknown_name
-from .activations import Activation
-from .activations import activation as activation_of
+from .activations import Activation, activation as activation_of
 from .backends.contract import Y_COLUMN, Plan, Problem
-from .losses import Loss, prepare_target, prepare_weights
-from .losses import loss as loss_of
+from .losses import Loss, loss as loss_of, prepare_target, prepare_weights
 
 LAYOUTS = ("xw", "wx", "theta")
 INITS = ("auto", "glorot", "he", "zeros")
@@ -170,7 +168,9 @@ class Network:
 
     def astype(self, dtype: Any) -> Network:
         """The same network in "float32" or "float64"."""
-        return self if self.dtype == _dtype(dtype) else Network(self.n_in, *self.layers, dtype=dtype)
+        return (
+            self if self.dtype == _dtype(dtype) else Network(self.n_in, *self.layers, dtype=dtype)
+        )
 
     @property
     def n_out(self) -> int:
@@ -251,7 +251,7 @@ class Network:
             For an unknown layout, or "theta" where a layer has no bias.
         """
         params = self._params(params)
-        pairs = []
+        pairs: list[tuple[np.ndarray, Any]] = []
         for n_in, n_out, _, w, b, _, _ in self.plan.layers.tolist():
             W = params[w : w + n_in * n_out].reshape(n_in, n_out)
             pairs.append((W, params[b : b + n_out] if b >= 0 else None))
@@ -288,7 +288,7 @@ class Network:
         """
         self._check_layout(layout)
         if layout == "theta":
-            pairs = [(theta[:, 1:], theta[:, 0]) for theta in self._thetas(layers)]
+            pairs: list[Any] = [(theta[:, 1:], theta[:, 0]) for theta in self._thetas(layers)]
         else:
             pairs = [pair if isinstance(pair, tuple | list) else (pair, None) for pair in layers]
             for k, pair in enumerate(pairs):
@@ -546,6 +546,8 @@ class Objective:
     loss : Loss
     problem : Problem
         What the backend receives.
+    backend : module
+        The backend that computes it.
     """
 
     def __init__(
@@ -568,7 +570,7 @@ class Objective:
         weights, total = prepare_weights(sample_weight, n, net.dtype)
         scale = self.loss.scale(total, net.n_out)
         self.problem = Problem(net.plan, kind, X, targets, weights, scale, _penalty("l2", l2))
-        self._module = module
+        self.backend = module
 
     def astype(self, dtype: Any) -> Objective:
         """The same objective computed in "float32" or "float64"."""
@@ -576,16 +578,16 @@ class Objective:
             return self
         p = self.problem
         return Objective(
-            self.net.astype(dtype), p.X, p.targets, self.loss, p.weights, p.l2, self._module
+            self.net.astype(dtype), p.X, p.targets, self.loss, p.weights, p.l2, self.backend
         )
 
     def value(self, params: Any) -> float:
         """The objective at `params` (n_params,)."""
-        return self._module.value(self.problem, self.net._params(params))
+        return self.backend.value(self.problem, self.net._params(params))
 
     def value_and_grad(self, params: Any) -> tuple[float, np.ndarray]:
         """The objective and its gradient (n_params,) at `params`."""
-        return self._module.value_and_grad(self.problem, self.net._params(params))
+        return self.backend.value_and_grad(self.problem, self.net._params(params))
 
     def residuals(self, params: Any) -> np.ndarray:
         """The vector whose sum of squares is the objective up to its normaliser.
@@ -601,7 +603,7 @@ class Objective:
         """
         self._require_least_squares()
         params, p = self.net._params(params), self.problem
-        R = self._module.forward(p.plan, params, p.X) - p.targets
+        R = self.backend.forward(p.plan, params, p.X) - p.targets
         if p.weights is not None:
             R *= np.sqrt(p.weights)[:, None]
         if not p.l2:
@@ -612,7 +614,7 @@ class Objective:
         """The derivative of `residuals`, (len(residuals), n_params)."""
         self._require_least_squares()
         params, p = self.net._params(params), self.problem
-        J = self._module.jacobian(p.plan, params, p.X)
+        J = self.backend.jacobian(p.plan, params, p.X)
         if p.weights is not None:
             J *= np.repeat(np.sqrt(p.weights), self.net.n_out)[:, None]
         if not p.l2:

@@ -273,8 +273,10 @@ def objective(net, params, X, y, loss, weights=None, l2=0.0, factor=None):
 def weight_entries(net):
     """Which parameters are weights."""
     return np.concatenate(
-        [np.repeat([True, False], [W.size, 0 if b is None else b.size])
-         for W, b in net.unpack(np.zeros(net.n_params, net.dtype))]
+        [
+            np.repeat([True, False], [W.size, 0 if b is None else b.size])
+            for W, b in net.unpack(np.zeros(net.n_params, net.dtype))
+        ]
     )
 
 
@@ -294,9 +296,9 @@ def step(kind, constants, params, moments, grad, lr, t, dtype):
         beta1, beta2, eps = map(EXACT, constants)
         m = _mix(beta1, m, grad, dtype)
         s = _mix(beta2, s, times(grad, grad, dtype, 2), dtype)
-        # Monotone in m and s: the ends of their intervals give the ends of the update's. The rate
-        # and its bias corrections come in float64; the root, the quotient and the products are
-        # within 4 ULP each.
+        # Monotone in m and s: the ends of their intervals give the ends of the update's. The root,
+        # the quotient and the products are within 4 ULP each. The bias corrections are taken in
+        # float64, where 1 - β^t (with β^t a product) magnifies the rounding of β^t.
         rate, root = lr / (1 - beta1**t), np.sqrt(1 - beta2**t)
 
         def update(m, s):
@@ -307,7 +309,9 @@ def step(kind, constants, params, moments, grad, lr, t, dtype):
             update(m.value + i * m.error, s.value + j * s.error) for i in (-1, 1) for j in (-1, 1)
         ]
         change = Approx(middle, np.max([abs(end - middle) for end in ends], axis=0))
-        change.error += gamma(8 * ULP_OTHER, dtype) * change.size
+        powers = sum(beta**t / (1 - beta**t) for beta in (beta1, beta2))
+        corrections = gamma(t + 1, np.float64) * powers
+        change.error += (gamma(8 * ULP_OTHER, dtype) + corrections) * change.size
         moments = [m, s]
     elif not moments.size:
         change, moments = times(exact(lr * np.ones_like(p)), grad, dtype, 2), []
@@ -333,6 +337,4 @@ def _mix(beta, old, new, dtype):
     """β·old + (1 - β)·new, also as old + (1 - β)·(new - old)."""
     value = beta * old + (1 - beta) * new.value
     sizes = 2 * abs(old) + (1 - beta) * new.size
-    return Approx(
-        value, (1 - beta) * new.error + gamma(4, dtype) * sizes + np.finfo(dtype).tiny
-    )
+    return Approx(value, (1 - beta) * new.error + gamma(4, dtype) * sizes + np.finfo(dtype).tiny)

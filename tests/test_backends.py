@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import bounds
@@ -35,7 +36,9 @@ FUNCTIONS = {
 def test_signatures_are_the_contracts(module, name):
     expected = inspect.signature(FUNCTIONS[name])
     actual = inspect.signature(getattr(module, name))
-    plain = [[(p.name, p.kind, p.default) for p in s.parameters.values()] for s in (actual, expected)]
+    plain = [
+        [(p.name, p.kind, p.default) for p in s.parameters.values()] for s in (actual, expected)
+    ]
     assert plain[0] == plain[1]
 
 
@@ -48,7 +51,8 @@ def test_backends_have_no_functions_of_their_own(backend, module):
         and (inspect.isroutine(value) or type(value).__module__.startswith("numba"))
         and getattr(value, "__module__", "").startswith(module.__name__)
     }
-    assert public - {"why_missing"} == set(FUNCTIONS)
+    # What `show_config` tells is the only thing that is not computed.
+    assert public - {"why_missing", "instruction_set", "compiler"} == set(FUNCTIONS)
 
 
 def test_numbers_of_activations_and_losses_are_distinct():
@@ -140,16 +144,14 @@ def test_backend_argument_comes_first(restored_default):
     ],
 )
 def test_unknown_backends(use):
-    with pytest.raises(ValueError, match="unknown backend 'nunba': .*did you mean 'numba'"):
+    with pytest.raises(ValueError, match=r"unknown backend 'nunba': .*did you mean 'numba'"):
         use("nunba")
 
 
 def test_missing_backend_says_what_to_do(monkeypatch):
     missing = "Numba is not installed; install it with: pip install numba"
     monkeypatch.setattr(backends, "_loaded", {})
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, package=None: None
-    )
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert "numba" not in fb.available_backends()
     with pytest.raises(fb.BackendError, match=f"backend 'numba' cannot run here: {missing}"):
         backends.load("numba")
@@ -164,7 +166,9 @@ def test_environment_variable_sets_the_default(name):
 def test_unknown_environment_variable_is_an_error_at_first_use():
     done = python("import fastbp as fb; print('imported'); fb.get_backend()", FASTBP_BACKEND="C")
     assert done.stdout.strip() == "imported"
-    expected = "ValueError: FASTBP_BACKEND: unknown backend 'C': expected one of 'c', 'numba', 'numpy'"
+    expected = (
+        "ValueError: FASTBP_BACKEND: unknown backend 'C': expected one of 'c', 'numba', 'numpy'"
+    )
     assert expected in done.stderr
     assert "did you mean 'c'?" in done.stderr
 
@@ -172,6 +176,32 @@ def test_unknown_environment_variable_is_an_error_at_first_use():
 def test_empty_environment_variable_is_none():
     done = python("import fastbp as fb; print(fb.get_backend())", FASTBP_BACKEND="")
     assert done.stdout.strip() == fb.available_backends()[0]
+
+
+LEVELS = ("baseline", "avx2", "avx512")
+
+
+@pytest.mark.skipif("c" not in fb.available_backends(), reason="the C library is not built")
+def test_instruction_set_can_be_capped_and_levels_agree():
+    code = """
+import numpy as np, fastbp as fb
+from fastbp.backends import native
+net = fb.Network.mlp([20, 33, 17, 3])
+X, y = np.sin(np.arange(1400.0)).reshape(70, 20), np.cos(np.arange(210.0)).reshape(70, 3)
+value, grad = net.value_and_grad(net.init(0), X, y, backend="c")
+print(native.instruction_set(), value.hex(), grad.tobytes().hex())
+"""
+    found = [python(code, FASTBP_MAX_ISA=cap).stdout.split() for cap in LEVELS]
+    names = [name for name, _, _ in found]
+    highest = names[-1]
+    assert names == [min(cap, highest, key=LEVELS.index) for cap in LEVELS]
+    values = [float.fromhex(value) for _, value, _ in found]
+    grads = [np.frombuffer(bytes.fromhex(grad)) for _, _, grad in found]
+    for value, grad in zip(values, grads, strict=True):
+        agree(value, values[0], "value")
+        agree(grad, grads[0], "gradient")
+    unknown = python("import fastbp as fb; fb.available_backends()", FASTBP_MAX_ISA="avx3")
+    assert "ValueError: FASTBP_MAX_ISA: unknown instruction set 'avx3': " in unknown.stderr
 
 
 # Training.
@@ -355,6 +385,20 @@ def test_training_repeats_bitwise_and_leaves_its_inputs(module, dtype):
 
 
 @pytest.mark.backend
+def test_threads_train_on_one_problem(module, dtype):
+    """The problem and its plan are shared, the runs are not."""
+    _, t, run = training(7, dtype, "adam", n=70, batch_size=32)
+    expected = copy_of(run)
+    losses = t.go(module, expected, 30)[1]
+    runs = [copy_of(run) for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda r: t.go(module, r, 30), runs))
+    for r, result in zip(runs, results, strict=True):
+        assert same(result, (contract.DONE, losses))
+        assert same([r.params, r.moments], [expected.params, expected.moments])
+
+
+@pytest.mark.backend
 def test_losses_are_added_to_what_is_there(module):
     _, t, run = training(0, "float64", "sgd")
     losses = np.array([1000.0])
@@ -376,8 +420,10 @@ def test_non_finite_objective_stops_before_its_update(module, dtype, method, bad
     t.go(module, before, 2)
     targets = t.problem.targets.copy()
     targets[11] = bad
-    for problem in (replace(t.problem, X=X, handles={}),
-                    replace(t.problem, targets=targets, handles={})):
+    for problem in (
+        replace(t.problem, X=X, handles={}),
+        replace(t.problem, targets=targets, handles={}),
+    ):
         bad_run = new_run(run.params, t.optimizer)
         spoilt = replace(t, problem=problem)
         if problem.X is X and np.isinf(bad):
@@ -427,7 +473,7 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     t = Training(problem, OPTIMIZERS["sgd"], batch_size, rate=2.0 if batch_size == 8 else 1.0)
     run, expected = (new_run(c.params, t.optimizer) for _ in range(2))
     reference = backends.load("numpy")
-    expected_code, expected_losses = t.go(reference, expected, 400)
+    expected_code, _ = t.go(reference, expected, 400)
     assert expected_code == contract.GROWN and expected.step < 400
     assert expected.step % t.steps_per_epoch == 0
     code, losses = t.go(module, run, 400)

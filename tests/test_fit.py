@@ -147,9 +147,7 @@ def test_batch_sizes(backend, data):
     X, y = data
 
     def run(batch_size, rows=70, **options):
-        return fb.fit(
-            NET, X[:rows], y[:rows], epochs=2, seed=0, batch_size=batch_size, **options
-        )
+        return fb.fit(NET, X[:rows], y[:rows], epochs=2, seed=0, batch_size=batch_size, **options)
 
     assert run("auto").nfev == 2 * 3
     assert run("auto", rows=20).nfev == 2
@@ -268,7 +266,7 @@ def test_non_finite_data(backend, data, bad, method):
     for loss in ("softmax_ce", "bce_logits"):
         with pytest.raises(fb.NonFiniteError, match=rf"y holds {bad} at row 6"):
             fb.fit(NET, X, np.where(np.isfinite(b), 0, bad), loss=loss, method=method)
-    with pytest.raises(fb.NonFiniteError, match="y holds .* at row 3"):
+    with pytest.raises(fb.NonFiniteError, match=r"y holds .* at row 3"):
         fb.fit(NET, X, np.where(np.arange(70) == 3, bad, 0.0), loss="softmax_ce")
 
 
@@ -276,7 +274,7 @@ def test_what_float32_cannot_hold(backend, data):
     X, y = data
     net = NET.astype("float32")
     with pytest.raises(fb.NonFiniteError, match="X holds inf at row 0, column 0"):
-        fb.fit(net, X.copy() * np.where(np.arange(210).reshape(70, 3) == 0, 1e300, 1) ** 2, y)
+        fb.fit(net, np.where(np.arange(210).reshape(70, 3) == 0, 1e300, X), y)
     with pytest.raises(fb.NonFiniteError, match="y holds inf at row 0, column 0"):
         fb.fit(net, X, np.full_like(y, 1e300))
 
@@ -317,7 +315,7 @@ def test_bad_parameters(backend, data):
         ({"method": "fmincg", "redd": 2.0}, TypeError, "did you mean 'red'"),
         ({"method": "BFGS", "gtoll": 2.0}, TypeError, "did you mean 'gtol'"),
         ({"method": "trf", "gtoll": 2.0}, TypeError, "did you mean 'gtol'"),
-        ({"method": "BFGS", "callback": print}, TypeError, "callback"),
+        ({"method": "BFGS", "callback": print}, TypeError, "callback is not an option of fit"),
     ],
 )
 def test_bad_arguments(backend, data, options, error, message):
@@ -383,14 +381,15 @@ def test_minibatches_are_told_what_cannot_be_stable(backend, rng):
         fb.fit(LINE, X, X.sum(axis=1), method="sgd", lr=1.0, seed=0, batch_size=8)
 
 
-def test_no_limit_where_there_is_none(backend, rng):
+def test_no_limit_where_there_is_none(backend, data, rng):
+    X, y = data
+    with pytest.raises(fb.DivergenceError) as caught:
+        fb.fit(NET, X, y, method="adam", lr=1e9, seed=0)
+    assert "take a smaller rate or scale X and y" in str(caught.value)
     X = 1e3 * rng.standard_normal((64, 3))
     y = (X.sum(axis=1) > 0).astype(float)
     with pytest.raises(fb.DivergenceError) as caught:
-        fb.fit(NET, X, X[:, :2], method="adam", lr=1e6, epochs=1000)
-    assert "take a smaller rate or scale X and y" in str(caught.value)
-    with pytest.raises(fb.DivergenceError) as caught:
-        fb.fit(LINE, X, y, method="sgd", lr=1e306, loss="bce_logits", epochs=1000)
+        fb.fit(LINE, X, y, method="sgd", lr=1e306, loss="bce_logits", seed=0)
     assert "take a smaller rate or scale X and y" in str(caught.value)
 
 
@@ -406,7 +405,7 @@ def test_overflow_within_few_steps(backend, dtype, data, batch):
     assert np.isfinite(res.params).all()
     assert np.isfinite(res.fun)
     assert res.params.dtype == dtype
-    assert res.nit == len(res.history["loss"]) <= res.epoch <= 3
+    assert res.nit == len(res.history["loss"]) <= res.epoch <= 4
 
 
 def test_the_start_itself_overflows(backend, data):
@@ -511,7 +510,7 @@ def test_full_batch_methods_find_the_line(backend, line, method):
     X, y = line
     expected, rss, *_ = np.linalg.lstsq(np.column_stack([X, np.ones(40)]), y, rcond=None)
     exact = {"fmincg", "BFGS", "L-BFGS-B", "CG", "Newton-CG", "trust-constr", *LEAST_SQUARES}
-    tight = {"L-BFGS-B": {"ftol": 0, "gtol": 1e-10}, "BFGS": {"gtol": 1e-9}, "CG": {"gtol": 1e-9}}
+    tight = {"L-BFGS-B": {"ftol": 0, "gtol": 1e-7}, "BFGS": {"gtol": 1e-7}, "CG": {"gtol": 1e-7}}
     res = fb.fit(LINE, X, y, method=method, loss="sse", seed=1, **tight.get(method, {}))
     np.testing.assert_allclose(res.params, expected, atol=1e-8 if method in exact else 1e-3)
     assert res.success
@@ -558,3 +557,20 @@ def test_penalty_and_weights_reach_every_method(backend, line):
     sgd = fb.fit(LINE, X, y, method="sgd", lr=0.3, batch_size=None, epochs=2000, **terms)
     np.testing.assert_allclose(sgd.params, trf.params, atol=1e-9)
     assert sgd.history["loss"][-1] == pytest.approx(trf.fun, rel=1e-12)
+
+
+def test_least_squares_of_a_scipy_without_callback(backend, line, monkeypatch):
+    import scipy.optimize
+
+    X, y = line
+    new = fb.fit(LINE, X, y, method="trf", seed=0)
+    least_squares = scipy.optimize.least_squares
+
+    def older(fun, x0, jac="2-point", method="trf", max_nfev=None):
+        return least_squares(fun, x0, jac=jac, method=method, max_nfev=max_nfev)
+
+    monkeypatch.setattr(scipy.optimize, "least_squares", older)
+    old = fb.fit(LINE, X, y, method="trf", seed=0)
+    assert np.array_equal(old.params, new.params)
+    assert old.history["loss"].shape == (2,)
+    assert old.history["loss"][-1] == new.history["loss"][-1]

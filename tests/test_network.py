@@ -10,8 +10,7 @@ import bounds
 import numpy as np
 import pytest
 from bounds import EXACT, exact
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from strategies import ACTIVATIONS, ALL_ACTIVATIONS, LOSSES, case, cases, same
 
 import fastbp as fb
@@ -125,6 +124,9 @@ def test_random_networks(backend, dtype, data):
     steps[-1][2].check(Y, "Y")
     _, dX = pullback(np.ones_like(Y))
     bounds.backward(c.net, c.params, steps, exact(np.ones_like(Y)))[1].check(dX, "dX")
+    by_params, by_inputs = bounds.jacobian(c.net, c.params, c.X[:3])
+    by_params.check(c.net.jacobian(c.params, c.X[:3]), "Jacobian")
+    by_inputs.check(c.net.input_jacobian(c.params, c.X[:3]), "input Jacobian")
 
 
 # The reference (and with it the bounds' own evaluation) against differences.
@@ -269,6 +271,24 @@ def test_pullback_can_be_used_again_and_y_is_the_callers(backend, dtype, rng):
     assert same(second, c.net.vjp(c.params, c.X)[1](dY))
 
 
+def test_results_belong_to_the_caller(backend, dtype, rng):
+    """No later call changes what an earlier one returned."""
+    c = case(rng, [4, 7, 3], ["tanh", "sigmoid"], dtype)
+
+    def all_results(params):
+        Y, pullback = c.net.vjp(params, c.X)
+        results = [Y, *pullback(Y), c.net.forward(params, c.X), c.net.jacobian(params, c.X)]
+        _, grad = c.net.value_and_grad(params, c.X, c.y)
+        return [*results, c.net.input_jacobian(params, c.X), grad]
+
+    first = all_results(c.params)
+    kept = copy.deepcopy(first)
+    second = all_results(c.params / 2)
+    assert same(first, kept)
+    for a, b in itertools.product(first, second):
+        assert not np.shares_memory(a, b)
+
+
 # Parameters.
 
 
@@ -320,7 +340,7 @@ def test_layers_without_bias():
 
 
 def test_forward_uses_the_layout_that_pack_writes(backend):
-    net, params = hand_written()
+    net, _ = hand_written()
     X = np.array([[0.3, -0.2], [0.1, 0.4]])
     expected = np.tanh(X @ W1 + B1) @ W2 + B2
     for layout, layers in LAYERS.items():
@@ -450,8 +470,11 @@ def test_repr_is_what_makes_the_object():
         assert eval(repr(net), {"fb": fb, "Network": fb.Network, "Dense": fb.Dense}) == net
 
 
-@pytest.mark.parametrize("copied", [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy,
-                                    copy.copy], ids=["pickle", "deepcopy", "copy"])
+@pytest.mark.parametrize(
+    "copied",
+    [lambda x: pickle.loads(pickle.dumps(x)), copy.deepcopy, copy.copy],
+    ids=["pickle", "deepcopy", "copy"],
+)
 def test_copies_compute_the_same(backend, dtype, rng, copied):
     c = case(rng, [4, 7, 5, 3], MIXED[:3], dtype)
     expected = c.net.value_and_grad(*c.arguments)  # what a backend made of the plan stays behind

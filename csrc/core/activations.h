@@ -78,10 +78,11 @@ INLINE vec vexpm1_negative(vec x)
     return s * e.p + (s - 1);
 }
 
+/* With a = |x| and t = e^-2a - 1, tanh a = -t / (t + 2). */
 INLINE vec vtanh(vec x)
 {
     vec t = vexpm1_negative(-2 * vabs(x));
-    return with_sign_of(-t / (t + 2), x); /* with a = |x| and t = e^-2a - 1 */
+    return with_sign_of(((vec){0} - t) / (t + 2), x); /* 0 - t and not -t, which turns 0 into -0 */
 }
 
 INLINE vec vsigmoid(vec x)

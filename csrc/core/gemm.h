@@ -132,8 +132,13 @@ static void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, const rea
     int large = K * N * (idx)sizeof(real) > UNPACKED_BYTES && M > 8;
     int pack_a = large && ars == 1 && acs > 1;
     int pack_b = large || (!HAVE_MASKS && N % VL != 0 && M > 2);
+    idx vectors = (N + VL - 1) / VL, chunks = (vectors + MAX_NV - 1) / MAX_NV;
+    if (chunks == 1 && !pack_b && M <= rows_of_tile(vectors)) { /* small networks live here */
+        tiles[vectors - 1][M - 1](K, A, ars, acs, B, ldb, C, ldc,
+                                  first_lanes(N - (vectors - 1) * VL), e);
+        return;
+    }
     idx depth = large ? KC : K, height = large ? MC : M;
-    idx chunks = (N + MAX_NV * VL - 1) / (MAX_NV * VL), vectors = (N + VL - 1) / VL;
     if (!large && pack_b) depth = K < KC ? K : KC;
     for (idx i = 0; i < M; i += height) {
         idx rows = M - i < height ? M - i : height;

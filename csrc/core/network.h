@@ -148,8 +148,11 @@ static void transpose_weights(const fb_plan *plan, const buffers *B, const real 
 {
     for (idx l = !first_too; l < plan->n_layers; l++) {
         const fb_layer *layer = plan->layers + l;
-        transpose(layer->n_in, layer->n_out, params + layer->w, layer->n_out, B->Wt[l].p,
-                  B->Wt[l].ld);
+        const real *W = params + layer->w;
+        if (layer->n_out == 1) /* a column is its own transpose */
+            memcpy(B->Wt[l].p, W, (size_t)layer->n_in * sizeof(real));
+        else
+            transpose(layer->n_in, layer->n_out, W, layer->n_out, B->Wt[l].p, B->Wt[l].ld);
     }
 }
 

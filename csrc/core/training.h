@@ -123,11 +123,13 @@ static int run_steps(const fb_plan *plan, const buffers *B, const fb_problem *pr
         run->step++;
         if (j < steps_per_epoch - 1) continue;
         if (!all_finite(padded, B->params)) return FB_NON_FINITE_PARAMETERS;
-        memcpy(good, start, bytes);
-        int grown = run->losses[epoch] / (double)steps_per_epoch >
-                    run->growth_limit * run->monitor[0];
-        run->monitor[1] = grown ? run->monitor[1] + 1 : 0;
-        if (run->monitor[1] >= (double)run->growth_epochs) return FB_GROWN;
+        double mean = run->losses[epoch] / (double)steps_per_epoch;
+        if (mean <= run->growth_limit * run->monitor[0]) {
+            memcpy(good, start, bytes);
+            run->monitor[1] = 0;
+        } else if (++run->monitor[1] >= (double)run->growth_epochs) {
+            return FB_GROWN;
+        }
     }
     return FB_DONE;
 }

@@ -137,8 +137,9 @@ class Run:
         The optimizer's vectors.
     good : numpy.ndarray (2, n_params)
         Row 0: the last parameters known to be good, which are those at the start of the last
-        completed epoch whose objectives, and the parameters after it, were finite (at first: the
-        initial ones). Row 1: the parameters at the start of the running epoch.
+        completed epoch whose objectives, and the parameters after it, were finite, and which was
+        not beyond the growth limit (at first: the initial ones). Row 1: the parameters at the
+        start of the running epoch.
     monitor : numpy.ndarray of float64 (3,)
         [0] the growth limit's base: the first objective, absolute, at least the dtype's epsilon;
         0 before the first step. [1] completed epochs in a row above GROWTH_LIMIT times that.

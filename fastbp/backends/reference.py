@@ -6,8 +6,6 @@ neither a compiler nor Numba is at hand. `contract` tells what each function mus
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from ..activations import TABLE
@@ -77,10 +75,15 @@ class _Layer:
         self.W = vector[w : w + n_in * n_out].reshape(n_in, n_out)
         self.b = vector[b : b + n_out] if b >= 0 else None
 
-    def block(self, tape: np.ndarray, column: int, n: int) -> np.ndarray | None:
-        """The (n, n_out) block of the tape that starts at this column."""
-        if column < 0:
-            return None
+    def Y(self, tape: np.ndarray, n: int) -> np.ndarray:
+        """The layer's output (n, n_out) in a tape."""
+        return self._block(tape, n, self.y_column)
+
+    def Z(self, tape: np.ndarray, n: int) -> np.ndarray | None:
+        """Its Z (n, n_out), where the tape keeps it."""
+        return self._block(tape, n, self.z_column) if self.z_column >= 0 else None
+
+    def _block(self, tape: np.ndarray, n: int, column: int) -> np.ndarray:
         return tape[n * column : n * (column + self.n_out)].reshape(n, self.n_out)
 
 
@@ -98,12 +101,12 @@ def forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
     n = len(X)
     tape = np.empty(n * plan.tape_width, plan.dtype)
     for layer in _layers(plan, params):
-        keep_z = layer.z_column >= 0
-        Y, Z = dense_forward(X, layer.W, layer.b, layer.kind, layer.constant, keep_z)
-        X = layer.block(tape, layer.y_column, n)
+        kept = layer.Z(tape, n)
+        Y, Z = dense_forward(X, layer.W, layer.b, layer.kind, layer.constant, kept is not None)
+        X = layer.Y(tape, n)
         X[:] = Y
-        if keep_z:
-            layer.block(tape, layer.z_column, n)[:] = Z
+        if kept is not None:
+            kept[:] = Z
     return tape
 
 
@@ -118,23 +121,25 @@ def backward(
     n = len(X)
     dparams = np.empty(plan.n_params, plan.dtype)
     layers = _layers(plan, params)
-    inputs = [X] + [layer.block(tape, layer.y_column, n) for layer in layers]
+    inputs = [X] + [layer.Y(tape, n) for layer in layers]
     for index in reversed(range(len(layers))):
         layer, gradient = layers[index], _Layer(plan, index, dparams)
-        dY, dW, db = dense_backward(
+        dX, dW, db = dense_backward(
             dY,
             inputs[index],
             layer.W,
             inputs[index + 1],
-            layer.block(tape, layer.z_column, n),
+            layer.Z(tape, n),
             layer.kind,
             layer.constant,
             need_dX or index > 0,
             layer.b is not None,
         )
         gradient.W[:] = dW
-        if layer.b is not None:
+        if gradient.b is not None:
             gradient.b[:] = db
+        if dX is not None:
+            dY = dX
     return dparams, dY if need_dX else None
 
 
@@ -175,11 +180,12 @@ def value_and_grad(problem: Problem, params: np.ndarray) -> tuple[float, np.ndar
     plan = problem.plan
     tape = forward_tape(plan, params, problem.X)
     last = _Layer(plan, len(plan.layers) - 1, params)
-    Y = last.block(tape, last.y_column, len(problem.X))
+    Y = last.Y(tape, len(problem.X))
     with np.errstate(all="ignore"):
         dY = ROWS[problem.loss].derivative(Y.astype(np.float64), _targets(problem))
-        weights = 1.0 if problem.weights is None else problem.weights[:, None].astype(np.float64)
-        dY = (problem.scale * weights * dY).astype(plan.dtype)
+        if problem.weights is not None:
+            dY *= problem.weights[:, None]
+        dY = (problem.scale * dY).astype(plan.dtype)
         grad, _ = backward(plan, params, problem.X, tape, dY, False)
         if problem.l2:
             for layer, gradient in zip(_layers(plan, params), _layers(plan, grad), strict=True):
@@ -245,9 +251,11 @@ def train(
         if j == steps_per_epoch - 1:
             if not np.isfinite(run.params).all():
                 return contract.NON_FINITE_PARAMETERS
-            run.good[0] = run.good[1]
-            grown = losses[epoch] / steps_per_epoch > contract.GROWTH_LIMIT * run.monitor[0]
-            run.monitor[1] = run.monitor[1] + 1 if grown else 0
+            if losses[epoch] / steps_per_epoch <= contract.GROWTH_LIMIT * run.monitor[0]:
+                run.good[0] = run.good[1]
+                run.monitor[1] = 0
+                continue
+            run.monitor[1] += 1
             if run.monitor[1] == contract.GROWTH_EPOCHS:
                 return contract.GROWN
     return contract.DONE

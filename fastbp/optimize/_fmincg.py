@@ -157,7 +157,7 @@ def fmincg(
             "'SLSQP' and 'trust-constr' take both"
         )
     maxiter = _limit("maxiter", maxiter)
-    maxfun = inf if maxfun is None else _limit("maxfun", maxfun)
+    budget = inf if maxfun is None else _limit("maxfun", maxfun)
     if not (isfinite(red) and red > 0):
         raise ValueError(f"red is {red}, expected a finite number > 0 (1.0 usually)")
     tol = 0.0 if tol is None else float(tol)
@@ -176,17 +176,17 @@ def fmincg(
     while status is None:
         if here.slope == 0 or np.abs(here.g).max() <= tol:
             status = 0
-        elif function.calls >= maxfun:
+        elif function.calls >= budget:
             status = 2
         elif nit == maxiter:
             status = 1
         else:
             nit += 1
-            trials = int(min(MAX, maxfun - function.calls))
+            trials = int(min(MAX, budget - function.calls))
             found, reach = _line_search(function.along(here, direction), here, step, trials)
             if found is not None:
                 here, direction, step = _conjugate(here, found, direction)
-            elif function.calls >= maxfun:
+            elif function.calls >= budget:
                 status = 2
             elif failed:
                 status = 0 if _unresolvable(here, direction, reach) else 3
@@ -364,7 +364,9 @@ class _Function:
     def start(self, x0: Any) -> _Point:
         x = real_array("x0", x0, FLOAT64).copy()
         if x.ndim != 1 or x.size == 0:
-            raise ShapeError(f"x0 has shape {x.shape}, expected a vector (n,) of at least one entry")
+            raise ShapeError(
+                f"x0 has shape {x.shape}, expected a vector (n,) of at least one entry"
+            )
         require_finite("x0", x)
         f, g = self(x)
         if not isfinite(f):

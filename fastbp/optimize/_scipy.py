@@ -251,9 +251,10 @@ def _lookup(method: Any, names: Iterable[str]) -> str:
     raise ValueError(unknown_name("method", method, names))
 
 
-def _check_names(given: Iterable[str], known: Iterable[str], more: Iterable[str], what: str) -> None:
+def _check_names(
+    given: Iterable[str], known: Iterable[str], more: Iterable[str], what: str
+) -> None:
     """Raise for the first name that is not `known`, suggesting from `known` and `more`."""
-    known = set(known)
     for name in given:
         if name not in known:
-            raise TypeError(unknown_name(what, name, sorted(known | set(more))))
+            raise TypeError(unknown_name(what, name, sorted([*known, *more])))

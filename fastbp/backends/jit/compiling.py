@@ -14,10 +14,19 @@ from numba import types
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"contract"},
+    "no_cfunc_wrapper": True,  # nobody calls them through a C pointer
+}
 
-# A function that entries call.
-inner = numba.njit(**_OPTIONS)
+# A function that entries call, and Python never.
+inner = numba.njit(no_cpython_wrapper=True, **_OPTIONS)
+
+# One that becomes part of its caller. LLVM optimizes a function's code again for each level of
+# calls above it, which this saves.
+part = numba.njit(inline="always", **_OPTIONS)
 
 INTEGER = types.int64
 FLAG = types.boolean
@@ -96,7 +105,7 @@ class Entry:
 
     def _compile(self, dtype: np.dtype) -> Callable[..., Any]:
         real = types.float32 if dtype == np.float32 else types.float64
-        signature = self._returns(*(a(real) if callable(a) else a for a in self._arguments))
+        signature = self._returns(*(a if isinstance(a, types.Type) else a(real) for a in self._arguments))
         with self._lock:
             if dtype.char not in self.dispatchers:
                 self.dispatchers[dtype.char] = self._cached(signature) or self._new(

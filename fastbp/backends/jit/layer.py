@@ -14,9 +14,9 @@ from numba.extending import intrinsic
 
 from ...activations import LEAKY_RELU, LINEAR, RELU, RELU_Z, SIGMOID, TANH
 from . import elementary
-from .compiling import inner
+from .compiling import inner, part
 from .product import dots, product
-from .vectors import Vector, as_real, copy, elementwise
+from .vectors import Vector, as_real, copy, elementwise, not_inlined
 
 
 def _relu(z: Vector) -> Vector:
@@ -88,6 +88,7 @@ def _one(typingctx: Any, like: Any) -> Any:
 @inner
 def activate(kind, constant, n, z):
     """Replace n numbers z by act(z)."""
+    not_inlined()
     if kind == RELU or kind == RELU_Z:
         _apply_relu(n, z)
     elif kind == TANH:
@@ -116,6 +117,7 @@ def differentiate(kind, constant, n, z):
 @inner
 def _multiply_by_derivative(kind, constant, n, d, y, z):
     """d *= act', taken from y where that is enough."""
+    not_inlined()
     if kind == RELU:
         _multiply_relu(n, d, y, as_real(d, constant))
     elif kind == RELU_Z:
@@ -128,7 +130,7 @@ def _multiply_by_derivative(kind, constant, n, d, y, z):
         _multiply_leaky_relu(n, d, y, as_real(d, constant))
 
 
-@inner
+@part
 def layer_forward(m, n_in, n_out, x, w, b, has_bias, kind, constant, y, z, keep_z):
     """Y, and Z if it is to be kept."""
     if n_out == 1:
@@ -140,7 +142,7 @@ def layer_forward(m, n_in, n_out, x, w, b, has_bias, kind, constant, y, z, keep_
     activate(kind, constant, m * n_out, y)
 
 
-@inner
+@part
 def layer_backward(
     m, n_in, n_out, x, d, y, z, kind, constant, dw, db, has_bias, need_gradient, accumulate
 ):
@@ -158,13 +160,13 @@ def layer_backward(
             product(1, n_out, m, _one(d), 0, 0, d, n_out, db, 0, accumulate, db, 0)
 
 
-@inner
+@part
 def needs_transpose(n_in, n_out):
     """Whether `layer_input_gradient` reads Wᵀ; a single row or column is its own transpose."""
     return n_in > 1 and n_out > 1
 
 
-@inner
+@part
 def layer_input_gradient(m, n_in, n_out, d, w, transposed, dx):
     """dX = dZ Wᵀ."""
     if n_in == 1:

@@ -16,6 +16,7 @@ from .compiling import (
     given_doubles,
     given_integers,
     inner,
+    part,
     result,
 )
 from .layer import layer_backward, layer_forward, layer_input_gradient, needs_transpose
@@ -44,14 +45,14 @@ def forward_tile(layers, constants, n_layers, params, x, m, tape, n, i):
         x = y
 
 
-@inner
+@part
 def last_y(layers, n_layers, tape, n, i):
     """The network's output for row i in a tape for n rows."""
     layer = at(layers, (n_layers - 1) * _COLUMNS)
     return at(tape, n * layer[Y_COLUMN] + i * layer[N_OUT])
 
 
-@inner
+@part
 def transpose_weights(layers, n_layers, params, need_dx, transposed):
     """Wᵀ of each layer that passes a gradient on, at W's place."""
     for index in range(0 if need_dx else 1, n_layers):
@@ -183,5 +184,5 @@ def _make_derivatives(fingerprint):
 derivatives = Entry(
     _make_derivatives, NOTHING,
     INTEGER, given_integers(2), given_doubles(1), given(1), given(2), given(1), given(2), FLAG,
-    result(1), result(1), INTEGER, result(1), given_integers(1),
+    result(1), result(2), INTEGER, result(1), given_integers(1),
 )  # fmt: skip

@@ -16,6 +16,7 @@ from .compiling import (
     given_doubles,
     given_integers,
     inner,
+    part,
     result,
 )
 from .network import (
@@ -106,7 +107,7 @@ def _elementwise_loss(loss, n, y, t, factor, d):
     return _bce_logits(n, d, y, t, as_real(d, factor))
 
 
-@inner
+@part
 def loss_tile(loss, m, n_out, y, t, labels, weights, has_weights, factor, maxima, d):
     """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i."""
     if loss == SOFTMAX_CE or loss == SOFTMAX_CE_LABELS:
@@ -135,7 +136,7 @@ def _take_rows(m, width, order, source, to):
             copy(at(to, i * width), at(source, order[i] * width), width)
 
 
-@inner
+@part
 def objective_of_rows(
     layers, constants, n_layers, params, loss, x, t, labels, weights, has_weights,
     order, has_order, first, count, factor, l2, gradient, need_gradient,

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compiling import inner
-from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, vector_width
+from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, not_inlined, vector_width
 
 _INT64 = ir.IntType(64)
 
@@ -146,6 +146,7 @@ def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_star
     distances of rows; `start` may be C, or a vector if `start_row` is 0. Without `has_start` the
     sums begin at zero.
     """
+    not_inlined()
     width = vector_width(c)
     vectors = (n + width - 1) // width if HAS_MASKS else n // width
     chunks = (vectors + _WIDE - 1) // _WIDE
@@ -225,6 +226,7 @@ def _dots(
 @inner
 def dots(m, depth, a, a_row, b, start, c):
     """c (m,) = start + A (m, depth) · b (depth,): the product for one output."""
+    not_inlined()
     for i in range(0, m, _HIGH // 2):
         _dots(min(m - i, _HIGH // 2), depth, at(a, i * a_row), a_row, b, start, at(c, i))
 

@@ -30,6 +30,7 @@ from .compiling import (
     given_doubles,
     given_integers,
     inner,
+    part,
     result,
     result_doubles,
 )
@@ -74,7 +75,7 @@ _adam = elementwise(_adam_rule, 4, 3)
 _finite_probe = elementwise(lambda x: (x - x,), 1, 0, total=True)
 
 
-@inner
+@part
 def _update(kind, n_moments, c0, c1, c2, lr, step, n, p, moments, g):
     """One step of the optimizer's rule."""
     if kind == ADAM:

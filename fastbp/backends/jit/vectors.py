@@ -343,3 +343,14 @@ def vector_width(typingctx: Any, start: Any) -> Any:
         return _INT64(Lanes(builder, signature.args[0].dtype).width)
 
     return types.int64(start), codegen
+
+
+@intrinsic
+def not_inlined(typingctx: Any) -> Any:
+    """Written into a function, keeps its code in one place: calls do not repeat it."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), codegen

@@ -1,0 +1,84 @@
+"""One dense layer, forward and backward, as a user calls it: checks and allocation included."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+from conftest import QUICK
+from handwritten import Dense
+from race import Contestant
+from workloads import DTYPES, KERNEL_ACTIVATIONS, KERNELS, QUICK_ACTIVATIONS, QUICK_KERNELS
+
+import fastbp as fb
+
+CONTESTANTS = (*fb.available_backends(), "by hand")
+
+
+def contestant(name: str, shape: tuple[int, int, int], activation: str, dtype: str) -> Contestant:
+    n, n_in, n_out = shape
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((n, n_in)).astype(dtype)
+    W = (rng.standard_normal((n_in, n_out)) / np.sqrt(n_in)).astype(dtype)
+    b, dY = rng.standard_normal(n_out).astype(dtype), rng.standard_normal((n, n_out)).astype(dtype)
+    layer = Dense(X, W, b, activation)
+
+    def hand():
+        Y = layer.forward()
+        return Y, layer.backward(dY)
+
+    def fast():
+        Y, cache = fb.dense_forward(X, W, b, activation)
+        return Y, fb.dense_backward(dY, cache)
+
+    work = hand if name == "by hand" else fast
+    backend = fb.get_backend() if name == "by hand" else name
+
+    def run(times):
+        with fb.use_backend(backend):
+            for _ in range(times):
+                work()
+
+    def check():
+        if name == "by hand":
+            Y = layer.forward().copy()  # the way back overwrites it
+            results = layer.backward(dY)
+        else:
+            with fb.use_backend(name):
+                Y, results = fast()
+        check_layer(X, W, b, dY, activation, Y, *results)
+
+    return Contestant(run, check)
+
+
+def check_layer(X, W, b, dY, activation, Y, dX, dW, db):
+    """Every entry within the bound of its sum: (terms + 8) roundings of Σ|a·b|."""
+    eps = np.finfo(Y.dtype).eps
+    X, W, b, dY, Y = (a.astype(np.float64) for a in (X, W, b, dY, Y))
+    act = {"relu": lambda Z: np.maximum(Z, 0), "tanh": np.tanh}[activation]
+    # Both functions are Lipschitz with constant 1.
+    within(Y, act(X @ W + b), (X.shape[1] + 8) * eps * (np.abs(X) @ np.abs(W) + np.abs(b) + 1))
+    # From the contestant's own Y: relu's derivative jumps where Z is a rounding away from 0.
+    dZ = dY * (Y > 0 if activation == "relu" else 1 - Y * Y)
+    # 1 - Y² has an absolute error of two roundings, hence |dY| and not |dZ|.
+    for found, A, B in ((dX, dZ, W.T), (dW, X.T, dZ), (db, np.ones(len(X)), dZ)):
+        size = np.abs(dY) if B is dZ else np.abs(B)
+        other = np.abs(dY) if A is dZ else np.abs(A)
+        within(found, A @ B, (np.shape(A)[-1] + 8) * eps * (other @ size))
+
+
+def within(found, expected, bound):
+    assert (np.abs(found - expected) <= bound).all()
+
+
+@pytest.mark.parametrize("name", CONTESTANTS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", QUICK_ACTIVATIONS if QUICK else KERNEL_ACTIVATIONS)
+@pytest.mark.parametrize(
+    "shape", QUICK_KERNELS if QUICK else KERNELS, ids=lambda s: "x".join(map(str, s))
+)
+def test_forward_backward(measure, shape, activation, dtype, name):
+    makers = {other: partial(contestant, other, shape, activation, dtype) for other in CONTESTANTS}
+    row = f"{'×'.join(map(str, shape))} {activation}"
+    measure(makers, name, 0.25, suite="kernels", row=row, dtype=dtype, unit="call")

@@ -1,0 +1,108 @@
+"""How the benches measure: one core, contestants in turns, results in pytest-benchmark's format."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+# NumPy's BLAS reads these when it is loaded; the training loops of fastbp use one thread too.
+THREADS_LIMITED = "numpy" not in sys.modules
+for _name in ("OPENBLAS", "MKL", "OMP", "BLIS", "VECLIB_MAXIMUM"):
+    os.environ[f"{_name}_NUM_THREADS" if _name != "VECLIB_MAXIMUM" else f"{_name}_THREADS"] = "1"
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from race import race  # noqa: E402
+
+import fastbp as fb  # noqa: E402
+
+QUICK = os.environ.get("FASTBP_BENCH_QUICK", "0") not in ("", "0")
+
+
+class ReplayClock:
+    """A clock that a target moves on by durations measured before.
+
+    pytest-benchmark times one item after another. The items of a group are measured together
+    (`race`), and each then hands its durations to pytest-benchmark through this clock, whose
+    statistics, JSON and comparisons so hold what was measured in turns.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.durations = iter(())
+
+    def __call__(self) -> float:
+        return self.now
+
+    def target(self) -> None:
+        self.now += next(self.durations)
+
+
+CLOCK = ReplayClock()
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "measure" in item.fixturenames:
+            item.add_marker(pytest.mark.benchmark(timer=CLOCK))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_core():
+    """The whole session on one core, where the system allows it."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})  # interrupts go to the first core as a rule
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.fixture(scope="session")
+def races():
+    """What came of the groups measured so far."""
+    return {}
+
+
+@pytest.fixture
+def measure(benchmark, races):
+    """Measure a group if that has not been done, and report one of its contestants.
+
+    ``measure(makers, contestant, seconds, suite=, row=, dtype=, unit=)``: `makers` as for
+    `race.race`; the others say where the figure stands in the tables of report.py.
+    """
+
+    def measure(makers, contestant, seconds, *, suite, row, dtype, unit):
+        benchmark.group = group = f"{suite}: {row}, {dtype}"
+        if benchmark.disabled:
+            entrant = makers[contestant]()
+            entrant.check()
+            benchmark.pedantic(entrant.run, args=(1,))
+            return
+        if group not in races:
+            races[group] = race(makers, seconds / 5 if QUICK else seconds)
+        outcome = races[group][contestant]
+        if outcome.error is not None:
+            raise outcome.error
+        benchmark.extra_info.update(
+            suite=suite, row=row, dtype=dtype, unit=unit, contestant=contestant
+        )
+        benchmark.extra_info.update(times_per_turn=outcome.times, warmup_s=outcome.warmup)
+        CLOCK.durations = iter(outcome.seconds)
+        benchmark.pedantic(CLOCK.target, rounds=len(outcome.seconds))
+
+    return measure
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """Add what the figures depend on beside the processor."""
+    shown = fb.show_config("dicts")
+    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    machine_info["fastbp"] = {
+        "versions": shown["versions"],
+        "c": shown["c"],
+        "threads": "1" if THREADS_LIMITED else "1, NumPy's BLAS not limited",
+        "blas": f"{blas['name']} {blas['version']}",
+        "quick": QUICK,
+    }

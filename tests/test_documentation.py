@@ -1,0 +1,75 @@
+"""The examples of the documentation run: docstrings, and the Python blocks of the README."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastbp as fb
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def modules():
+    """All importable modules of the package; the compiled library has no docstrings."""
+    found = pkgutil.walk_packages(fb.__path__, "fastbp.")
+    return ["fastbp", *(m.name for m in found if not m.name.endswith(("._c", "__main__")))]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples_run(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    module = importlib.import_module(name)
+    with fb.use_backend(fb.get_backend()):
+        failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0
+
+
+def test_public_functions_and_classes_have_docstrings():
+    for name in set(fb.__all__) - {"__version__"}:
+        assert (getattr(fb, name).__doc__ or "").strip(), name
+
+
+def program(text):
+    """The Python blocks of a document as one program, line numbers kept."""
+    lines, inside = [], False
+    for line in text.splitlines():
+        if line.startswith("```"):
+            inside = re.match(r"```python\s*$", line) is not None
+            lines.append("")
+        else:
+            lines.append(line if inside else "")
+    return "\n".join(lines)
+
+
+def test_program_takes_the_python_blocks():
+    text = "Read\n```python\nx = 1\n```\nand\n```console\n$ ls\n```\n```python\nprint(x)\n```"
+    assert program(text) == "\n\nx = 1\n\n\n\n\n\n\nprint(x)\n"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+def test_documents_examples_run(path, tmp_path):
+    if not path.exists():
+        pytest.skip(f"there is no {path.name}")
+    script = tmp_path / (path.stem + ".py")
+    script.write_text(program(path.read_text(encoding="utf-8")), encoding="utf-8")
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:fastbp", script],
+        cwd=tmp_path,
+        env=os.environ | {"MPLBACKEND": "Agg", "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
