@@ -24,11 +24,11 @@ test: $(READY)       ## the full test suite
 
 bench: $(READY)      ## time the backends; saves JSON, prints table and plot
 	mkdir -p $(dir $(BENCH_JSON))
-	$(BIN)/pytest bench --benchmark-json=$(BENCH_JSON)
+	$(BIN)/pytest bench -q --benchmark-quiet --benchmark-json=$(BENCH_JSON)
 	$(BIN)/python bench/report.py $(BENCH_JSON)
 
 bench-compare: $(READY)  ## time again and fail past SLOWDOWN against the saved run
-	$(BIN)/pytest bench --benchmark-compare=$(BENCH_JSON) --benchmark-compare-fail=min:$(SLOWDOWN)
+	$(BIN)/python bench/compare.py $(BENCH_JSON) --slowdown=$(SLOWDOWN)
 
 lint: $(READY)       ## ruff and mypy
 	$(BIN)/ruff check

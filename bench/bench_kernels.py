@@ -9,11 +9,17 @@ import pytest
 from conftest import QUICK
 from handwritten import Dense
 from race import Contestant
-from workloads import DTYPES, KERNEL_ACTIVATIONS, KERNELS, QUICK_ACTIVATIONS, QUICK_KERNELS
+from workloads import (
+    CONTESTANTS,
+    DTYPES,
+    HAND,
+    KERNEL_ACTIVATIONS,
+    KERNELS,
+    QUICK_ACTIVATIONS,
+    QUICK_KERNELS,
+)
 
 import fastbp as fb
-
-CONTESTANTS = (*fb.available_backends(), "by hand")
 
 
 def contestant(name: str, shape: tuple[int, int, int], activation: str, dtype: str) -> Contestant:
@@ -32,8 +38,8 @@ def contestant(name: str, shape: tuple[int, int, int], activation: str, dtype: s
         Y, cache = fb.dense_forward(X, W, b, activation)
         return Y, fb.dense_backward(dY, cache)
 
-    work = hand if name == "by hand" else fast
-    backend = fb.get_backend() if name == "by hand" else name
+    work = hand if name == HAND else fast
+    backend = fb.get_backend() if name == HAND else name
 
     def run(times):
         with fb.use_backend(backend):
@@ -41,7 +47,7 @@ def contestant(name: str, shape: tuple[int, int, int], activation: str, dtype: s
                 work()
 
     def check():
-        if name == "by hand":
+        if name == HAND:
             Y = layer.forward().copy()  # the way back overwrites it
             results = layer.backward(dY)
         else:

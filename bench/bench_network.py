@@ -8,11 +8,9 @@ import handwritten
 import numpy as np
 import pytest
 from race import Contestant
-from workloads import DTYPES
+from workloads import CONTESTANTS, DTYPES, HAND
 
 import fastbp as fb
-
-CONTESTANTS = (*fb.available_backends(), "by hand")
 
 
 def problem(sizes: tuple[int, ...], activation: str, rows: int, dtype: str):
@@ -62,7 +60,7 @@ def flat(result) -> np.ndarray:
 
 
 def contestant(name: str, call: str, dtype: str) -> Contestant:
-    hand = name == "by hand"
+    hand = name == HAND
     backend = fb.get_backend() if hand else name
     with fb.use_backend(backend):  # an objective keeps the backend that it was made with
         function = CALLS[call](dtype, hand)

@@ -9,18 +9,17 @@ import pytest
 from conftest import QUICK
 from handwritten import TrainingLoop
 from race import Contestant
-from workloads import DTYPES, QUICK_TRAINING, TRAINING, Training
+from workloads import CONTESTANTS, DTYPES, HAND, QUICK_TRAINING, TRAINING, Training
 
 import fastbp as fb
-
-CONTESTANTS = (*fb.available_backends(), "by hand")
 
 # A call trains at least so many epochs: a fit ends with one look at all data, and a fit of fewer
 # epochs would measure that.
 LEAST_EPOCHS = 20
 
-# Weights after 8 steps differ by no more than this share of the way that they have gone.
-TOLERANCE = {"float32": 2e-3, "float64": 1e-9}
+# Weights after 8 steps differ by no more than this share of the way that they have gone: rounding
+# comes to at most a tenth of it, a rate that is 1 % wrong to 6e-3 and more.
+TOLERANCE = {"float32": 1e-3, "float64": 1e-12}
 
 
 def by_hand(work: Training, dtype: str, X: np.ndarray, y: np.ndarray) -> TrainingLoop:
@@ -31,7 +30,7 @@ def by_hand(work: Training, dtype: str, X: np.ndarray, y: np.ndarray) -> Trainin
 def contestant(name: str, work: Training, dtype: str, least: int) -> Contestant:
     net, (X, y) = work.net(dtype), work.data(dtype)
     params = net.init(seed=1)
-    if name == "by hand":
+    if name == HAND:
         loop = by_hand(work, dtype, X, y)
         run = partial(loop.run, params)
     else:
@@ -44,7 +43,7 @@ def contestant(name: str, work: Training, dtype: str, least: int) -> Contestant:
         batches = min(work.batches, 8)  # 8 steps: one epoch of the first rows, or some of all
         rows, epochs = slice(0, batches * work.batch), 8 // batches
         expected = by_hand(work, "float64", X[rows].astype("float64"), y[rows]).run(params, epochs)
-        if name == "by hand":
+        if name == HAND:
             found = by_hand(work, dtype, X[rows], y[rows]).run(params, epochs)
         else:
             with fb.use_backend(name):
@@ -61,9 +60,7 @@ def contestant(name: str, work: Training, dtype: str, least: int) -> Contestant:
 @pytest.mark.parametrize("workload", QUICK_TRAINING if QUICK else TRAINING)
 def test_step(measure, workload, dtype, name):
     work = TRAINING[workload]
-    makers = {
-        other: partial(contestant, other, work, dtype, LEAST_EPOCHS) for other in CONTESTANTS
-    }
+    makers = {other: partial(contestant, other, work, dtype, LEAST_EPOCHS) for other in CONTESTANTS}
     row = f"{workload} {work.title}"
     measure(makers, name, 1.0, suite="training", row=row, dtype=dtype, unit="step")
 

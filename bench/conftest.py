@@ -7,12 +7,12 @@ import sys
 
 # NumPy's BLAS reads these when it is loaded; the training loops of fastbp use one thread too.
 THREADS_LIMITED = "numpy" not in sys.modules
-for _name in ("OPENBLAS", "MKL", "OMP", "BLIS", "VECLIB_MAXIMUM"):
-    os.environ[f"{_name}_NUM_THREADS" if _name != "VECLIB_MAXIMUM" else f"{_name}_THREADS"] = "1"
+for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
+    os.environ[f"{_library}_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
-from race import race  # noqa: E402
+from race import FINE, race  # noqa: E402
 
 import fastbp as fb  # noqa: E402
 
@@ -103,6 +103,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "versions": shown["versions"],
         "c": shown["c"],
         "threads": "1" if THREADS_LIMITED else "1, NumPy's BLAS not limited",
+        "clock": "processor time" if FINE else "wall clock",
         "blas": f"{blas['name']} {blas['version']}",
         "quick": QUICK,
     }

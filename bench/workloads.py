@@ -10,6 +10,8 @@ import numpy as np
 import fastbp as fb
 
 DTYPES = ("float32", "float64")
+HAND = "by hand"
+CONTESTANTS = (*fb.available_backends(), HAND)
 
 
 @dataclass(frozen=True)

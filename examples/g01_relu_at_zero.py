@@ -3,9 +3,9 @@
 Question: relu has no derivative at 0; some libraries take 0 there, some 1/2, some 1. Does training
 depend on it?
 
-Answer: on data with random digits it does not: no pre-activation is ever exactly 0, and the three
-runs agree in every bit. It does where zeros are made: a row of zeros meets biases that start at 0,
-and every hidden unit sits on the kink.
+Answer: on random data it does not: no pre-activation is ever exactly 0, and the three runs agree in
+every bit. It does where exact zeros meet: with a row of zeros and biases that start at 0, every
+hidden unit sits on the kink.
 
 Lesson: look for exact zeros in the data before arguing about the convention. And when two programs
 disagree, compare shapes first: targets (4, 2) beside outputs (4, 1) broadcast in NumPy without a

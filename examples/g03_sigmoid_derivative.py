@@ -22,6 +22,10 @@ squares = fb.Network(3, fb.Dense(1, "sigmoid", bias=False))
 logits = fb.Network(3, fb.Dense(1, bias=False))  # "bce_logits" has the sigmoid in itself
 
 
+def activated(W):
+    return squares.forward(W, X)[:, 0]
+
+
 GRADIENTS = {
     "with a·(1 - a)": lambda W: 2 * X.T @ (((a := activated(W)) - y) * a * (1 - a)),
     "without": lambda W: X.T @ (activated(W) - y),
@@ -30,10 +34,6 @@ OBJECTIVES = {
     "sum of squares": lambda W: squares.value(W, X, y, "sse"),
     "cross-entropy": lambda W: len(X) * logits.value(W, X, y, "bce_logits"),  # a sum, not a mean
 }
-
-
-def activated(W):
-    return squares.forward(W, X)[:, 0]
 
 
 def check(gradient, objective, W):

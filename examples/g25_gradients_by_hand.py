@@ -4,8 +4,8 @@ Question: z = Wx + b1, h = relu(z), θ = Uh + b2, J = -log softmax(θ)[y]. What 
 dJ/dW, dJ/db1 and dJ/dx?
 
 Answer: with the errors δ1 = dJ/dθ = softmax(θ) - onehot(y) and δ2 = dJ/dz = Uᵀδ1 where z > 0, else
-0, they are δ1hᵀ, δ1, δ2xᵀ, δ2 and Wᵀδ2. Seven identities are all that this takes. Each is checked
-here as the gradient of s·(output) for a random s: its Jacobian multiplied by s.
+0, they are δ1hᵀ, δ1, δ2xᵀ, δ2 and Wᵀδ2. This takes seven identities, each checked here through the
+gradient of s·(output), s random.
 
 Lesson: one error δ per layer; every gradient has the shape of what it belongs to.
 """
@@ -21,8 +21,8 @@ def softmax(t):
 
 def identities(rng):
     """Name -> (function of a vector v that returns value and gradient, v to check it at)."""
-    W, x, u, s = (rng.standard_normal(shape) for shape in ((3, 4), 4, 3, 3))
-    t, tanh, y = rng.standard_normal(4), fb.activation("tanh"), np.eye(3)[1]
+    W, x, t, u, s = (rng.standard_normal(shape) for shape in ((3, 4), 4, 4, 3, 3))
+    tanh, y = fb.activation("tanh"), np.eye(3)[1]
     return {
         "d(Wx)/dx = W": (lambda v: (s @ W @ v, s @ W), x),
         "d(uW)/du = Wᵀ": (lambda v: (v @ W @ t, t @ W.T), u),
@@ -39,22 +39,20 @@ def main():
     net = fb.Network(4, fb.Dense(6, "relu"), fb.Dense(3))
     params, x = rng.standard_normal(net.n_params), rng.standard_normal(4)
     (W, b1), (U, b2) = net.unpack(params, layout="wx")
-    z = W @ x + b1
-    h = np.maximum(z, 0)
+    h = np.maximum(W @ x + b1, 0)
     d1 = softmax(U @ h + b2) - np.eye(3)[1]
-    d2 = (U.T @ d1) * (z > 0)
+    d2 = (U.T @ d1) * (h > 0)
     hand = {"U": np.outer(d1, h), "b2": d1, "W": np.outer(d2, x), "b1": d2, "x": W.T @ d2}
 
     _, grad = net.value_and_grad(params, [x], [1], "softmax_ce")
     (dW, db1), (dU, db2) = net.unpack(grad, layout="wx")
     dx = net.vjp(params, [x])[1]([db2])[1][0]  # dJ/db2 is dJ/dθ, what comes from above
     ours = {"U": dU, "b2": db2, "W": dW, "b1": db1, "x": dx}
-    for name, gradient in ours.items():
-        apart = np.abs(gradient - hand[name]).max()
-        print(f"dJ/d{name:3}{gradient.shape!s:7} by hand and by fastbp: {apart:.0e} apart")
+    for name, g in ours.items():
+        print(f"dJ/d{name:3}by hand and by fastbp: {np.abs(g - hand[name]).max():.0e} apart")
     rows = identities(rng)
     checks = {name: fb.check_grad(function, v.ravel()) for name, (function, v) in rows.items()}
-    print("\n".join(f"{name}: {check}" for name, check in checks.items()))
+    print(*(f"{name}: {check}" for name, check in checks.items()), sep="\n")
     return {"params": params, "x": x, "ours": ours, "identities": rows, "checks": checks}
 
 

@@ -188,16 +188,14 @@ class Network:
         rows, constants = [], []
         n_in, offset, column = self.n_in, 0, 0
         for layer in self.layers:
-            w, b = offset, offset + n_in * layer.n_out
-            offset = b + layer.n_out * layer.bias
-            y, z = column, column + layer.n_out
-            column = z + layer.n_out * layer.act.keeps_z
-            rows.append(
-                [n_in, layer.n_out, layer.act.kind, w, b if layer.bias else -1]
-                + [y, z if layer.act.keeps_z else -1]
-            )
-            constants.append(layer.act.constant)
-            n_in = layer.n_out
+            n_out, act = layer.n_out, layer.act
+            w, b, y, z = offset, offset + n_in * n_out, column, column + n_out
+            offset = b + n_out * layer.bias
+            column = z + n_out * act.keeps_z
+            b, z = b if layer.bias else -1, z if act.keeps_z else -1
+            rows.append([n_in, n_out, act.kind, w, b, y, z])
+            constants.append(act.constant)
+            n_in = n_out
         return Plan(self.dtype, np.array(rows, np.int64), np.array(constants), offset, column)
 
     # Parameters.
@@ -268,9 +266,9 @@ class Network:
         Parameters
         ----------
         layers : sequence
-            Per layer (W, b), or a matrix Theta for layout "theta"; b is None (or left out, as a
-            bare W) for a layer without bias. With "theta" also one vector: the matrices unrolled
-            column by column, as Octave's ``[Theta1(:); Theta2(:)]`` gives it.
+            Per layer (W, b), or a matrix Theta for layout "theta". For a layer without bias b is
+            None, or W stands alone as an array. With "theta" also one vector: the matrices
+            unrolled column by column, as Octave's ``[Theta1(:); Theta2(:)]`` gives it.
         layout : {"xw", "wx", "theta"}
             As for `unpack`.
 
@@ -603,12 +601,13 @@ class Objective:
         """
         self._require_least_squares()
         params, p = self.net._params(params), self.problem
-        R = self.backend.forward(p.plan, params, p.X) - p.targets
-        if p.weights is not None:
-            R *= np.sqrt(p.weights)[:, None]
-        if not p.l2:
-            return R.ravel()
-        return np.concatenate([R.ravel(), self._prior_factor() * params[self._weight_indices]])
+        with np.errstate(all="ignore"):  # infinite and NaN entries pass, as in the backends
+            R = self.backend.forward(p.plan, params, p.X) - p.targets
+            if p.weights is not None:
+                R *= np.sqrt(p.weights)[:, None]
+            if not p.l2:
+                return R.ravel()
+            return np.concatenate([R.ravel(), self._prior_factor() * params[self._weight_indices]])
 
     def jacobian(self, params: Any) -> np.ndarray:
         """The derivative of `residuals`, (len(residuals), n_params)."""
@@ -616,7 +615,8 @@ class Objective:
         params, p = self.net._params(params), self.problem
         J = self.backend.jacobian(p.plan, params, p.X)
         if p.weights is not None:
-            J *= np.repeat(np.sqrt(p.weights), self.net.n_out)[:, None]
+            with np.errstate(all="ignore"):
+                J *= np.repeat(np.sqrt(p.weights), self.net.n_out)[:, None]
         if not p.l2:
             return J
         indices = self._weight_indices

@@ -482,13 +482,16 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     means = losses[:epochs] / t.steps_per_epoch
     above = means > contract.GROWTH_LIMIT * run.monitor[0]
     assert list(above[-4:]) == [False, True, True, True] and run.monitor[1] == 3
-    # Count and losses go on from call to call.
-    parts, total = new_run(c.params, t.optimizer), np.zeros(400)
+    # Count and losses go on from call to call; good is the start of the last epoch not beyond.
+    parts, total, starts = new_run(c.params, t.optimizer), np.zeros(400), []
     code = contract.DONE
     while code == contract.DONE:
+        if parts.step % t.steps_per_epoch == 0:
+            starts.append(parts.params.copy())
         code, _ = t.go(module, parts, 1, total)
     assert code == contract.GROWN and parts.step == run.step
     assert same([parts.params, parts.good, parts.monitor], [run.params, run.good, run.monitor])
+    assert same(run.good, np.array([starts[-4], starts[-1]]))
 
 
 @pytest.mark.backend

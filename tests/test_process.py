@@ -15,7 +15,6 @@ import pytest
 from strategies import LOSSES, case, same
 
 import fastbp as fb
-from fastbp import backends
 
 HEAVY = (
     "scipy", "numba", "llvmlite", "sklearn", "pandas", "matplotlib", "dask", "torch", "jax", "rich",
@@ -231,12 +230,3 @@ def test_errors_survive_pickling():
     assert issubclass(fb.ShapeError, ValueError) and issubclass(fb.NonFiniteError, ValueError)
     assert issubclass(fb.DivergenceError, ArithmeticError)
     assert issubclass(fb.BackendError, RuntimeError)
-
-
-def test_backend_is_resolved_at_the_entry_of_a_call():
-    """A backend that changes under a pullback or an objective does not change theirs."""
-    net = network()
-    for name in fb.available_backends():
-        with fb.use_backend(name):
-            obj = net.objective(np.ones((2, 5)), np.ones((2, 3)))
-        assert obj.backend is backends.load(name)

@@ -133,7 +133,7 @@ static void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, const rea
     int pack_a = large && ars == 1 && acs > 1;
     int pack_b = large || (!HAVE_MASKS && N % VL != 0 && M > 2);
     idx vectors = (N + VL - 1) / VL, chunks = (vectors + MAX_NV - 1) / MAX_NV;
-    if (chunks == 1 && !pack_b && M <= rows_of_tile(vectors)) { /* small networks live here */
+    if (chunks == 1 && !pack_b && M > 0 && M <= rows_of_tile(vectors)) { /* small networks live here */
         tiles[vectors - 1][M - 1](K, A, ars, acs, B, ldb, C, ldc,
                                   first_lanes(N - (vectors - 1) * VL), e);
         return;

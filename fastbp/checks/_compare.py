@@ -185,7 +185,8 @@ def is_direction(place: Any) -> bool:
 def verdict(c: Comparison, n_entries: int, describe: Callable[[Any], str]) -> GradCheck:
     """The comparison in words; `describe` names a place."""
     accepted = c.subgradients
-    wrong = (c.excess > 1) & ~accepted
+    decided = np.isfinite(c.errors) | ~np.isfinite(c.analytic)
+    wrong = (c.excess > 1) & decided & ~accepted
     doubtful = c.doubtful & ~wrong & ~accepted
     # The worst of the wrong ones, else of the doubtful ones, else of all, kinks last.
     worst = int(np.lexsort((c.excess, 3 * wrong + 2 * doubtful - accepted))[-1])

@@ -84,34 +84,29 @@ def check_grad(
     if not samples >= 1:
         raise ValueError(f"samples is {samples}, expected at least 1")
     if isinstance(fun_and_grad, Objective):
-        # The values in float64 tell more of a float32 gradient than values in float32 would.
         point = fun_and_grad.net._params(x).astype(np.float64)
-        exact: Objective | None = fun_and_grad.astype(FLOAT64)
-        both = _mixed(exact, fun_and_grad)
-        grid, grad_grid = Grid(FLOAT64, FLOAT64), Grid(fun_and_grad.net.dtype, FLOAT64)
     else:
         single = getattr(x, "dtype", None) == FLOAT32
         point = real_array("x", x, FLOAT32 if single else FLOAT64)
-        exact, both = None, fun_and_grad
-        single = single or getattr(_pair(both(point.copy()))[1], "dtype", None) == FLOAT32
-        grid = grad_grid = Grid(FLOAT32 if single else FLOAT64, point.dtype)
     if point.ndim != 1 or point.size == 0:
         raise ShapeError(f"x has shape {point.shape}, expected a vector (n,) of at least one entry")
     require_finite("x", point)
     places = _places(free, point.size)
 
-    def value_and_grad(x: np.ndarray) -> tuple[float, np.ndarray]:
-        f, g = _pair(both(x.copy()))
-        g = real_array("the gradient", g, FLOAT64)
-        if g.shape != x.shape:
-            raise ShapeError(f"the gradient has shape {g.shape}, expected {x.shape}, that of x")
-        return float(f), g.copy()
-
-    def value(x: np.ndarray) -> float:
-        return float(_pair(both(x.copy()))[0]) if exact is None else exact.value(x)
-
+    function = _Function(fun_and_grad)
+    kind, grad_kind = function.kinds(point)
+    grid, grad_grid = Grid(kind, point.dtype), Grid(grad_kind, point.dtype)
     rng = np.random.default_rng(seed)
-    result = compare(value, value_and_grad, grid(point), grid, grad_grid, places, samples, rng)
+    result = compare(
+        function.value,
+        function.value_and_grad,
+        grad_grid(point),
+        grid,
+        grad_grid,
+        places,
+        samples,
+        rng,
+    )
     return verdict(
         result,
         point.size,
@@ -119,9 +114,36 @@ def check_grad(
     )
 
 
-def _mixed(exact: Objective, objective: Objective) -> Callable[[np.ndarray], Any]:
-    """The value of the one and the gradient of the other."""
-    return lambda x: (exact.value(x), objective.value_and_grad(x)[1])
+class _Function:
+    """The caller's function, called with copies; its gradient in float64.
+
+    A network's objective takes its values from float64: they tell more of a float32 gradient.
+    """
+
+    def __init__(self, fun_and_grad: Any):
+        self.objective = fun_and_grad if isinstance(fun_and_grad, Objective) else None
+        self.exact = None if self.objective is None else self.objective.astype(FLOAT64)
+        self.both = fun_and_grad if self.objective is None else self.objective.value_and_grad
+
+    def kinds(self, x: np.ndarray) -> tuple[np.dtype, np.dtype]:
+        """In which types value and gradient are computed."""
+        if self.objective is not None:
+            return FLOAT64, self.objective.net.dtype
+        _, g = _pair(self.both(x.copy()))
+        kind = FLOAT32 if FLOAT32 in (x.dtype, getattr(g, "dtype", None)) else FLOAT64
+        return kind, kind
+
+    def value(self, x: np.ndarray) -> float:
+        if self.exact is not None:
+            return self.exact.value(x)
+        return float(_pair(self.both(x.copy()))[0])
+
+    def value_and_grad(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        f, g = _pair(self.both(x.copy()))
+        g = real_array("the gradient", g, FLOAT64)
+        if g.shape != x.shape:
+            raise ShapeError(f"the gradient has shape {g.shape}, expected {x.shape}, that of x")
+        return float(f) if self.exact is None else self.exact.value(x), g.copy()
 
 
 def _pair(result: Any) -> tuple[Any, Any]:

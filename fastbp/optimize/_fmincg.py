@@ -174,7 +174,7 @@ def fmincg(
     nit = 0
     status = None
     while status is None:
-        if here.slope == 0 or np.abs(here.g).max() <= tol:
+        if here.slope == 0 or (tol and np.abs(function.best.g).max() <= tol):
             status = 0
         elif function.calls >= budget:
             status = 2
@@ -217,7 +217,8 @@ def fmincg(
 
 def _steepest(point: _Point) -> _Point:
     """The point as the start of a line straight downhill."""
-    return point._replace(t=0.0, slope=-float(point.g.dot(point.g)))
+    with np.errstate(over="ignore"):
+        return point._replace(t=0.0, slope=-float(point.g.dot(point.g)))
 
 
 def _conjugate(
@@ -384,10 +385,11 @@ class _Function:
         """The function on a line."""
 
         def point(t: float) -> _Point:
-            x = start.x + t * direction
+            with np.errstate(over="ignore", invalid="ignore"):  # infinities are backed off from
+                x = start.x + t * direction
             f, g = self(x)
-            # Beside a value that is not finite the slope does not matter.
-            result = _Point(t, f, float(g.dot(direction)) if isfinite(f) else f, x, g)
+            with np.errstate(over="ignore", invalid="ignore"):
+                result = _Point(t, f, float(g.dot(direction)), x, g)
             if f < self.best.f and result.finite:
                 self.best = result
             return result

@@ -1,4 +1,4 @@
-"""How the jitted functions are compiled: lazily, once per dtype, cached on disk where that works."""
+"""How the jitted functions are compiled: lazily, once per dtype, cached where that works."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import numba
 import numpy as np
 from numba import types
+from numba.extending import overload
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -21,8 +22,18 @@ _OPTIONS: dict[str, Any] = {
     "no_cfunc_wrapper": True,  # nobody calls them through a C pointer
 }
 
-# A function that entries call, and Python never.
-inner = numba.njit(no_cpython_wrapper=True, **_OPTIONS)
+
+def inner(function: Callable) -> Callable:
+    """A function that entries call, and Python never.
+
+    As an overload of itself it is compiled for its arguments' types; as a jitted function it would
+    be compiled for the values of constant arguments too, again and again.
+    """
+    overload(function, strict=False, jit_options={**_OPTIONS, "no_cpython_wrapper": True})(
+        lambda *arguments: function
+    )
+    return function
+
 
 # One that becomes part of its caller. LLVM optimizes a function's code again for each level of
 # calls above it, which this saves.
@@ -105,7 +116,8 @@ class Entry:
 
     def _compile(self, dtype: np.dtype) -> Callable[..., Any]:
         real = types.float32 if dtype == np.float32 else types.float64
-        signature = self._returns(*(a if isinstance(a, types.Type) else a(real) for a in self._arguments))
+        arguments = [a if isinstance(a, types.Type) else a(real) for a in self._arguments]
+        signature = self._returns(*arguments)
         with self._lock:
             if dtype.char not in self.dispatchers:
                 self.dispatchers[dtype.char] = self._cached(signature) or self._new(
@@ -118,7 +130,7 @@ class Entry:
         # of them is a reason not to run. An error of the code itself comes back without the cache.
         try:
             return self._new(signature, cache=True)
-        except Exception:  # noqa: BLE001
+        except Exception:
             return None
 
     def _new(self, signature: Any, cache: bool) -> Any:

@@ -26,7 +26,7 @@ def _horner(x: Vector, coefficients: tuple[float, ...]) -> Vector:
 
 
 def _shift(lanes: Lanes) -> float:
-    """1.5·2^m for m mantissa bits: adding it rounds to an integer and leaves that in the last bits."""
+    """1.5·2^m for m mantissa bits: adding it rounds to an integer, found in the sum's last bits."""
     return 1.5 * 2.0 ** np.finfo(f"f{lanes.real.bitwidth // 8}").nmant
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ...losses import BCE_LOGITS, SOFTMAX_CE, SOFTMAX_CE_LABELS, SQUARED
+from ...losses import SOFTMAX_CE, SOFTMAX_CE_LABELS, SQUARED
 from ..contract import N_IN, N_OUT, W_OFFSET
 from . import elementary
 from .compiling import (
@@ -111,17 +111,13 @@ def _elementwise_loss(loss, n, y, t, factor, d):
 def loss_tile(loss, m, n_out, y, t, labels, weights, has_weights, factor, maxima, d):
     """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i."""
     if loss == SOFTMAX_CE or loss == SOFTMAX_CE_LABELS:
-        return _softmax_ce(
-            loss, m, n_out, y, t, labels, weights, has_weights, factor, maxima, d
-        )
+        return _softmax_ce(loss, m, n_out, y, t, labels, weights, has_weights, factor, maxima, d)
     if not has_weights:
         return _elementwise_loss(loss, m * n_out, y, t, factor, d)
     total = 0.0
     for i in range(m):
         w, row = float(weights[i]), i * n_out
-        total += w * _elementwise_loss(
-            loss, n_out, at(y, row), at(t, row), factor * w, at(d, row)
-        )
+        total += w * _elementwise_loss(loss, n_out, at(y, row), at(t, row), factor * w, at(d, row))
     return total
 
 

@@ -231,9 +231,59 @@ def dots(m, depth, a, a_row, b, start, c):
         _dots(min(m - i, _HIGH // 2), depth, at(a, i * a_row), a_row, b, start, at(c, i))
 
 
+def _transpose_width(lanes: Lanes) -> int:
+    return min(lanes.width, 8)  # wider ones are not faster
+
+
+@intrinsic
+def _square_width(typingctx: Any, start: Any) -> Any:
+    """The side of the squares that `_transpose_square` takes."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _INT64(_transpose_width(Lanes(builder, signature.args[0].dtype)))
+
+    return types.int64(start), codegen
+
+
+@intrinsic
+def _transpose_square(typingctx: Any, a: Any, a_row: Any, to: Any, to_row: Any) -> Any:
+    """Write the transpose of a square of A: 2x2 blocks swap their corners, then 4x4, then 8x8."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        real = signature.args[0].dtype
+        width = _transpose_width(Lanes(builder, real))
+        lanes = Lanes(builder, real, width)
+        a, a_row, to, to_row = args
+        A, T = _Matrix(builder, a, a_row), _Matrix(builder, to, to_row)
+        rows = [lanes.load(A.row(_INT64(i))).value for i in range(width)]
+        indices = ir.VectorType(ir.IntType(32), width)
+        size = 1
+        while size < width:
+            # Of each pair of rows, the upper takes the lower's left corner for its right one.
+            upper = [k if not k & size else k - size + width for k in range(width)]
+            lower = [k + size if not k & size else k + width for k in range(width)]
+            for i in range(width):
+                if not i & size:
+                    pair = rows[i], rows[i + size]
+                    rows[i] = builder.shuffle_vector(*pair, ir.Constant(indices, upper))
+                    rows[i + size] = builder.shuffle_vector(*pair, ir.Constant(indices, lower))
+            size *= 2
+        for i, row in enumerate(rows):
+            lanes.store(Vector(lanes, row), T.row(_INT64(i)))
+        return context.get_dummy_value()
+
+    return types.void(a, types.int64, to, types.int64), codegen
+
+
 @inner
 def transpose(m, n, a, to):
     """Write the transpose of A (m, n) to `to` (n, m)."""
-    for i in range(m):
-        for j in range(n):
-            to[j * m + i] = a[i * n + j]
+    width = _square_width(a)
+    for i in range(0, m, width):
+        for j in range(0, n, width):
+            if i + width <= m and j + width <= n:
+                _transpose_square(at(a, i * n + j), n, at(to, j * m + i), m)
+            else:
+                for i1 in range(i, min(i + width, m)):
+                    for j1 in range(j, min(j + width, n)):
+                        to[j1 * m + i1] = a[i1 * n + j1]

@@ -29,7 +29,6 @@ from .compiling import (
     given,
     given_doubles,
     given_integers,
-    inner,
     part,
     result,
     result_doubles,
@@ -180,9 +179,11 @@ def _make_train(fingerprint):
                 if _finite_probe(n_params, p) != 0.0:
                     status = NON_FINITE_PARAMETERS
                     break
-                copy(last_good, start, n_params)
-                grown = lost[epoch] / steps_per_epoch > GROWTH_LIMIT * m[0]
-                m[1] = m[1] + 1.0 if grown else 0.0
+                if lost[epoch] / steps_per_epoch <= GROWTH_LIMIT * m[0]:
+                    copy(last_good, start, n_params)
+                    m[1] = 0.0
+                    continue
+                m[1] += 1.0
                 if m[1] == GROWTH_EPOCHS:
                     status = GROWN
                     break

@@ -1,9 +1,9 @@
 """Vector code for Numba: pointers, vector values, and loops over arrays.
 
-Numba compiles loops over scalars, and what LLVM makes of them depends on its mood: calls of libm
-stay scalar, remainders of short loops too. So the innermost loops are built here as LLVM vector
-instructions. `Vector` has operators, so that a formula over vectors reads as in NumPy; `elementwise`
-turns such a formula into a function that jitted code calls on pointers.
+Numba compiles loops over scalars, and LLVM does not always make vector code of them: calls of libm
+stay scalar, and so do the remainders of short loops. So the innermost loops are built here from
+LLVM's vector instructions. `Vector` has operators, so that a formula over vectors reads as in
+NumPy; `elementwise` turns such a formula into a function that jitted code calls on pointers.
 """
 
 from __future__ import annotations
@@ -198,7 +198,9 @@ def widened(vector: Vector) -> Vector:
     return Vector(lanes, lanes.builder.fpext(vector.value, lanes.type))
 
 
-def elementwise(formula: Callable[..., Any], pointers: int, results: int, total: bool = False) -> Any:
+def elementwise(
+    formula: Callable[..., Any], pointers: int, results: int, total: bool = False
+) -> Any:
     """A jitted function f(n, p1, ..., s1, ...) that applies a formula to n elements.
 
     Parameters

@@ -1,0 +1,135 @@
+"""The command line: ``fastbp info``, ``fastbp demo``, ``fastbp bench``.
+
+What a command needs is imported when it runs, so that ``fastbp --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+
+import click
+
+import fastbp as fb
+
+USER_ERROR = 2
+FAILED = 1
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        ``sys.argv[1:]`` by default.
+
+    Returns
+    -------
+    int
+        The exit status: 0; 1 if the demo's backends disagree; 2 after an error of the user's, which
+        is one line on stderr; 130 after Ctrl-C.
+    """
+    try:
+        status = commands.main(arguments, prog_name="fastbp", standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except (click.Abort, KeyboardInterrupt):
+        return _failure("interrupted", INTERRUPTED)
+    except click.ClickException as error:
+        return _failure(error.format_message(), USER_ERROR)
+    except (fb.BackendError, ValueError, TypeError, ArithmeticError, ImportError, OSError) as error:
+        return _failure(str(error), USER_ERROR)
+
+
+def _failure(message: str, status: int) -> int:
+    click.echo(f"fastbp: {' '.join(message.split())}", err=True)
+    return status
+
+
+def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        try:
+            click.echo(f"fastbp {fb.__version__}")
+        except importlib.metadata.PackageNotFoundError:
+            click.echo("fastbp (not installed: running from its source folder)")
+        context.exit()
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version.",
+)
+@click.pass_context
+def commands(context: click.Context) -> None:
+    """Fast backpropagation for small networks on the CPU."""
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+@commands.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(as_json: bool) -> None:
+    """Versions, backends, instruction set: what runs here, and what is missing and why."""
+    config = fb.show_config(mode="dicts")
+    if as_json:
+        import json
+
+        click.echo(json.dumps(config, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_column(overflow="fold")
+    for title, content in config.items():
+        rows = content.items() if isinstance(content, dict) else [("", content)]
+        for place, (name, text) in enumerate(rows):
+            table.add_row("" if place else title, name, str(text))
+        table.add_section()
+    Console(highlight=False, markup=False).print(table)
+
+
+@commands.command()
+@click.option(
+    "--out", default="fastbp-demo", show_default=True, help="The folder for figures and demo.json."
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    help="c, numba or numpy; may be given several times. All that can run here by default; the "
+    "NumPy reference always runs.",
+)
+@click.option("--quick", is_flag=True, help="Fewer epochs and repetitions.")
+def demo(out: str, backends: tuple[str, ...], quick: bool) -> int:
+    """Fit small networks to real data on every backend; compare results and times.
+
+    Needs scikit-learn and Matplotlib: pip install 'fastbp[demo]'
+    """
+    from . import demo as jobs
+
+    report = jobs.run(out, backends, quick)
+    try:
+        jobs.check_agreement(report)
+    except fb.BackendError as error:
+        return _failure(str(error), FAILED)
+    return 0
+
+
+@commands.command()
+@click.option("--quick", is_flag=True, help="Fewer cases and repetitions.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def bench(quick: bool, as_json: bool) -> None:
+    """Time the backends beside hand-written NumPy on this machine."""
+    from . import bench as benchmark
+
+    benchmark.run(quick, as_json)

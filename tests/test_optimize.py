@@ -1,0 +1,612 @@
+"""fastbp.optimize: fmincg on problems with known minima, and SciPy with exact derivatives."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import scipy.optimize
+from hypothesis import given, settings, strategies as st
+
+import fastbp as fb
+from fastbp.optimize._scipy import METHODS
+
+# Problems of J. J. Moré, B. S. Garbow, K. E. Hillstrom, "Testing unconstrained optimization
+# software", ACM TOMS 7, 1981: residuals and Jacobians at their standard starts. All minima are 0.
+
+
+def rosenbrock(x):
+    a, b = x[:-1], x[1:]
+    n = len(a)
+    J = np.zeros((2 * n, n + 1))
+    J[np.arange(n), np.arange(n)] = -20 * a
+    J[np.arange(n), np.arange(n) + 1] = 10
+    J[n + np.arange(n), np.arange(n)] = -1
+    return np.concatenate([10 * (b - a**2), 1 - a]), J
+
+
+def beale(v):
+    x, y = v
+    powers = np.array([1, 2, 3])
+    r = np.array([1.5, 2.25, 2.625]) - x * (1 - y**powers)
+    return r, np.column_stack([y**powers - 1, x * powers * y ** (powers - 1)])
+
+
+def wood(v):
+    a, b, c, d = v
+    r = [10 * (b - a**2), 1 - a, 90**0.5 * (d - c**2), 1 - c]
+    r += [10**0.5 * (b + d - 2), (b - d) / 10**0.5]
+    J = [[-20 * a, 10, 0, 0], [-1, 0, 0, 0], [0, 0, -2 * 90**0.5 * c, 90**0.5], [0, 0, -1, 0]]
+    J += [[0, 10**0.5, 0, 10**0.5], [0, 10**-0.5, 0, -(10**-0.5)]]
+    return np.array(r), np.array(J)
+
+
+def powell_singular(v):
+    a, b, c, d = v
+    r = [a + 10 * b, 5**0.5 * (c - d), (b - 2 * c) ** 2, 10**0.5 * (a - d) ** 2]
+    J = [[1, 10, 0, 0], [0, 0, 5**0.5, -(5**0.5)], [0, 2 * (b - 2 * c), -4 * (b - 2 * c), 0]]
+    J += [[2 * 10**0.5 * (a - d), 0, 0, -2 * 10**0.5 * (a - d)]]
+    return np.array(r), np.array(J)
+
+
+PROBLEMS = {
+    "Rosenbrock": (rosenbrock, [-1.2, 1.0], [1.0, 1.0]),
+    "Rosenbrock, 10 variables": (rosenbrock, [-1.2, 1.0] * 5, [1.0] * 10),
+    "Beale": (beale, [1.0, 1.0], [3.0, 0.5]),
+    "Wood": (wood, [-3.0, -1.0, -3.0, -1.0], [1.0] * 4),
+    "Powell's singular": (powell_singular, [3.0, -1.0, 0.0, 1.0], [0.0] * 4),
+}
+
+
+def sum_of_squares(residuals):
+    def fun(x):
+        r, J = residuals(x)
+        return float(r @ r), 2 * J.T @ r
+
+    return fun
+
+
+def bowl(x):
+    return float(x @ x), 2 * x
+
+
+def regression(dtype="float64", n=40):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n, 3)).astype(np.float32)
+    y = (X @ [1.0, -2.0, 0.5] + 3 + 0.1 * rng.normal(size=n)).astype(np.float32)
+    net = fb.Network(3, fb.Dense(1), dtype=dtype)
+    exact, *_ = np.linalg.lstsq(np.column_stack([X, np.ones(n)]).astype(float), y.astype(float))
+    return net, net.objective(X, y), exact
+
+
+def classification():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 5))
+    y = (X @ [1, -2, 0.5, 0, 1] + rng.normal(size=200) > 0).astype(float)
+    net = fb.Network(5, fb.Dense(1))
+    return net, net.objective(X, y, "bce_logits", l2=0.01)
+
+
+# fmincg: what it finds.
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_known_minima(name):
+    residuals, x0, minimum = PROBLEMS[name]
+    fun = sum_of_squares(residuals)
+    result = fb.optimize.fmincg(fun, x0, maxiter=1000)
+    assert result.fun < 1e-20
+    # Powell's Hessian is singular: f grows with the 4th power of the distance.
+    tolerance = 1e-4 if name == "Powell's singular" else 1e-9
+    np.testing.assert_allclose(result.x, minimum, atol=tolerance)
+    assert result.success or name == "Powell's singular"
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_result_is_consistent(name):
+    residuals, x0, _ = PROBLEMS[name]
+    fun = sum_of_squares(residuals)
+    met = []
+
+    def noting(x):
+        f, g = fun(x)
+        met.append(f)
+        return f, g
+
+    result = fb.optimize.fmincg(noting, x0, maxiter=10)
+    f, g = fun(result.x)
+    assert result.fun == f == min(met)
+    assert np.array_equal(result.jac, g)
+    assert result.nfev == result.njev == len(met)
+    assert (result.nit, result.status, result.success) == (10, 1, False)
+    assert "maxiter" in result.message
+    assert len(result.history) == 11
+    assert result.history[0] == met[0] and result.history[-1] == f
+    assert np.all(np.diff(result.history) <= 0)
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 8), spread=st.floats(0, 2))
+def test_quadratics_take_few_steps(seed, n, spread):
+    rng = np.random.default_rng(seed)
+    Q, _ = np.linalg.qr(rng.normal(size=(n, n)))
+    eigenvalues = 10 ** rng.uniform(0, spread, n)
+    A = Q * eigenvalues @ Q.T
+    center = rng.normal(size=n)
+
+    def fun(x):
+        d = x - center
+        return float(d @ A @ d) / 2, A @ d
+
+    result = fb.optimize.fmincg(fun, rng.normal(size=n), tol=1e-6 * eigenvalues.max(), maxiter=200)
+    assert result.success
+    # Exact line searches would take n steps; these stop at half the slope.
+    assert result.nit <= 10 * n + 10
+    # ‖x - c‖ <= ‖g‖ / smallest eigenvalue
+    assert np.linalg.norm(result.x - center) <= 1e-6 * n * eigenvalues.max() / eigenvalues.min()
+
+
+@pytest.mark.backend
+def test_linear_regression():
+    net, objective, exact = regression()
+    result = fb.optimize.fmincg(objective, net.init(seed=0))
+    assert result.success
+    np.testing.assert_allclose(result.x, exact, atol=1e-7)
+
+
+@pytest.mark.backend
+def test_logistic_regression():
+    net, objective = classification()
+    start = np.zeros(net.n_params)
+    result = fb.optimize.fmincg(objective, start, maxiter=500)
+    reference = fb.optimize.minimize(objective, start, ftol=0, gtol=1e-12, maxiter=5000)
+    assert result.success
+    # The objective is 0.01-strongly convex in the weights: ‖x - x*‖ is at most ‖g‖ / 0.01.
+    np.testing.assert_allclose(result.x, reference.x, atol=1e-6)
+    assert result.fun - reference.fun <= 1e-12
+
+
+def test_one_versus_all_on_digits():
+    datasets = pytest.importorskip("sklearn.datasets")
+    X, y = datasets.load_digits(return_X_y=True)
+    darkest = np.argsort(X.var(axis=0))[-3:]
+    for columns, expected in ((slice(None), (0.985, 1.0)), (darkest, (0.4, 0.5))):
+        data = X[:, columns]
+        net = fb.Network(data.shape[1], fb.Dense(1))
+        outputs = []
+        for digit in range(10):
+            objective = net.objective(data, y == digit, "bce_logits", l2=0.1 / len(X))
+            result = fb.optimize.fmincg(objective, np.zeros(net.n_params), maxiter=50)
+            assert result.nit <= 50
+            outputs.append(net.forward(result.x, data)[:, 0])
+        low, high = expected
+        assert low <= np.mean(np.argmax(outputs, axis=0) == y) <= high
+
+
+# fmincg: how it copes.
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("red", [1.0, 1e6])
+def test_backs_off_from_values_that_are_not_finite(bad, red):
+    def fun(x):  # least at 1, undefined from 0 down
+        return (x[0] - np.log(x[0]), 1 - 1 / x) if x[0] > 0 else (bad, np.full(1, np.nan))
+
+    for start in (1e-3, 10.0):
+        result = fb.optimize.fmincg(fun, [start], red=red)
+        assert result.success
+        np.testing.assert_allclose(result.x, 1, atol=1e-7)
+        assert np.isfinite(result.history).all()
+
+
+def test_backs_off_from_gradients_that_are_not_finite():
+    def fun(x):
+        return float((x[0] - 1) ** 2), 2 * (x - 1) if abs(x[0]) < 4 else np.full(1, np.nan)
+
+    result = fb.optimize.fmincg(fun, [3.9], red=1e4)
+    np.testing.assert_allclose(result.x, 1, atol=1e-7)
+
+
+def test_a_wrong_gradient_is_reported():
+    result = fb.optimize.fmincg(lambda x: (float(x @ x), -2 * x), [3.0, 1.0])
+    assert (result.status, result.success) == (3, False)
+    assert "check_grad" in result.message
+    assert result.x.tolist() == [3.0, 1.0]
+
+
+def test_a_kink_is_reported():
+    result = fb.optimize.fmincg(lambda x: (np.abs(x).sum(), np.sign(x)), [3.0, 1.0, 2.7])
+    assert (result.status, result.success) == (3, False)
+
+
+def test_an_unbounded_function_ends():
+    result = fb.optimize.fmincg(lambda x: (-x.sum(), -np.ones(2)), [0.0, 1.0], maxiter=50)
+    assert not result.success
+    assert result.fun < -1e6
+
+
+def test_zero_gradient_at_the_start():
+    result = fb.optimize.fmincg(bowl, [0.0, 0.0])
+    assert (result.success, result.nit, result.nfev) == (True, 0, 1)
+
+
+def test_tol():
+    fun = sum_of_squares(rosenbrock)
+    result = fb.optimize.fmincg(fun, [-1.2, 1.0], tol=1e-3)
+    assert result.success
+    assert np.abs(result.jac).max() <= 1e-3
+    assert result.nfev < fb.optimize.fmincg(fun, [-1.2, 1.0]).nfev
+
+
+@pytest.mark.parametrize("maxfun", [1, 2, 17])
+def test_maxfun(maxfun):
+    result = fb.optimize.fmincg(sum_of_squares(rosenbrock), [-1.2, 1.0], maxfun=maxfun)
+    assert (result.nfev, result.status, result.success) == (maxfun, 2, False)
+    assert "maxfun" in result.message
+
+
+def test_red_sets_the_first_step():
+    steps = []
+
+    def fun(x):
+        steps.append(x.copy())
+        return bowl(x)
+
+    fb.optimize.fmincg(fun, [1.0, 0.0], maxfun=2, red=0.25)
+    # The first step is red / (1 + ‖g‖²), downhill along g = (2, 0).
+    assert steps[1].tolist() == [1 - 2 * 0.25 / 5, 0.0]
+
+
+def test_repetition_is_bitwise_equal():
+    fun = sum_of_squares(wood)
+    first, second = (fb.optimize.fmincg(fun, [-3.0, -1, -3, -1]) for _ in range(2))
+    assert first.x.tobytes() == second.x.tobytes()
+    assert first.history.tobytes() == second.history.tobytes()
+
+
+def test_arguments_are_not_modified_or_kept():
+    x0 = np.array([1.0, 2.0])
+    x0.flags.writeable = False
+    out = np.empty(2)
+
+    def rude(x):
+        f, out[:] = bowl(x)
+        x[:] = np.nan
+        return f, out
+
+    result = fb.optimize.fmincg(rude, x0)
+    assert x0.tolist() == [1.0, 2.0]
+    assert result.x is not x0
+    np.testing.assert_allclose(result.x, 0, atol=1e-10)
+
+
+def test_args():
+    def fun(x, center, scale):
+        return scale * float((x - center) @ (x - center)), 2 * scale * (x - center)
+
+    result = fb.optimize.fmincg(fun, [0.0, 0.0], (np.array([1.0, 2.0]), 3.0))
+    np.testing.assert_allclose(result.x, [1, 2], atol=1e-10)
+    result = fb.optimize.fmincg(lambda x, c: ((x - c) @ (x - c), 2 * (x - c)), [0.0], 5.0)
+    np.testing.assert_allclose(result.x, 5, atol=1e-10)
+
+
+def test_float32_network():
+    net, objective, exact = regression("float32")
+    result = fb.optimize.fmincg(objective, net.init(seed=0))
+    assert result.x.dtype == np.float64
+    np.testing.assert_allclose(result.x, exact, atol=1e-7)
+
+
+# fmincg: callbacks, and as a method of SciPy.
+
+
+def test_callback_gets_every_iteration():
+    points, results = [], []
+    fun = sum_of_squares(rosenbrock)
+    result = fb.optimize.fmincg(fun, [-1.2, 1.0], maxiter=7, callback=points.append)
+    assert len(points) == 7
+    assert [fun(x)[0] for x in points] == result.history[1:].tolist()
+
+    def listen(intermediate_result):
+        results.append((intermediate_result.x, intermediate_result.fun))
+
+    fb.optimize.fmincg(fun, [-1.2, 1.0], maxiter=7, callback=listen)
+    assert [fun(x)[0] for x, _ in results] == [f for _, f in results] == result.history[1:].tolist()
+
+
+def test_callback_may_write_to_its_point():
+    fun = sum_of_squares(rosenbrock)
+    result = fb.optimize.fmincg(fun, [-1.2, 1.0], callback=lambda x: x.fill(0))
+    assert result.x.tobytes() == fb.optimize.fmincg(fun, [-1.2, 1.0]).x.tobytes()
+
+
+def stop_by_raising(xk):
+    raise StopIteration
+
+
+@pytest.mark.parametrize("callback", [stop_by_raising, lambda xk: True, lambda xk: np.True_])
+def test_callback_stops(callback):
+    fun = sum_of_squares(rosenbrock)
+    result = fb.optimize.fmincg(fun, [-1.2, 1.0], callback=callback)
+    assert (result.nit, result.status, result.success) == (1, 99, False)
+    assert "callback" in result.message
+    assert result.fun < fun(np.array([-1.2, 1.0]))[0]
+
+
+@pytest.mark.parametrize("separate", [False, True])
+def test_as_a_method_of_scipy(separate):
+    both = sum_of_squares(rosenbrock)
+    calls = 0
+
+    def fun(x):
+        nonlocal calls
+        calls += 1
+        return both(x)[0] if separate else both(x)
+
+    result = scipy.optimize.minimize(
+        fun,
+        [-1.2, 1.0],
+        method=fb.optimize.fmincg,
+        jac=(lambda x: both(x)[1]) if separate else True,
+        options={"maxiter": 30, "red": 0.5},
+    )
+    direct = fb.optimize.fmincg(both, [-1.2, 1.0], maxiter=30, red=0.5)
+    assert result.x.tobytes() == direct.x.tobytes()
+    assert calls == result.nfev == direct.nfev
+
+
+def test_scipy_passes_callback_args_and_tol():
+    points = []
+    result = scipy.optimize.minimize(
+        lambda x, c: ((x - c) @ (x - c), 2 * (x - c)),
+        [0.0, 0.0],
+        args=(2.0,),
+        method=fb.optimize.fmincg,
+        jac=True,
+        tol=1e-3,
+        callback=points.append,
+    )
+    assert result.success
+    assert len(points) == result.nit
+    assert 0 < np.abs(result.jac).max() <= 1e-3 or result.fun == 0
+
+
+@pytest.mark.parametrize("jac", [None, False, "2-point"])
+def test_a_gradient_is_needed(jac):
+    with pytest.raises(ValueError, match="fmincg needs the gradient"):
+        fb.optimize.fmincg(lambda x: x @ x, [1.0], jac=jac)
+    with pytest.raises(ValueError, match="fmincg needs the gradient"):
+        scipy.optimize.minimize(lambda x: x @ x, [1.0], method=fb.optimize.fmincg, jac=jac)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"bounds": [(0, 1)]}, {"constraints": {"type": "eq", "fun": lambda x: x[0]}}]
+)
+def test_bounds_and_constraints_are_refused(limits):
+    with pytest.raises(ValueError, match="takes neither bounds nor constraints"):
+        scipy.optimize.minimize(bowl, [1.0], method=fb.optimize.fmincg, jac=True, **limits)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"x0": [[1.0]]}, fb.ShapeError, "x0 has shape (1, 1), expected a vector"),
+        ({"x0": []}, fb.ShapeError, "x0 has shape (0,)"),
+        ({"x0": [np.nan]}, fb.NonFiniteError, "x0 holds nan at row 0"),
+        ({"x0": [1j]}, TypeError, "x0 has dtype complex128"),
+        ({"fun": lambda x: (1.0, np.ones(3))}, fb.ShapeError, "shape (3,), expected (1,)"),
+        ({"fun": lambda x: (np.nan, x)}, fb.NonFiniteError, "fun is nan at x0"),
+        ({"fun": lambda x: (1.0, x * np.inf)}, fb.NonFiniteError, "the gradient at x0 holds inf"),
+        ({"fun": lambda x: (1.0, x * 1e200)}, fb.NonFiniteError, "overflows; scale fun down"),
+        ({"fun": lambda x: 1.0}, TypeError, "expected the pair (value, gradient)"),
+        ({"fun": 3}, TypeError, "fun is 3, expected a function"),
+        ({"maxiter": 0}, ValueError, "maxiter is 0, expected at least 1"),
+        ({"maxiter": 1.5}, TypeError, "maxiter is 1.5, expected a whole number"),
+        ({"maxfun": 0}, ValueError, "maxfun is 0"),
+        ({"red": 0.0}, ValueError, "red is 0.0"),
+        ({"red": np.nan}, ValueError, "red is nan"),
+        ({"tol": -1.0}, ValueError, "tol is -1.0"),
+        ({"maxitr": 3}, TypeError, "maxitr"),
+    ],
+)
+def test_bad_arguments_of_fmincg(arguments, error, message):
+    with pytest.raises(error) as caught:
+        fb.optimize.fmincg(**{"fun": bowl, "x0": [1.0]} | arguments)
+    assert message in str(caught.value)
+
+
+# SciPy's methods.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_every_method_solves_a_regression(method, dtype):
+    net, objective, exact = regression(dtype)
+    start = net.init(seed=0)
+    start.flags.writeable = False
+    result = fb.optimize.minimize(objective, start, method, tol=1e-10)
+    assert result.x.dtype == net.dtype
+    np.testing.assert_allclose(result.x, exact, atol=1e-5)
+    assert result.fun <= (1 + 1e-6) * objective.astype("float64").value(exact)
+    lower = fb.optimize.minimize(objective, start, method.lower(), tol=1e-10)
+    assert lower.x.tobytes() == result.x.tobytes()
+
+
+def test_minimize_is_scipy():
+    fun = sum_of_squares(rosenbrock)
+    ours = fb.optimize.minimize(fun, [-1.2, 1.0], "BFGS", gtol=1e-8, options={"maxiter": 50})
+    theirs = scipy.optimize.minimize(
+        fun, [-1.2, 1.0], jac=True, method="BFGS", options={"gtol": 1e-8, "maxiter": 50}
+    )
+    assert ours.x.tobytes() == theirs.x.tobytes()
+    assert ours.nfev == theirs.nfev
+
+
+def test_float32_network_is_minimized_in_float64():
+    net, objective, _ = regression("float32")
+    start = net.init(seed=0)
+    single = fb.optimize.minimize(objective, start)
+    double = fb.optimize.minimize(objective.astype("float64"), start)
+    assert single.x.tobytes() == double.x.astype(np.float32).tobytes()
+    assert single.fun == double.fun
+
+
+def test_keywords_go_where_they_belong():
+    net, objective, _ = regression()
+    points = []
+    result = fb.optimize.minimize(
+        objective, net.init(seed=0), bounds=[(0, 0.5)] * 4, callback=points.append, maxiter=3
+    )
+    assert result.nit <= 3
+    assert len(points) == result.nit
+    assert np.all((result.x >= 0) & (result.x <= 0.5))
+    # As little of x_0 as is allowed: the sum of all is to be 1.
+    total = {"type": "eq", "fun": lambda x: x.sum() - 1}
+    result = fb.optimize.minimize(bowl, [3.0, 0.0], "SLSQP", constraints=total)
+    np.testing.assert_allclose(result.x, 0.5, atol=1e-7)
+    result = fb.optimize.minimize(
+        lambda x, c: ((x - c) @ (x - c), 2 * (x - c)), [0.0], "CG", args=(2.0,)
+    )
+    np.testing.assert_allclose(result.x, 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"method": "LBFGSB"}, ValueError, "did you mean 'L-BFGS-B'?"),
+        ({"method": "trust-ncg"}, ValueError, "unknown method 'trust-ncg': expected one of 'CG'"),
+        ({"method": None}, ValueError, "unknown method None"),
+        ({"maxitr": 3}, TypeError, "unknown option of method 'L-BFGS-B' 'maxitr'"),
+        ({"options": {"maxitr": 3}}, TypeError, "did you mean 'maxiter'?"),
+        ({"bound": None}, TypeError, "did you mean 'bounds'?"),
+        ({"method": "CG", "maxls": 3}, TypeError, "unknown option of method 'CG' 'maxls'"),
+        ({"method": "fmincg", "gtol": 3}, TypeError, "expected one of"),
+        ({"maxiter": 3, "options": {"maxiter": 3}}, TypeError, "'maxiter' is given twice"),
+        ({"method": "BFGS", "bounds": [(0, 1)]}, ValueError, "takes no bounds; L-BFGS-B, TNC"),
+        ({"constraints": {"type": "eq"}}, ValueError, "takes no constraints; SLSQP, trust-constr"),
+        ({"p0": np.ones(3)}, fb.ShapeError, "params has shape (3,), expected (4,)"),
+        ({"obj": 3}, TypeError, "obj is 3, expected a network's objective or a function"),
+        ({"obj": bowl, "p0": [[1.0]]}, fb.ShapeError, "p0 has shape (1, 1), expected a vector"),
+    ],
+)
+def test_bad_arguments_of_minimize(arguments, error, message):
+    net, objective, _ = regression()
+    with pytest.raises(error) as caught:
+        fb.optimize.minimize(**{"obj": objective, "p0": net.init(seed=0)} | arguments)
+    assert message in str(caught.value)
+
+
+MODULES = {
+    "CG": "_optimize._minimize_cg",
+    "BFGS": "_optimize._minimize_bfgs",
+    "Newton-CG": "_optimize._minimize_newtoncg",
+    "L-BFGS-B": "_lbfgsb_py._minimize_lbfgsb",
+    "TNC": "_tnc._minimize_tnc",
+    "SLSQP": "_slsqp_py._minimize_slsqp",
+    "trust-constr": "_trustregion_constr._minimize_trustregion_constr",
+}
+
+
+@pytest.mark.parametrize("method", MODULES)
+def test_option_names_are_scipys(method):
+    module, name = MODULES[method].split(".")
+    function = getattr(importlib.import_module(f"scipy.optimize.{module}"), name)
+    theirs = set(inspect.signature(function).parameters)
+    theirs -= {"fun", "func", "x0", "args", "jac", "grad", "hess", "hessp", "unknown_options"}
+    theirs -= {"bounds", "constraints", "callback"}
+    assert METHODS[method].options <= theirs
+    # What is left out concerns numerical derivatives.
+    assert theirs - METHODS[method].options <= {"eps", "finite_diff_rel_step", "workers"}
+
+
+# Least squares.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", ["trf", "dogbox", "lm"])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_least_squares_solves_a_regression(method, dtype):
+    net, objective, exact = regression(dtype)
+    start = net.init(seed=0)
+    start.flags.writeable = False
+    result = fb.optimize.least_squares(objective, start, method)
+    assert result.success
+    assert result.x.dtype == net.dtype
+    np.testing.assert_allclose(result.x, exact, atol=1e-6)
+    double = objective.astype("float64")
+    assert result.cost == pytest.approx(20 * double.value(exact), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["trf", "dogbox", "lm"])
+def test_least_squares_of_a_function(method):
+    residuals, jacobian = [], []
+
+    def fun(x):
+        residuals.append(x.tobytes())
+        return wood(x)[0]
+
+    def jac(x):
+        jacobian.append(x.tobytes())
+        return wood(x)[1]
+
+    result = fb.optimize.least_squares(fun, [-3.0, -1, -3, -1], method, jac=jac, xtol=1e-12)
+    np.testing.assert_allclose(result.x, 1, atol=1e-8)
+    # Nothing is computed twice in a row at the same point.
+    for calls in (residuals, jacobian):
+        assert all(a != b for a, b in itertools.pairwise(calls))
+
+
+def test_least_squares_keywords():
+    _, objective, _ = regression()
+    result = fb.optimize.least_squares(
+        objective, np.full(4, 0.25), bounds=(0, 0.5), loss="soft_l1", max_nfev=30
+    )
+    assert np.all((result.x >= 0) & (result.x <= 0.5))
+    result = fb.optimize.least_squares(lambda x, c: x - c, [0.0], jac="2-point", args=(2.0,))
+    np.testing.assert_allclose(result.x, 2, atol=1e-7)
+
+
+def test_more_parameters_than_residuals():
+    net = fb.Network.mlp([3, 10, 1])
+    rng = np.random.default_rng(0)
+    objective = net.objective(rng.normal(size=(20, 3)), rng.normal(size=20))
+    with pytest.raises(ValueError, match=r"20 residuals and 51 parameters; 'trf' takes any number"):
+        fb.optimize.least_squares(objective, net.init(seed=0), "lm")
+    assert fb.optimize.least_squares(objective, net.init(seed=0), "trf").cost < 1e-8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"method": "levenberg"}, ValueError, "unknown method 'levenberg'"),
+        ({"method": "dogbo"}, ValueError, "did you mean 'dogbox'?"),
+        ({"max_nfe": 3}, TypeError, "did you mean 'max_nfev'?"),
+        ({"jac": lambda p: p}, TypeError, "jac was given with an objective"),
+        ({"obj": bowl}, TypeError, "jac is missing"),
+        ({"obj": 3}, TypeError, "obj is 3"),
+        ({"p0": np.ones(3)}, fb.ShapeError, "params has shape (3,), expected (4,)"),
+    ],
+)
+def test_bad_arguments_of_least_squares(arguments, error, message):
+    net, objective, _ = regression()
+    with pytest.raises(error) as caught:
+        fb.optimize.least_squares(**{"obj": objective, "p0": net.init(seed=0)} | arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["trf", "lm"])
+def test_least_squares_needs_a_sum_of_squares(method):
+    net, objective = classification()
+    with pytest.raises(ValueError, match="'bce_logits' is not a sum of squares"):
+        fb.optimize.least_squares(objective, net.init(seed=0), method)
+
+
+def test_import_does_not_load_scipy():
+    code = "import sys, fastbp; fastbp.optimize.fmincg; assert 'scipy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
