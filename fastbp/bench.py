@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 
 import fastbp as fb
 
-BY_HAND = "by hand"
+from ._timing import BY_HAND, compare, one_blas_thread, table_of
+
 DTYPES = {"f64": "float64", "f32": "float32"}
 # Rows, inputs, outputs of a relu layer.
 LAYERS = ((1, 8, 8), (32, 16, 16), (32, 64, 32), (64, 64, 64), (256, 128, 128))
@@ -35,12 +35,11 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 def run(quick: bool = False, as_json: bool = False) -> None:
     """Time everything; print tables, or JSON with microseconds by name. `quick` times less."""
-    from .demo import single_threaded_blas
-
-    rows, (one_thread, threads) = [], single_threaded_blas()
+    rows, (one_thread, threads) = [], one_blas_thread()
     with one_thread:
-        for what, case, dtype, steps, calls in _cases(fb.available_backends(), quick):
-            us = {name: 1e6 * s / steps for name, s in _best(calls, 0.02 if quick else 0.3).items()}
+        for what, case, dtype, steps, calls in cases(fb.available_backends(), quick):
+            _, _, best = compare(calls, 0.02 if quick else 1.0)
+            us = {name: 1e6 * seconds / steps for name, seconds in best.items()}
             rows.append({"what": what, "case": case, "type": dtype, "us": us})
     if as_json:
         print(json.dumps({"threads": threads, "rows": rows}, indent=1))
@@ -48,57 +47,41 @@ def run(quick: bool = False, as_json: bool = False) -> None:
         _print(rows, threads)
 
 
-def _cases(names: tuple[str, ...], quick: bool) -> Iterator[tuple[Any, ...]]:
+def cases(names: tuple[str, ...], quick: bool) -> Iterator[tuple[Any, ...]]:
+    """What is timed: kind, case, type, steps of a call, calls by name."""
     rng = np.random.default_rng(0)
     for n, n_in, n_out in LAYERS[: 2 if quick else None]:
         for short, dtype in DTYPES.items():
             shapes = ((n, n_in), (n_in, n_out), (n_out,), (n, n_out))
-            arrays = [rng.standard_normal(shape).astype(dtype) for shape in shapes]
-            calls = {BY_HAND: partial(dense_by_hand, *arrays)}
-            calls |= {name: partial(dense, *arrays, name) for name in names}
+            arrays = tuple(rng.standard_normal(shape).astype(dtype) for shape in shapes)
+            calls: dict[str, Callable[[], Any]] = {BY_HAND: partial(dense_by_hand, arrays)}
+            calls |= {name: partial(dense, arrays, name) for name in names}
             yield "relu layer, forward + backward", f"{n}×{n_in}×{n_out}", short, 1, calls
     for sizes, activation, loss, method, batch_size, n, epochs in TRAININGS[: 4 if quick else None]:
         for short, dtype in DTYPES.items():
-            net = fb.Network.mlp(sizes, activation, dtype=dtype)
-            X, y = rng.standard_normal((n, sizes[0])), rng.standard_normal((n, sizes[-1]))
+            X, y = (rng.standard_normal((n, k)).astype(dtype) for k in (sizes[0], sizes[-1]))
             y = y.argmax(axis=1) if loss == "softmax_ce" else y
+            task = (fb.Network.mlp(sizes, activation, dtype=dtype), X, y)
             options = {"loss": loss, "method": method, "batch_size": batch_size}
-            task = net, X.astype(dtype), y.astype(dtype if y.ndim == 2 else int)
             options["epochs"] = 1 if quick else epochs
             calls = {BY_HAND: partial(train_by_hand, *task, **options)}
-            calls |= {name: partial(train, *task, backend=name, **options) for name in names}
+            # What `fit` does before and after the steps counts too.
+            calls |= {n: partial(fb.fit, *task, seed=0, backend=n, **options) for n in names}
             rule = type(method).__name__.lower()
             title = f"{'-'.join(map(str, sizes))} {activation} {rule} {batch_size}"
-            yield "training step", title, short, options["epochs"] * n // batch_size, calls
+            yield "training step", title, short, options["epochs"] * len(X) // batch_size, calls
 
 
-def _best(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """The least time of a call: in turns, about so many seconds for each."""
-    counts = {}
-    for name, call in calls.items():
-        call()  # loads and compiles
-        start = time.perf_counter()
-        call()
-        counts[name] = max(1, int(seconds / 20 / (time.perf_counter() - start)))
-    best = dict.fromkeys(calls, np.inf)
-    stop = time.perf_counter() + seconds * len(calls)
-    while not np.isfinite(best[BY_HAND]) or time.perf_counter() < stop:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            for _ in range(counts[name]):
-                call()
-            best[name] = min(best[name], (time.perf_counter() - start) / counts[name])
-    return best
-
-
-def dense(X: np.ndarray, W: np.ndarray, b: np.ndarray, dY: np.ndarray, backend: str) -> Any:
+def dense(arrays: tuple[np.ndarray, ...], backend: str) -> Any:
     """One relu layer forward and backward by fastbp."""
+    X, W, b, dY = arrays
     _, cache = fb.dense_forward(X, W, b, "relu", backend=backend)
     return fb.dense_backward(dY, cache)
 
 
-def dense_by_hand(X: np.ndarray, W: np.ndarray, b: np.ndarray, dY: np.ndarray) -> Any:
+def dense_by_hand(arrays: tuple[np.ndarray, ...]) -> Any:
     """The same in NumPy."""
+    X, W, b, dY = arrays
     Y = X @ W
     Y += b
     np.maximum(Y, 0, out=Y)
@@ -106,16 +89,11 @@ def dense_by_hand(X: np.ndarray, W: np.ndarray, b: np.ndarray, dY: np.ndarray) -
     return dZ @ W.T, X.T @ dZ, dZ.sum(axis=0)
 
 
-def train(net: fb.Network, X: np.ndarray, y: np.ndarray, **options: Any) -> np.ndarray:
-    """The parameters after training by fastbp; what `fit` does before and after counts too."""
-    return fb.fit(net, X, y, seed=0, **options).params
-
-
 def train_by_hand(
-    net: fb.Network, X: np.ndarray, y: np.ndarray, *, loss: str, method: Any, batch_size: int,
+    net: fb.Network, X: np.ndarray, y: np.ndarray, loss: str, method: Any, batch_size: int,
     epochs: int,
 ) -> np.ndarray:  # fmt: skip
-    """The same in NumPy: flat parameters, results in place, rows gathered once per epoch."""
+    """`fit` in NumPy: flat parameters, results in place, rows gathered once per epoch."""
     init_seed, order_seed, _ = np.random.SeedSequence(0).spawn(3)
     p, rng = net.init(init_seed), np.random.default_rng(order_seed)
     g, m, s = np.zeros((3, len(p)), p.dtype)
@@ -161,25 +139,19 @@ def train_by_hand(
 def _print(rows: list[dict[str, Any]], threads: str) -> None:
     from rich.console import Console
 
-    from .demo import table_of
-
     console = Console(highlight=False)
     for what in dict.fromkeys(row["what"] for row in rows):
-        table = table_of("", "type", *(name for name in rows[0]["us"]))
+        table = table_of("", "type", *rows[0]["us"])
         for row in rows:
             if row["what"] == what:
-                hand = row["us"][BY_HAND]
-                cells = [_cell(us, hand / us) for us in list(row["us"].values())[1:]]
+                hand, *others = row["us"].values()
+                cells = [f"{_number(us)} ×{hand / us:.2g}{' !'[us > hand]}" for us in others]
                 table.add_row(row["case"], row["type"], _number(hand), *cells)
         console.print(f"\n{what}: µs, and how many times as fast as by hand", style="bold")
         console.print(table)
     console.print(
         f"! is slower than NumPy by hand. Least of several runs taken in turns. {threads}"
     )
-
-
-def _cell(us: float, ratio: float) -> str:
-    return f"{_number(us)} ×{ratio:.1f}".rjust(11) + ("!" if ratio < 1 else " ")
 
 
 def _number(us: float) -> str:

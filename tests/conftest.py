@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import os
 
+# Threads of BLAS that wait for each other on a busy machine make NumPy and SciPy a hundred times
+# slower; the variables are read when NumPy is loaded.
+for _variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_variable, "1")
+
 import hypothesis
 import numpy as np
 import pytest

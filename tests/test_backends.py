@@ -512,6 +512,18 @@ def test_growth_must_be_in_a_row(module, dtype):
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize("share, count", [(0.9, 0), (1.1, 1)])
+def test_growth_is_of_the_mean_over_an_epochs_batches(module, dtype, share, count):
+    c = case(np.random.default_rng(2), [2, 1], ["linear"], dtype, 3)
+    t = Training(c.net.objective(c.X, c.y).problem, OPTIMIZERS["sgd"], 1, rate=0.0)
+    run = new_run(c.params, t.optimizer)
+    _, losses = t.go(module, run, 3)
+    run.monitor[0] = losses[0] / 3 / share / contract.GROWTH_LIMIT
+    t.go(module, run, 3)
+    assert run.monitor[1] == count
+
+
+@pytest.mark.backend
 def test_good_parameters_lag_one_epoch(module, dtype):
     _, t, run = training(1, dtype, "momentum")
     starts = [run.params.copy()]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import backends as _backends
 from .._errors import BackendError
+from .._timing import BY_HAND, one_blas_thread, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from .jobs import Job
 
@@ -69,7 +68,7 @@ def run(out: str | Path, chosen: tuple[str, ...] = (), quick: bool = False) -> d
     from . import figures, jobs
 
     console = Console(highlight=False)
-    one_thread, threads = single_threaded_blas()
+    one_thread, threads = one_blas_thread()
     console.print(
         f"Times are the least of several runs taken in turns. {threads} A first call also loads "
         f"and, where Numba has nothing cached, compiles."
@@ -85,18 +84,6 @@ def run(out: str | Path, chosen: tuple[str, ...] = (), quick: bool = False) -> d
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console.print(f"\nWritten: {', '.join([*written, str(path)])}", soft_wrap=True)
     return report
-
-
-def single_threaded_blas() -> tuple[AbstractContextManager[Any], str]:
-    """A context in which NumPy's BLAS uses one thread, as fastbp does, and a sentence about it."""
-    if importlib.util.find_spec("threadpoolctl"):
-        from threadpoolctl import threadpool_limits
-
-        return threadpool_limits(1), "fastbp and NumPy's BLAS use one thread each."
-    return nullcontext(), (
-        "fastbp uses one thread; NumPy's BLAS uses as many as it likes (threadpoolctl, which would "
-        "hold it to one, is not installed)."
-    )
 
 
 def worst_difference(job: Job) -> float:
@@ -125,8 +112,6 @@ def check_agreement(report: dict[str, Any]) -> None:
 
 
 def _print_job(console: Console, name: str, job: Job) -> None:
-    from .jobs import BY_HAND
-
     table = table_of(
         *("", "first\ncall, s", "fit,\nms", f"µs per\n{job.unit}", "times as\nfast as\nby hand"),
         *("params\noff by", "losses\noff by", job.score_name),
@@ -161,17 +146,6 @@ def _print_job(console: Console, name: str, job: Job) -> None:
         )
     if name == "cars":
         _print_lines(console, job)
-
-
-def table_of(*headers: str) -> Table:
-    """A table that fits 80 columns; the first column is text, the others are numbers."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for header in headers:
-        table.add_column(header, justify="right" if header else "left", vertical="bottom")
-    return table
 
 
 def _print_lines(console: Console, job: Job) -> None:

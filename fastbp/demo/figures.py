@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .jobs import BY_HAND, CAR_KM, Job
+from .._timing import BY_HAND
+from .jobs import CAR_KM, Job
 
 COLORS = {BY_HAND: "0.55", "numpy": "tab:blue", "numba": "tab:green", "c": "tab:red"}
 MARKERS = {BY_HAND: "s", "numpy": "", "numba": "x", "c": "o"}

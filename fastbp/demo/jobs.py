@@ -6,7 +6,6 @@ written to be fast: parameters in one flat vector, results in place, rows gather
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +20,9 @@ from sklearn.model_selection import train_test_split
 
 import fastbp as fb
 
+from .._timing import BY_HAND, compare
+
 SEED = 0
-BY_HAND = "by hand"
 
 
 class Run(NamedTuple):
@@ -68,30 +68,6 @@ class Job:
             float(np.abs(params - params0).max() / np.abs(params0).max()),
             float((np.abs(losses - losses0)[:n] / np.abs(losses0[:n])).max()),
         )
-
-
-def compare(
-    calls: dict[str, Callable[[], Any]], seconds: float
-) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
-    """Results, seconds of the first calls, and the least seconds of later ones.
-
-    They are called in turns, for so many seconds in all and at least once more.
-    """
-    runs: dict[str, Any] = {}
-    first: dict[str, float] = {}
-    best = dict.fromkeys(calls, np.inf)
-    for name, call in calls.items():
-        start = time.perf_counter()
-        runs[name] = call()
-        first[name] = time.perf_counter() - start
-    stop = time.perf_counter() + seconds
-    while True:
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            best[name] = min(best[name], time.perf_counter() - start)
-        if time.perf_counter() > stop:
-            return runs, first, best
 
 
 def fit(*args: Any, **options: Any) -> fb.FitResult:
