@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failure("interrupted", INTERRUPTED)
     except click.ClickException as error:
         return _failure(error.format_message(), USER_ERROR)
-    except (fb.BackendError, ValueError, TypeError, ArithmeticError, ImportError, OSError) as error:
+    except (fb.BackendError, ValueError, TypeError, ImportError, OSError) as error:
         return _failure(str(error), USER_ERROR)
 
 

@@ -9,6 +9,7 @@ import pytest
 from strategies import attempt, bits, case, nasty_layouts, nasty_types, same
 
 import fastbp as fb
+from fastbp._arrays import real_array
 
 pytestmark = pytest.mark.backend
 
@@ -131,6 +132,16 @@ def test_other_types_are_converted_first(backend, dtype, name):
             converted = {k: a.astype(result_type) for k, a in clean.items()}
             given = clean | {key: variant}
             check_results(function(**given), function(**converted), (key, what))
+
+
+def test_backends_receive_aligned_arrays_of_native_order(dtype, rng):
+    clean = rng.integers(0, 2, (5, 4)).astype(dtype)
+    for what, variant in {**nasty_layouts(clean), **nasty_types(clean)}.items():
+        array = real_array("X", variant, dtype)
+        assert type(array) is np.ndarray and array.dtype is dtype, what
+        assert array.flags.c_contiguous and array.flags.aligned, what
+        assert same(array, clean), what
+    assert real_array("X", clean, dtype) is clean
 
 
 def test_arguments_may_be_the_same_array(backend, dtype, rng):

@@ -60,8 +60,7 @@ def run(out: str | Path, chosen: tuple[str, ...] = (), quick: bool = False) -> d
     names = tuple(n for n in _backends.available_backends() if n in (chosen or _backends.NAMES))
     names = (*(n for n in names if n != "numpy"), "numpy")
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "demo.json").write_text("{}\n", encoding="utf-8")  # fails now, not after the work
+    _require_writable(folder)
 
     from rich.console import Console
 
@@ -84,6 +83,19 @@ def run(out: str | Path, chosen: tuple[str, ...] = (), quick: bool = False) -> d
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     console.print(f"\nWritten: {', '.join([*written, str(path)])}", soft_wrap=True)
     return report
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the folder and try it, before the work and not after."""
+    trial = folder / "demo.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        trial.write_text("{}\n", encoding="utf-8")
+    except OSError as error:
+        raise OSError(
+            f"cannot write into the folder {str(folder)!r} ({error.strerror}); name another with "
+            f"--out"
+        ) from error
 
 
 def worst_difference(job: Job) -> float:

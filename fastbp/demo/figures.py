@@ -64,6 +64,7 @@ def _digits(job: Job) -> Figure:
 def _diabetes(job: Job) -> Figure:
     figure, (losses, distances, scatter) = _panels(job.title, 3)
     _losses(losses, job, "iteration", "objective (target of unit variance)")
+    losses.set_yscale("linear")
     _distances(distances, job, "iteration")
     y, name = job.details["y_test"], next(iter(job.scores))
     prediction = job.details["predictions"][name]
