@@ -69,20 +69,16 @@ INLINE vec vexp(vec x)
 #endif
 }
 
-/* e^x - 1 for x <= 0. */
-INLINE vec vexpm1_negative(vec x)
-{
-    x = vmax(splat(EXPM1_LEAST), x);
-    reduced e = reduce_exp(x);
-    vec s = power_of_two(to_integer(e.shifted));
-    return s * e.p + (s - 1);
-}
-
-/* With a = |x| and t = e^-2a - 1, tanh a = -t / (t + 2). */
+/* With a = |x| and t = e^-2a - 1, tanh a = -t / (t + 2). Near 1 the roundings of t and t + 2 would add
+ * up to 2.5 ULP; 1 - 2 (t + 1) / (t + 2), the same, scales them down. */
 INLINE vec vtanh(vec x)
 {
-    vec t = vexpm1_negative(-2 * vabs(x));
-    return with_sign_of(((vec){0} - t) / (t + 2), x); /* 0 - t and not -t, which turns 0 into -0 */
+    vec a = vabs(x), limit = splat((real)0.75);
+    reduced e = reduce_exp(vmax(splat(EXPM1_LEAST), -2 * a));
+    vec s = power_of_two(to_integer(e.shifted));
+    vec t = s * e.p + (s - 1), u = s * e.p + s;
+    vec quotient = if_greater(a, limit, 2 * u, (vec){0} - t) / (t + 2); /* -t would turn 0 into -0 */
+    return with_sign_of(if_greater(a, limit, 1 - quotient, quotient), x);
 }
 
 INLINE vec vsigmoid(vec x)

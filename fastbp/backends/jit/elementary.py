@@ -7,6 +7,7 @@ are false for it, so each clamp keeps the argument where the comparison fails.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,8 @@ from .. import polynomials
 from .vectors import Lanes, Vector
 
 
-def _coefficient(lanes: Lanes, name: str) -> float:
+def _coefficient(lanes: Lanes, name: str) -> Any:
+    """A number or list of the table, of the lanes' type."""
     return getattr(polynomials, f"{name}_{lanes.name}")
 
 
