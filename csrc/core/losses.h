@@ -46,32 +46,29 @@ static double bce_logits_loss(loss_tile tile)
 /* Cross-entropy of softmax(Y): log Σ e^(y - max) + max - y_label, or Σ t (log Σ + max - y). */
 static double softmax_loss(loss_tile tile, real *row)
 {
-    idx n = tile.n_out, whole = round_up(n);
+    idx n = tile.n_out;
+    const vec least = splat((real)-INFINITY);
     double sum = 0;
+    /* Σ log s is the log of Π s, with s from 1 to n: one logarithm for many rows. */
+    double product = 1;
+    int together = !tile.weights && tile.labels;
     for (idx i = 0; i < tile.rows; i++) {
         const real *y = tile.Y + i * tile.ldy;
-        vec most = splat((real)-INFINITY);
-        for (idx j = 0; j < whole; j += VL) {
-            /* Lanes after the last output count as -inf: they neither win nor add. */
-            vec v = load_first(y + j, first_lanes(n - j));
-            if (j + VL > n) {
-                store(row + j, v);
-                for (idx k = n; k < whole; k++) row[k] = (real)-INFINITY;
-                v = load(row + j);
-            }
+        vec most = least, total = {0};
+        for (idx j = 0; j < n; j += VL) { /* lanes after the last output neither win nor add */
+            mask m = first_lanes(n - j);
+            vec v = fill_after(load_first(y + j, m), m, least);
             store(row + j, v);
             most = vmax(most, v); /* NaN reaches the sum below in any case */
         }
         real top = hmax(most);
-        vec total = {0};
-        for (idx j = 0; j < whole; j += VL) {
+        for (idx j = 0; j < n; j += VL) {
             vec e = vexp(load(row + j) - top);
             store(row + j, e);
             total += e;
         }
         real sum_exp = hsum(total);
-        double log_sum = log((double)sum_exp), w = tile.weights ? (double)tile.weights[i] : 1;
-        double target_sum = 1, dot = 0;
+        double w = tile.weights ? (double)tile.weights[i] : 1, target_sum = 1, dot = 0;
         const real *t = tile.T ? tile.T + i * n : NULL;
         if (t) {
             target_sum = 0;
@@ -82,7 +79,16 @@ static double softmax_loss(loss_tile tile, real *row)
         } else {
             dot = (double)y[tile.labels[i]] - (double)top;
         }
-        sum += w * (target_sum * log_sum - dot);
+        if (together) {
+            product *= (double)sum_exp;
+            sum -= dot;
+            if (!(product < 1e290)) { /* NaN too */
+                sum += log(product);
+                product = 1;
+            }
+        } else {
+            sum += w * (target_sum * log((double)sum_exp) - dot);
+        }
         if (!tile.D) continue;
         real *d = tile.D + i * tile.ldy;
         real factor = (real)(tile.scale * w), share = (real)target_sum * factor / sum_exp;
@@ -93,7 +99,7 @@ static double softmax_loss(loss_tile tile, real *row)
         }
         if (!t) d[tile.labels[i]] -= factor;
     }
-    return sum;
+    return sum + log(product);
 }
 
 /* `row` has room for a padded row of outputs. */

@@ -48,7 +48,8 @@ INLINE vec splat(real x) { return x - (vec){0}; } /* {0} + x would turn -0 into 
 INLINE vec load(const real *p) { return *(const vec_in_memory *)p; }
 INLINE void store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
-/* Masks, choice and extremes. vmax(a, b) and vmin(a, b) are b where either is NaN. */
+/* Masks, choice and extremes. vmax(a, b) and vmin(a, b) are b where either is NaN;
+ * fill_after(v, m, rest) has the lanes of v that m selects, and those of rest after them. */
 #if FB_ISA == 2 && FB_DOUBLE
 
 #define HAVE_MASKS 1
@@ -67,6 +68,7 @@ INLINE vec if_equal(vec a, vec b, vec yes, vec no)
 {
     return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ), no, yes);
 }
+INLINE vec fill_after(vec v, mask m, vec rest) { return _mm512_mask_blend_pd(m, rest, v); }
 INLINE real hsum(vec v) { return _mm512_reduce_add_pd(v); }
 INLINE real hmax(vec v) { return _mm512_reduce_max_pd(v); }
 
@@ -88,6 +90,7 @@ INLINE vec if_equal(vec a, vec b, vec yes, vec no)
 {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes);
 }
+INLINE vec fill_after(vec v, mask m, vec rest) { return _mm512_mask_blend_ps(m, rest, v); }
 INLINE real hsum(vec v) { return _mm512_reduce_add_ps(v); }
 INLINE real hmax(vec v) { return _mm512_reduce_max_ps(v); }
 
@@ -102,6 +105,7 @@ INLINE mask first_lanes(idx n)
 }
 INLINE vec load_first(const real *p, mask m) { return _mm256_maskload_pd(p, m); }
 INLINE void store_first(real *p, mask m, vec v) { _mm256_maskstore_pd(p, m, v); }
+INLINE vec fill_after(vec v, mask m, vec rest) { return _mm256_blendv_pd(rest, v, (vec)m); }
 INLINE vec vmax(vec a, vec b) { return _mm256_max_pd(a, b); }
 INLINE vec vmin(vec a, vec b) { return _mm256_min_pd(a, b); }
 INLINE vec vsqrt(vec a) { return _mm256_sqrt_pd(a); }
@@ -121,6 +125,7 @@ INLINE mask first_lanes(idx n)
 }
 INLINE vec load_first(const real *p, mask m) { return _mm256_maskload_ps(p, m); }
 INLINE void store_first(real *p, mask m, vec v) { _mm256_maskstore_ps(p, m, v); }
+INLINE vec fill_after(vec v, mask m, vec rest) { return _mm256_blendv_ps(rest, v, (vec)m); }
 INLINE vec vmax(vec a, vec b) { return _mm256_max_ps(a, b); }
 INLINE vec vmin(vec a, vec b) { return _mm256_min_ps(a, b); }
 INLINE vec vsqrt(vec a) { return _mm256_sqrt_ps(a); }
@@ -153,6 +158,11 @@ INLINE void store_first(real *p, mask m, vec v)
         return;
     }
     for (idx i = 0; i < m; i++) p[i] = v[i];
+}
+INLINE vec fill_after(vec v, mask m, vec rest)
+{
+    for (idx i = m; i < VL; i++) v[i] = rest[i];
+    return v;
 }
 INLINE vec choose(ivec condition, vec yes, vec no)
 {
