@@ -48,7 +48,11 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"fastbp.{name}")
     elif name == "__version__":
-        value = importlib.import_module("importlib.metadata").version("fastbp")
+        metadata = importlib.import_module("importlib.metadata")
+        try:
+            value = metadata.version("fastbp")
+        except metadata.PackageNotFoundError:
+            value = "unknown (not installed: running from its source folder)"
     else:
         raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
     globals()[name] = value

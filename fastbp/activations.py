@@ -125,6 +125,10 @@ class Activation:
     name: str
     constant: float = 0.0
 
+    def __post_init__(self) -> None:
+        if self.name not in NAMES:
+            raise ValueError(unknown_name("activation", self.name, NAMES))
+
     def __repr__(self) -> str:
         usual = _BY_NAME[self.name]
         return repr(self.name) if self == usual else f"fb.{self.name}({self.constant:g})"
@@ -210,6 +214,8 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     return Activation("leaky_relu", value)
 
 
+NAMES = ("linear", "relu", "leaky_relu", "sigmoid", "tanh")
+
 _BY_NAME: dict[str, Activation] = {
     "linear": Activation("linear"),
     "relu": relu(),
@@ -217,9 +223,6 @@ _BY_NAME: dict[str, Activation] = {
     "sigmoid": Activation("sigmoid"),
     "tanh": Activation("tanh"),
 }
-
-NAMES = tuple(_BY_NAME)
-
 
 def activation(name: str | Activation) -> Activation:
     """The activation of that name, with its usual parameters.

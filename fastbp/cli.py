@@ -5,7 +5,6 @@ What a command needs is imported when it runs, so that ``fastbp --help`` answers
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Sequence
 
 import click
@@ -49,10 +48,7 @@ def _failure(message: str, status: int) -> int:
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        try:
-            click.echo(f"fastbp {fb.__version__}")
-        except importlib.metadata.PackageNotFoundError:
-            click.echo("fastbp (not installed: running from its source folder)")
+        click.echo(f"fastbp {fb.__version__}")
         context.exit()
 
 

@@ -644,6 +644,8 @@ class Objective:
 
 def _size(name: str, value: Any) -> int:
     try:
+        if isinstance(value, bool):
+            raise TypeError
         number = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}, expected a whole number") from None
@@ -660,7 +662,10 @@ def _dtype(dtype: Any) -> np.dtype:
 
 
 def _penalty(name: str, value: Any) -> float:
-    number = float(value)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected a number >= 0") from None
     if not (np.isfinite(number) and number >= 0):
         raise ValueError(f"{name} is {number}, expected a finite number >= 0")
     return number

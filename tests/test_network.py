@@ -521,3 +521,12 @@ def test_every_name_is_documented():
         assert f'"{name}"' in fb.activation.__doc__
     for name in LOSSES:
         assert f'"{name}"' in fb.Network.objective.__doc__
+
+
+def test_wrong_types_are_named():
+    with pytest.raises(TypeError, match="l2 is 'much', expected a number >= 0"):
+        fb.Network.mlp([1, 1]).value([0, 0], [[1.0]], [1.0], l2="much")
+    with pytest.raises(TypeError, match="n_out is True, expected a whole number"):
+        fb.Dense(True)
+    with pytest.raises(ValueError, match="did you mean 'tanh'"):
+        fb.Activation("tanhh")

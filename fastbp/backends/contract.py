@@ -263,7 +263,8 @@ def train(
         The rate of all steps, or of each.
     losses : numpy.ndarray of float64 (epochs touched,)
         To which the objectives are added, each taken on its batch before the step, penalty
-        included.
+        included. Where the steps begin within an epoch, that epoch's sum so far must stand here:
+        the growth limit looks at whole epochs.
 
     Notes
     -----
