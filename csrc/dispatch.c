@@ -1,4 +1,4 @@
-/* Which instruction set runs, plans and their workspaces, and the public functions.
+/* Which instruction set runs, plans, and the public functions.
  *
  * The levels: baseline is what every processor of the platform has (SSE2 on x86-64, NEON on ARM64),
  * avx2 (with FMA) came to x86 with Haswell in 2013 and Zen, avx512 (F, BW, DQ, VL) with Skylake-X in
@@ -6,7 +6,6 @@
  */
 #include "core/internal.h"
 
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -65,30 +64,6 @@ const char *fb_compiler(void)
 #endif
 }
 
-/* Workspaces. */
-
-fb_workspace *fb_take(fb_pool *pool, size_t size)
-{
-    fb_workspace *found = NULL;
-    for (int i = 0; i < FB_POOL_SLOTS && !found; i++)
-        found = atomic_exchange(&pool->slots[i], NULL);
-    if (found && found->size >= size) return found;
-    free(found);
-    size_t total = (sizeof(fb_workspace) + size + 63) / 64 * 64;
-    fb_workspace *fresh = aligned_alloc(64, total);
-    if (fresh) fresh->size = size;
-    return fresh;
-}
-
-void fb_give(fb_pool *pool, fb_workspace *workspace)
-{
-    for (int i = 0; i < FB_POOL_SLOTS; i++) {
-        fb_workspace *expected = NULL;
-        if (atomic_compare_exchange_strong(&pool->slots[i], &expected, workspace)) return;
-    }
-    free(workspace);
-}
-
 static fb_pool kernel_pool; /* for calls without a plan */
 
 /* Plans. */
@@ -99,7 +74,7 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
     fb_plan *plan = malloc(sizeof(fb_plan) + (size_t)n_layers * sizeof(fb_layer));
     if (!plan) return NULL;
     plan->table = tables[level][is_double != 0];
-    for (int i = 0; i < FB_POOL_SLOTS; i++) atomic_init(&plan->pool.slots[i], NULL);
+    fb_pool_init(&plan->pool);
     plan->n_layers = (idx)n_layers;
     plan->n_params = (idx)n_params;
     plan->tape_width = (idx)tape_width;
@@ -122,7 +97,7 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
 void fb_plan_free(fb_plan *plan)
 {
     if (!plan) return;
-    for (int i = 0; i < FB_POOL_SLOTS; i++) free(atomic_load(&plan->pool.slots[i]));
+    fb_pool_free(&plan->pool);
     free(plan);
 }
 

@@ -224,6 +224,7 @@ _BY_NAME: dict[str, Activation] = {
     "tanh": Activation("tanh"),
 }
 
+
 def activation(name: str | Activation) -> Activation:
     """The activation of that name, with its usual parameters.
 

@@ -25,6 +25,9 @@ typedef struct {
     fb_workspace *_Atomic slots[FB_POOL_SLOTS];
 } fb_pool;
 
+void fb_pool_init(fb_pool *pool);
+void fb_pool_free(fb_pool *pool);
+
 /* A block of at least that size (null without memory), and its return. */
 fb_workspace *fb_take(fb_pool *pool, size_t size);
 void fb_give(fb_pool *pool, fb_workspace *workspace);
