@@ -6,6 +6,7 @@ below has to look again. An array that already is so is returned as it is.
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
@@ -106,3 +107,24 @@ def require_finite(name: str, array: np.ndarray) -> None:
         f"{name} holds {array[tuple(place)]} at {where}{more}, expected finite numbers; "
         f"remove or fill such rows first"
     )
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int; True and False are not numbers here.
+
+    Raises
+    ------
+    TypeError
+        If it is not a whole number.
+    ValueError
+        If it is below `least`.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected a whole number") from None
+    if number < least:
+        raise ValueError(f"{name} is {number}, expected at least {least}")
+    return number

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import operator
 import secrets
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import optimize
-from ._arrays import FLOAT64, require_finite
+from ._arrays import FLOAT64, require_finite, whole_number
 from ._errors import DivergenceError, NonFiniteError, ShapeError, unknown_name
 from .backends import contract
 from .losses import Loss, prepare_target
@@ -250,7 +249,7 @@ def fit(
     if not isinstance(net, Network):
         raise TypeError(f"net is {type(net).__name__}, expected fastbp.Network; fit(net, X, y)")
     rule = _method(method, options)
-    epochs = _count("epochs", epochs)
+    epochs = whole_number("epochs", epochs)
     if on_divergence not in ("raise", "return"):
         raise ValueError(unknown_name("on_divergence", on_divergence, ("raise", "return")))
     seed = _seed(seed)
@@ -290,16 +289,6 @@ def _method(method: Any, options: dict[str, Any]) -> FirstOrder | str:
     raise ValueError(unknown_name("method", method, (*METHODS, *FULL_BATCH)))
 
 
-def _count(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected a whole number") from None
-    if number < 1:
-        raise ValueError(f"{name} is {number}, expected at least 1")
-    return number
-
-
 def _batch_size(batch_size: Any, n: int, full_batch_method: str | None) -> int:
     if batch_size is None:
         return n
@@ -307,7 +296,7 @@ def _batch_size(batch_size: Any, n: int, full_batch_method: str | None) -> int:
         if batch_size != "auto":
             raise ValueError(f"batch_size is {batch_size!r}, expected 'auto', None or a number")
         return n if full_batch_method else min(32, n)
-    batch = min(_count("batch_size", batch_size), n)
+    batch = min(whole_number("batch_size", batch_size), n)
     if full_batch_method:
         raise ValueError(
             f"batch_size is {batch_size} with method {full_batch_method!r}, which takes all rows "
@@ -319,13 +308,7 @@ def _batch_size(batch_size: Any, n: int, full_batch_method: str | None) -> int:
 def _seed(seed: Any) -> int:
     if seed is None:
         return secrets.randbits(53)  # survives JSON and spreadsheets
-    try:
-        number = operator.index(seed)
-    except TypeError:
-        raise TypeError(f"seed is {seed!r}, expected a whole number or None") from None
-    if number < 0:
-        raise ValueError(f"seed is {number}, expected at least 0")
-    return number
+    return whole_number("seed", seed, least=0)
 
 
 def _require_finite_target(y: Any) -> None:

@@ -5,7 +5,6 @@ The parameter vector holds layer after layer W (n_in, n_out) row-major, then b (
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property, partial
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import backends
-from ._arrays import FLOAT32, FLOAT64, matrix, real_array
+from ._arrays import FLOAT32, FLOAT64, matrix, real_array, whole_number
 from ._errors import ShapeError, unknown_name
 from .activations import Activation, activation as activation_of
 from .backends.contract import Y_COLUMN, Plan, Problem
@@ -62,7 +61,7 @@ class Dense:
     init: str = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "n_out", _size("n_out", self.n_out))
+        object.__setattr__(self, "n_out", whole_number("n_out", self.n_out))
         object.__setattr__(self, "activation", activation_of(self.activation))
         object.__setattr__(self, "bias", bool(self.bias))
         if self.init not in INITS:
@@ -127,7 +126,7 @@ class Network:
                 )
         if not layers:
             raise ValueError("a network needs at least one layer; add fastbp.Dense(n_out)")
-        object.__setattr__(self, "n_in", _size("n_in", n_in))
+        object.__setattr__(self, "n_in", whole_number("n_in", n_in))
         object.__setattr__(self, "layers", layers)
         object.__setattr__(self, "dtype", _dtype(dtype))
 
@@ -640,18 +639,6 @@ class Objective:
                 f"loss {self.loss.name!r} is not a sum of squares; least-squares methods need "
                 f"'mse', 'half_mse' or 'sse', others take 'L-BFGS-B' or 'fmincg'"
             )
-
-
-def _size(name: str, value: Any) -> int:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected a whole number") from None
-    if number < 1:
-        raise ValueError(f"{name} is {number}, expected at least 1")
-    return number
 
 
 def _dtype(dtype: Any) -> np.dtype:

@@ -59,10 +59,8 @@ INLINE vec vexp(vec x)
     x = vmin(splat(EXP_MOST), vmax(splat(EXP_LEAST), x));
     reduced e = reduce_exp(x);
     vec y = e.p + 1;
-#if FB_ISA == 2 && FB_DOUBLE
-    return _mm512_scalef_pd(y, e.k);
-#elif FB_ISA == 2
-    return _mm512_scalef_ps(y, e.k);
+#if FB_ISA == 2
+    return OP(scalef)(y, e.k);
 #else
     ivec k = to_integer(e.shifted), half = k >> 1; /* in two steps: 2^k alone may be out of range */
     return y * power_of_two(half) * power_of_two(k - half);

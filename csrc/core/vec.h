@@ -50,94 +50,62 @@ INLINE void store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
 /* Masks, choice and extremes. vmax(a, b) and vmin(a, b) are b where either is NaN;
  * fill_after(v, m, rest) has the lanes of v that m selects, and those of rest after them. */
-#if FB_ISA == 2 && FB_DOUBLE
+#if FB_ISA == 2
 
 #define HAVE_MASKS 1
+#if FB_DOUBLE
+#define OP(name) _mm512_##name##_pd
+#define COMPARE(a, b, how) _mm512_cmp_pd_mask(a, b, how)
 typedef __mmask8 mask;
-INLINE mask first_lanes(idx n) { return n >= VL ? (mask)0xff : (mask)((1u << n) - 1u); }
-INLINE vec load_first(const real *p, mask m) { return _mm512_maskz_loadu_pd(m, p); }
-INLINE void store_first(real *p, mask m, vec v) { _mm512_mask_storeu_pd(p, m, v); }
-INLINE vec vmax(vec a, vec b) { return _mm512_max_pd(a, b); }
-INLINE vec vmin(vec a, vec b) { return _mm512_min_pd(a, b); }
-INLINE vec vsqrt(vec a) { return _mm512_sqrt_pd(a); }
-INLINE vec if_greater(vec a, vec b, vec yes, vec no)
-{
-    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_GT_OQ), no, yes);
-}
-INLINE vec if_equal(vec a, vec b, vec yes, vec no)
-{
-    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ), no, yes);
-}
-INLINE vec fill_after(vec v, mask m, vec rest) { return _mm512_mask_blend_pd(m, rest, v); }
-INLINE real hsum(vec v) { return _mm512_reduce_add_pd(v); }
-INLINE real hmax(vec v) { return _mm512_reduce_max_pd(v); }
-
-#elif FB_ISA == 2
-
-#define HAVE_MASKS 1
+#else
+#define OP(name) _mm512_##name##_ps
+#define COMPARE(a, b, how) _mm512_cmp_ps_mask(a, b, how)
 typedef __mmask16 mask;
-INLINE mask first_lanes(idx n) { return n >= VL ? (mask)0xffff : (mask)((1u << n) - 1u); }
-INLINE vec load_first(const real *p, mask m) { return _mm512_maskz_loadu_ps(m, p); }
-INLINE void store_first(real *p, mask m, vec v) { _mm512_mask_storeu_ps(p, m, v); }
-INLINE vec vmax(vec a, vec b) { return _mm512_max_ps(a, b); }
-INLINE vec vmin(vec a, vec b) { return _mm512_min_ps(a, b); }
-INLINE vec vsqrt(vec a) { return _mm512_sqrt_ps(a); }
+#endif
+INLINE mask first_lanes(idx n) { return n >= VL ? (mask)-1 : (mask)((1u << n) - 1u); }
+INLINE vec load_first(const real *p, mask m) { return OP(maskz_loadu)(m, p); }
+INLINE void store_first(real *p, mask m, vec v) { OP(mask_storeu)(p, m, v); }
+INLINE vec fill_after(vec v, mask m, vec rest) { return OP(mask_blend)(m, rest, v); }
 INLINE vec if_greater(vec a, vec b, vec yes, vec no)
 {
-    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), no, yes);
+    return OP(mask_blend)(COMPARE(a, b, _CMP_GT_OQ), no, yes);
 }
 INLINE vec if_equal(vec a, vec b, vec yes, vec no)
 {
-    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ), no, yes);
+    return OP(mask_blend)(COMPARE(a, b, _CMP_EQ_OQ), no, yes);
 }
-INLINE vec fill_after(vec v, mask m, vec rest) { return _mm512_mask_blend_ps(m, rest, v); }
-INLINE real hsum(vec v) { return _mm512_reduce_add_ps(v); }
-INLINE real hmax(vec v) { return _mm512_reduce_max_ps(v); }
+INLINE real hsum(vec v) { return OP(reduce_add)(v); }
+INLINE real hmax(vec v) { return OP(reduce_max)(v); }
 
 #elif FB_ISA == 1
 
 #define HAVE_MASKS 1
 typedef __m256i mask;
 #if FB_DOUBLE
+#define OP(name) _mm256_##name##_pd
 INLINE mask first_lanes(idx n)
 {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
 }
-INLINE vec load_first(const real *p, mask m) { return _mm256_maskload_pd(p, m); }
-INLINE void store_first(real *p, mask m, vec v) { _mm256_maskstore_pd(p, m, v); }
-INLINE vec fill_after(vec v, mask m, vec rest) { return _mm256_blendv_pd(rest, v, (vec)m); }
-INLINE vec vmax(vec a, vec b) { return _mm256_max_pd(a, b); }
-INLINE vec vmin(vec a, vec b) { return _mm256_min_pd(a, b); }
-INLINE vec vsqrt(vec a) { return _mm256_sqrt_pd(a); }
-INLINE vec if_greater(vec a, vec b, vec yes, vec no)
-{
-    return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_GT_OQ));
-}
-INLINE vec if_equal(vec a, vec b, vec yes, vec no)
-{
-    return _mm256_blendv_pd(no, yes, _mm256_cmp_pd(a, b, _CMP_EQ_OQ));
-}
 #else
+#define OP(name) _mm256_##name##_ps
 INLINE mask first_lanes(idx n)
 {
     int count = n > VL ? VL : (int)n;
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
-INLINE vec load_first(const real *p, mask m) { return _mm256_maskload_ps(p, m); }
-INLINE void store_first(real *p, mask m, vec v) { _mm256_maskstore_ps(p, m, v); }
-INLINE vec fill_after(vec v, mask m, vec rest) { return _mm256_blendv_ps(rest, v, (vec)m); }
-INLINE vec vmax(vec a, vec b) { return _mm256_max_ps(a, b); }
-INLINE vec vmin(vec a, vec b) { return _mm256_min_ps(a, b); }
-INLINE vec vsqrt(vec a) { return _mm256_sqrt_ps(a); }
+#endif
+INLINE vec load_first(const real *p, mask m) { return OP(maskload)(p, m); }
+INLINE void store_first(real *p, mask m, vec v) { OP(maskstore)(p, m, v); }
+INLINE vec fill_after(vec v, mask m, vec rest) { return OP(blendv)(rest, v, (vec)m); }
 INLINE vec if_greater(vec a, vec b, vec yes, vec no)
 {
-    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_GT_OQ));
+    return OP(blendv)(no, yes, OP(cmp)(a, b, _CMP_GT_OQ));
 }
 INLINE vec if_equal(vec a, vec b, vec yes, vec no)
 {
-    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_EQ_OQ));
+    return OP(blendv)(no, yes, OP(cmp)(a, b, _CMP_EQ_OQ));
 }
-#endif
 
 #else
 
@@ -179,6 +147,12 @@ INLINE vec vsqrt(vec a)
     return r;
 }
 
+#endif
+
+#if FB_ISA
+INLINE vec vmax(vec a, vec b) { return OP(max)(a, b); }
+INLINE vec vmin(vec a, vec b) { return OP(min)(a, b); }
+INLINE vec vsqrt(vec a) { return OP(sqrt)(a); }
 #endif
 
 #if FB_ISA != 2

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import operator
 from collections.abc import Callable
 from math import inf, isfinite, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import FLOAT64, real_array, require_finite
+from .._arrays import FLOAT64, real_array, require_finite, whole_number
 from .._errors import NonFiniteError, ShapeError
 from ..network import Objective
 
@@ -156,8 +155,8 @@ def fmincg(
             "fmincg takes neither bounds nor constraints; SciPy's 'L-BFGS-B' takes bounds, "
             "'SLSQP' and 'trust-constr' take both"
         )
-    maxiter = _limit("maxiter", maxiter)
-    budget = inf if maxfun is None else _limit("maxfun", maxfun)
+    maxiter = whole_number("maxiter", maxiter)
+    budget = inf if maxfun is None else whole_number("maxfun", maxfun)
     if not (isfinite(red) and red > 0):
         raise ValueError(f"red is {red}, expected a finite number > 0 (1.0 usually)")
     tol = 0.0 if tol is None else float(tol)
@@ -420,13 +419,3 @@ def _listener(callback: Callable[..., Any] | None) -> Callable[[_Point], bool]:
         return isinstance(answer, bool | np.bool_) and bool(answer)
 
     return tell
-
-
-def _limit(name: str, value: Any) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} is {value!r}, expected a whole number") from None
-    if number < 1:
-        raise ValueError(f"{name} is {number}, expected at least 1")
-    return number

@@ -120,21 +120,20 @@ class Entry:
         signature = self._returns(*arguments)
         with self._lock:
             if dtype.char not in self.dispatchers:
-                self.dispatchers[dtype.char] = self._cached(signature) or self._new(
-                    signature, cache=False
-                )
+                self.dispatchers[dtype.char] = self._cached(signature) or self._new(signature)
         return self.dispatchers[dtype.char]
 
     def _cached(self, signature: Any) -> Any:
-        # The cache fails in many ways (no writable directory, a full disk, a damaged file) and none
-        # of them is a reason not to run. An error of the code itself comes back without the cache.
+        # The cache fails in many ways (no writable directory, a full disk, a damaged file, sources
+        # that are not there) and none of them is a reason not to run. An error of the code itself
+        # comes back without the cache.
         try:
-            return self._new(signature, cache=True)
+            return self._new(signature, source_fingerprint(), cache=True)
         except Exception:
             return None
 
-    def _new(self, signature: Any, cache: bool) -> Any:
-        dispatcher = numba.njit(cache=cache, **_OPTIONS)(self._make(source_fingerprint()))
+    def _new(self, signature: Any, fingerprint: int = 0, cache: bool = False) -> Any:
+        dispatcher = numba.njit(cache=cache, **_OPTIONS)(self._make(fingerprint))
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
