@@ -115,7 +115,7 @@ def differentiate(kind, constant, n, z):
 
 
 @inner
-def _multiply_by_derivative(kind, constant, n, d, y, z):
+def multiply_by_derivative(kind, constant, n, d, y, z):
     """d *= act', taken from y where that is enough."""
     not_inlined()
     if kind == RELU:
@@ -147,7 +147,7 @@ def layer_backward(
     m, n_in, n_out, x, d, y, z, kind, constant, dw, db, has_bias, need_gradient, accumulate
 ):
     """d, dL/dY, becomes dL/dZ; then dW = Xᵀ dZ and db = Σ_rows dZ, added if `accumulate`."""
-    _multiply_by_derivative(kind, constant, m * n_out, d, y, z)
+    multiply_by_derivative(kind, constant, m * n_out, d, y, z)
     if not need_gradient:
         return
     if n_out == 1:

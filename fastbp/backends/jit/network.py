@@ -19,9 +19,15 @@ from .compiling import (
     part,
     result,
 )
-from .layer import layer_backward, layer_forward, layer_input_gradient, needs_transpose
+from .layer import (
+    layer_backward,
+    layer_forward,
+    layer_input_gradient,
+    multiply_by_derivative,
+    needs_transpose,
+)
 from .product import transpose
-from .vectors import aligned, at, copy, pointer
+from .vectors import aligned, at, copy, elementwise, pointer
 
 _COLUMNS = 7  # of Plan.layers
 
@@ -90,6 +96,40 @@ def backward_tile(
             layer_input_gradient(m, n_in, n_out, d, at(params, w), at(transposed, w), dx)
 
 
+_scaled = elementwise(lambda to, x, factor: (x * factor,), 2, 1)
+
+
+@inner
+def jacobian_rows(
+    layers, constants, n_layers, params, transposed, x, m, tape, n, d, next_d, J, stride
+):
+    """From d, one output's unit rows for a tile, that output's row of J for each row of the tile.
+
+    Those rows are `stride` apart. Unlike gradients, deltas are not summed over rows: each makes a
+    product a·dᵀ of its own. d and next_d are buffers and are overwritten.
+    """
+    for index in range(n_layers - 1, -1, -1):
+        layer = at(layers, index * _COLUMNS)
+        n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
+        y, z = at(tape, n * layer[Y_COLUMN]), at(tape, n * max(layer[Z_COLUMN], 0))
+        below = x
+        if index > 0:
+            below = at(tape, n * layer[Y_COLUMN - _COLUMNS])
+        multiply_by_derivative(layer[ACTIVATION], constants[index], m * n_out, d, y, z)
+        for j in range(m):
+            row, a, dj = at(J, j * stride + w), at(below, j * n_in), at(d, j * n_out)
+            if n_out == 1:
+                _scaled(n_in, row, a, dj[0])
+            else:
+                for i in range(n_in):
+                    _scaled(n_out, at(row, i * n_out), dj, a[i])
+            if b >= 0:
+                copy(at(J, j * stride + b), dj, n_out)
+        if index > 0:
+            layer_input_gradient(m, n_in, n_out, d, at(params, w), at(transposed, w), next_d)
+            d, next_d = next_d, d
+
+
 @inner
 def set_unit_rows(m, n, k, d):
     """Rows (m, n) that are 1 in column k and 0 elsewhere."""
@@ -155,14 +195,14 @@ def _make_derivatives(fingerprint):
                     d, next_d, g, True, i > 0, at(dx, i * n_in), need_dx,
                 )  # fmt: skip
         elif task == JACOBIAN:
-            for i in range(n):
-                forward_tile(L, c, n_layers, p, at(x, i * n_in), 1, scratch, 1, 0)
+            for i in range(0, n, tile):
+                m = min(tile, n - i)
+                forward_tile(L, c, n_layers, p, at(x, i * n_in), m, scratch, tile, 0)
                 for k in range(n_out):
-                    set_unit_rows(1, n_out, k, d)
-                    row = at(g, (i * n_out + k) * n_params)
-                    backward_tile(
-                        L, c, n_layers, p, transposed, at(x, i * n_in), 1, scratch, 1, 0,
-                        d, next_d, row, True, False, dx, False,
+                    set_unit_rows(m, n_out, k, d)
+                    jacobian_rows(
+                        L, c, n_layers, p, transposed, at(x, i * n_in), m, scratch, tile,
+                        d, next_d, at(g, (i * n_out + k) * n_params), n_out * n_params,
                     )  # fmt: skip
         else:
             for i in range(0, n, tile):
