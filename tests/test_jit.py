@@ -31,6 +31,7 @@ def python(code, path=PACKAGE.parent, **variables):
     environment |= {"PYTHONPATH": str(path), "FASTBP_BACKEND": "numba"}
     done = subprocess.run(
         [sys.executable, "-c", code],
+        cwd=path,  # which Python searches first
         env=environment | {key: str(value) for key, value in variables.items()},
         capture_output=True,
         text=True,
@@ -84,7 +85,7 @@ def use_all(rng, sizes, activations, dtype, n, loss, weighted, l2, methods, batc
         fb.fit(
             c.net, c.X, c.y, method=method, loss=loss, params=c.params, epochs=2,
             batch_size=batch_size, shuffle=weighted, seed=0, on_divergence="return",
-            progress=False, **c.terms,
+            **c.terms,
         )  # fmt: skip
 
 
@@ -154,7 +155,8 @@ def test_runs_where_no_cache_can_be_written(copy, tmp_path):
     (copy / "fastbp" / "backends" / "jit" / "__pycache__").touch()
     nowhere = {"HOME": file, "XDG_CACHE_HOME": file, "LOCALAPPDATA": file}
     for variables in (nowhere, nowhere | {"NUMBA_CACHE_DIR": file / "cache"}):
-        assert python(TANH, copy, **variables).split() == [*RIGHT, "0", "0"]
+        code = TANH + "print(dispatcher.stats.cache_path)"
+        assert python(code, copy, **variables).split() == [*RIGHT, "0", "1", "None"]
 
 
 def test_runs_over_a_damaged_cache(tmp_path):
@@ -176,7 +178,7 @@ X = rng.standard_normal((70, 5))
 y = rng.standard_normal((70, 3))
 net = fb.Network.mlp([5, 33, 18, 3])
 def fit(backend):
-    return fb.fit(net, X, y, epochs=10, batch_size=16, seed=0, backend=backend, progress=False)
+    return fb.fit(net, X, y, epochs=10, batch_size=16, seed=0, backend=backend)
 """
 
 
@@ -186,13 +188,16 @@ def test_first_use_by_four_threads_at_once(tmp_path):
         + """
 with ThreadPoolExecutor(4) as pool:
     results = list(pool.map(fit, ["numba"] * 4))
+from fastbp.backends.jit import training
 print(len({r.params.tobytes() for r in results}), np.isfinite(results[0].params).all())
 import numba
 try:
     print(numba.threading_layer())
 except ValueError:
     print("no threads")
-print("scipy.linalg.cython_blas" in sys.modules)
+for dispatcher in training.train.dispatchers.values():
+    (code,) = dispatcher.inspect_llvm().values()
+    print("numba_xxgemm" in code or "numba_xxdot" in code or "numba_xxgemv" in code)
 """
     )
     assert python(code, NUMBA_CACHE_DIR=tmp_path).split() == ["1", "True", "no", "threads", "False"]
@@ -243,7 +248,7 @@ def test_training_leaves_the_floating_point_mode_alone(rng, lr):
         before = keeps_subnormals()
         result = fb.fit(
             c.net, c.X, c.y, method="sgd", lr=lr, epochs=20, batch_size=4, seed=0,
-            backend="numba", on_divergence="return", progress=False,
+            backend="numba", on_divergence="return",
         )  # fmt: skip
         return before, result.success or lr > 1, keeps_subnormals()
 
@@ -259,7 +264,7 @@ def test_training_flushes_subnormals(rng):
     for backend, flushed in (("numba", True), ("numpy", False)):
         result = fb.fit(
             c.net, c.X, c.y, method="sgd", lr=1e-300, params=params, epochs=1, seed=0,
-            backend=backend, progress=False,
+            backend=backend,
         )  # fmt: skip
         assert (result.params[0] == 0) == flushed
 
