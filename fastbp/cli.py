@@ -5,6 +5,8 @@ What a command needs is imported when it runs, so that ``fastbp --help`` answers
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 
 import click
@@ -30,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if the demo's backends disagree; 2 after an error of the user's, which
         is one line on stderr; 130 after Ctrl-C.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # µ and θ where the encoding has none
     try:
         status = commands.main(arguments, prog_name="fastbp", standalone_mode=False)
         return status if isinstance(status, int) else 0
@@ -71,7 +75,7 @@ def commands(context: click.Context) -> None:
 @commands.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(as_json: bool) -> None:
-    """Versions, backends, instruction set: what runs here, and what is missing and why."""
+    """Show versions, backends and instruction set."""
     config = fb.show_config(mode="dicts")
     if as_json:
         import json
@@ -107,9 +111,10 @@ def info(as_json: bool) -> None:
 )
 @click.option("--quick", is_flag=True, help="Fewer epochs and repetitions.")
 def demo(out: str, backends: tuple[str, ...], quick: bool) -> int:
-    """Fit small networks to real data on every backend; compare results and times.
+    """Fit small networks to real data on every backend.
 
-    Needs scikit-learn and Matplotlib: pip install 'fastbp[demo]'
+    Compares results and times, and draws figures. Needs scikit-learn and Matplotlib:
+    pip install 'fastbp[demo]'
     """
     from . import demo as jobs
 
