@@ -24,15 +24,16 @@ _CONTRACT = ("contract",)
 
 def _host_features() -> set[str]:
     """The instruction sets that Numba compiles for; its caches distinguish them."""
-    if config.CPU_NAME is not None or config.CPU_FEATURES is not None:
-        listed = (config.CPU_FEATURES or "").split(",")
+    if config.CPU_FEATURES is not None:  # NUMBA_CPU_FEATURES, or empty for NUMBA_CPU_NAME=generic
+        listed = config.CPU_FEATURES.split(",")
         return {name[1:] for name in listed if name.startswith("+")}
     features = llvmlite.binding.get_host_cpu_features()
     return {name for name, present in features.items() if present}
 
 
 _FEATURES = _host_features()
-SSE = "sse2" in _FEATURES  # an x86 processor
+_X86_64 = llvmlite.binding.get_process_triple().startswith(("x86_64", "amd64"))
+SSE = _X86_64 or "sse2" in _FEATURES  # which 64-bit processors have though no one lists it
 VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
 # Elsewhere LLVM replaces a masked load by a branch per lane, and single elements are faster.
 HAS_MASKS = "avx" in _FEATURES
