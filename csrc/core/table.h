@@ -1,8 +1,9 @@
 /* The root of a target: all functions of one instruction set and dtype, and the table of them.
  *
- * A stub defines FB_ISA (0 baseline, 1 AVX2 with FMA, 2 AVX-512), FB_DOUBLE and FB_TABLE (the table's
- * name) and includes this file. The instruction set is given to the functions here by the compiler's
- * pragma, not to the file by a flag, so that nothing else in the library can come to use it.
+ * A stub defines FB_ISA (0 baseline, 1 AVX2 with FMA, 2 AVX-512) and FB_DOUBLE and includes this
+ * file, which names the table after them, such as fb_avx2_f32. The instruction set is given to the
+ * functions here by the compiler's pragma, not to the file by a flag, so that nothing else in the
+ * library can come to use it.
  */
 #include "internal.h"
 
@@ -34,8 +35,22 @@
 #include "training.h"
 #include "kernels.h"
 
-extern const fb_table FB_TABLE;
-const fb_table FB_TABLE = {
+#if FB_ISA == 2 && FB_DOUBLE
+#define TABLE fb_avx512_f64
+#elif FB_ISA == 2
+#define TABLE fb_avx512_f32
+#elif FB_ISA == 1 && FB_DOUBLE
+#define TABLE fb_avx2_f64
+#elif FB_ISA == 1
+#define TABLE fb_avx2_f32
+#elif FB_DOUBLE
+#define TABLE fb_baseline_f64
+#else
+#define TABLE fb_baseline_f32
+#endif
+
+extern const fb_table TABLE;
+const fb_table TABLE = {
     .activation = activation,
     .dense_forward = dense_forward,
     .dense_backward = dense_backward,
