@@ -11,7 +11,7 @@ CSRC := $(wildcard csrc/*.[ch] csrc/core/*.h csrc/targets/*.c csrc/build_ffi.py)
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: help demo test bench bench-compare lint lint-c clean
+.PHONY: help demo test bench bench-compare accuracy lint lint-c clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -29,6 +29,9 @@ bench: $(READY)      ## time the backends; saves JSON, prints table and plot
 
 bench-compare: $(READY)  ## time again and fail past SLOWDOWN against the saved run
 	$(BIN)/python bench/compare.py $(BENCH_JSON) --slowdown=$(SLOWDOWN)
+
+accuracy: $(READY)   ## measure the activations against mpmath; writes docs/accuracy.md
+	$(BIN)/python tools/accuracy.py
 
 lint: $(READY)       ## ruff and mypy
 	$(BIN)/ruff check

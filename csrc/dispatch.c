@@ -83,12 +83,11 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
         const int64_t *row = layers + FB_LAYER_COLUMNS * l;
         plan->layers[l] = (fb_layer){.n_in = (idx)row[0],
                                      .n_out = (idx)row[1],
-                                     .kind = (int)row[2],
                                      .w = (idx)row[3],
                                      .b = (idx)row[4],
                                      .y_column = (idx)row[5],
                                      .z_column = (idx)row[6],
-                                     .constant = constants[l]};
+                                     .act = {(int)row[2], constants[l], NULL}};
         if (plan->layers[l].n_out > plan->max_width) plan->max_width = plan->layers[l].n_out;
     }
     return plan;
@@ -105,26 +104,34 @@ void fb_plan_free(fb_plan *plan)
 
 static const fb_table *kernels(int is_double) { return tables[level][is_double != 0]; }
 
-void fb_activation(int is_double, int64_t kind, double constant, int derivative, int64_t size,
-                   const void *Z, void *result)
+static fb_act act_of(int64_t kind, double constant, uintptr_t function)
 {
-    kernels(is_double)->activation((int)kind, constant, derivative, (idx)size, Z, result);
+    return (fb_act){(int)kind, constant, (fb_function *)function};
+}
+
+void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
+                   int64_t size, const void *Z, void *result)
+{
+    fb_act act = act_of(kind, constant, function);
+    kernels(is_double)->activation(&act, order, (idx)size, Z, result);
 }
 
 int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                     double constant, const void *X, const void *W, const void *b, void *Y,
-                     void *Z)
+                     double constant, uintptr_t function, const void *X, const void *W,
+                     const void *b, void *Y, void *Z)
 {
-    return kernels(is_double)->dense_forward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out,
-                                             (int)kind, constant, X, W, b, Y, Z);
+    fb_act act = act_of(kind, constant, function);
+    return kernels(is_double)->dense_forward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out, &act, X,
+                                             W, b, Y, Z);
 }
 
 int fb_dense_backward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                      double constant, const void *dY, const void *X, const void *W,
-                      const void *Y, const void *Z, void *dX, void *dW, void *db)
+                      double constant, uintptr_t function, const void *dY, const void *X,
+                      const void *W, const void *Y, const void *Z, void *dX, void *dW, void *db)
 {
-    return kernels(is_double)->dense_backward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out,
-                                              (int)kind, constant, dY, X, W, Y, Z, dX, dW, db);
+    fb_act act = act_of(kind, constant, function);
+    return kernels(is_double)->dense_backward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out, &act,
+                                              dY, X, W, Y, Z, dX, dW, db);
 }
 
 int fb_forward(fb_plan *plan, const void *params, int64_t n, const void *X, void *Y)

@@ -16,11 +16,38 @@
 #define FB_SIGMOID 3
 #define FB_TANH 4
 #define FB_RELU_Z 5
+#define FB_ELU 6
+#define FB_SELU 7
+#define FB_CELU 8
+#define FB_SOFTPLUS 9
+#define FB_SOFTSIGN 10
+#define FB_GELU 11
+#define FB_GELU_TANH 12
+#define FB_SILU 13
+#define FB_MISH 14
+#define FB_HARD_TANH 15
+#define FB_HARD_SIGMOID 16
+#define FB_RELU6 17
+#define FB_EXP 18
+#define FB_SIN 19
+#define FB_USER 20
 
 #define FB_SQUARED 0
 #define FB_BCE_LOGITS 1
 #define FB_SOFTMAX_CE 2
 #define FB_SOFTMAX_CE_LABELS 3
+#define FB_ABSOLUTE 4
+#define FB_HUBER 5
+#define FB_LOG_COSH 6
+#define FB_QUANTILE 7
+#define FB_BCE 8
+#define FB_HINGE 9
+#define FB_SQUARED_HINGE 10
+#define FB_POISSON 11
+#define FB_GAUSSIAN_NLL 12
+#define FB_GAUSSIAN_KL 13
+#define FB_MARGIN_RANKING 14
+#define FB_USER_LOSS 15
 
 #define FB_SGD 0
 #define FB_NESTEROV 1
@@ -70,14 +97,14 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                      const double *constants, int64_t n_params, int64_t tape_width);
 void fb_plan_free(fb_plan *plan);
 
-void fb_activation(int is_double, int64_t kind, double constant, int derivative, int64_t size,
-                   const void *Z, void *result);
+void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
+                   int64_t size, const void *Z, void *result);
 int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                     double constant, const void *X, const void *W, const void *b, void *Y,
-                     void *Z);
+                     double constant, uintptr_t function, const void *X, const void *W,
+                     const void *b, void *Y, void *Z);
 int fb_dense_backward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                      double constant, const void *dY, const void *X, const void *W,
-                      const void *Y, const void *Z, void *dX, void *dW, void *db);
+                      double constant, uintptr_t function, const void *dY, const void *X,
+                      const void *W, const void *Y, const void *Z, void *dX, void *dW, void *db);
 
 int fb_forward(fb_plan *plan, const void *params, int64_t n, const void *X, void *Y);
 int fb_forward_tape(fb_plan *plan, const void *params, int64_t n, const void *X, void *tape);

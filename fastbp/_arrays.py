@@ -16,6 +16,10 @@ from ._errors import NonFiniteError, ShapeError
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 
+# Inputs that are not of the network's dtype, or not contiguous, are converted in blocks of rows of
+# at most so many bytes where the result does not need them all at once.
+BLOCK_BYTES = 2**24
+
 
 def as_array(name: str, value: Any) -> np.ndarray:
     """`value` as NumPy makes an array of it; TypeError for nested sequences of unequal lengths."""
@@ -49,14 +53,27 @@ def real_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
             f"(float32, float64 or what converts to {dtype}); convert it with "
             f"np.asarray({name}, dtype='{dtype}') if that is what you mean"
         )
-    with np.errstate(all="ignore"):  # float64 beyond float32's range becomes inf, as in NumPy
-        # np.require leaves 0-d arrays alone and copies only what is not as asked for.
-        return np.require(array, dtype=dtype, requirements=["C", "ALIGNED"])
+    return converted(array, dtype)
 
 
 def matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -> np.ndarray:
     """`value` as an (n, columns) array; `meaning` says in the message what a column is."""
-    array = real_array(name, value, dtype)
+    return _checked_matrix(name, real_array(name, value, dtype), columns, meaning)
+
+
+def lazy_matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -> np.ndarray:
+    """As `matrix`, but what would take more than BLOCK_BYTES to convert is returned as it is.
+
+    It may be a memory-mapped file; `converted` is then called for one of its `row_blocks` at a
+    time.
+    """
+    array = as_array(name, value)
+    if array.ndim == 2 and array.dtype.kind in "fiub" and row_blocks(array, dtype):
+        return _checked_matrix(name, array, columns, meaning)
+    return matrix(name, value, dtype, columns, meaning)
+
+
+def _checked_matrix(name: str, array: np.ndarray, columns: int, meaning: str) -> np.ndarray:
     if array.ndim != 2 or array.shape[1] != columns:
         hint = ""
         if array.ndim == 1:
@@ -69,6 +86,32 @@ def matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -
             f"a row per sample, a column per {meaning}{hint}"
         )
     return array
+
+
+def row_blocks(array: np.ndarray, dtype: np.dtype) -> list[slice]:
+    """Blocks of rows (n, columns) to convert one at a time; none where nothing large needs it."""
+    n, columns = array.shape
+    bytes_of_row = max(1, columns * dtype.itemsize)
+    ready = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
+    if ready or n * bytes_of_row <= BLOCK_BYTES:
+        return []
+    size = max(2, BLOCK_BYTES // bytes_of_row // 2 * 2)  # even: rows may be pairs
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A checked array as one of `dtype`, contiguous and aligned."""
+    with np.errstate(all="ignore"):  # float64 beyond float32's range becomes inf, as in NumPy
+        # np.require leaves 0-d arrays alone and copies only what is not as asked for.
+        return np.require(array, dtype=dtype, requirements=["C", "ALIGNED"])
+
+
+def dtype_of(dtype: Any) -> np.dtype:
+    """The network's dtype that a name or type means; ValueError for others."""
+    found = np.dtype(dtype)
+    if found not in (FLOAT32, FLOAT64):
+        raise ValueError(f"dtype is {found}, expected 'float32' or 'float64'")
+    return FLOAT32 if found == FLOAT32 else FLOAT64
 
 
 def float_type(*arrays: Any) -> np.dtype:

@@ -97,7 +97,7 @@ def dense_forward(
     if mask is not None:
         mask = _binary_mask(mask, W)
         W = np.where(mask == 1, W, W.dtype.type(0))
-    Y, Z = module.dense_forward(X, W, b, act.kind, act.constant, act.keeps_z)
+    Y, Z = module.dense_forward(X, W, b, act, act.keeps_z)
     return Y, DenseCache(X, W, Y, Z, act, b is not None, mask, module)
 
 
@@ -135,18 +135,16 @@ def dense_backward(
     dY = real_array("dY", dY, Y.dtype)
     if dY.shape != Y.shape:
         raise ShapeError(f"dY has shape {dY.shape}, expected {Y.shape}, the shape of Y")
-    dX, dW, db = module.dense_backward(dY, X, W, Y, Z, act.kind, act.constant, need_dX, has_bias)
+    dX, dW, db = module.dense_backward(dY, X, W, Y, Z, act, need_dX, has_bias)
     if mask is not None:
         dW[mask == 0] = 0  # also where it is inf or NaN
     return dX, dW, db
 
 
-def apply_activation(
-    act: Activation, Z: Any, derivative: bool, backend: str | None = None
-) -> np.ndarray:
-    """`Activation.f` and `Activation.df` on the backend in use."""
+def apply_activation(act: Activation, Z: Any, order: int, backend: str | None = None) -> np.ndarray:
+    """`Activation.f`, `df` and `d2f` (orders 0, 1, 2) on the backend in use."""
     Z = real_array("Z", Z, float_type(Z))
-    return backends.resolve(backend).activation(act.kind, act.constant, Z, derivative)
+    return backends.resolve(backend).activation(act, Z, order)
 
 
 def _product_message(x: tuple[int, ...], w: tuple[int, ...]) -> str:

@@ -8,34 +8,157 @@ loss, add a row here and a case of its number in each backend.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ._arrays import as_array, real_array
 from ._errors import ShapeError, unknown_name
+from ._user import PairFunctions, check_derivative
 
 # Numbers by which the backends know the row functions; csrc/fastbp.h has the same.
-SQUARED, BCE_LOGITS, SOFTMAX_CE, SOFTMAX_CE_LABELS = range(4)
+(
+    SQUARED, BCE_LOGITS, SOFTMAX_CE, SOFTMAX_CE_LABELS, ABSOLUTE, HUBER, LOG_COSH, QUANTILE, BCE,
+    HINGE, SQUARED_HINGE, POISSON, GAUSSIAN_NLL, GAUSSIAN_KL, MARGIN_RANKING, USER_LOSS,
+) = range(16)  # fmt: skip
+
+# The row functions. Y (n, n_out), T the targets, c the loss's parameter; float64. The second one is
+# the product of the Hessian dl²/dY² with a direction U of Y's shape, 0 where it does not exist.
 
 
-def _squared(Y, T):
-    return ((Y - T) ** 2).sum(axis=1)
+def _per_row(elements):
+    return elements.sum(axis=1)
 
 
-def _squared_derivative(Y, T):
+def _zero(Y, T, U, _):
+    return np.zeros_like(U)
+
+
+def _squared(Y, T, _):
+    return _per_row((Y - T) ** 2)
+
+
+def _squared_derivative(Y, T, _):
     return 2 * (Y - T)
 
 
-def _bce_logits(Y, T):
+def _squared_second(Y, T, U, _):
+    return 2 * U
+
+
+def _absolute(Y, T, _):
+    return _per_row(np.abs(Y - T))
+
+
+def _absolute_derivative(Y, T, _):
+    return np.sign(Y - T)
+
+
+def _huber(Y, T, delta):
+    d = np.abs(Y - T)
+    return _per_row(np.where(d <= delta, 0.5 * d * d, delta * (d - 0.5 * delta)))
+
+
+def _huber_derivative(Y, T, delta):
+    return np.clip(Y - T, -delta, delta)
+
+
+def _huber_second(Y, T, U, delta):
+    return np.where(np.abs(Y - T) <= delta, U, 0)
+
+
+def _log_cosh(Y, T, _):
+    # log cosh d = |d| + log((1 + e^-2|d|)/2) cancels near 0; there it is atanh s, tanh² d = t.
+    d = np.abs(Y - T)
+    t = np.tanh(d) ** 2
+    near = np.arctanh(t / (2 - t))
+    far = d + np.log1p(np.exp(-2 * d)) - np.log(2)
+    return _per_row(np.where(t < 0.5, near, far))
+
+
+def _log_cosh_derivative(Y, T, _):
+    return np.tanh(Y - T)
+
+
+def _log_cosh_second(Y, T, U, _):
+    t = np.exp(-2 * np.abs(Y - T))
+    return 4 * t / (1 + t) ** 2 * U
+
+
+def _quantile(Y, T, tau):
+    d = T - Y
+    return _per_row(np.where(d > 0, tau * d, (tau - 1) * d))
+
+
+def _quantile_derivative(Y, T, tau):
+    d = T - Y
+    return np.where(d > 0, -tau, np.where(d < 0, 1 - tau, 0 * d))
+
+
+def _bce(Y, T, eps):
+    # Probabilities are cut to [eps, 1 - eps], eps the network type's machine epsilon.
+    P = np.clip(Y, eps, 1 - eps)
+    return _per_row(-T * np.log(P) - (1 - T) * np.log1p(-P))
+
+
+def _bce_derivative(Y, T, eps):
+    P = np.clip(Y, eps, 1 - eps)
+    return np.where(P == Y, (P - T) / (P * (1 - P)), np.where(np.isnan(Y), Y, 0))
+
+
+def _bce_second(Y, T, U, eps):
+    P = np.clip(Y, eps, 1 - eps)
+    return np.where(P == Y, T / P**2 + (1 - T) / (1 - P) ** 2, np.where(np.isnan(Y), Y, 0)) * U
+
+
+def _bce_logits(Y, T, _):
     # -t log s - (1-t) log(1-s) with s = sigmoid(y), rewritten so that nothing overflows.
-    return (np.maximum(Y, 0) - Y * T + np.log1p(np.exp(-np.abs(Y)))).sum(axis=1)
+    return _per_row(np.maximum(Y, 0) - Y * T + np.log1p(np.exp(-np.abs(Y))))
 
 
-def _bce_logits_derivative(Y, T):
+def _bce_logits_derivative(Y, T, _):
     t = np.exp(-np.abs(Y))
     return np.where(Y < 0, t / (1 + t), 1 / (1 + t)) - T
+
+
+def _bce_logits_second(Y, T, U, _):
+    t = np.exp(-np.abs(Y))
+    return t / (1 + t) ** 2 * U
+
+
+def _hinge(Y, T, _):
+    return _per_row(np.maximum(1 - T * Y, 0))
+
+
+def _hinge_derivative(Y, T, _):
+    slack = 1 - T * Y
+    return np.where(slack > 0, -T, np.where(np.isnan(slack), slack, 0))
+
+
+def _squared_hinge(Y, T, _):
+    return _per_row(np.maximum(1 - T * Y, 0) ** 2)
+
+
+def _squared_hinge_derivative(Y, T, _):
+    return -2 * T * np.maximum(1 - T * Y, 0)
+
+
+def _squared_hinge_second(Y, T, U, _):
+    return np.where(1 - T * Y > 0, 2 * T * T * U, 0)
+
+
+def _poisson(Y, T, _):
+    return _per_row(np.exp(Y) - T * Y)
+
+
+def _poisson_derivative(Y, T, _):
+    return np.exp(Y) - T
+
+
+def _poisson_second(Y, T, U, _):
+    return np.exp(Y) * U
 
 
 def _log_softmax(Y):
@@ -43,46 +166,132 @@ def _log_softmax(Y):
     return Y - np.log(np.exp(Y).sum(axis=1, keepdims=True))
 
 
-def _softmax_ce(Y, T):
-    return -(T * _log_softmax(Y)).sum(axis=1)
+def _softmax_ce(Y, T, _):
+    return -_per_row(T * _log_softmax(Y))
 
 
-def _softmax_ce_derivative(Y, T):
+def _softmax_ce_derivative(Y, T, _):
     return np.exp(_log_softmax(Y)) * T.sum(axis=1, keepdims=True) - T
 
 
-def _softmax_ce_labels(Y, T):
+def _softmax_ce_second(Y, T, U, _):
+    P = np.exp(_log_softmax(Y))
+    return P * (U - (P * U).sum(axis=1, keepdims=True)) * T.sum(axis=1, keepdims=True)
+
+
+def _softmax_ce_labels(Y, T, _):
     return -_log_softmax(Y)[np.arange(len(T)), T]
 
 
-def _softmax_ce_labels_derivative(Y, T):
+def _softmax_ce_labels_derivative(Y, T, _):
     D = np.exp(_log_softmax(Y))
     D[np.arange(len(T)), T] -= 1
     return D
 
 
+def _softmax_ce_labels_second(Y, T, U, _):
+    P = np.exp(_log_softmax(Y))
+    return P * (U - (P * U).sum(axis=1, keepdims=True))
+
+
+# Columns 0 to k - 1 are means m, columns k to 2k - 1 logarithms v of variances.
+
+
+def _gaussian_nll(Y, T, _):
+    m, v = np.hsplit(Y, 2)
+    return _per_row(0.5 * (v + (m - T) ** 2 * np.exp(-v)) + 0.5 * np.log(2 * np.pi))
+
+
+def _gaussian_nll_derivative(Y, T, _):
+    m, v = np.hsplit(Y, 2)
+    d, precision = m - T, np.exp(-v)
+    return np.hstack([d * precision, 0.5 * (1 - d * d * precision)])
+
+
+def _gaussian_nll_second(Y, T, U, _):
+    m, v = np.hsplit(Y, 2)
+    um, uv = np.hsplit(U, 2)
+    d, precision = m - T, np.exp(-v)
+    return np.hstack([precision * (um - d * uv), precision * d * (0.5 * d * uv - um)])
+
+
+def _gaussian_kl(Y, T, _):
+    m, v = np.hsplit(Y, 2)
+    return _per_row(0.5 * (np.expm1(v) - v + m * m))
+
+
+def _gaussian_kl_derivative(Y, T, _):
+    m, v = np.hsplit(Y, 2)
+    return np.hstack([m, 0.5 * np.expm1(v)])
+
+
+def _gaussian_kl_second(Y, T, U, _):
+    _m, v = np.hsplit(Y, 2)
+    um, uv = np.hsplit(U, 2)
+    return np.hstack([um, 0.5 * np.exp(v) * uv])
+
+
+# Rows 2i and 2i + 1 are a pair, better and worse; the pair's loss stands in the first of them.
+
+
+def _margin_ranking(Y, T, margin):
+    slack = margin - (Y[0::2, 0] - Y[1::2, 0])
+    return np.stack([np.maximum(slack, 0), 0 * slack], axis=1).ravel()
+
+
+def _margin_ranking_derivative(Y, T, margin):
+    slack = margin - (Y[0::2] - Y[1::2])
+    down = np.where(slack > 0, -1.0, np.where(np.isnan(slack), slack, 0))
+    return np.stack([down, -down], axis=1).reshape(Y.shape)
+
+
 @dataclass(frozen=True)
 class Row:
-    """The loss ℓ of one row and its derivative.
+    """The loss ℓ of one row and its derivatives; c is the loss's parameter, if it has one.
 
     Attributes
     ----------
     value : callable
-        (Y (n, n_out), T) -> (n,)
+        (Y (n, n_out), T, c) -> (n,)
     derivative : callable
-        (Y (n, n_out), T) -> dℓ/dY (n, n_out)
+        (Y (n, n_out), T, c) -> dℓ/dY (n, n_out)
+    second : callable
+        (Y (n, n_out), T, U (n, n_out), c) -> the product of the Hessian d²ℓ/dY² with U
     """
 
-    value: Callable[[np.ndarray, np.ndarray], np.ndarray]
-    derivative: Callable[[np.ndarray, np.ndarray], np.ndarray]
+    value: Callable[..., np.ndarray]
+    derivative: Callable[..., np.ndarray]
+    second: Callable[..., np.ndarray]
 
 
 ROWS: dict[int, Row] = {
-    SQUARED: Row(_squared, _squared_derivative),
-    BCE_LOGITS: Row(_bce_logits, _bce_logits_derivative),
-    SOFTMAX_CE: Row(_softmax_ce, _softmax_ce_derivative),
-    SOFTMAX_CE_LABELS: Row(_softmax_ce_labels, _softmax_ce_labels_derivative),
+    SQUARED: Row(_squared, _squared_derivative, _squared_second),
+    ABSOLUTE: Row(_absolute, _absolute_derivative, _zero),
+    HUBER: Row(_huber, _huber_derivative, _huber_second),
+    LOG_COSH: Row(_log_cosh, _log_cosh_derivative, _log_cosh_second),
+    QUANTILE: Row(_quantile, _quantile_derivative, _zero),
+    BCE: Row(_bce, _bce_derivative, _bce_second),
+    BCE_LOGITS: Row(_bce_logits, _bce_logits_derivative, _bce_logits_second),
+    HINGE: Row(_hinge, _hinge_derivative, _zero),
+    SQUARED_HINGE: Row(_squared_hinge, _squared_hinge_derivative, _squared_hinge_second),
+    POISSON: Row(_poisson, _poisson_derivative, _poisson_second),
+    SOFTMAX_CE: Row(_softmax_ce, _softmax_ce_derivative, _softmax_ce_second),
+    SOFTMAX_CE_LABELS: Row(
+        _softmax_ce_labels, _softmax_ce_labels_derivative, _softmax_ce_labels_second
+    ),
+    GAUSSIAN_NLL: Row(_gaussian_nll, _gaussian_nll_derivative, _gaussian_nll_second),
+    GAUSSIAN_KL: Row(_gaussian_kl, _gaussian_kl_derivative, _gaussian_kl_second),
+    MARGIN_RANKING: Row(_margin_ranking, _margin_ranking_derivative, _zero),
 }
+
+
+def user_row(functions: PairFunctions) -> Row:
+    """The row functions of a loss of the user's own."""
+    return Row(
+        lambda Y, T, _: _per_row(functions.evaluate(Y, T)[0]),
+        lambda Y, T, _: functions.evaluate(Y, T)[1],
+        lambda Y, T, U, _: functions.second(Y, T) * U,
+    )
 
 
 @dataclass(frozen=True)
@@ -95,16 +304,30 @@ class Loss:
     kind : int
         Number of the row function.
     divisor : {"N·n_out", "2N", "N", "1"}
-        The normaliser; N is the sum of the sample weights (the number of rows without them).
-    target : {"values", "probabilities", "classes"}
-        Values of shape (n, n_out); probabilities in [0, 1] of that shape; or integer labels (n,),
-        for which rows of probabilities may stand as well.
+        The normaliser; N is the sum of the sample weights (the number of rows, or pairs, without
+        them).
+    target : {"values", "probabilities", "signs", "counts", "classes", "halves", "none"}
+        Values of shape (n, n_out); probabilities in [0, 1], signs -1 and 1, or counts >= 0 of that
+        shape; integer labels (n,), for which rows of probabilities may stand as well; values of
+        shape (n, n_out/2); or y=None.
+    constant : float
+        The row function's parameter; 0 where there is none.
+    functions : PairFunctions or None
+        The user's functions of a custom loss.
     """
 
     name: str
     kind: int
     divisor: str
     target: str
+    constant: float = 0.0
+    functions: PairFunctions | None = None
+
+    def __repr__(self) -> str:
+        if self.functions is not None:
+            return f"<loss {self.name!r} of the user's own>"
+        usual = TABLE[self.name]
+        return repr(self.name) if self == usual else f"fb.{self.name}({self.constant:g})"
 
     @property
     def least_squares(self) -> bool:
@@ -116,6 +339,11 @@ class Loss:
         """Whether the normaliser grows with the number of rows."""
         return self.divisor != "1"
 
+    @property
+    def paired(self) -> bool:
+        """Whether rows 2i and 2i + 1 belong together."""
+        return self.kind == MARGIN_RANKING
+
     def scale(self, total_weight: float, n_out: int) -> float:
         """The factor of Σ_i w_i ℓ_i for rows of that total weight."""
         if self.divisor == "N·n_out":
@@ -126,6 +354,18 @@ class Loss:
             return 1.0 / total_weight
         return 1.0
 
+    def parameter(self, dtype: np.dtype) -> float:
+        """The number c that the row function takes for a network of this dtype."""
+        return float(np.finfo(dtype).eps) if self.kind == BCE else self.constant
+
+    def require_second(self) -> None:
+        """Raise ValueError if the loss was made without its second derivative."""
+        if self.functions is not None and self.functions.d2 is None:
+            raise ValueError(
+                f"loss {self.name!r} has no second derivative, which Hessian products need; "
+                f"make it as fastbp.custom_loss(f, d2)"
+            )
+
 
 TABLE: dict[str, Loss] = {
     row.name: row
@@ -133,10 +373,147 @@ TABLE: dict[str, Loss] = {
         Loss("mse", SQUARED, "N·n_out", "values"),
         Loss("half_mse", SQUARED, "2N", "values"),
         Loss("sse", SQUARED, "1", "values"),
+        Loss("mae", ABSOLUTE, "N·n_out", "values"),
+        Loss("huber", HUBER, "N·n_out", "values", 1.0),
+        Loss("log_cosh", LOG_COSH, "N·n_out", "values"),
+        Loss("quantile", QUANTILE, "N·n_out", "values", 0.5),
+        Loss("bce", BCE, "N·n_out", "probabilities"),
         Loss("bce_logits", BCE_LOGITS, "N·n_out", "probabilities"),
+        Loss("hinge", HINGE, "N·n_out", "signs"),
+        Loss("squared_hinge", SQUARED_HINGE, "N·n_out", "signs"),
+        Loss("poisson", POISSON, "N·n_out", "counts"),
         Loss("softmax_ce", SOFTMAX_CE, "N", "classes"),
+        Loss("gaussian_nll", GAUSSIAN_NLL, "N", "halves"),
+        Loss("gaussian_kl", GAUSSIAN_KL, "N", "none"),
+        Loss("margin_ranking", MARGIN_RANKING, "N", "none", 1.0),
     )
 }
+
+
+def huber(delta: float = 1.0) -> Loss:
+    """½d² for errors d = Y - y up to delta, delta·(|d| - ½delta) beyond; mean over elements [1]_.
+
+    Parameters
+    ----------
+    delta : float, default 1.0
+        Positive, in units of y.
+
+    Raises
+    ------
+    ValueError
+        If `delta` is not positive and finite.
+
+    References
+    ----------
+    .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical
+       Statistics 35(1), 1964.
+    """
+    return _with(TABLE["huber"], "delta", delta, 0 < float(delta) < np.inf, "a positive number")
+
+
+def quantile(tau: float = 0.5) -> Loss:
+    """tau·d for d = y - Y > 0, (tau - 1)·d otherwise; its minimum is the tau-quantile [1]_.
+
+    Parameters
+    ----------
+    tau : float, default 0.5
+        In (0, 1); ½ gives half the mean absolute error.
+
+    Raises
+    ------
+    ValueError
+        If `tau` is not between 0 and 1.
+
+    References
+    ----------
+    .. [1] R. Koenker, G. Bassett, "Regression quantiles", Econometrica 46(1), 1978.
+    """
+    return _with(TABLE["quantile"], "tau", tau, 0 < float(tau) < 1, "a number between 0 and 1")
+
+
+def margin_ranking(margin: float = 1.0) -> Loss:
+    """max(0, margin - (better - worse)) of pairs of rows, averaged over pairs.
+
+    Rows 2i and 2i + 1 of X are the better and the worse one of pair i; y is None, and there is one
+    sample weight per pair. The network has one output, the score.
+
+    Parameters
+    ----------
+    margin : float, default 1.0
+        By how much the better one's score should be larger; >= 0.
+
+    Raises
+    ------
+    ValueError
+        If `margin` is negative or not finite.
+    """
+    accepted = 0 <= float(margin) < np.inf
+    return _with(TABLE["margin_ranking"], "margin", margin, accepted, "a finite number >= 0")
+
+
+def _with(loss: Loss, name: str, value: Any, accepted: bool, expected: str) -> Loss:
+    if not accepted:
+        raise ValueError(f"{name} is {value}, expected {expected}")
+    return replace(loss, constant=float(value))
+
+
+def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom") -> Loss:
+    """A loss of your own, from a scalar function; mean over elements, as "mse" is.
+
+    Parameters
+    ----------
+    f : callable
+        (prediction, target) -> (loss, dloss), floats; dloss is the derivative with respect to the
+        prediction. `math` and NumPy's functions of one number may be used; the compiled backends
+        compile it once with Numba.
+    d2 : callable, optional
+        (prediction, target) -> the second derivative; without it Hessian products raise.
+    name : str, default "custom"
+        What messages call it.
+
+    Returns
+    -------
+    Loss
+        Usable wherever a loss's name is.
+
+    Raises
+    ------
+    TypeError
+        If a function is not callable, or `f` does not return two real numbers.
+    ValueError
+        If dloss is not the derivative of loss, or `d2` not that of dloss: both are compared with
+        differences at predictions in [-4, 4] for the targets 0 and 1.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> quartic = fb.custom_loss(lambda y, t: ((y - t) ** 4, 4 * (y - t) ** 3))
+    >>> fb.Network(1, fb.Dense(1)).value([1.0, 0.0], [[1.0], [3.0]], [1.0, 1.0], quartic)
+    8.0
+    """
+    functions = PairFunctions(f, d2)
+    for t in (0.0, 1.0):
+        check_derivative(
+            f"dloss of {name!r} for target {t:g}", "loss", _part(f, 0, t), _part(f, 1, t)
+        )
+        if d2 is not None:
+            second = partial(_swapped, d2, t)
+            check_derivative(f"d2 of {name!r} for target {t:g}", "dloss", _part(f, 1, t), second)
+    return Loss(name, USER_LOSS, "N·n_out", "values", 0.0, functions)
+
+
+def _part(f: Callable, index: int, t: float) -> Callable[[float], Any]:
+    def part(y: float) -> Any:
+        both = f(y, t)
+        if not (isinstance(both, tuple | list) and len(both) == 2):
+            raise TypeError(f"f returned {both!r}, expected a pair (loss, dloss)")
+        return both[index]
+
+    return part
+
+
+def _swapped(f: Callable, t: float, y: float) -> Any:
+    return f(y, t)
 
 
 def loss(name: str | Loss) -> Loss:
@@ -156,7 +533,7 @@ def prepare_target(
 
     Parameters
     ----------
-    y : array_like
+    y : array_like or None
     n, n_out : int
         Rows of the data, outputs of the network.
     dtype : numpy.dtype
@@ -167,61 +544,119 @@ def prepare_target(
     kind : int
         Number of the row function (labels and rows of probabilities differ).
     targets : numpy.ndarray
-        (n, n_out) of `dtype`, or int64 labels (n,).
+        (n, n_out) of `dtype`, (n, n_out/2) or (n, 0) for losses of such targets, or int64 labels
+        (n,).
 
     Raises
     ------
     ShapeError
         For a wrong shape; targets never broadcast.
     ValueError
-        For labels or probabilities out of range, or a single output under softmax.
+        For targets of the wrong form or out of range, or outputs that the loss cannot take.
     TypeError
         For complex, object or string arrays.
     """
+    _check_outputs(loss, n, n_out)
+    if loss.target == "none":
+        if y is not None:
+            raise ValueError(f"y was given, but loss {loss.name!r} has no targets; pass y=None")
+        return loss.kind, np.empty((n, 0), dtype)
+    if y is None:
+        raise ValueError(f"y is None, but loss {loss.name!r} expects {_FORMS[loss.target]}")
     if loss.target == "classes":
-        if n_out < 2:
-            raise ValueError(
-                f"loss {loss.name!r} needs at least 2 outputs, one per class, and the network has "
-                f"{n_out}: the softmax of one output is always 1. Use Dense(n_classes), or "
-                f"'bce_logits' for two classes with one output"
-            )
-        array = as_array("y", y)
-        if array.dtype.kind in "iub":
-            if array.shape not in ((n,), (n, 1)):
-                if array.shape != (n, n_out):
-                    raise ShapeError(
-                        f"y has shape {array.shape}, expected integer labels ({n},) or rows of "
-                        f"probabilities ({n}, {n_out})"
-                    )
-            else:
-                return SOFTMAX_CE_LABELS, _labels(array.reshape(n), n_out)
-        elif array.ndim == 1 or array.shape == (n, 1):
-            if array.dtype.kind in "OSUV" or array.dtype.kind == "c":
-                what = "encode them as integers first, np.unique(y, return_inverse=True)[1]"
-                raise TypeError(f"y has dtype {array.dtype}, expected integer labels; {what}")
-            raise ValueError(
-                f"y has shape {array.shape} and dtype {array.dtype}; loss {loss.name!r} expects "
-                f"integer labels ({n},), 0 to {n_out - 1}, or rows of probabilities "
-                f"({n}, {n_out}); convert labels with y.astype(int)"
-            )
+        labels = _class_labels(loss, y, n, n_out)
+        if labels is not None:
+            return SOFTMAX_CE_LABELS, labels
     targets = real_array("y", y, dtype)
-    if targets.shape == (n,) and n_out == 1:
+    width = n_out // 2 if loss.target == "halves" else n_out
+    if targets.shape == (n,) and width == 1:
         targets = targets.reshape(n, 1)
-    if targets.shape != (n, n_out):
-        expected = f"({n}, {n_out})" + (f" or ({n},)" if n_out == 1 else "")
+    if targets.shape != (n, width):
+        expected = f"({n}, {width})" + (f" or ({n},)" if width == 1 else "")
         raise ShapeError(
             f"y has shape {targets.shape}, expected {expected} as X has {n} rows and the network "
             f"{n_out} output{'s' if n_out > 1 else ''}; targets never broadcast"
         )
-    if loss.target != "values":
-        bad = (targets < 0) | (targets > 1)  # NaN passes: the loss is then NaN
-        if bad.any():
-            i, j = np.argwhere(bad)[0]
-            raise ValueError(
-                f"y holds {targets[i, j]} at row {i}, column {j}; loss {loss.name!r} expects "
-                f"labels 0 and 1 or probabilities between them (labels -1 and 1 are (y + 1) / 2)"
-            )
+    _check_range(loss, targets)
     return loss.kind, targets
+
+
+_FORMS = {
+    "values": "values of shape (n, n_out)",
+    "probabilities": "labels 0 and 1 or probabilities between them",
+    "signs": "labels -1 and 1",
+    "counts": "counts >= 0",
+    "classes": "integer labels (n,) or rows of probabilities (n, n_out)",
+    "halves": "values of shape (n, n_out/2)",
+}
+
+
+def _check_outputs(loss: Loss, n: int, n_out: int) -> None:
+    """Raise if the loss cannot be taken of n rows of n_out outputs."""
+    if loss.target == "classes" and n_out < 2:
+        raise ValueError(
+            f"loss {loss.name!r} needs at least 2 outputs, one per class, and the network has "
+            f"{n_out}: the softmax of one output is always 1. Use Dense(n_classes), or "
+            f"'bce_logits' for two classes with one output"
+        )
+    if loss.kind in (GAUSSIAN_NLL, GAUSSIAN_KL) and n_out % 2:
+        raise ValueError(
+            f"loss {loss.name!r} needs an even number of outputs, means and then logarithms of "
+            f"variances, and the network has {n_out}; use Dense(2 * k)"
+        )
+    if loss.paired and n_out != 1:
+        raise ValueError(
+            f"loss {loss.name!r} needs one output, the score, and the network has {n_out}"
+        )
+    if loss.paired and n % 2:
+        raise ShapeError(
+            f"X has {n} rows, but loss {loss.name!r} expects pairs: an even number of rows, "
+            f"2i the better and 2i + 1 the worse one of pair i"
+        )
+
+
+def _class_labels(loss: Loss, y: Any, n: int, n_out: int) -> np.ndarray | None:
+    """Integer labels (n,), or None if y holds rows of probabilities."""
+    array = as_array("y", y)
+    if array.dtype.kind in "iub":
+        if array.shape in ((n,), (n, 1)):
+            return _labels(array.reshape(n), n_out)
+        if array.shape != (n, n_out):
+            raise ShapeError(
+                f"y has shape {array.shape}, expected integer labels ({n},) or rows of "
+                f"probabilities ({n}, {n_out})"
+            )
+    elif array.ndim == 1 or array.shape == (n, 1):
+        if array.dtype.kind in "OSUVc":
+            what = "encode them as integers first, np.unique(y, return_inverse=True)[1]"
+            raise TypeError(f"y has dtype {array.dtype}, expected integer labels; {what}")
+        raise ValueError(
+            f"y has shape {array.shape} and dtype {array.dtype}; loss {loss.name!r} expects "
+            f"integer labels ({n},), 0 to {n_out - 1}, or rows of probabilities "
+            f"({n}, {n_out}); convert labels with y.astype(int)"
+        )
+    return None
+
+
+def _check_range(loss: Loss, targets: np.ndarray) -> None:
+    """Raise for targets that the loss cannot mean; NaN passes, and the loss is then NaN."""
+    form, advice = loss.target, ""
+    if form in ("probabilities", "classes"):
+        bad = (targets < 0) | (targets > 1)
+        form, advice = "probabilities", " (labels -1 and 1 are (y + 1) / 2)"
+    elif form == "signs":
+        bad = (abs(targets) != 1) & ~np.isnan(targets)
+        advice = " (labels 0 and 1 are 2 * y - 1)"
+    elif form == "counts":
+        bad = targets < 0
+    else:
+        return
+    if bad.any():
+        i, j = np.argwhere(bad)[0]
+        raise ValueError(
+            f"y holds {targets[i, j]} at row {i}, column {j}; loss {loss.name!r} expects "
+            f"{_FORMS[form]}{advice}"
+        )
 
 
 def _labels(labels: np.ndarray, n_out: int) -> np.ndarray:
@@ -235,8 +670,12 @@ def _labels(labels: np.ndarray, n_out: int) -> np.ndarray:
     return np.ascontiguousarray(labels, dtype=np.int64)
 
 
-def prepare_weights(sample_weight: Any, n: int, dtype: np.dtype) -> tuple[np.ndarray | None, float]:
-    """Sample weights as an (n,) array of `dtype` (or None) and their sum in float64.
+def prepare_weights(
+    loss: Loss, sample_weight: Any, n: int, dtype: np.dtype
+) -> tuple[np.ndarray | None, float]:
+    """Weights of the rows (n,) of `dtype` (or None) and the sum of the sample weights in float64.
+
+    A loss of pairs has one sample weight per pair, which both of its rows get.
 
     Raises
     ------
@@ -245,19 +684,21 @@ def prepare_weights(sample_weight: Any, n: int, dtype: np.dtype) -> tuple[np.nda
     ValueError
         If a weight is negative or not finite, or all are zero.
     """
+    count, unit = (n // 2, "pair of rows") if loss.paired else (n, "row")
     if sample_weight is None:
-        return None, float(n)
+        return None, float(count)
     weights = real_array("sample_weight", sample_weight, dtype)
-    if weights.shape != (n,):
+    if weights.shape != (count,):
         raise ShapeError(
-            f"sample_weight has shape {weights.shape}, expected ({n},): one weight per row of X"
+            f"sample_weight has shape {weights.shape}, expected ({count},): one weight per {unit} "
+            f"of X"
         )
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         i = int(np.argmax(bad))
         raise ValueError(
-            f"sample_weight holds {weights[i]} at row {i}, expected finite weights >= 0; "
-            f"a row is left out with weight 0"
+            f"sample_weight holds {weights[i]} at {unit.split()[0]} {i}, expected finite weights "
+            f">= 0; a {unit} is left out with weight 0"
         )
     total = float(weights.sum(dtype=np.float64))
     if total == 0:
@@ -265,4 +706,4 @@ def prepare_weights(sample_weight: Any, n: int, dtype: np.dtype) -> tuple[np.nda
             "sample_weight is zero everywhere, expected at least one positive weight; "
             "pass None to weigh all rows alike"
         )
-    return weights, total
+    return np.repeat(weights, 2) if loss.paired else weights, total

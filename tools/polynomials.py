@@ -1,17 +1,19 @@
-"""Derive the polynomials of exp, expm1 and log1p and write them for both compiled backends.
+"""Derive the numbers of the elementary functions and activations, for both compiled backends.
 
     python tools/polynomials.py
 
 writes fastbp/backends/polynomials.py and csrc/core/polynomials.h from one table, so that the Numba
 and the C backend compute with the same numbers. The polynomials interpolate at Chebyshev's nodes,
 which comes within a small factor of the best possible error, and are rounded to their type; the
-error stated beside each is that of the rounded polynomial, measured on a fine grid. Needs mpmath.
+error stated beside each is that of the rounded polynomial, measured on a fine grid. A number that
+is needed to more digits than its type has stands as a sum HI + LO. Needs mpmath.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import mpmath
@@ -25,6 +27,9 @@ DTYPES = {"F64": np.float64, "F32": np.float32}
 
 # k·LN2_HI must be exact for the exponents k that can occur: so many bits are left to k.
 BITS_OF_K = {"F64": 12, "F32": 9}
+
+# The normal distribution's tail: where it has underflowed, and the middle of the mapping.
+TAIL_END, TAIL_MIDDLE = 39, 4
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,63 @@ def polynomials() -> list[Polynomial]:
             lambda x, e: x * e / (mpmath.atanh(mpmath.sqrt(x)) / mpmath.sqrt(x)),
             {"F64": 10, "F32": 4},
         ),
+        Polynomial(
+            "SIN",
+            "sin r = r + r^3 q(r^2)",
+            "|r| <= 1.001 pi/2",
+            mpmath.mpf(0),
+            (mpmath.pi / 2 * mpmath.mpf("1.001")) ** 2,
+            lambda x: (mpmath.sin(mpmath.sqrt(x)) / mpmath.sqrt(x) - 1) / x,
+            lambda x, e: x * e / (mpmath.sin(mpmath.sqrt(x)) / mpmath.sqrt(x)),
+            {"F64": 8, "F32": 4},
+        ),
+        Polynomial(
+            "TAIL",
+            "1 - Phi(a) = e^(-a^2/2) q(t) / (1 + a), t = (a - 4) / (a + 4)",
+            f"0 <= a <= {TAIL_END}",
+            *tail_interval(),
+            lambda t: (1 + tail_argument(t)) * scaled_tail(tail_argument(t)),
+            lambda t, e: e / ((1 + tail_argument(t)) * scaled_tail(tail_argument(t))),
+            {"F64": 24, "F32": 12},
+        ),
+        Polynomial(
+            "GELU_SLOPE",
+            "gelu'(-a) = (GELU_ROOT - a) e^(-a^2/2) q(t), t = (a - 4) / (a + 4)",
+            f"0 <= a <= {TAIL_END}",
+            *tail_interval(),
+            lambda t: gelu_slope(tail_argument(t)),
+            lambda t, e: e / gelu_slope(tail_argument(t)),
+            {"F64": 23, "F32": 11},
+        ),
     ]
+
+
+def tail_interval() -> tuple[mpmath.mpf, mpmath.mpf]:
+    return mpmath.mpf(-1), mpmath.mpf(TAIL_END - TAIL_MIDDLE) / (TAIL_END + TAIL_MIDDLE)
+
+
+def tail_argument(t: mpmath.mpf) -> mpmath.mpf:
+    """a for t = (a - 4) / (a + 4), which spreads the bend of the functions near 0."""
+    return TAIL_MIDDLE * (1 + t) / (1 - t)
+
+
+def scaled_tail(a: mpmath.mpf) -> mpmath.mpf:
+    """e^(a²/2) (1 - Phi(a))."""
+    return mpmath.exp(a * a / 2) * mpmath.erfc(a / mpmath.sqrt(2)) / 2
+
+
+def gelu_derivative(a: mpmath.mpf) -> mpmath.mpf:
+    """e^(a²/2) gelu'(-a)."""
+    return scaled_tail(a) - a / mpmath.sqrt(2 * mpmath.pi)
+
+
+def gelu_slope(a: mpmath.mpf) -> mpmath.mpf:
+    return gelu_derivative(a) / (gelu_root() - a)
+
+
+@cache
+def gelu_root() -> mpmath.mpf:
+    return mpmath.findroot(gelu_derivative, mpmath.mpf("0.75"))
 
 
 def coefficients(poly: Polynomial, dtype_name: str) -> list[float]:
@@ -142,13 +203,64 @@ def table() -> list[Entry]:
             values = coefficients(poly, dtype_name)
             text = f"{poly.formula} below 2^{log2_error(poly, values):.1f} on {poly.interval}"
             entries.append(Entry(poly.name, dtype_name, text, values, True))
-        hi, lo = ln2_parts(dtype_name)
-        log2e = rounded(1 / mpmath.log(2), dtype_name)
-        short = f"ln 2 = hi + lo; k hi is exact for |k| < 2^{BITS_OF_K[dtype_name]}"
-        entries.append(Entry("LOG2E", dtype_name, "log2(e)", [log2e], False))
-        entries.append(Entry("LN2_HI", dtype_name, short, [hi], False))
-        entries.append(Entry("LN2_LO", dtype_name, "", [lo], False))
+        for name, comment, value in numbers(dtype_name):
+            entries.append(Entry(name, dtype_name, comment, [value], False))
     return entries
+
+
+def numbers(dtype_name: str) -> Iterator[tuple[str, str, float]]:
+    """(name, comment, value); a comment stands for the numbers after it too that have none."""
+
+    def words(name: str, comment: str, x: mpmath.mpf, suffixes=("HI", "LO")):
+        for i, suffix in enumerate(suffixes):
+            part = rounded(x, dtype_name)
+            x -= part
+            yield f"{name}_{suffix}", "" if i else comment, part
+
+    def number(name: str, comment: str, x: mpmath.mpf):
+        yield name, comment, rounded(x, dtype_name)
+
+    yield from number("LOG2E", "log2(e)", 1 / mpmath.log(2))
+    hi, lo = ln2_parts(dtype_name)
+    yield "LN2_HI", f"ln 2 = hi + lo; k hi is exact for |k| < 2^{BITS_OF_K[dtype_name]}", hi
+    yield "LN2_LO", "", lo
+    yield from number("INV_PI", "1/pi, and pi as a sum", 1 / mpmath.pi)
+    yield from words("PI", "", +mpmath.pi, ("1", "2", "3"))
+    yield from number("DENSITY_0", "1 / sqrt(2 pi)", 1 / mpmath.sqrt(2 * mpmath.pi))
+    yield from words("GELU_ROOT", "gelu' is 0 at minus this", gelu_root())
+
+    root = mpmath.findroot(lambda a: 1 + mpmath.exp(-a) - a, 1.28)
+    yield from words("SILU_ROOT", "silu' is 0 at minus this; e^-root", root)
+    yield from number("SILU_EXP", "", mpmath.exp(-root))
+
+    # The numerator of mish'(-a) is n(t) - 4 a (1 + t), n(t) = t^3 + 4 t^2 + 6 t + 4, t = e^-a.
+    root = mpmath.findroot(
+        lambda a: mpmath.polyval([1, 4, 6, 4], mpmath.exp(-a)) - 4 * a * (1 + mpmath.exp(-a)), 1.19
+    )
+    t = mpmath.exp(-root)
+    yield from words("MISH_ROOT", "mish' is 0 at minus this; T = e^-root", root)
+    yield from number("MISH_EXP", "", t)
+    yield from number("MISH_0", "6 - 4 root + 4 T + T^2, 4 + T", 6 - 4 * root + 4 * t + t * t)
+    yield from number("MISH_1", "", 4 + t)
+
+    slope = mpmath.sqrt(8 / mpmath.pi)
+    cubic = slope * mpmath.mpf("0.044715")
+    yield from words("GELU_TANH_1", "gelu_tanh z = z sigma(v), v = GELU_TANH_1 z + GELU_TANH_3 z^3", slope)
+    yield from words("GELU_TANH_3", "", cubic)
+
+    def numerator(a):
+        return 1 + mpmath.exp(-(slope * a + cubic * a**3)) - (slope * a + 3 * cubic * a**3)
+
+    root = mpmath.findroot(numerator, 0.75)
+    yield from words("GELU_TANH_ROOT", "gelu_tanh' is 0 at minus this; e^-v(root)", root)
+    yield from number("GELU_TANH_EXP", "", mpmath.exp(-(slope * root + cubic * root**3)))
+    comment = "(v(a) - v(root)) / (a - root) = GELU_TANH_S0 + GELU_TANH_S1 a + GELU_TANH_3 a^2"
+    yield from words("GELU_TANH_S0", comment, slope + cubic * root**2)
+    yield from words("GELU_TANH_S1", "", cubic * root)
+    comment = "(a v'(a) - root v'(root)) / (a - root) = GELU_TANH_U0 + _U1 a + _U2 a^2"
+    yield from number("GELU_TANH_U0", comment, slope + 3 * cubic * root**2)
+    yield from number("GELU_TANH_U1", "", 3 * cubic * root)
+    yield from number("GELU_TANH_U2", "", 3 * cubic)
 
 
 HEAD = "Generated by tools/polynomials.py; change it there. Lowest powers come first."

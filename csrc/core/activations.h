@@ -157,38 +157,41 @@ INLINE vec act_derivative_from_y(int kind, vec c, vec y)
     }                                                                                              \
     break;
 
-/* result = act(Z), elementwise; they may be the same array. */
-static void act_forward(int kind, double constant, idx n, const real *Z, real *result)
+/* out = act^(order)(Z), elementwise; they may be the same array. */
+static void act_apply(const fb_act *a, int order, idx n, const real *Z, real *out)
 {
-    vec c = splat((real)constant);
-    switch (kind) {
+    vec c = splat((real)a->constant);
+    if (a->kind == FB_USER) {
+        a->function(order, n, Z, out);
+        return;
+    }
+    if (order == 1) {
+        switch (a->kind) {
+        case FB_RELU:
+        case FB_RELU_Z: FOR_VECTORS(n, act_derivative(FB_RELU_Z, c, x), Z, out)
+        case FB_LEAKY_RELU: FOR_VECTORS(n, act_derivative(FB_LEAKY_RELU, c, x), Z, out)
+        case FB_SIGMOID: FOR_VECTORS(n, act_derivative(FB_SIGMOID, c, x), Z, out)
+        case FB_TANH: FOR_VECTORS(n, act_derivative(FB_TANH, c, x), Z, out)
+        default: FOR_VECTORS(n, act_derivative(FB_LINEAR, c, x), Z, out)
+        }
+        return;
+    }
+    switch (a->kind) {
     case FB_RELU:
-    case FB_RELU_Z: FOR_VECTORS(n, act(FB_RELU, c, x), Z, result)
-    case FB_LEAKY_RELU: FOR_VECTORS(n, act(FB_LEAKY_RELU, c, x), Z, result)
-    case FB_SIGMOID: FOR_VECTORS(n, act(FB_SIGMOID, c, x), Z, result)
-    case FB_TANH: FOR_VECTORS(n, act(FB_TANH, c, x), Z, result)
-    default: if (result != Z) memcpy(result, Z, (size_t)n * sizeof(real));
+    case FB_RELU_Z: FOR_VECTORS(n, act(FB_RELU, c, x), Z, out)
+    case FB_LEAKY_RELU: FOR_VECTORS(n, act(FB_LEAKY_RELU, c, x), Z, out)
+    case FB_SIGMOID: FOR_VECTORS(n, act(FB_SIGMOID, c, x), Z, out)
+    case FB_TANH: FOR_VECTORS(n, act(FB_TANH, c, x), Z, out)
+    default: if (out != Z) memcpy(out, Z, (size_t)n * sizeof(real));
     }
 }
 
-static void activation(int kind, double constant, int derivative, idx n, const void *Z_, void *out_)
+static void activation(const fb_act *a, int order, idx n, const void *Z, void *out)
 {
-    const real *Z = Z_;
-    real *out = out_;
-    if (!derivative) {
-        act_forward(kind, constant, n, Z, out);
-        return;
-    }
-    vec c = splat((real)constant);
-    switch (kind) {
-    case FB_RELU:
-    case FB_RELU_Z: FOR_VECTORS(n, act_derivative(FB_RELU_Z, c, x), Z, out)
-    case FB_LEAKY_RELU: FOR_VECTORS(n, act_derivative(FB_LEAKY_RELU, c, x), Z, out)
-    case FB_SIGMOID: FOR_VECTORS(n, act_derivative(FB_SIGMOID, c, x), Z, out)
-    case FB_TANH: FOR_VECTORS(n, act_derivative(FB_TANH, c, x), Z, out)
-    default: FOR_VECTORS(n, act_derivative(FB_LINEAR, c, x), Z, out)
-    }
+    act_apply(a, order, n, Z, out);
 }
+
+INLINE int act_needs_z(int kind) { return kind == FB_RELU_Z || kind == FB_USER; }
 
 #define SCALE_ROWS(derivative, source, ld_source)                                                  \
     for (idx i = 0; i < rows; i++) {                                                               \
@@ -208,16 +211,16 @@ static void activation(int kind, double constant, int derivative, idx n, const v
     break;
 
 /* out = D ∘ act'(·), from Y where Y determines it, else from Z; out may be D. */
-static void act_backward(int kind, double constant, idx rows, idx columns, const real *D, idx ldd,
+static void act_backward(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                          const real *Y, idx ldy, const real *Z, idx ldz, real *out, idx ldo)
 {
-    vec c = splat((real)constant);
-    int z_needed = kind == FB_RELU_Z;
+    vec c = splat((real)a->constant);
+    int z_needed = act_needs_z(a->kind);
     if (ldd == ldo && ldd == (z_needed ? ldz : ldy) && (rows == 1 || ldd - columns < VL)) {
         if (rows > 1) columns = (rows - 1) * ldd + columns; /* one long row, gaps included */
         rows = 1;
     }
-    switch (kind) {
+    switch (a->kind) {
     case FB_RELU: SCALE_ROWS(act_derivative_from_y(FB_RELU, c, x), Y, ldy)
     case FB_RELU_Z: SCALE_ROWS(act_derivative(FB_RELU_Z, c, x), Z, ldz)
     case FB_LEAKY_RELU: SCALE_ROWS(act_derivative_from_y(FB_LEAKY_RELU, c, x), Y, ldy)

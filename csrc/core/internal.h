@@ -32,11 +32,19 @@ void fb_pool_free(fb_pool *pool);
 fb_workspace *fb_take(fb_pool *pool, size_t size);
 void fb_give(fb_pool *pool, fb_workspace *workspace);
 
+/* A user's activation: its values (order 0) or derivatives (1, 2); z and out may be the same. */
+typedef void fb_function(int64_t order, int64_t n, const void *z, void *out);
+
+typedef struct {
+    int kind;
+    double constant;
+    fb_function *function; /* for FB_USER */
+} fb_act;
+
 typedef struct {
     idx n_in, n_out, w, b; /* sizes; offsets in the parameters, b is -1 without bias */
     idx y_column, z_column; /* places in the tape, z is -1 where it is not kept */
-    int kind;
-    double constant;
+    fb_act act;
 } fb_layer;
 
 typedef struct fb_table fb_table;
@@ -50,11 +58,10 @@ struct fb_plan {
 
 /* One instruction set and dtype: the functions of fastbp.h without the choice. */
 struct fb_table {
-    void (*activation)(int kind, double constant, int derivative, idx size, const void *Z,
-                       void *result);
-    int (*dense_forward)(fb_pool *pool, idx n, idx n_in, idx n_out, int kind, double constant,
+    void (*activation)(const fb_act *act, int order, idx n, const void *Z, void *out);
+    int (*dense_forward)(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
                          const void *X, const void *W, const void *b, void *Y, void *Z);
-    int (*dense_backward)(fb_pool *pool, idx n, idx n_in, idx n_out, int kind, double constant,
+    int (*dense_backward)(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
                           const void *dY, const void *X, const void *W, const void *Y,
                           const void *Z, void *dX, void *dW, void *db);
     int (*forward)(fb_plan *plan, const void *params, idx n, const void *X, void *Y);

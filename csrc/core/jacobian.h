@@ -31,14 +31,12 @@ static void fill_row(const fb_layer *layer, const real *a, const real *d, real *
 static void scale_deltas(const fb_layer *layer, idx rows, idx n_out, block Y, block Z, block d)
 {
     if (n_out == 1) {
-        act_backward(layer->kind, layer->constant, rows, layer->n_out, d.p, d.ld, Y.p, Y.ld, Z.p,
-                     Z.ld, d.p, d.ld);
+        act_backward(&layer->act, rows, layer->n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p, d.ld);
         return;
     }
     for (idx r = 0; r < rows; r++) {
         real *p = d.p + r * n_out * d.ld, *z = Z.p ? Z.p + r * Z.ld : NULL;
-        act_backward(layer->kind, layer->constant, n_out, layer->n_out, p, d.ld, Y.p + r * Y.ld, 0,
-                     z, 0, p, d.ld);
+        act_backward(&layer->act, n_out, layer->n_out, p, d.ld, Y.p + r * Y.ld, 0, z, 0, p, d.ld);
     }
 }
 

@@ -1,19 +1,19 @@
 /* One dense layer by itself, for loops that are the caller's own; large batches go in tiles of rows
  * so that the scratch memory stays bounded. */
 
-static int dense_forward(fb_pool *pool, idx n, idx n_in, idx n_out, int kind, double constant,
+static int dense_forward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
                          const void *X, const void *W, const void *b, void *Y, void *Z)
 {
     fb_workspace *workspace = fb_take(pool, PACK_SIZE * sizeof(real));
     if (!workspace) return FB_NO_MEMORY;
     if (n > 0 && n_out > 0)
-        layer_forward(n, n_in, n_out, kind, constant, X, n_in, W, b, (block){Y, n_out},
+        layer_forward(n, n_in, n_out, act, X, n_in, W, b, (block){Y, n_out},
                       (block){Z, n_out}, (real *)(void *)workspace->bytes);
     fb_give(pool, workspace);
     return FB_DONE;
 }
 
-static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, int kind, double constant,
+static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
                           const void *dY_, const void *X_, const void *W, const void *Y_,
                           const void *Z_, void *dX_, void *dW, void *db)
 {
@@ -35,7 +35,7 @@ static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, int kind, d
     }
     for (idx i = 0; i < n; i += most) {
         idx rows = n - i < most ? n - i : most;
-        act_backward(kind, constant, rows, n_out, dY + i * n_out, n_out, Y + i * n_out, n_out,
+        act_backward(act, rows, n_out, dY + i * n_out, n_out, Y + i * n_out, n_out,
                      Z ? Z + i * n_out : NULL, n_out, dZ.p, ld);
         layer_gradient(rows, n_in, n_out, X + i * n_in, n_in, dZ, dW, db, i > 0, pack);
         if (dX && n_in > 0)

@@ -92,11 +92,11 @@ static fb_workspace *take_buffers(buffers *B, fb_plan *plan, idx rows, idx delta
 }
 
 /* One layer: Y = act(XW + b), and Z if it has room. */
-static void layer_forward(idx rows, idx n_in, idx n_out, int kind, double constant, const real *X,
-                          idx ldx, const real *W, const real *b, block Y, block Z, real *pack)
+static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
+                          const real *W, const real *b, block Y, block Z, real *pack)
 {
-    int rectified = kind == FB_RELU, keeps_z = kind == FB_RELU_Z && Z.p;
-    block out = keeps_z ? Z : Y;
+    int rectified = !Z.p && (act->kind == FB_RELU || act->kind == FB_RELU_Z);
+    block out = Z.p ? Z : Y;
     real least = rectified ? 0 : (real)-INFINITY;
     if (n_out == 1) {
         row_dots(rows, n_in, X, ldx, W, b ? *b : 0, least, out.p);
@@ -105,9 +105,9 @@ static void layer_forward(idx rows, idx n_in, idx n_out, int kind, double consta
         epilogue e = {b, least, 0, padded};
         gemm(rows, n_out, n_in, X, ldx, 1, W, n_out, out.p, out.ld, e, pack);
     }
-    if (kind == FB_LINEAR || rectified) return;
+    if (rectified || (act->kind == FB_LINEAR && !Z.p)) return;
     /* Rows with gaps shorter than a vector are one long row; gaps hold harmless numbers. */
-    act_forward(kind, constant, (rows - 1) * out.ld + n_out, out.p, Y.p);
+    act_apply(act, 0, (rows - 1) * out.ld + n_out, out.p, Y.p);
 }
 
 /* dW (+)= Xᵀ·dZ and db (+)= Σ_rows dZ. */
@@ -164,8 +164,8 @@ static void tile_forward(const fb_plan *plan, const buffers *B, const real *para
     for (idx l = 0; l < plan->n_layers; l++) {
         const fb_layer *layer = plan->layers + l;
         const real *b = layer->b < 0 ? NULL : params + layer->b;
-        layer_forward(rows, layer->n_in, layer->n_out, layer->kind, layer->constant, X, ldx,
-                      params + layer->w, b, B->Y[l], B->Z[l], B->pack);
+        layer_forward(rows, layer->n_in, layer->n_out, &layer->act, X, ldx, params + layer->w, b,
+                      B->Y[l], B->Z[l], B->pack);
         X = B->Y[l].p, ldx = B->Y[l].ld;
     }
 }
@@ -180,8 +180,7 @@ static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const
         const fb_layer *layer = plan->layers + l;
         idx n_in = layer->n_in, n_out = layer->n_out;
         block Y = B->Y[l], Z = B->Z[l];
-        act_backward(layer->kind, layer->constant, rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld,
-                     d.p, d.ld);
+        act_backward(&layer->act, rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p, d.ld);
         const real *input = l ? B->Y[l - 1].p : X;
         idx ld_input = l ? B->Y[l - 1].ld : n_in;
         real *db = layer->b < 0 ? NULL : grad + layer->b;

@@ -32,12 +32,128 @@
     0x1.32e0d25c9c761p-5, \
     0x1.401d3e65cdc48p-4
 
+/* sin r = r + r^3 q(r^2) below 2^-54.7 on |r| <= 1.001 pi/2 */
+#define FB_SIN_F64 \
+    -0x1.5555555555555p-3, \
+    0x1.1111111111111p-7, \
+    -0x1.a01a01a01a00dp-13, \
+    0x1.71de3a556b98cp-19, \
+    -0x1.ae64567e70fb2p-26, \
+    0x1.612460b59d7abp-33, \
+    -0x1.ae7ee31cfb52p-41, \
+    0x1.9507da086f72ap-49, \
+    -0x1.275b305eb8689p-57
+
+/* 1 - Phi(a) = e^(-a^2/2) q(t) / (1 + a), t = (a - 4) / (a + 4) below 2^-54.5 on 0 <= a <= 39 */
+#define FB_TAIL_F64 \
+    0x1.e361ea6fba141p-2, \
+    -0x1.8c18f2086e349p-4, \
+    0x1.cabd72a60f8e4p-7, \
+    0x1.d4969f10dfdbap-6, \
+    -0x1.07c3c2582be6p-5, \
+    0x1.25dd72060713p-6, \
+    -0x1.47d5fc747c5bep-8, \
+    -0x1.2b7f5e21dc7d5p-12, \
+    0x1.6c538315921dp-11, \
+    -0x1.8c11ab7ae4335p-14, \
+    -0x1.707bb65ad4fb4p-14, \
+    0x1.648343e709296p-16, \
+    0x1.c9402f0f1ee28p-17, \
+    -0x1.cc8b3aa38ebcep-19, \
+    -0x1.5ec7826162312p-19, \
+    0x1.aff2e829d1fb2p-22, \
+    0x1.28c14309bea5dp-21, \
+    0x1.5d9b80e79693p-28, \
+    -0x1.ddd5e9dbd62aap-24, \
+    -0x1.96be7ba65fdf6p-26, \
+    0x1.25b676071a9fbp-26, \
+    0x1.23b492a257e71p-27, \
+    -0x1.c44a8a96afb08p-31, \
+    -0x1.79b7299482a66p-30, \
+    -0x1.27d09cdb8ab3cp-32
+
+/* gelu'(-a) = (GELU_ROOT - a) e^(-a^2/2) q(t), t = (a - 4) / (a + 4) below 2^-56.1 on 0 <= a <= 39 */
+#define FB_GELU_SLOPE_F64 \
+    0x1.d94de78425463p-2, \
+    -0x1.a763001ac67dep-4, \
+    0x1.ef4ff8013798cp-5, \
+    -0x1.cc1e2623d911ap-6, \
+    0x1.37754d816c881p-7, \
+    -0x1.d4c8222ac510fp-10, \
+    -0x1.443f63e5f6df6p-13, \
+    0x1.85999c3cec21bp-13, \
+    -0x1.253810bc6089ap-16, \
+    -0x1.2e938406b4c63p-16, \
+    0x1.dafba2aab9f7p-19, \
+    0x1.2987ee55907d7p-19, \
+    -0x1.0837ec8053b01p-21, \
+    -0x1.773c76862578cp-22, \
+    0x1.c1411daf18f0dp-25, \
+    0x1.104916cc32f03p-24, \
+    -0x1.26ab45502cbd6p-31, \
+    -0x1.88dd9d28883e2p-27, \
+    -0x1.15559b07fb1fep-29, \
+    0x1.c91e141a1be18p-30, \
+    0x1.89a0c631034f2p-31, \
+    -0x1.9be80014de159p-34, \
+    -0x1.f7f7f63925303p-34, \
+    -0x1.66ff0702b5865p-36
+
 /* log2(e) */
 #define FB_LOG2E_F64 0x1.71547652b82fep+0
 
 /* ln 2 = hi + lo; k hi is exact for |k| < 2^12 */
 #define FB_LN2_HI_F64 0x1.62e42fefa4p-1
 #define FB_LN2_LO_F64 -0x1.8432a1b0e2634p-43
+
+/* 1/pi, and pi as a sum */
+#define FB_INV_PI_F64 0x1.45f306dc9c883p-2
+#define FB_PI_1_F64 0x1.921fb54442d18p+1
+#define FB_PI_2_F64 0x1.1a62633145c07p-53
+#define FB_PI_3_F64 -0x1.f1976b7ed8fbcp-109
+
+/* 1 / sqrt(2 pi) */
+#define FB_DENSITY_0_F64 0x1.9884533d43651p-2
+
+/* gelu' is 0 at minus this */
+#define FB_GELU_ROOT_HI_F64 0x1.80ead197f00b4p-1
+#define FB_GELU_ROOT_LO_F64 -0x1.13e74c58cada8p-56
+
+/* silu' is 0 at minus this; e^-root */
+#define FB_SILU_ROOT_HI_F64 0x1.474973c84120bp+0
+#define FB_SILU_ROOT_LO_F64 0x1.f8d74bc9ac154p-54
+#define FB_SILU_EXP_F64 0x1.1d25cf210482ep-2
+
+/* mish' is 0 at minus this; T = e^-root */
+#define FB_MISH_ROOT_HI_F64 0x1.31432c0d12d84p+0
+#define FB_MISH_ROOT_LO_F64 0x1.bf319154da21p-55
+#define FB_MISH_EXP_F64 0x1.36c4202fc3eccp-2
+
+/* 6 - 4 root + 4 T + T^2, 4 + T */
+#define FB_MISH_0_F64 0x1.44a5b49f64236p+1
+#define FB_MISH_1_F64 0x1.136c4202fc3edp+2
+
+/* gelu_tanh z = z sigma(v), v = GELU_TANH_1 z + GELU_TANH_3 z^3 */
+#define FB_GELU_TANH_1_HI_F64 0x1.9884533d43651p+0
+#define FB_GELU_TANH_1_LO_F64 -0x1.cbc0d30ebfd15p-54
+#define FB_GELU_TANH_3_HI_F64 0x1.2444f2a4d8b4bp-4
+#define FB_GELU_TANH_3_LO_F64 -0x1.6c843a29d1c7p-61
+
+/* gelu_tanh' is 0 at minus this; e^-v(root) */
+#define FB_GELU_TANH_ROOT_HI_F64 0x1.81429f9e97e4dp-1
+#define FB_GELU_TANH_ROOT_LO_F64 -0x1.4f523ed77dbdcp-55
+#define FB_GELU_TANH_EXP_F64 0x1.2af64e9c485eep-2
+
+/* (v(a) - v(root)) / (a - root) = GELU_TANH_S0 + GELU_TANH_S1 a + GELU_TANH_3 a^2 */
+#define FB_GELU_TANH_S0_HI_F64 0x1.a2dc0b014e208p+0
+#define FB_GELU_TANH_S0_LO_F64 -0x1.2af8a15dd1a6dp-55
+#define FB_GELU_TANH_S1_HI_F64 0x1.b7d7c0ec5b13ap-5
+#define FB_GELU_TANH_S1_LO_F64 -0x1.72e4bbafbd846p-61
+
+/* (a v'(a) - root v'(root)) / (a - root) = GELU_TANH_U0 + _U1 a + _U2 a^2 */
+#define FB_GELU_TANH_U0_F64 0x1.b78b7a8963976p+0
+#define FB_GELU_TANH_U1_F64 0x1.49e1d0b1444ebp-3
+#define FB_GELU_TANH_U2_F64 0x1.b6676bf7450fp-3
 
 /* e^r = 1 + (r + r^2 q(r)); relative error of expm1(r) = r + r^2 q(r) below 2^-29.2 on |r| <=
  * 1.0001 ln2/2 */
@@ -57,11 +173,99 @@
     0x1.bc8cf8p-4f, \
     0x1.dba26p-4f
 
+/* sin r = r + r^3 q(r^2) below 2^-25.7 on |r| <= 1.001 pi/2 */
+#define FB_SIN_F32 \
+    -0x1.555556p-3f, \
+    0x1.11111p-7f, \
+    -0x1.a01904p-13f, \
+    0x1.719648p-19f, \
+    -0x1.9da968p-26f
+
+/* 1 - Phi(a) = e^(-a^2/2) q(t) / (1 + a), t = (a - 4) / (a + 4) below 2^-26.0 on 0 <= a <= 39 */
+#define FB_TAIL_F32 \
+    0x1.e361eap-2f, \
+    -0x1.8c18f2p-4f, \
+    0x1.cabd6cp-7f, \
+    0x1.d4968ep-6f, \
+    -0x1.07c3a8p-5f, \
+    0x1.25de88p-6f, \
+    -0x1.47d964p-8f, \
+    -0x1.2d22acp-12f, \
+    0x1.6c5a24p-11f, \
+    -0x1.79818cp-14f, \
+    -0x1.6a27b4p-14f, \
+    0x1.feed88p-17f, \
+    0x1.5611c4p-17f
+
+/* gelu'(-a) = (GELU_ROOT - a) e^(-a^2/2) q(t), t = (a - 4) / (a + 4) below 2^-25.5 on 0 <= a <= 39 */
+#define FB_GELU_SLOPE_F32 \
+    0x1.d94de8p-2f, \
+    -0x1.a763p-4f, \
+    0x1.ef4ff8p-5f, \
+    -0x1.cc1e2p-6f, \
+    0x1.37757ep-7f, \
+    -0x1.d4ca44p-10f, \
+    -0x1.449976p-13f, \
+    0x1.85b2ecp-13f, \
+    -0x1.1c0abap-16f, \
+    -0x1.2c8132p-16f, \
+    0x1.6d1b66p-19f, \
+    0x1.e36a58p-20f
+
 /* log2(e) */
 #define FB_LOG2E_F32 0x1.715476p+0f
 
 /* ln 2 = hi + lo; k hi is exact for |k| < 2^9 */
 #define FB_LN2_HI_F32 0x1.62e4p-1f
 #define FB_LN2_LO_F32 0x1.7f7d1cp-20f
+
+/* 1/pi, and pi as a sum */
+#define FB_INV_PI_F32 0x1.45f306p-2f
+#define FB_PI_1_F32 0x1.921fb6p+1f
+#define FB_PI_2_F32 -0x1.777a5cp-24f
+#define FB_PI_3_F32 -0x1.ee59dap-49f
+
+/* 1 / sqrt(2 pi) */
+#define FB_DENSITY_0_F32 0x1.988454p-2f
+
+/* gelu' is 0 at minus this */
+#define FB_GELU_ROOT_HI_F32 0x1.80ead2p-1f
+#define FB_GELU_ROOT_LO_F32 -0x1.a03fd4p-27f
+
+/* silu' is 0 at minus this; e^-root */
+#define FB_SILU_ROOT_HI_F32 0x1.474974p+0f
+#define FB_SILU_ROOT_LO_F32 -0x1.bdf6fap-27f
+#define FB_SILU_EXP_F32 0x1.1d25dp-2f
+
+/* mish' is 0 at minus this; T = e^-root */
+#define FB_MISH_ROOT_HI_F32 0x1.31432cp+0f
+#define FB_MISH_ROOT_LO_F32 0x1.a25b08p-29f
+#define FB_MISH_EXP_F32 0x1.36c42p-2f
+
+/* 6 - 4 root + 4 T + T^2, 4 + T */
+#define FB_MISH_0_F32 0x1.44a5b4p+1f
+#define FB_MISH_1_F32 0x1.136c42p+2f
+
+/* gelu_tanh z = z sigma(v), v = GELU_TANH_1 z + GELU_TANH_3 z^3 */
+#define FB_GELU_TANH_1_HI_F32 0x1.988454p+0f
+#define FB_GELU_TANH_1_LO_F32 -0x1.857936p-25f
+#define FB_GELU_TANH_3_HI_F32 0x1.2444f2p-4f
+#define FB_GELU_TANH_3_LO_F32 0x1.49b16ap-29f
+
+/* gelu_tanh' is 0 at minus this; e^-v(root) */
+#define FB_GELU_TANH_ROOT_HI_F32 0x1.8142ap-1f
+#define FB_GELU_TANH_ROOT_LO_F32 -0x1.85a06cp-27f
+#define FB_GELU_TANH_EXP_F32 0x1.2af64ep-2f
+
+/* (v(a) - v(root)) / (a - root) = GELU_TANH_S0 + GELU_TANH_S1 a + GELU_TANH_3 a^2 */
+#define FB_GELU_TANH_S0_HI_F32 0x1.a2dc0cp+0f
+#define FB_GELU_TANH_S0_LO_F32 -0x1.fd63cp-25f
+#define FB_GELU_TANH_S1_HI_F32 0x1.b7d7cp-5f
+#define FB_GELU_TANH_S1_LO_F32 0x1.d8b628p-30f
+
+/* (a v'(a) - root v'(root)) / (a - root) = GELU_TANH_U0 + _U1 a + _U2 a^2 */
+#define FB_GELU_TANH_U0_F32 0x1.b78b7ap+0f
+#define FB_GELU_TANH_U1_F32 0x1.49e1dp-3f
+#define FB_GELU_TANH_U2_F32 0x1.b6676cp-3f
 
 #endif

@@ -17,6 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from .._user import PairFunctions
+from ..activations import Activation
+
 # Columns of `Plan.layers`.
 N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN = range(7)
 
@@ -29,6 +32,9 @@ DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN = range(4)
 # An objective this many times the first one, for so many epochs in a row, is divergence.
 GROWTH_LIMIT = 1e6
 GROWTH_EPOCHS = 3
+
+# A sum over rows is cut into at most so many parts, each of about so many rows or more.
+MOST_PARTS, PART_ROWS = 16, 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +55,14 @@ class Plan:
         Length of the parameter vector.
     tape_width : int
         Columns of the tape.
+    activations : tuple of Activation
+        The layers' functions: what `layers` and `constants` say of them, and the user's own.
+    free : numpy.ndarray of bool (n_params,), or None
+        Which parameters `train` may change; None for all. The others' entries of the gradient
+        count as 0 there. No other function looks at it.
+    dropout : numpy.ndarray of float64 (n_layers,), or None
+        The share of each layer's outputs that `train` drops, in [0, 1), 0 for the last layer; None
+        if it drops none. No other function looks at it.
     handles : dict
         Where a backend keeps, under its own name, what it made of the plan.
     """
@@ -58,6 +72,9 @@ class Plan:
     constants: np.ndarray
     n_params: int
     tape_width: int
+    activations: tuple[Activation, ...]
+    free: np.ndarray | None = None
+    dropout: np.ndarray | None = None
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -73,7 +90,10 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """An objective over fixed data: ``scale · Σ_i w_i ℓ(Y_i, T_i) + l2/2 · Σ_layers ‖W‖²``.
+    """An objective over fixed data: ``scale · Σ_i w_i ℓ(Y_i, T_i)`` and penalties on the weights.
+
+    These are ``l2/2·‖W‖² + l1·Σ|W_ij| + group·Σ_j ‖W_:j‖₂``, summed over layers; the derivative of
+    |w| at 0 and of ‖w‖₂ at a column of zeros is 0.
 
     Attributes
     ----------
@@ -82,13 +102,19 @@ class Problem:
         Number of the row function ℓ (see `fastbp.losses`).
     X : numpy.ndarray (n, n_in), n >= 1
     targets : numpy.ndarray
-        (n, n_out) of the plan's dtype, or int64 labels (n,) if `loss` is SOFTMAX_CE_LABELS.
+        (n, n_targets) of the plan's dtype, or int64 labels (n,) if `loss` is SOFTMAX_CE_LABELS.
+        n_targets is n_out, but n_out/2 for GAUSSIAN_NLL and 0 for GAUSSIAN_KL and MARGIN_RANKING,
+        which has pairs of rows: n is even.
     weights : numpy.ndarray (n,) or None
         The sample weights w.
     scale : float
         The normaliser, for all rows together.
-    l2 : float
-        Penalty on weights; biases are free of it.
+    constant : float
+        The row function's parameter, 0 where there is none.
+    functions : PairFunctions or None
+        The user's own row function, for USER_LOSS.
+    l2, l1, group : float
+        Factors of the penalties; biases are free of them.
     handles : dict
         Where a backend keeps, under its own name, what it made of the problem.
     """
@@ -99,7 +125,11 @@ class Problem:
     targets: np.ndarray
     weights: np.ndarray | None
     scale: float
+    constant: float = 0.0
+    functions: PairFunctions | None = None
     l2: float = 0.0
+    l1: float = 0.0
+    group: float = 0.0
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -144,6 +174,8 @@ class Run:
         [0] the growth limit's base: the first objective, absolute, at least the dtype's epsilon;
         0 before the first step. [1] completed epochs in a row above GROWTH_LIMIT times that.
         [2] the last objective met.
+    seed : int
+        Of the dropout, 0 <= seed < 2^64.
     step : int
         Steps done since the run's beginning. With s = ceil(n / batch_size) steps an epoch, step k
         is batch k mod s of epoch k div s; batch j holds the places j·batch_size to
@@ -154,16 +186,28 @@ class Run:
     moments: np.ndarray
     good: np.ndarray
     monitor: np.ndarray
+    seed: int = 0
     step: int = 0
 
 
-def activation(kind: int, constant: float, Z: np.ndarray, derivative: bool) -> np.ndarray:
-    """act(Z), or act'(Z), elementwise for Z of any shape."""
+def partition(n: int) -> list[tuple[int, int]]:
+    """The parts (start, stop) of n rows that are summed apart; the sums are added in this order.
+
+    Every backend cuts sums over rows like this, however many threads share the parts, so that
+    results do not depend on their number. A part has an even number of rows, but for the last one.
+    """
+    most = max(1, min(MOST_PARTS, -(-n // PART_ROWS)))
+    size = max(2, 2 * -(-n // (2 * most)))
+    return [(start, min(start + size, n)) for start in range(0, n, size)] or [(0, 0)]
+
+
+def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
+    """act(Z), or its first or second derivative (order 1, 2), elementwise for Z of any shape."""
     raise NotImplementedError
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, kind: int, constant: float, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Y = act(XW + b) and, if `keep_z`, Z; n, n_in and n_out may be 0."""
     raise NotImplementedError
@@ -175,8 +219,7 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    kind: int,
-    constant: float,
+    act: Activation,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
@@ -213,23 +256,60 @@ def backward(
     raise NotImplementedError
 
 
-def value(problem: Problem, params: np.ndarray) -> float:
-    """The objective; sums over rows accumulate in float64."""
+def jvp(
+    plan: Plan, params: np.ndarray, X: np.ndarray, tangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The output Y and its derivative in the direction `tangent` (n_params,), both (n, n_out)."""
     raise NotImplementedError
 
 
-def value_and_grad(problem: Problem, params: np.ndarray) -> tuple[float, np.ndarray]:
-    """The objective and its gradient (n_params,)."""
-    raise NotImplementedError
-
-
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
+def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
     """dY/dparams, (n·n_out, n_params), rows sample-major."""
     raise NotImplementedError
 
 
 def input_jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
     """dY/dX per sample, (n, n_out, n_in)."""
+    raise NotImplementedError
+
+
+def value(problem: Problem, params: np.ndarray, threads: int) -> float:
+    """The objective; sums over rows accumulate in float64."""
+    raise NotImplementedError
+
+
+def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
+    """The objective and its gradient (n_params,)."""
+    raise NotImplementedError
+
+
+def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
+    """Each row's part of the gradient, without penalties, (n, n_params).
+
+    Row i is ``scale · w_i · dℓ/dY_i · dY_i/dparams``; their sum is the gradient.
+    """
+    raise NotImplementedError
+
+
+def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool) -> np.ndarray:
+    """The Hessian of the objective without penalties, times v (n_params,).
+
+    With J = dY/dparams and ℓ'' the loss's Hessian, the Gauss-Newton matrix is
+    ``scale · Jᵀ (w ℓ'') J``; the whole Hessian has in addition ``scale · Σ w ℓ' d²Y/dparams²``. The
+    product is the derivative of the gradient in the direction v, by the forward rule applied to
+    the backward pass (B. A. Pearlmutter, "Fast exact multiplication by the Hessian", Neural
+    Computation 6(1), 1994).
+    """
+    raise NotImplementedError
+
+
+def normal_equations(
+    problem: Problem, params: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """JᵀJ (n_params, n_params), Jᵀr (n_params,) and rᵀr for r = sqrt(w)·(Y - T), J = dr/dparams.
+
+    The problem's loss is SQUARED; scale and penalties do not count. Memory does not grow with n.
+    """
     raise NotImplementedError
 
 
@@ -243,6 +323,7 @@ def train(
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
+    threads: int,
 ) -> int:
     """Do steps run.step to run.step + n_steps - 1 and return DONE, or why it stopped earlier.
 
@@ -273,5 +354,20 @@ def train(
     run.monitor[0] for GROWTH_EPOCHS epochs in a row. The step that stopped is run.step after the
     return: the step itself for a non-finite objective, the one after the epoch's last otherwise.
     Subnormal numbers may be flushed to zero inside; the floating-point mode is restored on return.
+
+    Dropout multiplies a layer's output, on its way to the next layer, by 1/(1 - p) or by 0. With
+    the batch's rows counted from 0, entry (row, unit) of layer number `index` in step `step` is
+    dropped if h < p·2^32, where h is a hash of 32 bits. All arithmetic is modulo 2^64, then 2^32::
+
+        mix(x):  x ^= x >> 30; x *= 0xBF58476D1CE4E5B9; x ^= x >> 27; x *= 0x94D049BB133111EB
+                 x ^= x >> 31                                                   (splitmix64 [1]_)
+        key = mix(mix(seed + G·(step + 1)) + G·(index + 1)),   G = 0x9E3779B97F4A7C15
+        hash(x): x ^= x >> 16; x *= 0x7FEB352D; x ^= x >> 15; x *= 0x846CA68B; x ^= x >> 16
+        h = hash(hash((row·n_out + unit) ^ (key mod 2^32)) + (key div 2^32))
+
+    References
+    ----------
+    .. [1] G. L. Steele, D. Lea, C. H. Flood, "Fast splittable pseudorandom number generators",
+       OOPSLA 2014.
     """
     raise NotImplementedError

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import unknown_name
+from ..activations import Activation
 from ..losses import SOFTMAX_CE_LABELS
 from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Optimizer, Plan, Problem, Run
 
@@ -70,21 +71,25 @@ def _is_double(array: np.ndarray) -> bool:
 # One layer.
 
 
-def activation(kind: int, constant: float, Z: np.ndarray, derivative: bool) -> np.ndarray:
+def _function(act: Activation, dtype: np.dtype) -> int:
+    """The address of a user's function, 0 for a built-in one."""
+    return 0 if act.functions is None else act.functions.address(dtype)
+
+
+def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
     result = np.empty_like(Z)
-    lib.fb_activation(
-        _is_double(Z), kind, constant, derivative, Z.size, _address(Z), _address(result)
-    )
+    function = (act.kind, act.constant, _function(act, Z.dtype))
+    lib.fb_activation(_is_double(Z), *function, order, Z.size, _address(Z), _address(result))
     return result
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, kind: int, constant: float, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     n, (n_in, n_out) = len(X), W.shape
     Y = np.empty((n, n_out), X.dtype)
     Z = np.empty_like(Y) if keep_z else None
-    sizes = (n, n_in, n_out, kind, constant)
+    sizes = (n, n_in, n_out, act.kind, act.constant, _function(act, X.dtype))
     _check(
         lib.fb_dense_forward(
             _is_double(X), *sizes, _address(X), _address(W), _or_null(b), _address(Y), _or_null(Z)
@@ -99,8 +104,7 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    kind: int,
-    constant: float,
+    act: Activation,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
@@ -108,7 +112,7 @@ def dense_backward(
     dX = np.empty_like(X) if need_dX else None
     dW = np.empty_like(W)
     db = np.empty(n_out, W.dtype) if need_db else None
-    sizes = (n, n_in, n_out, kind, constant)
+    sizes = (n, n_in, n_out, act.kind, act.constant, _function(act, X.dtype))
     given = (_address(dY), _address(X), _address(W), _address(Y), _or_null(Z))
     _check(
         lib.fb_dense_backward(

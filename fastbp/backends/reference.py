@@ -6,32 +6,34 @@ neither a compiler nor Numba is at hand. `contract` tells what each function mus
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
-from ..activations import TABLE
-from ..losses import ROWS
+from ..activations import Activation
+from ..losses import ROWS, USER_LOSS, Row, user_row
 from . import contract
 from .contract import Optimizer, Plan, Problem, Run
-
-_ACTIVATIONS = {row.kind: row for row in TABLE.values()}
-
 
 # One layer.
 
 
-def activation(kind: int, constant: float, Z: np.ndarray, derivative: bool) -> np.ndarray:
-    row = _ACTIVATIONS[kind]
-    formula = row.df if derivative else row.f
+def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
+    z = Z.astype(np.float64)
     with np.errstate(all="ignore"):
-        return np.asarray(formula(Z.astype(np.float64), constant)).astype(Z.dtype)
+        if act.row is None:
+            assert act.functions is not None
+            return act.functions.evaluate(order, z).astype(Z.dtype)
+        formula = (act.row.f, act.row.df, act.row.d2f)[order]
+        return np.asarray(formula(z, act.constant)).astype(Z.dtype)
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, kind: int, constant: float, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     with np.errstate(all="ignore"):
         Z = X @ W if b is None else X @ W + b
-    return activation(kind, constant, Z, False), Z if keep_z else None
+    return activation(act, Z, 0), Z if keep_z else None
 
 
 def dense_backward(
@@ -40,26 +42,24 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    kind: int,
-    constant: float,
+    act: Activation,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
     with np.errstate(all="ignore"):
-        dZ = dY * _derivative(kind, constant, Y, Z)
+        dZ = dY * _derivative(act, Y, Z)
         dW = X.T @ dZ
         dX = dZ @ W.T if need_dX else None
         db = dZ.sum(axis=0) if need_db else None
     return dX, np.ascontiguousarray(dW), db
 
 
-def _derivative(kind: int, constant: float, Y: np.ndarray, Z: np.ndarray | None) -> np.ndarray:
+def _derivative(act: Activation, Y: np.ndarray, Z: np.ndarray | None) -> np.ndarray:
     """act'(Z), from Y where Y determines it."""
-    row = _ACTIVATIONS[kind]
-    if row.df_from_y is None:
+    if act.row is None or act.row.df_from_y is None:
         assert Z is not None
-        return activation(kind, constant, Z, True)
-    return np.asarray(row.df_from_y(Y, constant)).astype(Y.dtype)
+        return activation(act, Z, 1)
+    return np.asarray(act.row.df_from_y(Y, act.constant)).astype(Y.dtype)
 
 
 # The network.
@@ -69,8 +69,8 @@ class _Layer:
     """Views of one layer's W and b in a parameter-shaped vector, and its activation."""
 
     def __init__(self, plan: Plan, index: int, vector: np.ndarray):
-        n_in, n_out, self.kind, w, b, self.y_column, self.z_column = map(int, plan.layers[index])
-        self.constant = float(plan.constants[index])
+        n_in, n_out, _, w, b, self.y_column, self.z_column = map(int, plan.layers[index])
+        self.act = plan.activations[index]
         self.n_out = n_out
         self.W = vector[w : w + n_in * n_out].reshape(n_in, n_out)
         self.b = vector[b : b + n_out] if b >= 0 else None
@@ -93,21 +93,12 @@ def _layers(plan: Plan, vector: np.ndarray) -> list[_Layer]:
 
 def forward(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
     for layer in _layers(plan, params):
-        X, _ = dense_forward(X, layer.W, layer.b, layer.kind, layer.constant, False)
+        X, _ = dense_forward(X, layer.W, layer.b, layer.act, False)
     return X
 
 
 def forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
-    n = len(X)
-    tape = np.empty(n * plan.tape_width, plan.dtype)
-    for layer in _layers(plan, params):
-        kept = layer.Z(tape, n)
-        Y, Z = dense_forward(X, layer.W, layer.b, layer.kind, layer.constant, kept is not None)
-        X = layer.Y(tape, n)
-        X[:] = Y
-        if kept is not None:
-            kept[:] = Z
-    return tape
+    return _forward_tape(plan, params, X, [None] * len(plan.layers))
 
 
 def backward(
@@ -118,20 +109,51 @@ def backward(
     dY: np.ndarray,
     need_dX: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
+    return _backward(plan, params, X, tape, dY, need_dX, [None] * len(plan.layers))
+
+
+# With dropout, layer by layer factors (n, n_out) of the outputs, or None for all 1.
+_Factors = list[np.ndarray | None]
+
+
+def _forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray, factors: _Factors) -> np.ndarray:
+    n = len(X)
+    tape = np.empty(n * plan.tape_width, plan.dtype)
+    for layer, factor in zip(_layers(plan, params), factors, strict=True):
+        kept = layer.Z(tape, n)
+        Y, Z = dense_forward(X, layer.W, layer.b, layer.act, kept is not None)
+        layer.Y(tape, n)[:] = Y
+        if kept is not None:
+            kept[:] = Z
+        X = Y if factor is None else Y * factor
+    return tape
+
+
+def _backward(
+    plan: Plan,
+    params: np.ndarray,
+    X: np.ndarray,
+    tape: np.ndarray,
+    dY: np.ndarray,
+    need_dX: bool,
+    factors: _Factors,
+) -> tuple[np.ndarray, np.ndarray | None]:
     n = len(X)
     dparams = np.empty(plan.n_params, plan.dtype)
     layers = _layers(plan, params)
-    inputs = [X] + [layer.Y(tape, n) for layer in layers]
+    outputs = [layer.Y(tape, n) for layer in layers]
+    inputs = [X] + [Y if f is None else Y * f for Y, f in zip(outputs, factors, strict=True)]
     for index in reversed(range(len(layers))):
         layer, gradient = layers[index], _Layer(plan, index, dparams)
+        if factors[index] is not None:
+            dY = dY * factors[index]
         dX, dW, db = dense_backward(
             dY,
             inputs[index],
             layer.W,
-            inputs[index + 1],
+            outputs[index],
             layer.Z(tape, n),
-            layer.kind,
-            layer.constant,
+            layer.act,
             need_dX or index > 0,
             layer.b is not None,
         )
@@ -143,7 +165,28 @@ def backward(
     return dparams, dY if need_dX else None
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
+def jvp(
+    plan: Plan, params: np.ndarray, X: np.ndarray, tangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    dX = np.zeros_like(X)
+    with np.errstate(all="ignore"):
+        for layer, direction in zip(_layers(plan, params), _layers(plan, tangent), strict=True):
+            Z, dZ = _directional(layer, direction, X, dX)
+            X, dX = activation(layer.act, Z, 0), activation(layer.act, Z, 1) * dZ
+    return X, dX
+
+
+def _directional(
+    layer: _Layer, direction: _Layer, X: np.ndarray, dX: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Z and its derivative where W, b and X move in the directions of dW, db and dX."""
+    Z, dZ = X @ layer.W, dX @ layer.W + X @ direction.W
+    if layer.b is None:
+        return Z, dZ
+    return Z + layer.b, dZ + direction.b
+
+
+def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
     J = np.empty((len(X), plan.n_out, plan.n_params), plan.dtype)
     for i in range(len(X)):
         x = X[i : i + 1]
@@ -171,40 +214,153 @@ def _unit(plan: Plan, n: int, k: int) -> np.ndarray:
 # The objective.
 
 
-def value(problem: Problem, params: np.ndarray) -> float:
+def value(problem: Problem, params: np.ndarray, threads: int) -> float:
     Y = forward(problem.plan, params, problem.X)
     return _objective(problem, params, Y)
 
 
-def value_and_grad(problem: Problem, params: np.ndarray) -> tuple[float, np.ndarray]:
-    plan = problem.plan
-    tape = forward_tape(plan, params, problem.X)
-    last = _Layer(plan, len(plan.layers) - 1, params)
-    Y = last.Y(tape, len(problem.X))
+def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
+    return _value_and_grad(problem, params, [None] * len(problem.plan.layers))
+
+
+def _value_and_grad(
+    problem: Problem, params: np.ndarray, factors: _Factors
+) -> tuple[float, np.ndarray]:
+    plan, X = problem.plan, problem.X
+    tape = _forward_tape(plan, params, X, factors)
+    Y = _last_output(plan, params, tape, len(X))
+    grad, _ = _backward(plan, params, X, tape, _loss_gradient(problem, Y), False, factors)
     with np.errstate(all="ignore"):
-        dY = ROWS[problem.loss].derivative(Y.astype(np.float64), _targets(problem))
-        if problem.weights is not None:
-            dY *= problem.weights[:, None]
-        dY = (problem.scale * dY).astype(plan.dtype)
-        grad, _ = backward(plan, params, problem.X, tape, dY, False)
-        if problem.l2:
-            for layer, gradient in zip(_layers(plan, params), _layers(plan, grad), strict=True):
-                gradient.W += plan.dtype.type(problem.l2) * layer.W
+        for layer, gradient in zip(_layers(plan, params), _layers(plan, grad), strict=True):
+            gradient.W += _penalty_gradient(problem, layer.W.astype(np.float64))
     return _objective(problem, params, Y), grad
+
+
+def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
+    plan = problem.plan
+    dY = _loss_gradient(problem, forward(plan, params, problem.X))
+    rows = np.empty((len(dY), plan.n_params), plan.dtype)
+    for i in range(len(dY)):
+        x = problem.X[i : i + 1]
+        rows[i], _ = backward(plan, params, x, forward_tape(plan, params, x), dY[i : i + 1], False)
+    return rows
+
+
+def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool) -> np.ndarray:
+    plan = problem.plan
+    layers, directions = _layers(plan, params), _layers(plan, v)
+    result = np.empty(plan.n_params, plan.dtype)
+    with np.errstate(all="ignore"):
+        # Forward: each layer's input A and its derivative RA in the direction v.
+        inputs, outputs = [(problem.X, np.zeros_like(problem.X))], []
+        for layer, direction in zip(layers, directions, strict=True):
+            Z, RZ = _directional(layer, direction, *inputs[-1])
+            slope = activation(layer.act, Z, 1)
+            outputs.append((Z, RZ, slope))
+            inputs.append((activation(layer.act, Z, 0), slope * RZ))
+        # Backward: dL/dA and its derivative. Without the former, what is left is Gauss-Newton's.
+        dA = (
+            np.zeros_like(inputs[-1][0]) if gauss_newton else _loss_gradient(problem, inputs[-1][0])
+        )
+        RdA = _loss_second(problem, *inputs[-1])
+        for index in reversed(range(len(layers))):
+            (A, RA), (Z, RZ, slope) = inputs[index], outputs[index]
+            dZ, RdZ = dA * slope, RdA * slope
+            if not gauss_newton:
+                RdZ += dA * activation(layers[index].act, Z, 2) * RZ
+            part = _Layer(plan, index, result)
+            part.W[:] = A.T @ RdZ + RA.T @ dZ
+            if part.b is not None:
+                part.b[:] = RdZ.sum(axis=0)
+            RdA = RdZ @ layers[index].W.T + dZ @ directions[index].W.T
+            dA = dZ @ layers[index].W.T
+    return result
+
+
+def normal_equations(
+    problem: Problem, params: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    plan = problem.plan
+    JTJ = np.zeros((plan.n_params, plan.n_params), plan.dtype)
+    JTr, sse = np.zeros(plan.n_params, plan.dtype), 0.0
+    for start in range(0, len(problem.X), contract.PART_ROWS):
+        rows = slice(start, start + contract.PART_ROWS)
+        X = problem.X[rows]
+        with np.errstate(all="ignore"):
+            r = (forward(plan, params, X) - problem.targets[rows]).ravel()
+            J = jacobian(plan, params, X, 1)
+            if problem.weights is not None:
+                root = np.repeat(np.sqrt(problem.weights[rows]), plan.n_out)
+                r, J = root * r, root[:, None] * J
+            JTJ += J.T @ J
+            JTr += J.T @ r
+            sse += float((r.astype(np.float64) ** 2).sum())
+    return JTJ, JTr, sse
+
+
+def _last_output(plan: Plan, params: np.ndarray, tape: np.ndarray, n: int) -> np.ndarray:
+    return _Layer(plan, len(plan.layers) - 1, params).Y(tape, n)
+
+
+def _row(problem: Problem) -> Row:
+    """The row functions of the problem's loss."""
+    if problem.loss != USER_LOSS:
+        return ROWS[problem.loss]
+    assert problem.functions is not None
+    return user_row(problem.functions)
+
+
+def _loss_gradient(problem: Problem, Y: np.ndarray) -> np.ndarray:
+    """dL/dY (n, n_out)."""
+    with np.errstate(all="ignore"):
+        D = _row(problem).derivative(Y.astype(np.float64), _targets(problem), problem.constant)
+        return _weighted(problem, D)
+
+
+def _loss_second(problem: Problem, Y: np.ndarray, U: np.ndarray) -> np.ndarray:
+    """The loss's Hessian d²L/dY² times U (n, n_out)."""
+    Y, U = Y.astype(np.float64), U.astype(np.float64)
+    return _weighted(problem, _row(problem).second(Y, _targets(problem), U, problem.constant))
+
+
+def _weighted(problem: Problem, D: np.ndarray) -> np.ndarray:
+    if problem.weights is not None:
+        D = D * problem.weights[:, None]
+    return (problem.scale * D).astype(problem.plan.dtype)
 
 
 def _objective(problem: Problem, params: np.ndarray, Y: np.ndarray) -> float:
     with np.errstate(all="ignore"):
-        rows = ROWS[problem.loss].value(Y.astype(np.float64), _targets(problem))
+        rows = _row(problem).value(Y.astype(np.float64), _targets(problem), problem.constant)
         if problem.weights is not None:
             rows = rows * problem.weights
         result = problem.scale * rows.sum()
-        if problem.l2:
-            squares = sum(
-                (layer.W.astype(np.float64) ** 2).sum() for layer in _layers(problem.plan, params)
-            )
-            result += 0.5 * problem.l2 * squares
+        for layer in _layers(problem.plan, params):
+            result += _penalty(problem, layer.W.astype(np.float64))
     return float(result)
+
+
+def _penalty(problem: Problem, W: np.ndarray) -> float:
+    result = 0.0
+    if problem.l2:
+        result += 0.5 * problem.l2 * (W**2).sum()
+    if problem.l1:
+        result += problem.l1 * np.abs(W).sum()
+    if problem.group:
+        result += problem.group * np.sqrt((W**2).sum(axis=0)).sum()
+    return result
+
+
+def _penalty_gradient(problem: Problem, W: np.ndarray) -> np.ndarray:
+    gradient = np.zeros_like(W)
+    if problem.l2:
+        gradient += problem.l2 * W
+    if problem.l1:
+        gradient += problem.l1 * np.sign(W)
+    if problem.group:
+        norms = np.sqrt((W**2).sum(axis=0))
+        gradient += problem.group * W / np.where(norms == 0, 1, norms)
+    return gradient
 
 
 def _targets(problem: Problem) -> np.ndarray:
@@ -225,7 +381,9 @@ def train(
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
+    threads: int,
 ) -> int:
+    plan = problem.plan
     n = len(problem.X)
     steps_per_epoch = -(-n // batch_size)
     first_epoch = run.step // steps_per_epoch
@@ -238,7 +396,10 @@ def train(
         batch = _batch(problem, rows, averaged)
         if j == 0:
             run.good[1] = run.params
-        objective, g = value_and_grad(batch, run.params)
+        factors = _dropout_factors(plan, len(batch.X), run.seed, run.step)
+        objective, g = _value_and_grad(batch, run.params, factors)
+        if plan.free is not None:
+            g[~plan.free] = 0
         losses[epoch] += objective
         run.monitor[2] = objective
         if not np.isfinite(objective):
@@ -263,15 +424,46 @@ def train(
 
 def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Problem:
     X = problem.X[rows]
-    return Problem(
-        problem.plan,
-        problem.loss,
-        X,
-        problem.targets[rows],
-        None if problem.weights is None else problem.weights[rows],
-        problem.scale * len(problem.X) / len(X) if averaged else problem.scale,
-        problem.l2,
+    return replace(
+        problem,
+        X=X,
+        targets=problem.targets[rows],
+        weights=None if problem.weights is None else problem.weights[rows],
+        scale=problem.scale * len(problem.X) / len(X) if averaged else problem.scale,
+        handles={},
     )
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+_64_BITS = 2**64 - 1
+
+
+def _dropout_factors(plan: Plan, n: int, seed: int, step: int) -> _Factors:
+    """What a step multiplies the layers' outputs of its batch of n rows by."""
+    if plan.dropout is None:
+        return [None] * len(plan.layers)
+    factors: _Factors = []
+    for index, p in enumerate(plan.dropout):
+        n_out = int(plan.layers[index, contract.N_OUT])
+        key = _mix(_mix(seed + _GOLDEN * (step + 1)) + _GOLDEN * (index + 1))
+        places = np.arange(n * n_out, dtype=np.uint64).astype(np.uint32)
+        h = _hash(_hash(places ^ np.uint32(key & 0xFFFFFFFF)) + np.uint32(key >> 32))
+        kept = h >= np.float64(p) * 2.0**32
+        factors.append((kept / (1 - p)).astype(plan.dtype).reshape(n, n_out) if p else None)
+    return factors
+
+
+def _mix(x: int) -> int:
+    x &= _64_BITS
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _64_BITS
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _64_BITS
+    return x ^ (x >> 31)
+
+
+def _hash(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
 
 
 def _update(optimizer: Optimizer, run: Run, g: np.ndarray, lr: float) -> None:

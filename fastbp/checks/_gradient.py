@@ -9,7 +9,7 @@ import numpy as np
 
 from .._arrays import FLOAT32, FLOAT64, real_array, require_finite
 from .._errors import ShapeError
-from ..network import Objective
+from .._objective import Objective
 from ._compare import GradCheck, compare, verdict
 from ._numerical import Grid
 

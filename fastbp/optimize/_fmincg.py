@@ -11,7 +11,7 @@ import numpy as np
 
 from .._arrays import FLOAT64, real_array, require_finite, whole_number
 from .._errors import NonFiniteError, ShapeError
-from ..network import Objective
+from .._objective import Objective
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._arrays import FLOAT64, real_array
 from .._errors import ShapeError, unknown_name
-from ..network import Objective
+from .._objective import Objective
 from ._fmincg import fmincg
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backends import contract
 from ..backends.contract import Run
-from ..network import Objective
+from .._objective import Objective
 from .optimizers import FirstOrder
 
 CHUNK_SECONDS = 0.05

@@ -91,8 +91,8 @@ def result_doubles(ndim: int) -> types.Type:
     return types.Array(types.float64, ndim, "C")
 
 
-class Entry:
-    """A function that Python calls, with declared argument types and one version per dtype.
+class Compiled:
+    """A function that is compiled when it is first needed, once per dtype, with declared types.
 
     Parameters
     ----------
@@ -100,12 +100,28 @@ class Entry:
         fingerprint -> Python function, which must mention the fingerprint.
     returns : numba type
     arguments : sequence of numba types, or of functions from the real type to one
+    calls : sequence of Linked
+        The linked functions that it calls.
+
+    Attributes
+    ----------
+    dispatchers : dict
+        The version of each dtype that was needed so far, by the dtype's character.
     """
 
-    def __init__(self, make: Callable[[int], Callable], returns: Any, *arguments: Any):
+    options: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        make: Callable[[int], Callable],
+        returns: Any,
+        *arguments: Any,
+        calls: Sequence[Linked] = (),
+    ):
         self._make = make
         self._returns = returns
         self._arguments = arguments
+        self._calls = calls
         self._lock = threading.Lock()
         self.dispatchers: dict[str, Any] = {}
 
@@ -114,13 +130,23 @@ class Entry:
         found = self.dispatchers.get(dtype.char)
         return found if found is not None else self._compile(dtype)
 
+    def signature(self, real: types.Float) -> Any:
+        """The declared types."""
+        arguments = (a if isinstance(a, types.Type) else a(real) for a in self._arguments)
+        return self._returns(*arguments)
+
     def _compile(self, dtype: np.dtype) -> Callable[..., Any]:
         real = types.float32 if dtype == np.float32 else types.float64
-        arguments = [a if isinstance(a, types.Type) else a(real) for a in self._arguments]
-        signature = self._returns(*arguments)
+        for function in self._calls:
+            function.provide(dtype)
         with self._lock:
             if dtype.char not in self.dispatchers:
-                self.dispatchers[dtype.char] = self._cached(signature) or self._new(signature)
+                declared = _linked.set(self._calls)
+                signature = self.signature(real)
+                try:
+                    self.dispatchers[dtype.char] = self._cached(signature) or self._new(signature)
+                finally:
+                    _linked.reset(declared)
         return self.dispatchers[dtype.char]
 
     def _cached(self, signature: Any) -> Any:
@@ -133,7 +159,131 @@ class Entry:
             return None
 
     def _new(self, signature: Any, fingerprint: int = 0, cache: bool = False) -> Any:
-        dispatcher = numba.njit(cache=cache, **_OPTIONS)(self._make(fingerprint))
+        options = {**_OPTIONS, **self.options}
+        dispatcher = numba.njit(cache=cache, **options)(self._make(fingerprint))
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
+
+
+class Entry(Compiled):
+    """A function that Python calls."""
+
+
+class _Addressed(Compiled):
+    """A function that compiled code calls, by its address."""
+
+    options: ClassVar[dict[str, Any]] = {"no_cpython_wrapper": True}
+
+    def address(self, dtype: np.dtype) -> int:
+        """Where the version for a dtype begins."""
+        (compiled,) = self[dtype].overloads.values()
+        return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+
+
+# What the function that is being compiled may call.
+_linked: ContextVar[Sequence[Linked]] = ContextVar("linked", default=())
+
+
+class Linked(_Addressed):
+    """A function that other compiled functions call and that is compiled apart from them, once.
+
+    Its code is then not made again for each of them. They find it by a symbol of the process, so it
+    must be there before they are loaded: each declares what it calls.
+
+    Attributes
+    ----------
+    call : intrinsic
+        What jitted code calls.
+    """
+
+    def __init__(self, make: Callable[[int], Callable], returns: Any, *arguments: Any, **options):
+        super().__init__(make, returns, *arguments, **options)
+        self._name = make.__name__.removeprefix("_make_")
+        self.call = self._intrinsic()
+
+    def provide(self, dtype: np.dtype) -> None:
+        """Make the version for a dtype known to code that will be loaded."""
+        if dtype.char not in self.dispatchers:
+            real = types.float32 if dtype == np.float32 else types.float64
+            llvmlite.binding.add_symbol(self._symbol(real), self.address(dtype))
+
+    def _symbol(self, real: types.Float) -> str:
+        return f"fastbp.{self._name}.{real}"
+
+    def _intrinsic(self) -> Any:
+        @intrinsic
+        def call(typingctx: Any, *arguments: Any) -> Any:
+            if self not in _linked.get():
+                raise AssertionError(f"{self._name} is called and not declared")
+            real = next(a.dtype for a in arguments if isinstance(a, types.CPointer))
+            declared = self.signature(real)
+
+            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+                kind = context.call_conv.get_function_type(declared.return_type, declared.args)
+                function = cgutils.get_or_insert_function(builder.module, kind, self._symbol(real))
+                return _emit_call(context, builder, function, declared, args[0])
+
+            return declared.return_type(types.Tuple(declared.args)), codegen
+
+        return call
+
+
+class Family:
+    """Functions of one form that are told apart by a number; each is compiled when it is needed.
+
+    Compiled code receives the addresses as arguments, so it need not know which ones there are.
+
+    Parameters
+    ----------
+    make : callable
+        (fingerprint, kind) -> Python function, which must mention both.
+    returns, arguments
+        As for `Compiled`.
+
+    Attributes
+    ----------
+    call : intrinsic
+        (address, argument, ...): what jitted code calls.
+    """
+
+    def __init__(self, make: Callable[[int, int], Callable], returns: Any, *arguments: Any):
+        self._make = make
+        self._types = (returns, *arguments)
+        self._members: dict[int, _Addressed] = {}
+        self.call = self._intrinsic()
+
+    def address(self, dtype: np.dtype, kind: int) -> int:
+        """Where the version of this kind for a dtype begins."""
+        member = self._members.get(kind)
+        if member is None:
+            new = _Addressed(partial(self._make, kind=kind), *self._types)
+            member = self._members.setdefault(kind, new)
+        return member.address(dtype)
+
+    def _intrinsic(self) -> Any:
+        form = Compiled(partial(self._make, kind=0), *self._types)
+
+        @intrinsic
+        def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
+            real = next(a.dtype for a in arguments if isinstance(a, types.CPointer))
+            declared = form.signature(real)
+
+            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+                kind = context.call_conv.get_function_type(declared.return_type, declared.args)
+                function = builder.inttoptr(args[0], kind.as_pointer())
+                return _emit_call(context, builder, function, declared, args[1])
+
+            return declared.return_type(types.int64, types.Tuple(declared.args)), codegen
+
+        return call
+
+
+def _emit_call(
+    context: Any, builder: ir.IRBuilder, function: ir.Value, declared: Any, packed: ir.Value
+) -> ir.Value:
+    """Code for a call of a compiled function; Numba packs *arguments into a tuple."""
+    arguments = cgutils.unpack_tuple(builder, packed, len(declared.args))
+    types_ = declared.return_type, declared.args
+    _, result = context.call_conv.call_function(builder, function, *types_, arguments)
+    return context.get_dummy_value() if declared.return_type == types.void else result

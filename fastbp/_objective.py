@@ -1,0 +1,296 @@
+"""The objective: a network's loss over fixed data as a function of the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._arrays import FLOAT64, converted, dtype_of, lazy_matrix, row_blocks, whole_number
+from ._errors import ShapeError
+from .backends.contract import Problem
+from .losses import Loss, loss as loss_of, prepare_target, prepare_weights
+
+if TYPE_CHECKING:
+    from .network import Network
+
+
+class Objective:
+    """A network's loss over fixed data: a function of the parameters, as SciPy wants it.
+
+    Made by `Network.objective`. It refers to the data and must not outlive a change of them.
+
+    Attributes
+    ----------
+    net : Network
+    loss : Loss
+    threads : int
+        How many share the rows.
+    backend : module
+        The backend that computes it.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        X: Any,
+        y: Any,
+        loss: str | Loss,
+        sample_weight: Any,
+        l2: float,
+        l1: float,
+        group: float,
+        threads: int,
+        module: ModuleType,
+    ):
+        self.net = net
+        self.loss = loss_of(loss)
+        self.threads = whole_number("threads", threads)
+        X = lazy_matrix("X", X, net.dtype, net.n_in, "input of the network")
+        n = len(X)
+        if n == 0:
+            raise ShapeError(f"X has shape {X.shape}, expected at least one row")
+        kind, targets = prepare_target(self.loss, y, n, net.n_out, net.dtype)
+        weights, total = prepare_weights(self.loss, sample_weight, n, net.dtype)
+        self._stored = Problem(
+            net.plan,
+            kind,
+            X,
+            targets,
+            weights,
+            self.loss.scale(total, net.n_out),
+            self.loss.parameter(net.dtype),
+            self.loss.functions,
+            _penalty("l2", l2),
+            _penalty("l1", l1),
+            _penalty("group", group),
+        )
+        self._blocks = row_blocks(X, net.dtype)
+        self.backend = module
+
+    @cached_property
+    def problem(self) -> Problem:
+        """What the backend receives, X converted as a whole."""
+        return self._with_rows(slice(None)) if self._blocks else self._stored
+
+    def _problems(self) -> Iterator[Problem]:
+        """The problem, in blocks of rows where X is converted bit by bit; penalties come once."""
+        if not self._blocks or "problem" in self.__dict__:
+            yield self.problem
+            return
+        for rows in self._blocks:
+            block = self._with_rows(rows)
+            yield replace(block, l2=0.0, l1=0.0, group=0.0) if rows.start else block
+
+    def _with_rows(self, rows: slice) -> Problem:
+        p = self._stored
+        return replace(
+            p,
+            X=converted(p.X[rows], self.net.dtype),
+            targets=p.targets[rows],
+            weights=None if p.weights is None else p.weights[rows],
+            handles={},
+        )
+
+    def astype(self, dtype: Any) -> Objective:
+        """The same objective computed in "float32" or "float64"."""
+        if self.net.dtype == dtype_of(dtype):
+            return self
+        p = self._stored
+        y = None if self.loss.target == "none" else p.targets
+        weights = p.weights
+        if weights is not None and self.loss.paired:
+            weights = weights[::2]
+        return Objective(
+            self.net.astype(dtype), p.X, y, self.loss, weights, p.l2, p.l1, p.group, self.threads,
+            self.backend,
+        )  # fmt: skip
+
+    def value(self, params: Any) -> float:
+        """The objective at `params` (n_params,)."""
+        params = self.net._params(params)
+        return sum(self.backend.value(p, params, self.threads) for p in self._problems())
+
+    def value_and_grad(self, params: Any) -> tuple[float, np.ndarray]:
+        """The objective and its gradient (n_params,) at `params`."""
+        params = self.net._params(params)
+        if not self._blocks:
+            value, grad = self.backend.value_and_grad(self._stored, params, self.threads)
+        else:
+            value, grad = self._summed(
+                lambda p: self.backend.value_and_grad(p, params, self.threads)
+            )
+        return value, self.net._without_fixed(grad)
+
+    def _summed(self, function: Callable[[Problem], tuple[Any, ...]]) -> list[Any]:
+        """The sums of what the function gives for the blocks, in float64, rounded at the end."""
+        totals: list[Any] = []
+        for problem in self._problems():
+            results = function(problem)
+            if not totals:
+                totals = [np.asarray(r, np.float64) for r in results]
+            else:
+                totals = [total + r for total, r in zip(totals, results, strict=True)]
+        dtype = self.net.dtype
+        return [t.astype(dtype) if t.ndim else float(t) for t in totals]
+
+    def per_sample_grad(self, params: Any) -> np.ndarray:
+        """The gradient of each sample's own objective; see `Network.per_sample_grad`."""
+        params, p = self.net._params(params), self.problem
+        own = replace(p, scale=self.loss.scale(1.0, self.net.n_out), handles={})
+        rows = self.net._without_fixed(self.backend.row_gradients(own, params))
+        return rows[0::2] + rows[1::2] if self.loss.paired else rows
+
+    # Curvature.
+
+    def hvp(self, params: Any, v: Any) -> np.ndarray:
+        """The Hessian at `params` times v, (n_params,); see `Network.hvp`."""
+        for layer in self.net.layers:
+            layer.act.require_second()
+        return self._curvature(params, v, False)
+
+    def gnvp(self, params: Any, v: Any) -> np.ndarray:
+        """The Gauss-Newton matrix at `params` times v, (n_params,); see `Network.gnvp`."""
+        return self._curvature(params, v, True)
+
+    def _curvature(self, params: Any, v: Any, gauss_newton: bool) -> np.ndarray:
+        self.loss.require_second()
+        params, v = self.net._params(params), self.net._tangent("v", v)
+        (product,) = self._summed(lambda p: (self.backend.hvp(p, params, v, gauss_newton),))
+        return self.net._without_fixed(product + self._penalty_product(params, v))
+
+    def _penalty_product(self, params: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """The Hessian of the penalties times v."""
+        p = self._stored
+        product = np.zeros_like(v)
+        if not (p.l2 or p.group):
+            return product
+        views = (self.net.unpack(vector) for vector in (params, v, product))
+        for (W, _), (V, _), (P, _) in zip(*views, strict=True):
+            P += p.l2 * V
+            if p.group:  # of ‖w‖ it is (I - w wᵀ/‖w‖²)/‖w‖
+                norms = np.linalg.norm(W, axis=0)
+                unit = W / np.where(norms == 0, 1, norms)
+                across = V - unit * (unit * V).sum(axis=0)
+                P += np.where(norms == 0, 0, p.group * across / np.where(norms == 0, 1, norms))
+        return product
+
+    def max_stable_rate(self, params: Any) -> float:
+        """2/λ_max at `params`; see `Network.max_stable_rate`."""
+        double = self.astype(FLOAT64)
+        params, free = double.net._params(params), double.net.free
+        multiply = double.gnvp if self.loss.least_squares else double.hvp
+
+        def product(x: np.ndarray) -> np.ndarray:
+            v = np.zeros(double.net.n_params)
+            v[free] = np.ravel(x)
+            return multiply(params, v)[free]
+
+        largest = largest_eigenvalue(product, len(free))
+        return 2 / largest if largest > 0 else float("inf")
+
+    # Least squares.
+
+    def residuals(self, params: Any) -> np.ndarray:
+        """The vector whose sum of squares is the objective up to its normaliser.
+
+        Its entries are sqrt(w)·(Y - y), sample-major; with a penalty sqrt(l2/(2·scale))·W follow,
+        where scale is the normaliser (`problem.scale`), so that always
+        ``scale·Σ residuals² = value``.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not a sum of squares, or a penalty other than l2 was asked for.
+        """
+        self._require_least_squares()
+        params, p = self.net._params(params), self.problem
+        with np.errstate(all="ignore"):  # infinite and NaN entries pass, as in the backends
+            R = self.backend.forward(p.plan, params, p.X) - p.targets
+            if p.weights is not None:
+                R *= np.sqrt(p.weights)[:, None]
+            if not p.l2:
+                return R.ravel()
+            return np.concatenate([R.ravel(), self._prior_factor() * params[self._weight_indices]])
+
+    def jacobian(self, params: Any) -> np.ndarray:
+        """The derivative of `residuals`, (len(residuals), n_params)."""
+        self._require_least_squares()
+        params, p = self.net._params(params), self.problem
+        J = self.net._without_fixed(self.backend.jacobian(p.plan, params, p.X, self.threads))
+        if p.weights is not None:
+            with np.errstate(all="ignore"):
+                J *= np.repeat(np.sqrt(p.weights), self.net.n_out)[:, None]
+        if not p.l2:
+            return J
+        indices = self._weight_indices
+        prior = np.zeros((len(indices), self.net.n_params), self.net.dtype)
+        prior[np.arange(len(indices)), indices] = self._prior_factor()
+        return np.concatenate([J, self.net._without_fixed(prior)])
+
+    def normal_equations(self, params: Any) -> tuple[np.ndarray, np.ndarray, float]:
+        """JᵀJ, Jᵀr, rᵀr in free coordinates, penalties left out; see `Network.normal_equations`."""
+        params, free = self.net._params(params), self.net.free
+        JTJ, JTr, sse = self._summed(
+            lambda p: self.backend.normal_equations(p, params, self.threads)
+        )
+        if len(free) < self.net.n_params:
+            JTJ, JTr = JTJ[np.ix_(free, free)], JTr[free]
+        return JTJ, JTr, sse
+
+    def _prior_factor(self) -> np.floating:
+        return self.net.dtype.type(np.sqrt(self.problem.l2 / (2 * self.problem.scale)))
+
+    @cached_property
+    def _weight_indices(self) -> np.ndarray:
+        """Places of the weights in the parameter vector, biases left out."""
+        return np.concatenate(
+            [np.arange(w, w + i * o) for i, o, _, w, *_ in self.problem.plan.layers.tolist()]
+        )
+
+    def _require_least_squares(self) -> None:
+        if not self.loss.least_squares:
+            raise ValueError(
+                f"loss {self.loss.name!r} is not a sum of squares; least-squares methods need "
+                f"'mse', 'half_mse' or 'sse', others take 'L-BFGS-B' or 'fmincg'"
+            )
+        if self._stored.l1 or self._stored.group:
+            raise ValueError(
+                "penalties l1 and group are not sums of squares; least-squares methods take l2, "
+                "others such as 'L-BFGS-B' any"
+            )
+
+
+def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], n: int) -> float:
+    """The algebraically largest eigenvalue of a symmetric matrix given by its products.
+
+    Small ones are written out; for others Lanczos' method (ARPACK) to a relative 1e-8.
+    """
+    if n == 0:
+        return 0.0
+    if n <= 64:
+        H = np.column_stack([product(e) for e in np.eye(n)])
+        return float(np.linalg.eigvalsh((H + H.T) / 2)[-1])
+    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+    start = np.random.default_rng(0).standard_normal(n)
+    operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
+    try:
+        found = eigsh(operator, 1, which="LA", v0=start, tol=1e-8, return_eigenvectors=False)
+    except ArpackNoConvergence as error:  # what it has is a lower bound
+        found = error.eigenvalues
+    return float(found[0]) if len(found) else float("nan")
+
+
+def _penalty(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected a number >= 0") from None
+    if not (np.isfinite(number) and number >= 0):
+        raise ValueError(f"{name} is {number}, expected a finite number >= 0")
+    return number

@@ -1,0 +1,160 @@
+"""Scaling of data to about unit size, and what undoes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._arrays import FLOAT64, real_array
+from ._errors import ShapeError
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """x' = (x - shift)/scale, column by column.
+
+    Parameters
+    ----------
+    shift, scale : array_like (n_columns,)
+        Finite; no scale is 0.
+
+    Raises
+    ------
+    ShapeError
+        If they are not vectors of one length.
+    ValueError
+        If an entry is not finite or a scale is 0.
+    TypeError
+        For arrays that are not real.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> X = np.array([[1.0, 10.0], [3.0, 10.0]])
+    >>> scaler = fb.Scaler.standard(X)
+    >>> scaler.transform(X)
+    array([[-1.,  0.],
+           [ 1.,  0.]])
+    >>> scaler.inverse_transform([[0.0, 0.0]])
+    array([[ 2., 10.]])
+    """
+
+    shift: np.ndarray
+    scale: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name in ("shift", "scale"):
+            array = np.atleast_1d(real_array(name, getattr(self, name), FLOAT64)).copy()
+            if array.ndim != 1:
+                raise ShapeError(f"{name} has shape {array.shape}, expected (n_columns,)")
+            bad = ~np.isfinite(array) if name == "shift" else ~np.isfinite(array) | (array == 0)
+            if bad.any():
+                i = int(np.argmax(bad))
+                kind = "finite" if name == "shift" else "finite and not 0"
+                raise ValueError(f"{name} holds {array[i]} at column {i}, expected it {kind}")
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if self.shift.shape != self.scale.shape:
+            raise ShapeError(
+                f"shift has shape {self.shift.shape} and scale {self.scale.shape}, expected one "
+                f"entry per column in both"
+            )
+
+    @classmethod
+    def standard(cls, X: Any) -> Scaler:
+        """To mean 0 and standard deviation 1 (of n, not n - 1); constant columns are only shifted.
+
+        Parameters
+        ----------
+        X : array_like (n, n_columns) or (n,), n >= 1
+        """
+        X = _columns(X)
+        deviation = X.std(axis=0)
+        # Rounding leaves a constant column a deviation of about eps times its values.
+        constant = deviation <= 10 * np.finfo(float).eps * np.abs(X).max(axis=0)
+        return cls(X.mean(axis=0), np.where(constant, 1.0, deviation))
+
+    @classmethod
+    def minmax(cls, X: Any) -> Scaler:
+        """To [0, 1]; constant columns are only shifted, to 0.
+
+        Parameters
+        ----------
+        X : array_like (n, n_columns) or (n,), n >= 1
+        """
+        X = _columns(X)
+        least, most = X.min(axis=0), X.max(axis=0)
+        return cls(least, np.where(most == least, 1.0, most - least))
+
+    def transform(self, X: Any) -> np.ndarray:
+        """(X - shift)/scale; a vector (n,) counts as one column and keeps its shape."""
+        return (self._fitting(X) - self._across(X, self.shift)) / self._across(X, self.scale)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """X·scale + shift, likewise."""
+        return self._fitting(X) * self._across(X, self.scale) + self._across(X, self.shift)
+
+    def _fitting(self, X: Any) -> np.ndarray:
+        X = real_array("X", X, FLOAT64)
+        width = X.shape[1] if X.ndim == 2 else 1
+        if X.ndim not in (1, 2) or width != len(self.scale):
+            raise ShapeError(f"X has shape {X.shape}, expected (n, {len(self.scale)})")
+        return X
+
+    def _across(self, X: Any, values: np.ndarray) -> Any:
+        return values[0] if np.ndim(X) == 1 else values
+
+
+def _columns(X: Any) -> np.ndarray:
+    X = real_array("X", X, FLOAT64)
+    if X.ndim == 1:
+        X = X.reshape(-1, 1)
+    if X.ndim != 2 or len(X) == 0:
+        raise ShapeError(f"X has shape {X.shape}, expected (n, n_columns) with at least one row")
+    return X
+
+
+def shift_and_scale(name: str, scaler: Any, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """What a `Scaler`, scikit-learn's StandardScaler, MinMaxScaler, MaxAbsScaler or RobustScaler,
+    or a pair (shift, scale) does to so many columns.
+
+    Raises
+    ------
+    ShapeError
+        If its width is another.
+    TypeError
+        If it is none of these.
+    ValueError
+        As `Scaler`.
+    """
+    if isinstance(scaler, Scaler):
+        shift, scale = scaler.shift, scaler.scale
+    elif isinstance(scaler, tuple | list) and len(scaler) == 2:
+        shift, scale = (np.atleast_1d(np.asarray(part, np.float64)) for part in scaler)
+        shift, scale = (np.broadcast_to(p, columns) if p.size == 1 else p for p in (shift, scale))
+    else:
+        shift, scale = _of_sklearn(name, scaler, columns)
+    found = Scaler(shift, scale)
+    if len(found.scale) != columns:
+        raise ShapeError(f"{name} has {len(found.scale)} columns, expected {columns}")
+    return found.shift, found.scale
+
+
+def _of_sklearn(name: str, scaler: Any, columns: int) -> tuple[Any, Any]:
+    zeros, ones = np.zeros(columns), np.ones(columns)
+    if hasattr(scaler, "data_min_") and hasattr(scaler, "min_"):  # MinMaxScaler: x·scale_ + min_
+        return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
+    if hasattr(scaler, "scale_"):  # None where centring or scaling is switched off
+        shift = getattr(scaler, "mean_", getattr(scaler, "center_", None))
+        with_mean = getattr(scaler, "with_mean", getattr(scaler, "with_centering", True))
+        scale = scaler.scale_
+        return (
+            zeros if shift is None or not with_mean else shift,
+            ones if scale is None else scale,
+        )
+    raise TypeError(
+        f"{name} is {scaler!r}, expected a fitted fastbp.Scaler or scikit-learn scaler, or a pair "
+        f"(shift, scale)"
+    )
