@@ -66,13 +66,22 @@ const char *fb_compiler(void)
 
 static fb_pool kernel_pool; /* for calls without a plan */
 
+static fb_act act_of(int64_t kind, double constant, uintptr_t function)
+{
+    return (fb_act){(int)kind, constant, (fb_function *)function};
+}
+
 /* Plans. */
 
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
-                     const double *constants, int64_t n_params, int64_t tape_width)
+                     const double *constants, const uintptr_t *functions, const double *dropout,
+                     const uint8_t *free, int64_t n_params, int64_t tape_width)
 {
-    fb_plan *plan = malloc(sizeof(fb_plan) + (size_t)n_layers * sizeof(fb_layer));
+    size_t size = sizeof(fb_plan) + (size_t)n_layers * sizeof(fb_layer);
+    fb_plan *plan = malloc(size + (free ? (size_t)n_params : 0));
     if (!plan) return NULL;
+    plan->free = free ? memcpy((char *)plan + size, free, (size_t)n_params) : NULL;
+    plan->drops = 0;
     plan->table = tables[level][is_double != 0];
     fb_pool_init(&plan->pool);
     plan->n_layers = (idx)n_layers;
@@ -87,7 +96,9 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                                      .b = (idx)row[4],
                                      .y_column = (idx)row[5],
                                      .z_column = (idx)row[6],
-                                     .act = {(int)row[2], constants[l], NULL}};
+                                     .act = act_of(row[2], constants[l], functions[l]),
+                                     .dropout = dropout ? dropout[l] : 0};
+        if (plan->layers[l].dropout > 0) plan->drops = 1;
         if (plan->layers[l].n_out > plan->max_width) plan->max_width = plan->layers[l].n_out;
     }
     return plan;
@@ -103,11 +114,6 @@ void fb_plan_free(fb_plan *plan)
 /* The public functions. */
 
 static const fb_table *kernels(int is_double) { return tables[level][is_double != 0]; }
-
-static fb_act act_of(int64_t kind, double constant, uintptr_t function)
-{
-    return (fb_act){(int)kind, constant, (fb_function *)function};
-}
 
 void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
                    int64_t size, const void *Z, void *result)
@@ -150,20 +156,44 @@ int fb_backward(fb_plan *plan, const void *params, int64_t n, const void *X, con
     return plan->table->backward(plan, params, (idx)n, X, tape, dY, dparams, dX);
 }
 
-int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params, double *value,
-                      void *grad)
+int fb_jvp(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tangent,
+           void *Y, void *dY)
 {
-    return plan->table->value_and_grad(plan, problem, params, value, grad);
+    return plan->table->jvp(plan, params, (idx)n, X, tangent, Y, dY);
 }
 
-int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J)
+int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, int64_t threads,
+                void *J)
 {
-    return plan->table->jacobian(plan, params, (idx)n, X, J);
+    return plan->table->jacobian(plan, params, (idx)n, X, (idx)threads, J);
 }
 
 int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J)
 {
     return plan->table->input_jacobian(plan, params, (idx)n, X, J);
+}
+
+int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
+                      int64_t threads, double *value, void *grad)
+{
+    return plan->table->value_and_grad(plan, problem, params, (idx)threads, value, grad);
+}
+
+int fb_row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows)
+{
+    return plan->table->row_gradients(plan, problem, params, rows);
+}
+
+int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
+           int gauss_newton, void *product)
+{
+    return plan->table->hvp(plan, problem, params, v, gauss_newton, product);
+}
+
+int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
+                        int64_t threads, void *JTJ, void *JTr, double *sse)
+{
+    return plan->table->normal_equations(plan, problem, params, (idx)threads, JTJ, JTr, sse);
 }
 
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run)

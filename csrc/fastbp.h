@@ -65,13 +65,15 @@
 /* A network, and the workspaces that calls on it take turns to use. */
 typedef struct fb_plan fb_plan;
 
-/* An objective over fixed data; `y` or `labels` is set as the loss demands, `weights` may be null. */
+/* An objective over fixed data; `y` or `labels` is set as the loss demands, `weights` may be null;
+ * `function` is the address of the row function for FB_USER_LOSS. */
 typedef struct {
     const void *X, *y, *weights;
     const int64_t *labels;
-    int64_t n;
+    int64_t n, n_targets;
     int64_t loss;
-    double scale, l2;
+    uintptr_t function;
+    double constant, scale, l2, l1, group;
 } fb_problem;
 
 /* A stretch of a training run; the fields mean what the contract's train() says of them. */
@@ -84,7 +86,8 @@ typedef struct {
     double growth_limit;
     int64_t growth_epochs;
     int64_t optimizer, n_moments;
-    int64_t step, n_steps, n_rates, batch_size, averaged;
+    uint64_t seed;
+    int64_t step, n_steps, n_rates, batch_size, averaged, threads;
 } fb_run;
 
 /* The instruction set in use: "avx512", "avx2" or "baseline"; `fb_set_isa` caps it by name (null:
@@ -93,8 +96,12 @@ const char *fb_isa(void);
 int fb_set_isa(const char *cap);
 const char *fb_compiler(void);
 
+/* Per layer: a row of the layer table, the activation's constant, the address of a user's activation
+ * (else 0) and the share of outputs that training drops (or null); per parameter whether training
+ * may change it (or null). All is copied. */
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
-                     const double *constants, int64_t n_params, int64_t tape_width);
+                     const double *constants, const uintptr_t *functions, const double *dropout,
+                     const uint8_t *free, int64_t n_params, int64_t tape_width);
 void fb_plan_free(fb_plan *plan);
 
 void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
@@ -110,10 +117,18 @@ int fb_forward(fb_plan *plan, const void *params, int64_t n, const void *X, void
 int fb_forward_tape(fb_plan *plan, const void *params, int64_t n, const void *X, void *tape);
 int fb_backward(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tape,
                 const void *dY, void *dparams, void *dX);
-int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params, double *value,
-                      void *grad);
-int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J);
+int fb_jvp(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tangent,
+           void *Y, void *dY);
+int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, int64_t threads,
+                void *J);
 int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J);
+int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
+                      int64_t threads, double *value, void *grad);
+int fb_row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows);
+int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
+           int gauss_newton, void *product);
+int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
+                        int64_t threads, void *JTJ, void *JTr, double *sse);
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run);
 
 #endif

@@ -18,7 +18,8 @@ fb_workspace *fb_take(fb_pool *pool, size_t size)
 {
     fb_workspace *found = NULL;
     for (int i = 0; i < FB_POOL_SLOTS && !found; i++)
-        found = atomic_exchange(&pool->slots[i], NULL);
+        if (atomic_load_explicit(&pool->slots[i], memory_order_relaxed))
+            found = atomic_exchange(&pool->slots[i], NULL);
     if (found && found->size >= size) return found;
     free(found);
     size_t total = (sizeof(fb_workspace) + size + 63) / 64 * 64;

@@ -12,9 +12,12 @@ import numpy as np
 from . import optimize
 from ._arrays import FLOAT64, require_finite, whole_number
 from ._errors import DivergenceError, NonFiniteError, ShapeError, unknown_name
+from ._objective import Objective
+from ._targets import prepare_target
 from .backends import contract
-from .losses import Loss, prepare_target
-from .network import Network, Objective
+from .losses import BCE, Loss
+from .network import Network
+from .optimize._free import require_free
 from .optimize._scipy import METHODS as MINIMIZE
 from .training import loop
 from .training.optimizers import METHODS, SGD, FirstOrder, with_options
@@ -34,9 +37,10 @@ class FitResult:
     ----------
     params : numpy.ndarray (n_params,)
         The fitted parameters, of the network's dtype; after a divergence the last good ones, after
-        Ctrl-C those of the last complete chunk of steps or iteration.
+        Ctrl-C those of the last complete chunk of steps or iteration. Masked and frozen entries are
+        those of the start.
     fun : float
-        The objective at `params` over all data, penalty included.
+        The objective at `params` over all data, penalties included, without dropout.
     grad : numpy.ndarray (n_params,)
         Its gradient there.
     success : bool
@@ -88,7 +92,7 @@ class FitResult:
             f"FitResult(success={self.success}, status={self.status}: {self.message}\n"
             f"  fun={self.fun:.6g}, largest |grad|={steepest:.3g}, nit={self.nit}, "
             f"nfev={self.nfev}, seed={self.seed}\n"
-            f"  params: {len(self.params)} of {self.params.dtype} for {self.net!r})"
+            f"  params: {len(self.params)} of {self.params.dtype} for network {self.net.sizes})"
         )
 
     def predict(self, X: Any) -> np.ndarray:
@@ -106,44 +110,63 @@ class FitResult:
         return self.net.forward(self.params, X)
 
     def score(self, X: Any, y: Any) -> float:
-        """How well the network does on these rows: R², or accuracy for classes.
+        """How well the network does on these rows: R², or accuracy for classes and pairs.
 
         Parameters
         ----------
         X : array_like (n, n_in), n >= 1
-        y : array_like
+        y : array_like or None
             As `fit` takes it.
 
         Returns
         -------
         float
             For "softmax_ce" the share of rows whose largest output is the label's (or the most
-            probable class's); for "bce_logits" the share of rows all of whose outputs have the
-            right sign. Else R² = 1 - Σ(Y - y)²/Σ(y - mean)², averaged over outputs; a constant
-            output counts 1 if it is met exactly and 0 if not, and one row has no R² (NaN).
+            probable class's); for "bce", "bce_logits", "hinge" and "squared_hinge" the share of
+            rows all of whose outputs are on the right side of ½ ("bce") or 0; for "margin_ranking"
+            the share of pairs whose better one has the larger output. Else
+            R² = 1 - Σ(Y - y)²/Σ(y - mean)², averaged over columns, Y being the outputs, e to their
+            power for "poisson", the means for "gaussian_nll"; a constant column counts 1 if it is
+            met exactly and 0 if not, and one row has no R² (NaN).
 
         Raises
         ------
         ShapeError, TypeError, ValueError
-            As `fit`.
+            As `fit`; ValueError too for "gaussian_kl", which has nothing to compare outputs with.
         """
-        Y = self.predict(X).astype(np.float64)
+        loss, Y = self.loss_function, self.predict(X).astype(np.float64)
         n, n_out = Y.shape
         if n == 0:
             raise ShapeError(f"X has shape (0, {self.net.n_in}), expected at least one row")
-        _, T = prepare_target(self.loss_function, y, n, n_out, FLOAT64)
-        if self.loss_function.target == "classes":
+        _, T = prepare_target(loss, y, n, n_out, FLOAT64)
+        if loss.paired:
+            return float(np.mean(Y[0::2] > Y[1::2]))
+        if loss.target == "none":
+            raise ValueError(
+                f"loss {loss.name!r} has no targets and so no score; judge it by its value, "
+                f"net.value(params, X, None, {loss.name!r})"
+            )
+        if loss.target == "classes":
             labels = T if T.ndim == 1 else T.argmax(axis=1)
             return float(np.mean(Y.argmax(axis=1) == labels))
-        if self.loss_function.target == "probabilities":
-            return float(np.mean(((Y > 0) == (T > 0.5)).all(axis=1)))
-        if n == 1:
-            return float("nan")
+        if loss.target in ("probabilities", "signs"):
+            border = 0.5 if loss.kind == BCE else 0.0
+            return float(np.mean(((Y > border) == (T > 0.5)).all(axis=1)))
+        if loss.target == "counts":
+            with np.errstate(over="ignore"):
+                Y = np.exp(Y)
+        return _r_squared(Y[:, : T.shape[1]], T)
+
+
+def _r_squared(Y: np.ndarray, T: np.ndarray) -> float:
+    if len(T) == 1:
+        return float("nan")
+    with np.errstate(over="ignore", invalid="ignore"):
         residual = ((Y - T) ** 2).sum(axis=0)
         spread = ((T - T.mean(axis=0)) ** 2).sum(axis=0)
-        constant = spread == 0
-        r2 = np.where(constant, residual == 0, 1 - residual / np.where(constant, 1, spread))
-        return float(r2.mean())
+    constant = spread == 0
+    r2 = np.where(constant, residual == 0, 1 - residual / np.where(constant, 1, spread))
+    return float(r2.mean())
 
 
 def fit(
@@ -160,6 +183,9 @@ def fit(
     seed: int | None = None,
     sample_weight: Any = None,
     l2: float = 0.0,
+    l1: float = 0.0,
+    group: float = 0.0,
+    threads: int = 1,
     on_divergence: str = "raise",
     backend: str | None = None,
     **options: Any,
@@ -171,37 +197,45 @@ def fit(
     net : Network
     X : array_like (n, n_in), n >= 1
         Finite numbers; converted once to the network's dtype, never modified.
-    y : array_like
-        (n, n_out), or (n,) for one output; for "softmax_ce" integer labels (n,) or rows of
-        probabilities (n, n_out).
+    y : array_like or None
+        (n, n_out), or (n,) for one output; of the form that the loss expects, None for those
+        without targets.
     method : str, SGD or Adam, default "adam"
         "sgd", "momentum" (0.9), "nesterov" (0.9) and "adam", or ``fb.SGD(...)``, ``fb.Adam(...)``,
         take steps on minibatches with PyTorch's rules and defaults [1]_ [2]_ [3]_. Full-batch
         methods are "fmincg" (conjugate gradients), SciPy's "L-BFGS-B", "BFGS", "CG", "Newton-CG",
         "TNC", "SLSQP" and "trust-constr", and for least-squares losses its "trf" and "dogbox"; they
-        compute in float64 and round at the end.
-    loss : {"mse", "half_mse", "sse", "bce_logits", "softmax_ce"}
-        As for `Network.objective`. A batch of B rows is divided by B times the mean weight of all
-        data, so that its gradient is unbiased; "sse" is not divided.
+        compute in float64 and round at the end. Dropout needs one of the minibatch methods.
+    loss : str or Loss, default "mse"
+        A name of the list in `Network.objective`'s notes, or what `fastbp.huber`,
+        `fastbp.quantile`, `fastbp.margin_ranking` and `fastbp.custom_loss` make. A batch of B rows
+        is divided by B times the mean weight of all data, so that its gradient is unbiased; "sse"
+        is not divided.
     params : array_like (n_params,), optional
-        Where to start, not modified; by default ``net.init`` of the first child seed.
+        Where to start, not modified; by default ``net.init`` of the first child seed. No method
+        changes masked or frozen entries; masked ones may hold anything.
     epochs : int, default 100
         Passes over the data; for full-batch methods the most iterations, for "trf" and "dogbox"
         the most evaluations.
     batch_size : int, None or "auto"
         Rows of a step; the last batch of an epoch has what is left. None is all of them, and
-        "auto" 32 for the minibatch methods, all for the others, which take no number.
+        "auto" 32 for the minibatch methods, all for the others, which take no number. For
+        "margin_ranking" it must be even.
     shuffle : bool, default True
-        Draw a new order of the rows for every epoch. Without it, or with all rows in one batch,
-        they come as stored.
+        Draw a new order of the rows, or pairs of rows, for every epoch. Without it, or with all
+        rows in one batch, they come as stored.
     seed : int, optional
         Three child seeds of ``numpy.random.SeedSequence(seed).spawn(3)`` draw the initial
-        parameters, the orders of rows, and (reserved) dropout, the same on every backend. By
-        default a new one, kept in the result.
+        parameters, the orders of rows, and the dropout, the same on every backend. By default a new
+        one, kept in the result.
     sample_weight : array_like (n,), optional
-        Weights >= 0; all 1 by default.
-    l2 : float, default 0.0
-        Adds l2/2·‖W‖² over weights, never biases, to the objective of every batch.
+        Weights >= 0, for "margin_ranking" one per pair, (n/2,); all 1 by default.
+    l2, l1, group : float, default 0.0
+        Add l2/2·‖W‖², l1·Σ|W_ij| and group·Σ_j ‖W_:j‖₂ over weights, never biases, to the objective
+        of every batch. Least-squares methods take l2 alone.
+    threads : int, default 1
+        How many share the work of a batch of more than 256 rows; smaller ones have no use for
+        them. The result does not depend on it.
     on_divergence : {"raise", "return"}
         What to do when the objective, its gradient or the parameters are no longer finite, or the
         mean objective of 3 epochs in a row is over 1e6 times the first one's absolute value.
@@ -219,8 +253,8 @@ def fit(
     Raises
     ------
     ShapeError, TypeError, ValueError
-        For shapes that do not fit, arrays that are not real, unknown names and options, and numbers
-        out of range.
+        For shapes that do not fit, arrays that are not real, unknown names and options, numbers
+        out of range, what a method or loss cannot take, and a network without free parameters.
     NonFiniteError
         If X, y or params hold NaN or infinity; the message says where.
     DivergenceError
@@ -248,16 +282,21 @@ def fit(
     """
     if not isinstance(net, Network):
         raise TypeError(f"net is {type(net).__name__}, expected fastbp.Network; fit(net, X, y)")
+    require_free(net)
     rule = _method(method, options)
+    if isinstance(rule, str):
+        _require_no_dropout(net, rule)
     epochs = whole_number("epochs", epochs)
     if on_divergence not in ("raise", "return"):
         raise ValueError(unknown_name("on_divergence", on_divergence, ("raise", "return")))
     seed = _seed(seed)
-    init_seed, order_seed, _ = np.random.SeedSequence(seed).spawn(3)
+    init_seed, order_seed, dropout_seed = np.random.SeedSequence(seed).spawn(3)
     _require_finite_target(y)
-    obj = net.objective(X, y, loss, sample_weight=sample_weight, l2=l2, backend=backend)
-    n = len(obj.problem.X)
-    batch = _batch_size(batch_size, n, rule if isinstance(rule, str) else None)
+    obj = net.objective(
+        X, y, loss, sample_weight=sample_weight, l2=l2, l1=l1, group=group, threads=threads,
+        backend=backend,
+    )  # fmt: skip
+    batch = _batch_size(batch_size, obj, rule if isinstance(rule, str) else None)
     # After the conversion: what is too large for float32 is infinite there.
     require_finite("X", obj.problem.X)
     require_finite("y", obj.problem.targets)
@@ -265,8 +304,10 @@ def fit(
     if isinstance(rule, str):
         result = _full_batch(obj, rule, start, epochs, seed, options)
     else:
-        rng = np.random.default_rng(order_seed) if shuffle and batch < n else None
-        result = _first_order(obj, rule, start, epochs, batch, rng, seed)
+        shuffled = shuffle and batch < len(obj.problem.X)
+        rng = np.random.default_rng(order_seed) if shuffled else None
+        noise = int(dropout_seed.generate_state(1, np.uint64)[0])
+        result = _first_order(obj, rule, start, epochs, batch, rng, noise, seed)
     if result.status == DIVERGED and on_divergence == "raise":
         raise DivergenceError(result.message, result)
     return result
@@ -289,20 +330,36 @@ def _method(method: Any, options: dict[str, Any]) -> FirstOrder | str:
     raise ValueError(unknown_name("method", method, (*METHODS, *FULL_BATCH)))
 
 
-def _batch_size(batch_size: Any, n: int, full_batch_method: str | None) -> int:
+def _batch_size(batch_size: Any, obj: Objective, full_batch_method: str | None) -> int:
+    n = len(obj.problem.X)
     if batch_size is None:
         return n
     if isinstance(batch_size, str):
         if batch_size != "auto":
             raise ValueError(f"batch_size is {batch_size!r}, expected 'auto', None or a number")
         return n if full_batch_method else min(32, n)
-    batch = min(whole_number("batch_size", batch_size), n)
+    batch = whole_number("batch_size", batch_size)
     if full_batch_method:
         raise ValueError(
             f"batch_size is {batch_size} with method {full_batch_method!r}, which takes all rows "
             f"at once; leave batch_size out, or take a minibatch method: {', '.join(METHODS)}"
         )
-    return batch
+    if obj.loss.paired and batch % 2:
+        raise ValueError(
+            f"batch_size is {batch}, expected an even number of rows: loss {obj.loss.name!r} is of "
+            f"pairs of rows, which stay together"
+        )
+    return min(batch, n)
+
+
+def _require_no_dropout(net: Network, method: str) -> None:
+    for k, layer in enumerate(net.layers):
+        if layer.dropout:
+            raise ValueError(
+                f"layer {k} has dropout={layer.dropout:g}, but method {method!r} needs the same "
+                f"objective at every step; dropout takes a minibatch method "
+                f"({', '.join(METHODS)}), if need be with batch_size=None"
+            )
 
 
 def _seed(seed: Any) -> int:
@@ -322,8 +379,8 @@ def _require_finite_target(y: Any) -> None:
 
 
 def _start(net: Network, params: Any) -> np.ndarray:
-    start = np.array(net._params(params))
-    bad = np.flatnonzero(~np.isfinite(start))
+    bad = np.flatnonzero(~np.isfinite(net._params(params)))
+    start = np.array(net._vector(params))
     if bad.size:
         raise NonFiniteError(
             f"params holds {start[bad[0]]} at entry {bad[0]}, expected finite numbers; "
@@ -348,9 +405,10 @@ def _first_order(
     epochs: int,
     batch_size: int,
     rng: np.random.Generator | None,
+    noise: int,
     seed: int,
 ) -> FitResult:
-    out = loop.train(obj, method, start, epochs, batch_size, rng)
+    out = loop.train(obj, method, obj.net._params(start), epochs, batch_size, rng, noise)
     nit = len(out.losses)
     if out.interrupted:
         status, message = INTERRUPTED, f"interrupted (Ctrl-C) after {_counted(nit, 'epoch')}"
@@ -360,6 +418,7 @@ def _first_order(
         status, message = FINISHED, f"all {_counted(nit, 'epoch')} done"
     return _result(
         obj,
+        start,
         out.params,
         status,
         message,
@@ -449,11 +508,13 @@ def _full_batch(
             "callback is not an option of fit, which records each iteration's objective in "
             "history; fastbp.optimize.minimize and least_squares take one"
         )
-    double, x0 = obj.astype("float64"), start.astype(np.float64)
+    double = obj.astype(FLOAT64)
+    per_cost = 2 * double.problem.scale  # of half a sum of squares
+    x0 = double.net._params(start).copy()
     loss, grad = double.value_and_grad(x0)
     if not (np.isfinite(loss) and np.isfinite(grad).all()):
         message = f"{method} cannot start: the objective is {loss:g}{_AT_START}"
-        return _result(obj, start, DIVERGED, message, 0, 1, seed, [], loss=loss)
+        return _result(obj, start, start, DIVERGED, message, 0, 1, seed, [], loss=loss)
     trace = _Trace(double, x0)
     search = _least_squares if method in LEAST_SQUARES else _minimize
     try:
@@ -462,8 +523,8 @@ def _full_batch(
     except KeyboardInterrupt:
         nit = len(trace.losses)
         message = f"interrupted (Ctrl-C) after {_counted(nit, 'iteration')}"
-        return _result(obj, trace.params, INTERRUPTED, message, nit, nit, seed, trace.losses)
-    loss = found.cost * 2 * double.problem.scale if method in LEAST_SQUARES else found.fun
+        return _result(obj, start, trace.params, INTERRUPTED, message, nit, nit, seed, trace.losses)
+    loss = found.cost * per_cost if method in LEAST_SQUARES else found.fun
     nit = len(trace.losses) if method in LEAST_SQUARES else found.nit
     if not (np.isfinite(loss) and np.isfinite(found.x).all()):
         status, params = DIVERGED, trace.params
@@ -476,7 +537,7 @@ def _full_batch(
         if not found.success:
             spent = found.nfev if method in (*LEAST_SQUARES, "TNC") else nit
             status = LIMIT if spent >= epochs else STUCK
-    return _result(obj, params, status, message, nit, found.nfev, seed, trace.losses)
+    return _result(obj, start, params, status, message, nit, found.nfev, seed, trace.losses)
 
 
 def _minimize(
@@ -511,7 +572,8 @@ def _counted(number: int, noun: str) -> str:
 
 def _result(
     obj: Objective,
-    params: np.ndarray,
+    start: np.ndarray,
+    found: np.ndarray,
     status: int,
     message: str,
     nit: int,
@@ -521,7 +583,8 @@ def _result(
     epoch: int | None = None,
     loss: float | None = None,
 ) -> FitResult:
-    params = np.array(params, obj.net.dtype)
+    params, free = start.copy(), obj.net.free
+    params[free] = found[free]
     fun, grad = obj.value_and_grad(params)
     losses = np.array(losses, np.float64)
     if loss is None:

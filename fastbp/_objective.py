@@ -12,8 +12,9 @@ import numpy as np
 
 from ._arrays import FLOAT64, converted, dtype_of, lazy_matrix, row_blocks, whole_number
 from ._errors import ShapeError
+from ._targets import prepare_target, prepare_weights
 from .backends.contract import Problem
-from .losses import Loss, loss as loss_of, prepare_target, prepare_weights
+from .losses import Loss, loss as loss_of
 
 if TYPE_CHECKING:
     from .network import Network
@@ -78,23 +79,26 @@ class Objective:
         return self._with_rows(slice(None)) if self._blocks else self._stored
 
     def _problems(self) -> Iterator[Problem]:
-        """The problem, in blocks of rows where X is converted bit by bit; penalties come once."""
+        """The problem, in blocks of rows where X is converted bit by bit; penalties come once.
+
+        Whoever takes a block must let go of it before the next one is made.
+        """
         if not self._blocks or "problem" in self.__dict__:
             yield self.problem
             return
         for rows in self._blocks:
-            block = self._with_rows(rows)
-            yield replace(block, l2=0.0, l1=0.0, group=0.0) if rows.start else block
+            yield self._with_rows(rows)
 
     def _with_rows(self, rows: slice) -> Problem:
         p = self._stored
-        return replace(
+        block = replace(
             p,
             X=converted(p.X[rows], self.net.dtype),
             targets=p.targets[rows],
             weights=None if p.weights is None else p.weights[rows],
             handles={},
         )
+        return replace(block, l2=0.0, l1=0.0, group=0.0) if rows.start else block
 
     def astype(self, dtype: Any) -> Objective:
         """The same objective computed in "float32" or "float64"."""
@@ -113,7 +117,7 @@ class Objective:
     def value(self, params: Any) -> float:
         """The objective at `params` (n_params,)."""
         params = self.net._params(params)
-        return sum(self.backend.value(p, params, self.threads) for p in self._problems())
+        return sum(map(lambda p: self.backend.value(p, params, self.threads), self._problems()))
 
     def value_and_grad(self, params: Any) -> tuple[float, np.ndarray]:
         """The objective and its gradient (n_params,) at `params`."""
@@ -126,11 +130,11 @@ class Objective:
             )
         return value, self.net._without_fixed(grad)
 
+    @np.errstate(all="ignore")  # infinite and NaN entries pass, as in the backends
     def _summed(self, function: Callable[[Problem], tuple[Any, ...]]) -> list[Any]:
         """The sums of what the function gives for the blocks, in float64, rounded at the end."""
         totals: list[Any] = []
-        for problem in self._problems():
-            results = function(problem)
+        for results in map(function, self._problems()):
             if not totals:
                 totals = [np.asarray(r, np.float64) for r in results]
             else:
@@ -138,6 +142,7 @@ class Objective:
         dtype = self.net.dtype
         return [t.astype(dtype) if t.ndim else float(t) for t in totals]
 
+    @np.errstate(all="ignore")
     def per_sample_grad(self, params: Any) -> np.ndarray:
         """The gradient of each sample's own objective; see `Network.per_sample_grad`."""
         params, p = self.net._params(params), self.problem
@@ -157,6 +162,7 @@ class Objective:
         """The Gauss-Newton matrix at `params` times v, (n_params,); see `Network.gnvp`."""
         return self._curvature(params, v, True)
 
+    @np.errstate(all="ignore")
     def _curvature(self, params: Any, v: Any, gauss_newton: bool) -> np.ndarray:
         self.loss.require_second()
         params, v = self.net._params(params), self.net._tangent("v", v)
@@ -191,7 +197,7 @@ class Objective:
             return multiply(params, v)[free]
 
         largest = largest_eigenvalue(product, len(free))
-        return 2 / largest if largest > 0 else float("inf")
+        return float("inf") if largest <= 0 else 2 / largest
 
     # Least squares.
 
@@ -233,7 +239,8 @@ class Objective:
         return np.concatenate([J, self.net._without_fixed(prior)])
 
     def normal_equations(self, params: Any) -> tuple[np.ndarray, np.ndarray, float]:
-        """JᵀJ, Jᵀr, rᵀr in free coordinates, penalties left out; see `Network.normal_equations`."""
+        """JᵀJ, Jᵀr, rᵀr in free coordinates, l2 left out; see `Network.normal_equations`."""
+        self._require_least_squares()
         params, free = self.net._params(params), self.net.free
         JTJ, JTr, sse = self._summed(
             lambda p: self.backend.normal_equations(p, params, self.threads)
@@ -265,25 +272,33 @@ class Objective:
             )
 
 
-def largest_eigenvalue(product: Callable[[np.ndarray], np.ndarray], n: int) -> float:
+def largest_eigenvalue(
+    product: Callable[[np.ndarray], np.ndarray], n: int, tol: float = 1e-8, restarts: int = 1000
+) -> float:
     """The algebraically largest eigenvalue of a symmetric matrix given by its products.
 
-    Small ones are written out; for others Lanczos' method (ARPACK) to a relative 1e-8.
+    Small ones are written out; for others Lanczos' method (ARPACK) to a relative `tol`. NaN if the
+    matrix is not finite, or not after so many restarts.
     """
     if n == 0:
         return 0.0
     if n <= 64:
         H = np.column_stack([product(e) for e in np.eye(n)])
-        return float(np.linalg.eigvalsh((H + H.T) / 2)[-1])
-    from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+        return float(np.linalg.eigvalsh((H + H.T) / 2)[-1]) if np.isfinite(H).all() else np.nan
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     start = np.random.default_rng(0).standard_normal(n)
+    first = product(start)
+    if not (np.isfinite(first).all() and first.any()):  # ARPACK does not take these
+        return 0.0 if np.isfinite(first).all() else np.nan
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     try:
-        found = eigsh(operator, 1, which="LA", v0=start, tol=1e-8, return_eigenvectors=False)
-    except ArpackNoConvergence as error:  # what it has is a lower bound
-        found = error.eigenvalues
-    return float(found[0]) if len(found) else float("nan")
+        found = eigsh(
+            operator, 1, which="LA", v0=start, tol=tol, maxiter=restarts, return_eigenvectors=False
+        )
+    except ArpackError:
+        return np.nan
+    return float(found[0])
 
 
 def _penalty(name: str, value: Any) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays import FLOAT64, real_array
+from ._arrays import FLOAT64, real_array, require_finite
 from ._errors import ShapeError
 
 
@@ -68,13 +68,17 @@ class Scaler:
 
         Parameters
         ----------
-        X : array_like (n, n_columns) or (n,), n >= 1
+        X : array_like (n, n_columns) or (n,), n >= 1, finite
         """
         X = _columns(X)
-        deviation = X.std(axis=0)
-        # Rounding leaves a constant column a deviation of about eps times its values.
+        with np.errstate(all="ignore"):
+            # Sums of many large numbers are too rough for a small deviation; those of differences
+            # are not, and a constant column's are 0.
+            D = X - X[0]
+            shift, deviation = X[0] + D.mean(axis=0), D.std(axis=0)
+        # What was computed in two ways may differ by some roundings and still be constant.
         constant = deviation <= 10 * np.finfo(float).eps * np.abs(X).max(axis=0)
-        return cls(X.mean(axis=0), np.where(constant, 1.0, deviation))
+        return cls(shift, np.where(constant, 1.0, deviation))
 
     @classmethod
     def minmax(cls, X: Any) -> Scaler:
@@ -82,11 +86,12 @@ class Scaler:
 
         Parameters
         ----------
-        X : array_like (n, n_columns) or (n,), n >= 1
+        X : array_like (n, n_columns) or (n,), n >= 1, finite
         """
         X = _columns(X)
         least, most = X.min(axis=0), X.max(axis=0)
-        return cls(least, np.where(most == least, 1.0, most - least))
+        with np.errstate(over="ignore"):
+            return cls(least, np.where(most == least, 1.0, most - least))
 
     def transform(self, X: Any) -> np.ndarray:
         """(X - shift)/scale; a vector (n,) counts as one column and keeps its shape."""
@@ -113,6 +118,7 @@ def _columns(X: Any) -> np.ndarray:
         X = X.reshape(-1, 1)
     if X.ndim != 2 or len(X) == 0:
         raise ShapeError(f"X has shape {X.shape}, expected (n, n_columns) with at least one row")
+    require_finite("X", X)
     return X
 
 
@@ -127,26 +133,38 @@ def shift_and_scale(name: str, scaler: Any, columns: int) -> tuple[np.ndarray, n
     TypeError
         If it is none of these.
     ValueError
-        As `Scaler`.
+        As `Scaler`, and for one that clips.
     """
     if isinstance(scaler, Scaler):
         shift, scale = scaler.shift, scaler.scale
     elif isinstance(scaler, tuple | list) and len(scaler) == 2:
-        shift, scale = (np.atleast_1d(np.asarray(part, np.float64)) for part in scaler)
-        shift, scale = (np.broadcast_to(p, columns) if p.size == 1 else p for p in (shift, scale))
+        shift, scale = (_per_column(f"{name}[{k}]", p, columns) for k, p in enumerate(scaler))
     else:
-        shift, scale = _of_sklearn(name, scaler, columns)
+        shift, scale = _of_sklearn(name, scaler)
+    if np.shape(shift) != (columns,):
+        raise ShapeError(f"{name} has {len(shift)} columns, expected {columns}")
     found = Scaler(shift, scale)
-    if len(found.scale) != columns:
-        raise ShapeError(f"{name} has {len(found.scale)} columns, expected {columns}")
     return found.shift, found.scale
 
 
-def _of_sklearn(name: str, scaler: Any, columns: int) -> tuple[Any, Any]:
-    zeros, ones = np.zeros(columns), np.ones(columns)
+def _per_column(name: str, value: Any, columns: int) -> np.ndarray:
+    array = real_array(name, value, FLOAT64)
+    if array.shape not in ((), (1,), (columns,)):
+        raise ShapeError(f"{name} has shape {array.shape}, expected a number or ({columns},)")
+    return np.broadcast_to(array, (columns,))
+
+
+def _of_sklearn(name: str, scaler: Any) -> tuple[Any, Any]:
+    if getattr(scaler, "clip", False):
+        raise ValueError(
+            f"{name} is {scaler!r}, which clips; that cannot be folded into a network: set "
+            f"clip=False"
+        )
     if hasattr(scaler, "data_min_") and hasattr(scaler, "min_"):  # MinMaxScaler: x·scale_ + min_
         return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
-    if hasattr(scaler, "scale_"):  # None where centring or scaling is switched off
+    if hasattr(scaler, "scale_") and hasattr(scaler, "n_features_in_"):
+        zeros, ones = np.zeros(scaler.n_features_in_), np.ones(scaler.n_features_in_)
+        # None, or left unused, where centring or scaling is switched off.
         shift = getattr(scaler, "mean_", getattr(scaler, "center_", None))
         with_mean = getattr(scaler, "with_mean", getattr(scaler, "with_centering", True))
         scale = scaler.scale_

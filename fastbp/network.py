@@ -820,8 +820,9 @@ class Network:
         """The objective and its gradient (n_params,); arguments and errors as for `objective`.
 
         Memory beyond the arrays given and the result: at most 16 MiB for a block of X, if it must
-        be converted, n·(n_targets + 1) numbers for targets and weights, likewise, and a workspace
-        that does not grow with n.
+        be converted, n·(n_targets + 1) numbers for targets and weights, likewise, three bytes for
+        each of those while they are checked, and a workspace that does not grow with n (but on the
+        backend "numpy", which keeps every layer's output).
         """
         return self.objective(X, y, loss, **terms).value_and_grad(params)
 
@@ -994,15 +995,16 @@ class Network:
         Returns
         -------
         numpy.ndarray (n_params,)
-            A new vector. The network with it takes x and gives y.
+            A new vector. The network with it takes x and gives y. Frozen entries change as the
+            others do; masked ones stay.
 
         Raises
         ------
         ShapeError
             If a scaler's width does not fit.
         ValueError
-            If the last layer is not linear and `y_scaler` is given, or a bias that a shift must go
-            into is missing or masked.
+            If the last layer is not linear and `y_scaler` is given, a bias that a shift must go
+            into is missing or masked, or a scaler clips.
         TypeError
             For something that is no scaler.
 
@@ -1018,31 +1020,31 @@ class Network:
         >>> net.fold_scaling([2.0, 1.0], x_scaler=(10.0, 20.0))  # 2 (x - 10)/20 + 1
         array([0.1, 0. ])
         """
-        result = self._vector(params).copy()
+        given = self._vector(params)
+        # In float64, so that each parameter is rounded once.
+        result = self._params(given).astype(np.float64)
         pairs = _views(self.plan, result)
-        if x_scaler is not None:
-            shift, scale = shift_and_scale("x_scaler", x_scaler, self.n_in)
-            W, b = pairs[0]
-            effective = self._effective(result)[0][0].astype(np.float64) / scale[:, None]
-            self._add_to_bias(0, b, -(shift @ effective), "x_scaler")
-            W[:] = W / scale[:, None]
-        if y_scaler is not None:
-            shift, scale = shift_and_scale("y_scaler", y_scaler, self.n_out)
-            last = self.layers[-1].act
-            if last.name != "linear":
-                raise ValueError(
-                    f"y_scaler was given, but the last layer is {last!r}; scaled outputs can be "
-                    f"folded into a linear one alone"
-                )
-            W, b = pairs[-1]
-            W[:] = W * scale
-            if b is not None:
-                b[:] = b * scale
-            self._add_to_bias(len(pairs) - 1, b, shift, "y_scaler")
-        return result
-
-    def _effective(self, params: np.ndarray) -> list[Any]:
-        return _views(self.plan, self._params(params))
+        with np.errstate(all="ignore"):
+            if x_scaler is not None:
+                shift, scale = shift_and_scale("x_scaler", x_scaler, self.n_in)
+                W, b = pairs[0]
+                W /= scale[:, None]
+                self._add_to_bias(0, b, -(shift @ W), "x_scaler")
+            if y_scaler is not None:
+                shift, scale = shift_and_scale("y_scaler", y_scaler, self.n_out)
+                last = self.layers[-1].act
+                if last.name != "linear":
+                    raise ValueError(
+                        f"y_scaler was given, but the last layer is {last!r}; scaled outputs can "
+                        f"be folded into a linear one alone"
+                    )
+                W, b = pairs[-1]
+                W *= scale
+                if b is not None:
+                    b *= scale
+                self._add_to_bias(len(pairs) - 1, b, shift, "y_scaler")
+        result = converted(result, self.dtype)
+        return result if self._masked is None else np.where(self._masked, given, result)
 
     def _add_to_bias(self, layer: int, b: np.ndarray | None, shift: np.ndarray, name: str) -> None:
         """b += shift, if every unit that needs it has a bias."""
@@ -1057,7 +1059,7 @@ class Network:
                 f"up; give the layer a bias or scale without a shift"
             )
         if b is not None:
-            b[present] += shift[present].astype(b.dtype)
+            b[present] += shift[present]
 
 
 def _views(plan: Plan, vector: np.ndarray) -> list[Any]:

@@ -60,6 +60,14 @@ def module(backend):
     return backends.load(backend)
 
 
+@pytest.fixture
+def compiled(backend, module):
+    """The same, where it is to be compared with the reference or runs threads of its own."""
+    if backend == "numpy":
+        pytest.skip("this is the reference itself, which knows one thread")
+    return module
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)

@@ -3,15 +3,63 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from hypothesis import strategies as st
 
 import fastbp as fb
+from fastbp.activations import NAMES
+from fastbp.backends import contract
+from fastbp.backends.contract import Optimizer, Run
+from fastbp.losses import TABLE, Loss, loss as loss_of
 
 ACTIVATIONS = ("linear", "relu", "leaky_relu", "sigmoid", "tanh")
 ALL_ACTIVATIONS = (*ACTIVATIONS, fb.relu(0.5), fb.leaky_relu(0.3), fb.leaky_relu(0.0))
 LOSSES = ("mse", "half_mse", "sse", "bce_logits", "softmax_ce")
+
+
+def _bump(z):
+    return z / (1 + z * z)
+
+
+def _bump_derivative(z):
+    return (1 - z * z) / (1 + z * z) ** 2
+
+
+def _bump_second(z):
+    return 2 * z * (z * z - 3) / (1 + z * z) ** 3
+
+
+def _quartic(y, t):
+    d = y - t
+    return d**4 + 0.5 * d * d, 4 * d**3 + d
+
+
+def _quartic_second(y, t):
+    return 12 * (y - t) ** 2 + 1
+
+
+# Functions of the user's own, at module level so that they survive pickling.
+BUMP = fb.Activation("bump", _bump, _bump_derivative, _bump_second)
+QUARTIC = fb.custom_loss(_quartic, _quartic_second, name="quartic")
+
+# The whole tables, parameters other than the usual ones, and the user's own.
+EVERY_ACTIVATION = (
+    *NAMES, *ALL_ACTIVATIONS[-3:], fb.elu(0.5), fb.celu(2.0), BUMP,
+)  # fmt: skip
+EVERY_LOSS = (
+    *TABLE, fb.huber(0.5), fb.quantile(0.2), fb.margin_ranking(0.25), QUARTIC,
+)  # fmt: skip
+# Those with two derivatives everywhere.
+SMOOTH_ACTIVATIONS = (
+    "linear", "tanh", "sigmoid", "softplus", "gelu", "gelu_tanh", "silu", "mish", "exp", "sin",
+    BUMP,
+)  # fmt: skip
+SMOOTH_LOSSES = (
+    "mse", "half_mse", "sse", "log_cosh", "bce_logits", "poisson", "softmax_ce", "gaussian_nll",
+    "gaussian_kl", QUARTIC,
+)  # fmt: skip
 
 
 @dataclass
@@ -21,28 +69,61 @@ class Case:
     net: fb.Network
     params: np.ndarray
     X: np.ndarray
-    y: np.ndarray
-    loss: str = "mse"
+    y: np.ndarray | None
+    loss: str | Loss = "mse"
     terms: dict = field(default_factory=dict)
 
     def __repr__(self):
         terms = {key: np.asarray(value).tolist() for key, value in self.terms.items()}
-        return f"{self.net}, {len(self.X)} rows, {self.loss}, {terms}"
+        return f"{self.net}\n{len(self.X)} rows, {self.loss}, {terms}"
 
     @property
     def arguments(self):
         return self.params, self.X, self.y, self.loss
 
+    @property
+    def problem(self):
+        """What a backend receives; its parameters are `effective`."""
+        return self.net.objective(self.X, self.y, self.loss, **self.terms).problem
+
+    @property
+    def effective(self):
+        """The parameters with zeros where a mask is."""
+        return self.net._params(self.params)
+
+
+def n_out_for(loss, n_out):
+    """The number of outputs next to `n_out` that the loss can take."""
+    loss = loss_of(loss)
+    if loss.paired:
+        return 1
+    if loss.name.startswith("gaussian"):
+        return n_out + n_out % 2
+    return max(n_out, 2) if loss.target == "classes" else n_out
+
+
+def n_for(loss, n):
+    """The number of rows next to `n` that the loss can take."""
+    return n + n % 2 if loss_of(loss).paired else n
+
 
 def target(rng, loss, n, n_out, dtype, rows_of_probabilities=False):
-    if loss == "bce_logits":
+    """Targets of the form that the loss expects, n_out the network's."""
+    form = loss_of(loss).target
+    if form == "none":
+        return None
+    if form == "probabilities":
         return rng.choice([0.0, 0.25, 1.0], (n, n_out)).astype(dtype)
-    if loss == "softmax_ce":
+    if form == "signs":
+        return rng.choice([-1.0, 1.0], (n, n_out)).astype(dtype)
+    if form == "counts":
+        return rng.integers(6, size=(n, n_out)).astype(dtype)
+    if form == "classes":
         if not rows_of_probabilities:
             return rng.integers(n_out, size=n)
         y = rng.integers(1, 9, (n, n_out)).astype(dtype)
         return y / y.sum(axis=1, keepdims=True)
-    return rng.standard_normal((n, n_out)).astype(dtype)
+    return rng.standard_normal((n, n_out // 2 if form == "halves" else n_out)).astype(dtype)
 
 
 def weights(rng, n, dtype):
@@ -59,37 +140,183 @@ def case(
     n_in, *sizes = sizes
     layers = [fb.Dense(size, act, bias=bias) for size, act in zip(sizes, activations, strict=True)]
     net = fb.Network(n_in, *layers, dtype=dtype)
+    return case_of(rng, net, n, loss, weighted, **({"l2": l2} if l2 else {}))
+
+
+def case_of(rng, net, n=9, loss="mse", weighted=False, **penalties):
+    """Parameters and data for a network."""
+    dtype = net.dtype
     params = net.init(rng) + 0.3 * rng.standard_normal(net.n_params).astype(dtype)
-    X = rng.standard_normal((n, n_in)).astype(dtype)
+    X = rng.standard_normal((n, net.n_in)).astype(dtype)
     y = target(rng, loss, n, net.n_out, dtype, weighted)
-    terms = {"sample_weight": weights(rng, n, dtype)} if weighted else {}
-    if l2:
-        terms["l2"] = l2
-    return Case(net, params, X, y, loss, terms)
+    return Case(net, params, X, y, loss, _weights_of(rng, loss, n, dtype, weighted) | penalties)
+
+
+def _weights_of(rng, loss, n, dtype, weighted):
+    count = n // 2 if loss_of(loss).paired else n
+    return {"sample_weight": weights(rng, count, dtype)} if weighted else {}
+
+
+# Training runs.
+
+OPTIMIZERS = {
+    "sgd": Optimizer(contract.SGD, 0, (0.0,)),
+    "momentum": Optimizer(contract.SGD, 1, (0.9,)),
+    "nesterov": Optimizer(contract.NESTEROV, 1, (0.8,)),
+    "adam": Optimizer(contract.ADAM, 2, (0.9, 0.999, 1e-8)),
+}
+
+
+def new_run(params, optimizer, seed=0):
+    moments = np.zeros((optimizer.n_moments, params.size), params.dtype)
+    return Run(params.copy(), moments, np.array([params, params]), np.zeros(3), seed)
+
+
+def copy_of(run):
+    arrays = (run.params, run.moments, run.good, run.monitor)
+    return Run(*(a.copy() for a in arrays), run.seed, run.step)
+
+
+@dataclass
+class Training:
+    """A problem and how to train on it; `go` does the next steps of a run."""
+
+    problem: contract.Problem
+    optimizer: Optimizer
+    batch_size: int
+    order: np.ndarray | None = None
+    rates: np.ndarray | None = None
+    averaged: bool = True
+    rate: float = 0.02
+    threads: int = 1
+
+    @property
+    def steps_per_epoch(self):
+        return -(-len(self.problem.X) // self.batch_size)
+
+    def go(self, module, run, n_steps, total=None):
+        """(code, losses of the epochs touched); `total` holds those of the whole run."""
+        first, last = (k // self.steps_per_epoch for k in (run.step, run.step + n_steps - 1))
+        rates = np.array([self.rate])
+        if self.rates is not None:
+            rates = np.ascontiguousarray(self.rates[run.step : run.step + n_steps])
+        order = None if self.order is None else np.ascontiguousarray(self.order[first : last + 1])
+        losses = np.zeros(last - first + 1) if total is None else total[first : last + 1]
+        code = module.train(
+            self.problem, self.optimizer, run, n_steps, self.batch_size, self.averaged, order,
+            rates, losses, self.threads,
+        )  # fmt: skip
+        return code, losses
+
+    def batch(self, step):
+        """The places of a step's rows."""
+        epoch, j = divmod(step, self.steps_per_epoch)
+        rows = np.arange(len(self.problem.X)) if self.order is None else self.order[epoch]
+        return rows[j * self.batch_size : (j + 1) * self.batch_size]
+
+
+def training(
+    seed, dtype, method, loss="mse", n=23, batch_size=5, act="tanh", fixed=False, dropout=0.0,
+    **options,
+):  # fmt: skip
+    """A run's ingredients; shuffled, weighted, penalised and with changing rates by the seed."""
+    rng = np.random.default_rng(seed)
+    shuffled, weighted, changing = seed & 1, seed & 2, seed & 4
+    n, batch_size = n_for(loss, n), n_for(loss, batch_size)
+    n_out, last = n_out_for(loss, 3), "sigmoid" if loss == "bce" else "linear"
+    hidden = {"mask": rng.random((9, 6)) < 0.6, "bias_mask": rng.random(6) < 0.6} if fixed else {}
+    net = fb.Network(
+        4,
+        fb.Dense(9, act, trainable=rng.random((4, 9)) < 0.5 if fixed else True, dropout=dropout),
+        fb.Dense(6, "sigmoid", dropout=dropout / 2, **hidden),
+        fb.Dense(n_out, last),
+        dtype=dtype,
+    )
+    penalties = ({}, {"l2": 0.05}, {"l1": 0.01, "group": 0.02})[seed % 3]
+    c = case_of(rng, net, n, loss, bool(weighted), **penalties)
+    order = np.array([_shuffled(rng, loss, n) for _ in range(20)]) if shuffled else None
+    rates = rng.uniform(0.005, 0.02, 200) if changing else None
+    options = {"averaged": loss != "sse", "rate": 0.002 if loss == "sse" else 0.02} | options
+    if loss == "sse" and rates is not None:
+        rates /= 10
+    t = Training(c.problem, OPTIMIZERS[method], batch_size, order, rates, **options)
+    return c, t, new_run(c.effective, t.optimizer, 2**64 - 1 - seed)
+
+
+def _shuffled(rng, loss, n):
+    """An order of the rows that keeps pairs together."""
+    if not loss_of(loss).paired:
+        return rng.permutation(n)
+    return (2 * rng.permutation(n // 2)[:, None] + [0, 1]).ravel()
+
+
+# Drawn by hypothesis. Plain choices and small numbers come first: to those an example shrinks.
 
 
 @st.composite
-def cases(draw, dtype):
-    """Networks of depth 1 to 4, widths 1 to 33, all activations and losses, weights, penalty."""
-    loss = draw(st.sampled_from(LOSSES))
-    width = st.integers(1, 33)
-    sizes = draw(st.lists(width, min_size=2, max_size=5))
-    if loss == "softmax_ce":
-        sizes[-1] = max(sizes[-1], 2)
-    layers = [
-        fb.Dense(size, draw(st.sampled_from(ALL_ACTIVATIONS)), bias=draw(st.booleans()))
-        for size in sizes[1:]
-    ]
-    net = fb.Network(sizes[0], *layers, dtype=dtype)
-    n = draw(st.integers(1, 40))
+def networks(
+    draw, dtype, activations=ALL_ACTIVATIONS, n_out=None, masks=False, dropout=False, width=33
+):
+    """Networks of depth 1 to 4 and widths 1 to `width`.
+
+    Parameters
+    ----------
+    n_out : callable, optional
+        Number of outputs -> number of outputs: makes it one that suits.
+    masks, dropout : bool
+        Whether masked and frozen entries, and dropout, are among the options.
+    """
+    sizes = draw(st.lists(st.integers(1, width), min_size=2, max_size=5))
+    if n_out is not None:
+        sizes[-1] = n_out(sizes[-1])
+    layers = []
+    for k, shape in enumerate(pairwise(sizes)):
+        options = {"bias": draw(st.sampled_from([True, False]))}
+        if masks:
+            options |= draw(_fixed(shape, options["bias"]))
+        if dropout and k < len(sizes) - 2:
+            options["dropout"] = draw(st.sampled_from([0.0, 0.5, 0.125]))
+        layers.append(fb.Dense(shape[1], draw(st.sampled_from(activations)), **options))
+    return fb.Network(sizes[0], *layers, dtype=dtype)
+
+
+@st.composite
+def _fixed(draw, shape, bias):
+    """Masks and frozen entries of a layer W of that shape."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**16)))
+
+    def chosen(shape):
+        return rng.random(shape) < 0.6
+
+    options = {}
+    if draw(st.booleans()):
+        options["mask"] = chosen(shape)
+    if bias and draw(st.booleans()):
+        options["bias_mask"] = chosen(shape[1])
+    kind = draw(st.sampled_from(["free", "frozen", "partly frozen"]))
+    if kind != "free":
+        options["trainable"] = chosen(shape) if kind == "partly frozen" else False
+    return options
+
+
+@st.composite
+def cases(
+    draw, dtype, activations=ALL_ACTIVATIONS, losses=LOSSES, penalties=("l2",), rows=40, **options
+):
+    """Networks of depth 1 to 4, widths 1 to 33, activations and losses, weights, penalties.
+
+    `options` are those of `networks`.
+    """
+    loss = draw(st.sampled_from(losses))
+    net = draw(networks(dtype, activations, lambda size: n_out_for(loss, size), **options))
+    n = n_for(loss, draw(st.integers(1, rows)))
     # Numbers of 10 bits: found and shrunk fast, exact in both types, with zeros among them.
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     grain = draw(st.sampled_from([0.0, 2**-9, 0.5]))
     X = _grainy(rng, (n, net.n_in), grain, dtype)
     params = _grainy(rng, net.n_params, grain, dtype)
-    weighted = draw(st.booleans())
-    terms = {"sample_weight": weights(rng, n, dtype)} if weighted else {}
-    terms["l2"] = draw(st.sampled_from([0.0, 0.125]))
+    terms = _weights_of(rng, loss, n, dtype, draw(st.booleans()))
+    terms |= {name: draw(st.sampled_from([0.0, 0.125])) for name in penalties}
     y = target(rng, loss, n, net.n_out, dtype, draw(st.booleans()))
     return Case(net, params, X, y, loss, terms)
 

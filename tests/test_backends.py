@@ -1,4 +1,4 @@
-"""Backends: the contract's signatures, dispatch, and training runs against the reference."""
+"""Backends: the contract's signatures and functions against the reference, dispatch, training."""
 
 from __future__ import annotations
 
@@ -9,25 +9,47 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import pairwise
 
 import bounds
 import numpy as np
 import pytest
 from bounds import EXACT
-from strategies import LOSSES, case, same
+from hypothesis import assume, given, settings, strategies as st
+from strategies import (
+    EVERY_ACTIVATION,
+    EVERY_LOSS,
+    LOSSES,
+    OPTIMIZERS,
+    SMOOTH_ACTIVATIONS,
+    SMOOTH_LOSSES,
+    Training,
+    case,
+    case_of,
+    cases,
+    copy_of,
+    n_for,
+    n_out_for,
+    new_run,
+    same,
+    shifted,
+    training,
+)
 
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import contract
-from fastbp.backends.contract import Optimizer, Run
 
 # The contract.
 
+# `partition` is the rule itself, not a backend's to give.
 FUNCTIONS = {
     name: function
     for name, function in vars(contract).items()
-    if inspect.isfunction(function) and function.__module__ == contract.__name__
+    if inspect.isfunction(function)
+    and function.__module__ == contract.__name__
+    and name != "partition"
 }
 
 
@@ -56,12 +78,277 @@ def test_backends_have_no_functions_of_their_own(backend, module):
 
 
 def test_numbers_of_activations_and_losses_are_distinct():
-    from fastbp.activations import TABLE
-    from fastbp.losses import ROWS
+    from fastbp.activations import TABLE, USER
+    from fastbp.losses import ROWS, USER_LOSS
 
     kinds = [row.kind for row in TABLE.values()]
-    assert sorted(kinds) == list(range(len(TABLE)))
-    assert sorted(ROWS) == list(range(len(ROWS)))
+    assert sorted([*kinds, USER]) == list(range(len(TABLE) + 1))
+    assert sorted([*ROWS, USER_LOSS]) == list(range(len(ROWS) + 1))
+
+
+def test_parts_cover_all_rows_once_and_have_even_lengths():
+    assert contract.partition(0) == [(0, 0)]
+    for n in [*range(1, 9000), 10**6 + 1]:
+        parts = contract.partition(n)
+        assert len(parts) == min(16, -(-n // 256))
+        assert [start for start, _ in parts[1:]] == [stop for _, stop in parts[:-1]]
+        assert (parts[0][0], parts[-1][1]) == (0, n)
+        sizes = [stop - start for start, stop in parts]
+        assert min(sizes) > 0 and not any(size % 2 for size in sizes[:-1])
+        assert max(sizes) - min(sizes) <= 2 * len(parts)
+
+
+# What the functions compute.
+
+REFERENCE = backends.load("numpy")
+
+# As many roundings of the largest entry may results be apart: in float64 1e-12 of it.
+ROUNDINGS = 4504
+
+
+def agree(computed, expected, what):
+    computed, expected = np.asarray(computed), np.asarray(expected)
+    assert (computed.shape, computed.dtype) == (expected.shape, expected.dtype), what
+    eps = np.finfo(computed.dtype if computed.dtype.kind == "f" else np.float64).eps
+    limit = ROUNDINGS * eps * abs(expected).max(initial=0)
+    worst = abs(computed - expected).max(initial=0)
+    assert worst <= limit, f"{what}: {worst} off, at most {limit}"
+
+
+def cotangent(c):
+    shape = len(c.X), c.net.n_out
+    return np.cos(np.arange(np.prod(shape))).reshape(shape).astype(c.net.dtype)
+
+
+def pullbacks(module, c):
+    plan, params, X = c.net.plan, c.effective, c.X
+    tape = module.forward_tape(plan, params, X)
+    dY = cotangent(c)
+    dparams, nothing = module.backward(plan, params, X, tape, dY, False)
+    assert nothing is None
+    return (tape, dparams, *module.backward(plan, params, X, tape, dY, True))
+
+
+def direction(c):
+    return np.sin(1 + np.arange(c.net.n_params)).astype(c.net.dtype)
+
+
+# Name -> what a backend's module makes of a case: a tuple of arrays and numbers.
+OF_NETWORK = {
+    "forward": lambda m, c: (m.forward(c.net.plan, c.effective, c.X),),
+    "backward": pullbacks,
+    "jvp": lambda m, c: m.jvp(c.net.plan, c.effective, c.X, direction(c)),
+    "jacobian": lambda m, c: (m.jacobian(c.net.plan, c.effective, c.X, 1),),
+    "input_jacobian": lambda m, c: (m.input_jacobian(c.net.plan, c.effective, c.X),),
+    "normal_equations": lambda m, c: m.normal_equations(
+        c.net.objective(c.X, direction(c)[: c.net.n_out] + 0 * c.X[:, :1]).problem, c.effective, 1
+    ),
+}
+OF_PROBLEM = {
+    "value": lambda m, c: (m.value(c.problem, c.effective, 1),),
+    "value_and_grad": lambda m, c: m.value_and_grad(c.problem, c.effective, 1),
+    "row_gradients": lambda m, c: (m.row_gradients(c.problem, c.effective),),
+    "hvp": lambda m, c: (m.hvp(c.problem, c.effective, direction(c), False),),
+    "gauss_newton": lambda m, c: (m.hvp(c.problem, c.effective, direction(c), True),),
+}
+CALLS = OF_NETWORK | OF_PROBLEM
+
+
+def agree_on(module, c, names=CALLS):
+    for name in names:
+        computed, expected = CALLS[name](module, c), CALLS[name](REFERENCE, c)
+        for k, pair in enumerate(zip(computed, expected, strict=True)):
+            agree(*pair, f"{name}[{k}] of {c}")
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
+def test_every_activation_agrees_with_the_reference(compiled, dtype, act):
+    """Hidden and last, all dimensions different, with and without bias."""
+    rng = np.random.default_rng(1)
+    for n, bias in ((1, True), (7, False), (18, True)):
+        for acts in ([act, "tanh", "linear"], ["tanh", act, act]):
+            agree_on(compiled, case(rng, [5, 9, 6, 3], acts, dtype, n, bias=bias))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+@pytest.mark.parametrize("penalties", [{}, {"l2": 0.25}, {"l1": 0.125, "group": 0.5}], ids=str)
+def test_every_loss_agrees_with_the_reference(compiled, dtype, loss, penalties):
+    rng = np.random.default_rng(2)
+    last = "sigmoid" if loss == "bce" else "linear"
+    for n_out in (1, 2, 3, 8, 9, 17):
+        net = fb.Network.mlp([5, 7, n_out_for(loss, n_out)], output=last, dtype=dtype)
+        for n, weighted in ((1, False), (6, True), (19, n_out % 2 == 0)):
+            c = case_of(rng, net, n_for(loss, n), loss, weighted, **penalties)
+            agree_on(compiled, c, OF_PROBLEM)
+
+
+WIDTHS = {
+    "1-11": range(1, 12),
+    "12-22": range(12, 23),
+    "23-33": range(23, 34),
+    "tile edges": (47, 48, 49, 63, 64, 65, 95, 97, 127, 128, 129, 130),
+}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("widths", WIDTHS)
+def test_every_width_agrees_with_the_reference(compiled, dtype, widths):
+    """Of inputs, hidden layers and outputs in turn, the others small and different."""
+    rng = np.random.default_rng(3)
+    for width in WIDTHS[widths]:
+        for sizes in ([width, 3, 2], [2, width, 3], [3, 4, width]):
+            c = case(rng, sizes, ["tanh", "sigmoid"], dtype, 5, weighted=True)
+            agree_on(compiled, c, CALLS if width < 34 else set(CALLS) - {"normal_equations"})
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("batches", [range(0, 36), range(36, 71)], ids=["0-35", "36-70"])
+def test_every_small_batch_agrees_with_the_reference(compiled, dtype, batches):
+    rng = np.random.default_rng(4)
+    for n in batches:
+        c = case(rng, [4, 9, 2], [fb.relu(0.5), "tanh"], dtype, n)
+        agree_on(compiled, c, CALLS if n else ["forward", "backward", "jvp", "jacobian"])
+    wide = case(rng, [4, 130, 2], ["tanh", "linear"], dtype, batches[-1])
+    agree_on(compiled, wide, ["forward", "backward", "jvp", *OF_PROBLEM])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("n", [127, 129, 255, 256, 257, 511, 512, 513, 1000, 2561, 4097])
+def test_batches_about_the_parts_agree_with_the_reference(compiled, dtype, n):
+    rng = np.random.default_rng(5)
+    by_row = {"jacobian", "row_gradients", "input_jacobian"}  # slow in the reference
+    names = set(CALLS) if n < 600 else set(CALLS) - by_row - {"normal_equations"}
+    c = case(rng, [3, 7, 2], ["tanh", "gelu"], dtype, n, weighted=True)
+    agree_on(compiled, c, names)
+    agree_on(compiled, case(rng, [2, 4, 1], ["sigmoid", "linear"], dtype, n), ["normal_equations"])
+    pairs = case(rng, [3, 5, 1], ["tanh", "linear"], dtype, n + n % 2, "margin_ranking", True)
+    agree_on(compiled, pairs, ["value", "value_and_grad"])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_leave_their_inputs_and_give_fresh_arrays(module, dtype, name):
+    """Whether the inputs are read-only or lie 4 or 8 bytes off the vectors' alignment."""
+    c = case(np.random.default_rng(6), [5, 9, 3], ["tanh", "silu"], dtype, 11, weighted=True)
+    expected = CALLS[name](module, c)
+    for offset in (0, 4, 8) if dtype == np.float32 else (0, 8):
+        arrays = [shifted(a, offset) for a in (c.params, c.X, c.y, c.terms["sample_weight"])]
+        for array in arrays:
+            array.flags.writeable = False
+        params, X, y, w = arrays
+        moved = replace(c, params=params, X=X, y=y, terms={"sample_weight": w})
+        assert moved.problem.X is X and moved.effective is params
+        results = CALLS[name](module, moved)
+        assert same(tuple(results), tuple(expected)), offset
+        for result in results:
+            if isinstance(result, np.ndarray):
+                assert type(result) is np.ndarray and result.dtype is dtype
+                assert result.flags.c_contiguous and result.flags.writeable
+                assert not any(np.may_share_memory(result, a) for a in arrays)
+        assert same(arrays, [c.params, c.X, c.y, c.terms["sample_weight"]])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("act", ["tanh", "softplus", "relu6", "leaky_relu"])
+def test_nan_spreads_as_in_the_reference(compiled, dtype, name, act):
+    """One in the data reaches what depends on its row, one in the parameters what on it."""
+    rng = np.random.default_rng(7)
+    c = case(rng, [5, 9, 6, 3], [act, "sigmoid", "linear"], dtype, 37, weighted=True)
+    X, params = c.X.copy(), c.params.copy()
+    X[17, 2] = params[9 * 5 + 3] = np.nan
+    spoilt = [replace(c, X=X), replace(c, params=params), replace(c, X=X, params=params)]
+    for s in spoilt:
+        for computed, expected in zip(
+            CALLS[name](compiled, s), CALLS[name](REFERENCE, s), strict=True
+        ):
+            assert same(np.isnan(computed), np.isnan(expected))
+            assert np.isnan(expected).any()
+
+
+# Properties of random networks.
+
+
+@pytest.mark.backend
+@given(data=st.data())
+def test_random_networks_agree_with_the_reference(compiled, dtype, data):
+    c = data.draw(cases(dtype, EVERY_ACTIVATION, EVERY_LOSS, ("l2", "l1", "group"), masks=True))
+    for name in ("value_and_grad", "row_gradients", "hvp", "gauss_newton", "jvp"):
+        assume(all(np.isfinite(r).all() for r in CALLS[name](REFERENCE, c)))
+    agree_on(compiled, c, {*OF_PROBLEM, "jvp", "forward", "backward"})
+
+
+@pytest.mark.backend
+@settings(max_examples=60)
+@given(data=st.data())
+def test_forward_and_reverse_mode_are_adjoint(module, dtype, data):
+    """dY · (J v) = (Jᵀ dY) · v."""
+    c = data.draw(cases(dtype, EVERY_ACTIVATION, masks=True))
+    v, dY = direction(c), cotangent(c)
+    _, Jv = module.jvp(c.net.plan, c.effective, c.X, v)
+    tape = module.forward_tape(c.net.plan, c.effective, c.X)
+    dparams, _ = module.backward(c.net.plan, c.effective, c.X, tape, dY, False)
+    assume(np.isfinite(Jv).all() and np.isfinite(dparams).all())
+    terms = dY.astype(np.float64) * Jv, dparams.astype(np.float64) * v
+    off = abs(terms[0].sum() - terms[1].sum())
+    assert off <= ROUNDINGS * np.finfo(dtype).eps * sum(abs(t).sum() for t in terms)
+
+
+@pytest.mark.backend
+@settings(max_examples=60)
+@given(data=st.data())
+def test_masked_entries_never_matter(backend, dtype, data):
+    """Whatever stands there, nothing changes a bit; they and frozen entries have no derivative."""
+    c = data.draw(cases(dtype, EVERY_ACTIVATION, EVERY_LOSS, ("l2", "l1", "group"), masks=True))
+    fixed = np.setdiff1d(np.arange(c.net.n_params), c.net.free)
+    masked = np.zeros(c.net.n_params, bool)
+    for layer, (W, b) in zip(c.net.layers, c.net.unpack(masked), strict=True):
+        W[:] = layer.mask is not None and ~layer.mask
+        if b is not None:
+            b[:] = layer.bias_mask is not None and ~layer.bias_mask
+    rubbish = np.resize(np.array([np.nan, np.inf, 7, np.finfo(dtype).max], dtype), masked.sum())
+    spoilt = c.params.copy()
+    spoilt[masked] = rubbish
+    results = [
+        [
+            c.net.forward(params, c.X),
+            c.net.value_and_grad(params, c.X, c.y, c.loss, **c.terms),
+            c.net.vjp(params, c.X)[1](cotangent(c)),
+            c.net.jvp(params, c.X, params),
+            c.net.per_sample_grad(params, c.X, c.y, c.loss),
+            c.net.hvp(params, c.X, c.y, params, c.loss, **c.terms),
+        ]
+        for params in (c.params, spoilt)
+    ]
+    assert same(*results)
+    _, (_, grad), (dparams, _), _, rows, Hv = results[0]
+    assert not any(derivative[..., fixed].any() for derivative in (grad, dparams, rows, Hv))
+
+
+@pytest.mark.backend
+@settings(max_examples=60)
+@given(data=st.data())
+def test_gradient_is_the_slope_of_the_value(module, data):
+    """Along random directions; Richardson's rule takes the differences' error to h⁴."""
+    dtype = np.dtype("float64")
+    c = data.draw(cases(dtype, SMOOTH_ACTIVATIONS, SMOOTH_LOSSES, rows=9, width=6, masks=True))
+    v = direction(c) / np.sqrt(c.net.n_params)
+    _, grad = module.value_and_grad(c.problem, c.effective, 1)
+    assume(np.isfinite(grad).all())
+
+    def slope(h):
+        ends = (module.value(c.problem, c.effective + sign * h * v, 1) for sign in (1, -1))
+        return (next(ends) - next(ends)) / (2 * h)
+
+    steps = [slope(2.0**-k) for k in (8, 9, 10)]
+    first = [(4 * fine - coarse) / 3 for coarse, fine in pairwise(steps)]
+    estimate = (16 * first[1] - first[0]) / 15
+    # What the loss's terms, of size 1 and of the value's, lose by rounding is divided by 2h.
+    rounding = 1e-14 * (1 + abs(module.value(c.problem, c.effective, 1))) * 2**10
+    uncertain = abs(estimate - first[1]) + rounding
+    assert abs(grad @ v - estimate) <= uncertain + 1e-12 * abs(grad).max()
 
 
 # Dispatch.
@@ -206,84 +493,6 @@ print(native.instruction_set(), value.hex(), grad.tobytes().hex())
 
 # Training.
 
-OPTIMIZERS = {
-    "sgd": Optimizer(contract.SGD, 0, (0.0,)),
-    "momentum": Optimizer(contract.SGD, 1, (0.9,)),
-    "nesterov": Optimizer(contract.NESTEROV, 1, (0.8,)),
-    "adam": Optimizer(contract.ADAM, 2, (0.9, 0.999, 1e-8)),
-}
-
-
-def new_run(params, optimizer):
-    moments = np.zeros((optimizer.n_moments, params.size), params.dtype)
-    return Run(params.copy(), moments, np.array([params, params]), np.zeros(3))
-
-
-def copy_of(run):
-    return Run(run.params.copy(), run.moments.copy(), run.good.copy(), run.monitor.copy(), run.step)
-
-
-@dataclass
-class Training:
-    """A problem and how to train on it; `go` does the next steps of a run."""
-
-    problem: contract.Problem
-    optimizer: Optimizer
-    batch_size: int
-    order: np.ndarray | None = None
-    rates: np.ndarray | None = None
-    averaged: bool = True
-    rate: float = 0.02
-
-    @property
-    def steps_per_epoch(self):
-        return -(-len(self.problem.X) // self.batch_size)
-
-    def go(self, module, run, n_steps, total=None):
-        """(code, losses of the epochs touched); `total` holds those of the whole run."""
-        first, last = (k // self.steps_per_epoch for k in (run.step, run.step + n_steps - 1))
-        rates = np.array([self.rate])
-        if self.rates is not None:
-            rates = np.ascontiguousarray(self.rates[run.step : run.step + n_steps])
-        order = None if self.order is None else np.ascontiguousarray(self.order[first : last + 1])
-        losses = np.zeros(last - first + 1) if total is None else total[first : last + 1]
-        code = module.train(
-            self.problem, self.optimizer, run, n_steps, self.batch_size, self.averaged, order,
-            rates, losses,
-        )  # fmt: skip
-        return code, losses
-
-    def batch(self, step):
-        """The places of a step's rows."""
-        epoch, j = divmod(step, self.steps_per_epoch)
-        rows = np.arange(len(self.problem.X)) if self.order is None else self.order[epoch]
-        return rows[j * self.batch_size : (j + 1) * self.batch_size]
-
-
-def training(seed, dtype, method, loss="mse", n=23, batch_size=5, act="tanh", **options):
-    """A run's ingredients; shuffled, weighted, penalised and with changing rates by the seed."""
-    rng = np.random.default_rng(seed)
-    shuffled, weighted, changing = seed & 1, seed & 2, seed & 4
-    c = case(
-        rng, [4, 9, 6, 3], [act, "sigmoid", "linear"], dtype, n, loss, bool(weighted),
-        l2=0.05 * (seed % 3),
-    )  # fmt: skip
-    problem = c.net.objective(c.X, c.y, loss, **c.terms).problem
-    order = np.array([rng.permutation(n) for _ in range(20)]) if shuffled else None
-    rates = rng.uniform(0.005, 0.02, 200) if changing else None
-    options = {"averaged": loss != "sse", "rate": 0.002 if loss == "sse" else 0.02} | options
-    if loss == "sse" and rates is not None:
-        rates /= 10
-    t = Training(problem, OPTIMIZERS[method], batch_size, order, rates, **options)
-    return c, t, new_run(c.params, t.optimizer)
-
-
-def agree(computed, expected, what):
-    computed, expected = np.asarray(computed), np.asarray(expected)
-    assert computed.shape == expected.shape
-    worst = abs(computed - expected).max(initial=0)
-    assert worst <= 1e-12 * abs(expected).max(initial=0), f"{what}: {worst} off"
-
 
 def agree_runs(computed, expected):
     assert computed.step == expected.step
@@ -296,34 +505,65 @@ def agree_runs(computed, expected):
         agree(computed.monitor[k], expected.monitor[k], f"monitor {k}")
 
 
-@pytest.mark.backend
-@pytest.mark.parametrize("method", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("seed", range(8))
-def test_training_agrees_with_the_reference(module, method, loss, seed):
-    """Chunks that begin and end within epochs, the last batch of each smaller."""
-    reference = backends.load("numpy")
-    _, t, run = training(seed, "float64", method, loss, act=["tanh", "relu"][seed % 2])
+def agree_in_training(module, t, run, chunks):
     expected = copy_of(run)
-    for n_steps in (1, 3, 9, 5, 20):
+    for n_steps in chunks:
         code, losses = t.go(module, run, n_steps)
-        expected_code, expected_losses = t.go(reference, expected, n_steps)
+        expected_code, expected_losses = t.go(REFERENCE, expected, n_steps)
         assert code == expected_code == contract.DONE
         agree(losses, expected_losses, "losses")
         agree_runs(run, expected)
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("n, batch_size", [(1, 1), (7, 7), (64, 32), (65, 64), (300, 300), (70, 1)])
 @pytest.mark.parametrize("method", OPTIMIZERS)
-def test_training_agrees_for_any_batch_size(module, method, n, batch_size):
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+def test_training_agrees_with_the_reference(compiled, method, loss):
+    """Chunks that begin and end within epochs, the last batch of each smaller."""
+    for seed in range(8):
+        _, t, run = training(seed, "float64", method, loss, act=["tanh", "relu"][seed % 2])
+        agree_in_training(compiled, t, run, (1, 3, 9, 5, 20))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+@pytest.mark.parametrize("dropout", [0.0, 0.25, 0.99])
+def test_training_with_fixed_entries_and_dropout_agrees(compiled, method, dropout):
+    for seed in range(6):
+        loss = ["mse", "margin_ranking", "softmax_ce"][seed % 3]
+        options = {"act": "silu", "fixed": seed < 4, "dropout": dropout, "n": 70, "batch_size": 32}
+        c, t, run = training(seed, "float64", method, loss, **options)
+        before = run.params.copy()
+        agree_in_training(compiled, t, run, (1, 3, 9, 20))
+        fixed = np.setdiff1d(np.arange(c.net.n_params), c.net.free)
+        assert (fixed.size > 0) == (seed < 4) and same(run.params[fixed], before[fixed])
+        assert not run.moments[:, fixed].any()
+
+
+@pytest.mark.backend
+def test_nan_in_the_derivative_does_not_reach_fixed_entries(module, dtype):
+    """The second input is infinite where the frozen layer has a zero weight: 0·inf is NaN."""
+    layers = fb.Dense(3, "sigmoid", trainable=False), fb.Dense(1)
+    net = fb.Network(2, *layers, dtype=dtype)
+    params = np.linspace(0.5, 1, net.n_params).astype(dtype)
+    X = np.array([[1, np.inf], [2, np.inf]], dtype)
+    problem = net.objective(X, np.zeros((2, 1))).problem
+    assert np.isnan(module.value_and_grad(problem, params, 1)[1][:6]).any()
+    t = Training(problem, OPTIMIZERS["adam"], 2)
+    run = new_run(params, t.optimizer)
+    assert t.go(module, run, 3)[0] == contract.DONE
+    assert same(run.params[:9], params[:9]) and np.isfinite(run.params).all()
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "n, batch_size",
+    [(1, 1), (7, 7), (64, 32), (65, 64), (70, 1), (300, 300), (1100, 600)],
+)
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_training_agrees_for_any_batch_size(compiled, method, n, batch_size):
     _, t, run = training(3, "float64", method, n=n, batch_size=batch_size)
-    expected = copy_of(run)
-    for n_steps in (2, 11):
-        _, losses = t.go(module, run, n_steps)
-        _, expected_losses = t.go(backends.load("numpy"), expected, n_steps)
-        agree(losses, expected_losses, "losses")
-        agree_runs(run, expected)
+    agree_in_training(compiled, t, run, (2, 11))
 
 
 @pytest.mark.backend
@@ -402,8 +642,7 @@ def test_threads_train_on_one_problem(module, dtype):
 def test_losses_are_added_to_what_is_there(module):
     _, t, run = training(0, "float64", "sgd")
     losses = np.array([1000.0])
-    args = (t.problem, t.optimizer, run, 1, 5, True, None, np.array([0.01]), losses)
-    module.train(*args)
+    module.train(t.problem, t.optimizer, run, 1, 5, True, None, np.array([0.01]), losses, 1)
     assert losses[0] == pytest.approx(1000 + run.monitor[2], rel=1e-15)
     assert run.monitor[0] == run.monitor[2]
 
@@ -472,8 +711,7 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     problem = c.net.objective(c.X, c.y).problem
     t = Training(problem, OPTIMIZERS["sgd"], batch_size, rate=2.0 if batch_size == 8 else 1.0)
     run, expected = (new_run(c.params, t.optimizer) for _ in range(2))
-    reference = backends.load("numpy")
-    expected_code, _ = t.go(reference, expected, 400)
+    expected_code, _ = t.go(REFERENCE, expected, 400)
     assert expected_code == contract.GROWN and expected.step < 400
     assert expected.step % t.steps_per_epoch == 0
     code, losses = t.go(module, run, 400)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fastbp as fb
+from fastbp.losses import TABLE
 
 
 def problem(activation="tanh", dtype="float64", loss="mse", seed=0, n=20, sizes=(3, 5, 2), l2=0.01):
@@ -39,6 +40,66 @@ def test_networks_pass(seed, dtype, activation, loss, n):
     objective, params = problem(activation, dtype, loss, seed, n)
     check = fb.check_grad(objective, params)
     assert check, check
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("loss", TABLE)
+def test_every_loss_passes(dtype, loss):
+    rng = np.random.default_rng(1)
+    net = fb.Network(
+        3, fb.Dense(4, "tanh"), fb.Dense(1 if loss == "margin_ranking" else 2), dtype=dtype
+    )
+    y = {
+        "values": rng.normal(size=(12, 2)),
+        "probabilities": rng.uniform(size=(12, 2)),
+        "signs": rng.choice([-1.0, 1.0], (12, 2)),
+        "counts": rng.poisson(2.0, (12, 2)),
+        "classes": rng.integers(0, 2, 12),
+        "halves": rng.normal(size=(12, 1)),
+        "none": None,
+    }[TABLE[loss].target]
+    params = net.init(0)
+    params[-net.n_out :] = 0.5  # "bce" takes its outputs as probabilities
+    objective = net.objective(rng.normal(size=(12, 3)), y, loss, l2=0.1, group=0.1)
+    check = fb.check_grad(objective, params)
+    assert check, check
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_free_parameters_are_checked(dtype):
+    """Masked ones may hold anything; along frozen ones the value does change."""
+    rng = np.random.default_rng(0)
+    net = fb.Network(
+        3,
+        fb.Dense(4, "tanh", mask=rng.integers(0, 2, (3, 4)), bias_mask=[1, 0, 1, 1]),
+        fb.Dense(3, "tanh", trainable=False),
+        fb.Dense(2),
+        dtype=dtype,
+    )
+    params = net.init(0)
+    masked = np.delete(np.arange(16), net.free[net.free < 16])
+    params[masked] = np.nan
+    objective = net.objective(rng.normal(size=(20, 3)), rng.normal(size=(20, 2)), l2=0.1)
+    check = fb.check_grad(objective, params)
+    assert check, check
+    assert check.indices == net.free.tolist()
+    assert f"right in {net.n_free} entries of {net.n_params}" in check.message
+    sampled = fb.check_grad(objective, params, samples=5)
+    assert sampled and "5 entries of 39 and 8 random directions" in sampled.message
+    assert fb.check_grad(objective, params, free=masked)
+    assert not fb.check_grad(objective, params, free=[16])
+    assert fb.check_grad(objective, params, free=[net.free[0]]).indices == [net.free[0]]
+    params[16] = np.inf
+    with pytest.raises(fb.NonFiniteError, match="x holds inf at row 16"):
+        fb.check_grad(objective, params)
+
+
+def test_nothing_free():
+    net = fb.Network(2, fb.Dense(1, trainable=False))
+    with pytest.raises(ValueError, match="free is empty, expected at least one entry to check"):
+        fb.check_grad(net.objective(np.eye(2), [1.0, 2.0]), np.zeros(3))
 
 
 RIGHT = {

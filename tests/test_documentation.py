@@ -1,4 +1,4 @@
-"""The examples of the documentation run: docstrings, and the Python blocks of the README."""
+"""The documentation's programs run, its links lead somewhere, its tables list what there is."""
 
 from __future__ import annotations
 
@@ -14,9 +14,18 @@ from pathlib import Path
 import pytest
 
 import fastbp as fb
+from fastbp import activations, losses
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TABLES = {  # how the README's row of all names begins, and where each has a row of its own
+    "Activations": ("docs/networks.md", activations.NAMES),
+    "Losses": ("docs/losses.md", tuple(losses.TABLE)),
+}
+
+
+def short(path):
+    return str(path.relative_to(ROOT))
 
 
 def modules():
@@ -57,7 +66,7 @@ def test_program_takes_the_python_blocks():
     assert program(text) == "\n\nx = 1\n\n\n\n\n\n\nprint(x)\n"
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda p: p.name)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=short)
 def test_documents_examples_run(path, tmp_path):
     if not path.exists():
         pytest.skip(f"there is no {path.name}")
@@ -73,3 +82,26 @@ def test_documents_examples_run(path, tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "examples" / "README.md"], ids=short)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+
+
+@pytest.mark.parametrize("title", TABLES)
+def test_tables_list_all_names(title):
+    document, names = TABLES[title]
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `(\w+)` \|", text, re.M)) == sorted(names)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| \[{title}\]\S* \| ([\w, ]*\w)", readme, re.M)
+    assert row.split(", ") == list(names)

@@ -12,6 +12,7 @@ import pytest
 
 import fastbp as fb
 from fastbp import backends
+from fastbp.losses import TABLE
 from fastbp.network import Objective
 
 pytestmark = pytest.mark.backend
@@ -72,7 +73,7 @@ def test_repr_is_short_and_says_how_it_went(data):
     X, y = data
     text = repr(fb.fit(NET, X, y, epochs=2, seed=11))
     assert len(text.splitlines()) == 3
-    for part in ("success=True", "all 2 epochs done", "seed=11", "32 of float64", repr(NET)):
+    for part in ("success=True", "all 2 epochs done", "seed=11", "32 of float64", "3-5-2"):
         assert part in text
 
 
@@ -103,6 +104,52 @@ def test_score_is_scikit_learn_s(backend, rng):
     flags = rng.integers(0, 2, (60, 2))
     res = fb.fit(NET, X, flags, loss="bce_logits", epochs=5, seed=0)
     assert res.score(X, flags) == metrics.accuracy_score(flags, res.predict(X) > 0)
+
+
+def test_score_of_every_loss(backend, rng):
+    """Each against a formula of its own, at parameters where it is neither perfect nor void."""
+    X, noise = rng.standard_normal((60, 3)), rng.standard_normal((60, 2))
+    Z = X[:, :2] + noise
+    right = {
+        "values": Z,
+        "probabilities": (Z > 0).astype(float),
+        "signs": np.where(Z > 0, 1, -1),
+        "counts": np.round(np.exp(Z)),
+        "classes": Z.argmax(axis=1),
+        "halves": Z[:, :1],
+        "none": None,
+    }
+
+    def r2(Y, T):
+        return np.mean(1 - np.mean((Y - T) ** 2, axis=0) / np.var(T, axis=0))
+
+    quartic = fb.custom_loss(lambda y, t: ((y - t) ** 4, 4 * (y - t) ** 3), name="quartic")
+    for loss in [*TABLE.values(), fb.huber(0.3), quartic]:
+        output = "sigmoid" if loss.name == "bce" else "linear"
+        net = fb.Network(3, fb.Dense(1 if loss.paired else 2, output))
+        y = right[loss.target]
+        res = fb.fit(net, X, y, loss=loss, epochs=3, seed=0, lr=0.05)
+        if loss.name == "gaussian_kl":
+            with pytest.raises(ValueError, match="'gaussian_kl' has no targets and so no score"):
+                res.score(X, y)
+            continue
+        Y = res.predict(X)
+        if loss.target in ("probabilities", "signs"):
+            positive = Y > (0.5 if loss.name == "bce" else 0)
+            expected = np.mean([tuple(a) == tuple(b) for a, b in zip(positive, Z > 0, strict=True)])
+        elif loss.target == "classes":
+            expected = np.mean((Y[:, 1] > Y[:, 0]) == y)
+        elif loss.paired:
+            better, worse = Y.reshape(-1, 2).T
+            expected = np.mean(better > worse)
+        elif loss.target == "counts":
+            expected = r2(np.exp(Y), y)
+        else:
+            expected = r2(Y[:, :1], y) if loss.target == "halves" else r2(Y, y)
+        assert res.score(X, y) == pytest.approx(expected, rel=1e-12), loss
+        assert expected < 1
+    with pytest.raises(ValueError, match="loss 'quartic' expects values"):
+        res.score(X, None)
 
 
 def test_score_of_few_rows(data):
@@ -225,6 +272,141 @@ def test_any_array_like(backend, data):
         assert np.array_equal(fb.fit(NET, A, b, epochs=2, seed=0).params, expected)
 
 
+# Masks and frozen layers.
+
+
+def partly_fixed(dtype):
+    """A network of which 15 parameters of 39 are free, and where to start."""
+    net = fb.Network(
+        3,
+        fb.Dense(
+            4, "tanh", mask=[[1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1]], bias_mask=[1, 0, 1, 1]
+        ),
+        fb.Dense(3, "tanh", trainable=False),
+        fb.Dense(2, trainable=[[1, 0], [0, 1], [0, 0]]),
+        dtype=dtype,
+    )
+    start = net.init(0)
+    masked, frozen = ~np.isin(np.arange(39), net.free), np.arange(16, 31)
+    masked[16:] = False
+    garbage = start[masked]
+    signaling = {4: 0x7FA00001, 8: 0x7FF4000000000001}[dtype.itemsize]
+    garbage.view(f"u{dtype.itemsize}")[:] = signaling  # NaN that most operations would change
+    garbage[:3] = np.inf, -np.inf, -0.0
+    start[masked], start[frozen[:2]] = garbage, (-0.0, 1e-30)
+    return net, start
+
+
+FITS = [*FIRST_ORDER, *MINIMIZE, *LEAST_SQUARES]
+
+
+@pytest.mark.parametrize("method", FITS)
+def test_no_method_changes_a_fixed_entry(backend, data, dtype, method):
+    X, y = data
+    net, start = partly_fixed(dtype)
+    before, free = start.tobytes(), net.free
+    options = {"loss": "sse", "method": method, "epochs": 8, "seed": 1, "l2": 0.1}
+    if method in FIRST_ORDER:
+        options |= {"lr": 1e-3, "batch_size": 16}
+    res = fb.fit(net, X, y, params=start, **options)
+    assert start.tobytes() == before
+    assert np.delete(res.params, free).tobytes() == np.delete(start, free).tobytes()
+    assert (res.params[free] != start[free]).all()
+    assert np.isfinite(res.params[free]).all()
+    assert not np.delete(res.grad, free).any()
+    # What lies where a mask is counts as zero.
+    clean = np.where(np.isfinite(start), start, 0)
+    same = fb.fit(net, X, y, params=clean, **options)
+    assert np.array_equal(res.params[free], same.params[free])
+    assert (res.fun, res.nfev) == (same.fun, same.nfev)
+    assert res.fun < net.value(start, X, y, "sse", l2=0.1)
+
+
+@pytest.mark.parametrize("method", ["sgd", "adam", "L-BFGS-B", "BFGS", "fmincg", "trf", "dogbox"])
+def test_divergence_and_ctrl_c_keep_fixed_entries(backend, data, monkeypatch, method):
+    X, y = data
+    net, start = partly_fixed(np.dtype(np.float64))
+    fixed = np.delete(start, net.free).tobytes()
+    options = {"method": method, "params": start, "seed": 0}
+    res = fb.fit(net, X, 1e200 * y, on_divergence="return", **options)
+    assert (res.status, res.params.tobytes()) == (3, start.tobytes())
+    if method in FIRST_ORDER:
+        res = fb.fit(net, X, y, loss="sse", lr=1e9, on_divergence="return", **options)
+        assert (res.status, np.delete(res.params, net.free).tobytes()) == (3, fixed)
+        name, count = "train", 3
+        place = backends.load(backend)
+    else:
+        name, count = ("residuals" if method in LEAST_SQUARES else "value_and_grad"), 9
+        place = Objective
+    original, calls = getattr(place, name), []
+
+    def interrupted(*args):
+        calls.append(1)
+        if len(calls) == count:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(place, name, interrupted)
+    monkeypatch.setattr("fastbp.training.loop.CHUNK_SECONDS", 0.0)
+    res = fb.fit(net, X, y, **options)
+    assert (res.status, np.delete(res.params, net.free).tobytes()) == (4, fixed)
+    assert (res.params[net.free] != start[net.free]).any()
+
+
+@pytest.mark.parametrize("method", ["fmincg", "L-BFGS-B", "BFGS", "trf"])
+def test_a_masked_input_is_as_good_as_none(backend, line, method):
+    X, y = line
+    net = fb.Network(3, fb.Dense(1, mask=[[1], [0], [1]]))
+    options = {"method": method, "loss": "sse", "l2": 0.1, "epochs": 4}
+    res = fb.fit(net, X, y, params=[0.1, np.nan, 0.2, 0.0], **options)
+    less = fb.fit(fb.Network(2, fb.Dense(1)), X[:, [0, 2]], y, params=[0.1, 0.2, 0.0], **options)
+    np.testing.assert_allclose(np.delete(res.params, 1), less.params, rtol=1e-9)
+    np.testing.assert_allclose(res.history["loss"], less.history["loss"], rtol=1e-9)
+    assert res.nfev == less.nfev
+
+
+def test_a_frozen_start_must_be_finite(backend, data):
+    X, y = data
+    net, start = partly_fixed(np.dtype(np.float64))
+    start[17] = np.nan
+    with pytest.raises(fb.NonFiniteError, match="params holds nan at entry 17"):
+        fb.fit(net, X, y, params=start)
+
+
+@pytest.mark.parametrize("method", ["adam", "L-BFGS-B", "trf"])
+def test_something_must_be_free(backend, data, method):
+    net = fb.Network(
+        3, fb.Dense(5, trainable=False), fb.Dense(2, bias=False, mask=np.zeros((5, 2)))
+    )
+    with pytest.raises(ValueError, match="all 30 parameters of the network are masked or frozen"):
+        fb.fit(net, *data, method=method)
+
+
+# Dropout, threads.
+
+
+@pytest.mark.parametrize("method", MINIMIZE + LEAST_SQUARES)
+def test_dropout_needs_minibatch_methods(backend, data, method):
+    net = fb.Network(3, fb.Dense(4, "tanh"), fb.Dense(5, "tanh", dropout=0.25), fb.Dense(2))
+    with pytest.raises(ValueError, match=r"layer 1 has dropout=0\.25, .* takes a minibatch method"):
+        fb.fit(net, *data, method=method)
+    assert fb.fit(net, *data, batch_size=None, epochs=2).success
+
+
+@pytest.mark.parametrize("method", ["L-BFGS-B", "trf"])
+def test_threads_change_nothing(backend, dtype, rng, method):
+    X = rng.standard_normal((1600, 3))  # 7 parts
+    y, net = np.column_stack([np.sin(X[:, 0]), X[:, 1] * X[:, 2]]), NET.astype(dtype)
+    one, *others = [
+        fb.fit(net, X, y, method=method, epochs=2, seed=0, threads=threads)
+        for threads in (1, 2, 3, 7)
+    ]
+    for res in others:
+        assert res.params.tobytes() == one.params.tobytes()
+        assert res.history["loss"].tobytes() == one.history["loss"].tobytes()
+        assert res.fun == one.fun and res.nfev == one.nfev
+
+
 # What cannot be.
 
 
@@ -310,6 +492,15 @@ def test_bad_parameters(backend, data):
         ({"on_divergence": "rise"}, ValueError, "on_divergence 'rise': .*did you mean 'raise'"),
         ({"backend": "nunpy"}, ValueError, "unknown backend 'nunpy': .*did you mean 'numpy'"),
         ({"l2": -1}, ValueError, r"l2 is -1\.0, expected a finite number >= 0"),
+        ({"l1": np.nan}, ValueError, "l1 is nan, expected a finite number >= 0"),
+        ({"group": "a"}, TypeError, "group is 'a', expected a number >= 0"),
+        ({"l1": 1, "method": "trf"}, ValueError, "l1 and group are not sums of squares"),
+        ({"group": 1, "method": "dogbox"}, ValueError, "l1 and group are not sums of squares"),
+        ({"threads": 0}, ValueError, "threads is 0, expected at least 1"),
+        ({"threads": 2.0}, TypeError, r"threads is 2\.0, expected a whole number"),
+        ({"thread": 2}, TypeError, "did you mean 'threads'"),
+        ({"loss": "gaussian_kl"}, ValueError, "y was given, but loss 'gaussian_kl' has no targets"),
+        ({"loss": "hinge"}, ValueError, "loss 'hinge' expects labels -1 and 1"),
         ({"sample_weight": np.zeros(70)}, ValueError, "sample_weight is zero everywhere"),
         ({"sample_weight": np.ones(69)}, fb.ShapeError, r"\(69,\), expected \(70,\)"),
         ({"method": "fmincg", "redd": 2.0}, TypeError, "did you mean 'red'"),
@@ -322,6 +513,34 @@ def test_bad_arguments(backend, data, options, error, message):
     X, y = data
     with pytest.raises(error, match=message):
         fb.fit(NET, X, y, **options)
+
+
+def test_losses_without_targets(backend, data):
+    X, _ = data
+    assert fb.fit(NET, X, None, loss="gaussian_kl", epochs=2).success
+    with pytest.raises(ValueError, match="y is None, but loss 'mse' expects values"):
+        fb.fit(NET, X, None)
+    for method in ("adam", "L-BFGS-B"):
+        res = fb.fit(LINE, X, None, loss="margin_ranking", method=method, epochs=2, l2=0.1)
+        assert np.isfinite(res.fun)
+    with pytest.raises(fb.ShapeError, match=r"X has 69 rows, .* expects pairs: an even number"):
+        fb.fit(LINE, X[:69], None, loss="margin_ranking")
+    with pytest.raises(fb.ShapeError, match=r"sample_weight has shape \(70,\), expected \(35,\)"):
+        fb.fit(LINE, X, None, loss="margin_ranking", sample_weight=np.ones(70))
+
+
+def test_batches_of_pairs(backend, data):
+    X, _ = data
+
+    def run(batch_size):
+        return fb.fit(LINE, X, None, loss="margin_ranking", batch_size=batch_size, epochs=2, seed=0)
+
+    assert run("auto").nfev == 2 * 3
+    assert run(None).nfev == run(70).nfev == run(80).nfev == 2
+    assert np.array_equal(run("auto").params, run(32).params)
+    for batch_size in (1, 7, 71):
+        with pytest.raises(ValueError, match=f"batch_size is {batch_size}, expected an even"):
+            run(batch_size)
 
 
 def test_least_squares_needs_squares(backend, data):
@@ -513,7 +732,8 @@ def test_full_batch_methods_find_the_line(backend, line, method):
     tight = {"L-BFGS-B": {"ftol": 0, "gtol": 1e-7}, "BFGS": {"gtol": 1e-7}, "CG": {"gtol": 1e-7}}
     res = fb.fit(LINE, X, y, method=method, loss="sse", seed=1, **tight.get(method, {}))
     np.testing.assert_allclose(res.params, expected, atol=1e-8 if method in exact else 1e-3)
-    assert res.success
+    # At the minimum Newton-CG's differences of gradients are all rounding, and it may say so.
+    assert res.success or (method == "Newton-CG" and "not positive definite" in res.message)
     assert res.fun == pytest.approx(rss[0], rel=1e-6)
     assert res.history["loss"][-1] == pytest.approx(res.fun, rel=1e-9)
     assert len(res.history["loss"]) == res.nit == res.epoch

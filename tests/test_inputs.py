@@ -48,18 +48,42 @@ def objective(net, loss):
     return call
 
 
+def masked_network(mask, bias_mask):
+    net = fb.Network(4, fb.Dense(3, "tanh", mask=mask, bias_mask=bias_mask))
+    return net.free.copy(), net.init(0)
+
+
+def curvature(net):
+    def call(params, X, y, v):
+        products = net.hvp(params, X, y, v, "log_cosh"), net.gnvp(params, X, y, v)
+        return (*products, *net.jvp(params, X, v))
+
+    return call
+
+
+def ranking(net):
+    def call(pair_params, P, pair_w):
+        terms = {"sample_weight": pair_w, "l1": 0.5, "group": 0.25}
+        return net.value_and_grad(pair_params, P, None, "margin_ranking", **terms)
+
+    return call
+
+
 def calls(dtype):
     """Networks and kernels of 4 - 6 - 3 with whole numbers 0 and 1, which every type holds."""
     rng = np.random.default_rng(8)
     c = case(rng, [4, 6, 3], [fb.relu(0.5), "sigmoid"], dtype, n=5)
     net = c.net
+    pairs = case(rng, [4, 6, 1], [fb.relu(0.5), "sigmoid"], dtype, n=6).net
     arrays = {
         name: rng.integers(0, 2, shape).astype(dtype)
         for name, shape in {
             "X": (5, 4), "W": (4, 3), "b": 3, "dY": (5, 3), "mask": (4, 3), "y": (5, 3), "w": 5,
+            "bias_mask": 3, "v": net.n_params,
+            "P": (6, 4), "pair_w": 3, "pair_params": pairs.n_params,
         }.items()
     }  # fmt: skip
-    arrays["w"][0] = 1
+    arrays["w"][0] = arrays["pair_w"][0] = 1
     arrays["params"] = rng.integers(0, 2, net.n_params).astype(dtype)
     functions = {
         "relu layer": both_passes("relu"),
@@ -68,11 +92,19 @@ def calls(dtype):
         "activation": lambda X: (fb.activation("tanh").f(X), fb.activation("tanh").df(X)),
         "forward": net.forward,
         "vjp": vjp(net),
-        "jacobian": net.jacobian,
+        "jacobian": lambda params, X: net.jacobian(params, X),
         "input_jacobian": net.input_jacobian,
         "unpack": net.unpack,
         "mse": objective(net, "mse"),
         "bce_logits": objective(net, "bce_logits"),
+        "softmax_ce": objective(net, "softmax_ce"),
+        "poisson": objective(net, "poisson"),
+        "margin_ranking": ranking(pairs),
+        "curvature": curvature(net),
+        "per_sample_grad": lambda params, X, y: net.per_sample_grad(params, X, y, "softmax_ce"),
+        "normal_equations": lambda params, X, y, w: net.normal_equations(params, X, y, w),
+        "max_stable_rate": lambda params, X, y: net.max_stable_rate(params, X, y),
+        "masked network": masked_network,
     }
     return functions, arrays
 
@@ -193,6 +225,8 @@ def test_extreme_values_give_no_warning_and_stay_extreme(backend, dtype, rng, ro
         results += net.vjp(p, X)[1](Y0)
         obj = net.objective(X, Y0, sample_weight=[0, 1, 2][-rows:], l2=0.1)
         results += [obj.value(p), obj.residuals(p), obj.jacobian(p)]
+        results += [*net.jvp(p, X, p), net.hvp(p, X, Y0, p), net.gnvp(p, X, Y0, p)]
+        results += [net.per_sample_grad(p, X, Y0), *net.normal_equations(p, X, Y0)]
         for act in ("linear", "relu", "leaky_relu", "sigmoid", "tanh"):
             Y, cache = fb.dense_forward(X, np.ones((4, 3), dtype), None, act)
             results += [Y, *fb.dense_backward(Y0, cache)[:2]]
@@ -270,6 +304,20 @@ FAILURES = [
     (lambda: pullback(Y * 1j), TypeError, "dY has dtype complex128, expected real numbers"),
     (lambda: NET.unpack(P[1:]), fb.ShapeError, "params has shape (50,), expected (51,)"),
     (lambda: NET.unpack(P, "xww"), ValueError, "did you mean 'xw'?"),
+    (lambda: NET.jvp(P, X, P[1:]), fb.ShapeError, "tangent has shape (50,), expected (51,)"),
+    (lambda: NET.jvp(P, X.T, P), fb.ShapeError, "X has shape (4, 5), expected (n, 4)"),
+    (lambda: NET.jvp(P, X, P * 1j), TypeError, "tangent has dtype complex128, expected real"),
+    (lambda: NET.jacobian(P, X, threads=0), ValueError, "threads is 0, expected at least 1"),
+    (lambda: NET.jacobian(P, X, threads=1.5), TypeError, "threads is 1.5, expected a whole"),
+    # layers
+    (lambda: fb.Dense(3, mask=W / 2), ValueError, "mask holds 0.5 at row 0, column 0, expected 0"),
+    (lambda: fb.Dense(3, mask=B), fb.ShapeError, "mask has shape (3,), expected (n_in, 3)"),
+    (lambda: fb.Dense(3, mask=W * 1j), TypeError, "mask has dtype complex128, expected real"),
+    (lambda: fb.Dense(3, trainable=2 * W), ValueError, "trainable holds 2.0 at row 0, column 0"),
+    (lambda: fb.Dense(3, bias_mask=W), fb.ShapeError, "bias_mask has shape (4, 3), expected (3,)"),
+    (lambda: fb.Dense(3, bias_mask=B - 1, bias=False), ValueError, "bias_mask was given with bias"),
+    (lambda: fb.Dense(3, dropout=1.0), ValueError, "dropout is 1.0, expected a share in [0, 1)"),
+    (lambda: fb.Network(5, fb.Dense(3, mask=W)), fb.ShapeError, "mask of layer 0 has shape (4, 3)"),
     # objectives; test_losses.py has the targets and weights
     (lambda: value(P[1:]), fb.ShapeError, "params has shape (50,), expected (51,)"),
     (lambda: value(X=X[:, 1:]), fb.ShapeError, "X has shape (5, 3), expected (n, 4)"),
@@ -277,11 +325,24 @@ FAILURES = [
     (lambda: value(X=X[:4]), fb.ShapeError, "y has shape (5, 3), expected (4, 3) as X has 4 rows"),
     (lambda: value(y=[0, 1, 2, 3, 0], loss="softmax_ce"), ValueError, "y holds label 3 at row 3"),
     (lambda: value(y=Y + 1, loss="bce_logits"), ValueError, "y holds 2.0 at row 0, column 0"),
-    (lambda: value(loss="bce"), ValueError, "unknown loss 'bce': expected one of 'mse'"),
+    (lambda: value(loss="bcd"), ValueError, "unknown loss 'bcd': expected one of 'mse'"),
     (lambda: value(loss="softmax"), ValueError, "did you mean 'softmax_ce'?"),
     (lambda: value(sample_weight=-Y[:, 0]), ValueError, "sample_weight holds -1.0 at row 0"),
     (lambda: value(sample_weight=[1, 2]), fb.ShapeError, "sample_weight has shape (2,), expected"),
     (lambda: value(l2=-1), ValueError, "l2 is -1.0, expected a finite number >= 0"),
+    (lambda: value(l1=np.nan), ValueError, "l1 is nan, expected a finite number >= 0"),
+    (lambda: value(group="much"), TypeError, "group is 'much', expected a number >= 0"),
+    (lambda: value(threads=-1), ValueError, "threads is -1, expected at least 1"),
+    (lambda: value(y=None), ValueError, "y is None, but loss 'mse' expects values of shape"),
+    (lambda: NET.hvp(P, X, Y, P[1:]), fb.ShapeError, "v has shape (50,), expected (51,)"),
+    (lambda: NET.gnvp(P, X, Y, P * 1j), TypeError, "v has dtype complex128, expected real"),
+    (lambda: NET.hvp(P, X, Y[1:], P), fb.ShapeError, "y has shape (4, 3), expected (5, 3)"),
+    (lambda: NET.per_sample_grad(P, X, Y[1:]), fb.ShapeError, "y has shape (4, 3), expected"),
+    (lambda: NET.normal_equations(P, X, Y.T), fb.ShapeError, "y has shape (3, 5), expected (5"),
+    (lambda: NET.normal_equations(P, X, Y, B), fb.ShapeError, "sample_weight has shape (3,)"),
+    (lambda: NET.max_stable_rate(P, X, Y, "hinge_"), ValueError, "did you mean 'hinge'?"),
+    (lambda: NET.objective(X, Y, l1=0.1).residuals(P), ValueError, "penalties l1 and group are"),
+    (lambda: NET.objective(X, abs(Y), "poisson").jacobian(P), ValueError, "is not a sum of sq"),
 ]
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from strategies import LOSSES, case, same
+from strategies import EVERY_LOSS, case, case_of, n_out_for, same
 
 import fastbp as fb
 
@@ -90,16 +90,22 @@ def test_public_names_are_listed_and_found_lazily():
 
 
 def work(net, seed=0, backend=None):
-    """Gradients, Jacobians and kernels of one network on data of its own."""
+    """Gradients, Jacobians, products and kernels of one network on data of its own."""
     rng = np.random.default_rng(seed)
-    n = 40 + 30 * seed
+    n = 300 + 30 * seed  # two parts
     X, y = (rng.standard_normal((n, k)).astype(net.dtype) for k in (net.n_in, net.n_out))
-    params = net.init(seed)
+    params, w = net.init(seed), abs(y[:, 0])
     Y, pullback = net.vjp(params, X, backend=backend)
     out, cache = fb.dense_forward(X, X.T @ X, None, "sigmoid", backend=backend)
+    obj = net.objective(X, y, sample_weight=w, l2=0.1, threads=1 + seed % 3, backend=backend)
+    few = net.objective(X[:20], y[:20], backend=backend)
     return [
-        *net.value_and_grad(params, X, y, sample_weight=abs(y[:, 0]), l2=0.1, backend=backend),
-        net.jacobian(params, X, backend=backend),
+        *obj.value_and_grad(params),
+        *few.normal_equations(params),
+        few.per_sample_grad(params),
+        obj.hvp(params, params),
+        *net.jvp(params, X, params, backend=backend),
+        net.jacobian(params, X[:40], threads=2, backend=backend),
         net.input_jacobian(params, X, backend=backend),
         *pullback(Y),
         out,
@@ -113,9 +119,10 @@ def network(dtype="float64"):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
 def test_repetition_is_bitwise(backend, dtype, rng, loss):
-    c = case(rng, [20, 33, 17, 3], ["tanh", "relu", "linear"], dtype, 300, loss, weighted=True)
+    layers = fb.Dense(33, "tanh"), fb.Dense(17, "relu"), fb.Dense(n_out_for(loss, 3), "sigmoid")
+    c = case_of(rng, fb.Network(20, *layers, dtype=dtype), 300, loss, weighted=True)
     first = c.net.value_and_grad(*c.arguments, **c.terms)
     other = case(rng, [3, 2], ["tanh"], dtype, 7)  # so that workspaces are used by others between
     for _ in range(3):

@@ -1,4 +1,8 @@
-"""The training loop: trajectories against NumPy written by hand, chunks, orders, stability."""
+"""The training loop: trajectories against NumPy by hand, chunks, orders, threads, stability.
+
+Runs with dropout, penalties, masks, frozen layers, pairs of rows and every loss are compared with
+loops over what the network says of each batch, or with formulas.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import numpy as np
 import pytest
 
 import fastbp as fb
+from fastbp.losses import TABLE
 from fastbp.training import loop
 from fastbp.training.optimizers import METHODS
 
@@ -25,15 +30,15 @@ def data(rng):
 # The same by hand: a 3-4-2 network on one vector W1, b1, W2, b2, and PyTorch's update rules.
 
 
-def loss_and_grad(p, X, T, w, factor, l2):
+def loss_and_grad(p, X, T, w, factor, l2, kept=1.0):
     W1, b1, W2, b2 = np.split(p, [12, 16, 24])
     W1, W2 = W1.reshape(3, 4), W2.reshape(4, 2)
     H = np.tanh(X @ W1 + b1)
-    E = H @ W2 + b2 - T
+    E = H * kept @ W2 + b2 - T
     loss = factor * np.sum(w[:, None] * E**2) + l2 / 2 * (np.sum(W1**2) + np.sum(W2**2))
     dY = 2 * factor * w[:, None] * E
-    dZ = dY @ W2.T * (1 - H**2)
-    grads = X.T @ dZ + l2 * W1, dZ.sum(axis=0), H.T @ dY + l2 * W2, dY.sum(axis=0)
+    dZ = dY @ W2.T * kept * (1 - H**2)
+    grads = X.T @ dZ + l2 * W1, dZ.sum(axis=0), (H * kept).T @ dY + l2 * W2, dY.sum(axis=0)
     return loss, np.concatenate([g.ravel() for g in grads])
 
 
@@ -149,6 +154,255 @@ def test_names_are_pytorch_s_defaults(backend, data, name):
     np.testing.assert_allclose(res.params, params, rtol=0, atol=1e-12)
 
 
+# Dropout, by the definition of its random numbers in whole numbers of Python.
+
+
+def dropped(seed, step, index, row, unit, n_out, share):
+    def mix(x):
+        x ^= x >> 30
+        x = x * 0xBF58476D1CE4E5B9 % 2**64
+        x ^= x >> 27
+        x = x * 0x94D049BB133111EB % 2**64
+        return x ^ x >> 31
+
+    def scramble(x):
+        x ^= x >> 16
+        x = x * 0x7FEB352D % 2**32
+        x ^= x >> 15
+        x = x * 0x846CA68B % 2**32
+        return x ^ x >> 16
+
+    golden = 0x9E3779B97F4A7C15
+    key = mix((seed + golden * (step + 1)) % 2**64)
+    key = mix((key + golden * (index + 1)) % 2**64)
+    place = scramble((row * n_out + unit) ^ key % 2**32)
+    return scramble((place + key // 2**32) % 2**32) < share * 2**32
+
+
+def test_dropout_trajectory(backend, data):
+    X, T, _ = data
+    share, batch, epochs = 0.3, 4, 6
+    net = fb.Network(3, fb.Dense(4, "tanh", dropout=share), fb.Dense(2))
+    _, order_seed, dropout_seed = np.random.SeedSequence(11).spawn(3)
+    rng, seed = np.random.default_rng(order_seed), int(dropout_seed.generate_state(1, np.uint64)[0])
+    p, rule, history, step, n_dropped = net.init(0), Sgd(0.05, 0.8), [], 0, 0
+    for _ in range(epochs):
+        order, met = rng.permutation(N), []
+        for j in range(0, N, batch):
+            rows = order[j : j + batch]
+            kept = [
+                [not dropped(seed, step, 0, i, k, 4, share) for k in range(4)]
+                for i in range(len(rows))
+            ]
+            n_dropped += np.size(kept) - np.sum(kept)
+            kept = np.array(kept) / (1 - share)
+            ones = np.ones(len(rows))
+            value, g = loss_and_grad(p, X[rows], T[rows], ones, 0.5 / len(rows), 0.0, kept)
+            p, step = rule.step(p, g), step + 1
+            met.append(value)
+        history.append(np.mean(met))
+    assert 0 < n_dropped < 2 * share * epochs * N * 4
+    res = fb.fit(
+        net, X, T, method=fb.SGD(0.05, 0.8), params=net.init(0), epochs=epochs, batch_size=batch,
+        seed=11,
+    )  # fmt: skip
+    np.testing.assert_allclose(res.history["loss"], history, rtol=1e-12)
+    np.testing.assert_allclose(res.params, p, rtol=0, atol=1e-12 * np.abs(p).max())
+
+
+def test_dropout_is_the_seed_s(backend, data):
+    X, T, _ = data
+    net = fb.Network(3, fb.Dense(4, "tanh", dropout=0.5), fb.Dense(2))
+
+    def run(seed):
+        return fb.fit(net, X, T, params=net.init(0), epochs=5, batch_size=None, seed=seed).params
+
+    assert np.array_equal(run(1), run(1))
+    assert not np.array_equal(run(1), run(2))
+
+
+# What the network says of a batch, step by step, against the loop inside the backend.
+
+
+def stepwise(net, X, y, loss, start, epochs, batch, seed, lr, **penalties):
+    """Gradient descent by calls of the reference; rows of a pair stay together."""
+    group = 2 if loss == "margin_ranking" else 1
+    rng = np.random.default_rng(np.random.SeedSequence(seed).spawn(3)[1])
+    p, history = start.copy(), []
+    for _ in range(epochs):
+        firsts, met = group * rng.permutation(len(X) // group), []
+        order = (firsts[:, None] + np.arange(group)).ravel()
+        for j in range(0, len(X), batch):
+            rows = order[j : j + batch]
+            labels = None if y is None else y[rows]
+            value, g = net.value_and_grad(p, X[rows], labels, loss, backend="numpy", **penalties)
+            met.append(value)
+            p = p - lr * g
+        history.append(np.mean(met))
+    return p, np.array(history)
+
+
+def targets(rng, loss, n):
+    form = TABLE[loss].target
+    return {
+        "values": rng.standard_normal((n, 2)),
+        "probabilities": rng.uniform(0, 1, (n, 2)),
+        "signs": rng.choice([-1.0, 1.0], (n, 2)),
+        "counts": rng.poisson(2.0, (n, 2)).astype(float),
+        "classes": rng.integers(0, 2, n),
+        "halves": rng.standard_normal((n, 1)),
+        "none": None,
+    }[form]
+
+
+def same_run(res, params, history):
+    # Of each step's rounding, about 1e-16, the steps after it make a few times as much.
+    np.testing.assert_allclose(res.history["loss"], history, rtol=1e-11)
+    np.testing.assert_allclose(res.params, params, rtol=0, atol=1e-11 * np.abs(params).max())
+
+
+@pytest.mark.parametrize("loss", TABLE)
+def test_every_loss_s_trajectory(backend, rng, loss):
+    n, n_out = 14, 1 if loss == "margin_ranking" else 2
+    output = "sigmoid" if loss == "bce" else "linear"
+    net = fb.Network(3, fb.Dense(4, "tanh"), fb.Dense(n_out, output))
+    X, y, start = rng.standard_normal((n, 3)), targets(rng, loss, n), net.init(6)
+    run = {"epochs": 8, "seed": 2, "lr": 0.003 if loss == "sse" else 0.05}
+    expected = stepwise(net, X, y, loss, start, batch=4, **run)
+    same_run(
+        fb.fit(net, X, y, loss=loss, method="sgd", params=start, batch_size=4, **run), *expected
+    )
+
+
+PENALTIES = [{"l1": 0.03}, {"group": 0.05}, {"l2": 0.1, "l1": 0.02, "group": 0.03}]
+
+
+@pytest.mark.parametrize("penalties", PENALTIES, ids=lambda p: "+".join(p))
+@pytest.mark.parametrize("method", ["sgd", "adam"])
+def test_penalties_by_hand(backend, data, penalties, method):
+    X, T, _ = data
+    rule = Sgd(0.05) if method == "sgd" else Adam(0.05)
+    p, history = NET.init(3), []
+    blocks = [(slice(0, 12), (3, 4)), (slice(16, 24), (4, 2))]
+    l2, l1, group = (penalties.get(name, 0.0) for name in ("l2", "l1", "group"))
+    for _ in range(9):
+        value, g = loss_and_grad(p, X, T, np.ones(N), 0.5 / N, l2)
+        for block, shape in blocks:
+            W = p[block].reshape(shape)
+            norms = np.linalg.norm(W, axis=0)
+            value += l1 * np.abs(W).sum() + group * norms.sum()
+            g[block] += (l1 * np.sign(W) + group * W / norms).ravel()
+        history.append(value)
+        p = rule.step(p, g)
+    res = fb.fit(
+        NET, X, T, method=method, lr=0.05, params=NET.init(3), epochs=9, batch_size=None,
+        **penalties,
+    )  # fmt: skip
+    np.testing.assert_allclose(res.history["loss"], history, rtol=1e-12)
+    np.testing.assert_allclose(res.params, p, rtol=0, atol=1e-12 * np.abs(p).max())
+    assert res.fun == NET.value(res.params, X, T, **penalties)
+
+
+@pytest.mark.parametrize("batch", [N, 4])
+def test_masks_and_frozen_layers(backend, data, batch):
+    X, T, _ = data
+    mask = np.array([[1, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 1]])
+    net = fb.Network(
+        3,
+        fb.Dense(4, "tanh", mask=mask, bias_mask=[1, 0, 1, 1]),
+        fb.Dense(3, "gelu", trainable=False),
+        fb.Dense(2, trainable=[[1, 0], [0, 1], [1, 1]]),
+    )
+    start = net.init(1)
+    run = {"epochs": 6, "seed": 4, "lr": 0.05, "l2": 0.1, "l1": 0.02, "group": 0.01}
+    if batch == N:  # as stored
+        expected = stepwise_as_stored(net, X, T, start, **run)
+    else:
+        expected = stepwise(net, X, T, "mse", start, batch=batch, **run)
+    same_run(fb.fit(net, X, T, method="sgd", params=start, batch_size=batch, **run), *expected)
+
+
+def stepwise_as_stored(net, X, y, start, epochs, seed, lr, **penalties):
+    p, history = start.copy(), []
+    for _ in range(epochs):
+        value, g = net.value_and_grad(p, X, y, backend="numpy", **penalties)
+        history.append(value)
+        p = p - lr * g
+    return p, np.array(history)
+
+
+def test_masked_inputs_are_as_good_as_missing(backend, data):
+    X, T, _ = data
+    wide = fb.Network(3, fb.Dense(4, "tanh", mask=[[1] * 4, [0] * 4, [1] * 4]), fb.Dense(2))
+    narrow = fb.Network(2, fb.Dense(4, "tanh"), fb.Dense(2))
+    start = np.concatenate([narrow.init(0)[:4], np.full(4, np.nan), narrow.init(0)[4:]])
+    run = {"epochs": 12, "batch_size": 4, "seed": 1, "l2": 0.1, "group": 0.1}
+    same = fb.fit(narrow, X[:, [0, 2]], T, params=narrow.init(0), **run)
+    res = fb.fit(wide, X, T, params=start, **run)
+    assert np.isnan(res.params[4:8]).all()
+    same_run(same, np.delete(res.params, np.s_[4:8]), res.history["loss"])
+
+
+def test_weighted_pairs(backend, rng):
+    """A pair's weight counts for both rows; a batch is divided by its pairs times the mean."""
+    net, n_pairs = fb.Network(3, fb.Dense(4, "tanh"), fb.Dense(1)), 9
+    X, w = rng.standard_normal((2 * n_pairs, 3)), rng.uniform(0.5, 2, n_pairs)
+    p, history = net.init(0), []
+    order_rng = np.random.default_rng(np.random.SeedSequence(5).spawn(3)[1])
+    for _ in range(6):
+        met, order = [], order_rng.permutation(n_pairs)
+        for j in range(0, n_pairs, 2):
+            pairs = order[j : j + 2]
+            rows = np.column_stack([2 * pairs, 2 * pairs + 1]).ravel()
+            # The network divides by the weights of these pairs.
+            factor = w[pairs].mean() / w.mean()
+            value, g = net.value_and_grad(
+                p, X[rows], None, "margin_ranking", sample_weight=w[pairs], backend="numpy"
+            )
+            met.append(factor * value)
+            p = p - 0.1 * factor * g
+        history.append(np.mean(met))
+    res = fb.fit(
+        net, X, None, loss="margin_ranking", method="sgd", lr=0.1, params=net.init(0), epochs=6,
+        batch_size=4, seed=5, sample_weight=w,
+    )  # fmt: skip
+    same_run(res, p, history)
+
+
+def test_adam_without_eps_leaves_alone_what_has_no_gradient(backend, dtype, data):
+    X, T, _ = data
+    net = fb.Network(3, fb.Dense(4, "tanh"), fb.Dense(2, trainable=False), dtype=dtype)
+    start = net.init(0)
+    X = X * [1, 0, 1]  # the second input's weights have no gradient either
+    res = fb.fit(net, X, T, eps=0.0, params=start, epochs=5, seed=0)
+    moved = res.params != start
+    assert moved.tolist() == [True] * 4 + [False] * 4 + [True] * 8 + [False] * 10
+
+
+# Threads.
+
+
+@pytest.mark.parametrize("loss", ["mse", "margin_ranking", "softmax_ce"])
+@pytest.mark.parametrize("method", ["sgd", "adam"])
+def test_threads_change_nothing(backend, dtype, rng, loss, method):
+    n = 1600  # 7 parts
+    net = fb.Network(
+        3,
+        fb.Dense(5, "tanh", mask=rng.integers(0, 2, (3, 5)), dropout=0.2),
+        fb.Dense(1 if loss == "margin_ranking" else 2),
+        dtype=dtype,
+    )
+    X, y = rng.standard_normal((n, 3)), targets(rng, loss, n)
+    for batch in (None, 700):  # 700: the last batch of an epoch has one part
+        run = {"loss": loss, "method": method, "batch_size": batch, "epochs": 3, "seed": 0}
+        one = fb.fit(net, X, y, threads=1, **run)
+        for threads in (2, 3, 7):
+            res = fb.fit(net, X, y, threads=threads, **run)
+            assert res.params.tobytes() == one.params.tobytes()
+            assert res.history["loss"].tobytes() == one.history["loss"].tobytes()
+            assert res.fun == one.fun
+
+
 # Chunks and orders.
 
 
@@ -196,6 +450,18 @@ def test_orders_are_numpy_s_permutations(monkeypatch):
     assert orders.rows(6, 8).shape == (3, N)
 
 
+def test_orders_of_pairs(monkeypatch):
+    monkeypatch.setattr(loop, "ORDER_ROWS", 3 * 2 * N)
+    orders = loop._Orders(np.random.default_rng(0), 2 * N, 100, 2)
+    rng = np.random.default_rng(0)
+    for epoch in range(5):
+        assert orders.ready_for(epoch) == 3 * (epoch // 3 + 1)
+        pairs = rng.permutation(N)
+        expected = [row for i in pairs for row in (2 * i, 2 * i + 1)]
+        assert orders.rows(epoch, epoch)[0].tolist() == expected
+    assert orders.rows(3, 4).flags.c_contiguous
+
+
 def test_orders_take_bounded_memory():
     assert loop._Orders(np.random.default_rng(0), 10, 10**9)._block.size <= loop.ORDER_ROWS
     assert loop._Orders(np.random.default_rng(0), 10**5, 10**9)._block.shape == (1, 10**5)
@@ -239,7 +505,30 @@ def test_curvature_is_the_gauss_newton_matrix_s(backend, data, loss, dtype):
     J = obj.astype("float64").jacobian(params)  # of residuals, the penalty's among them
     H = 2 * obj.problem.scale * J.T @ J
     expected = np.linalg.eigvalsh(H)[-1]
-    assert loop.curvature(obj, params, N) == pytest.approx(expected, rel=1e-4)
+    assert loop.curvature(obj, params, N) == pytest.approx(expected, rel=1e-9)
+
+
+def test_curvature_of_many_parameters_and_fixed_ones(backend, data):
+    X, T, _ = data
+    mask = np.arange(60).reshape(3, 20) % 3 > 0
+    net = fb.Network(3, fb.Dense(20, "tanh", mask=mask), fb.Dense(2, trainable=False))
+    wide = fb.Network(3, fb.Dense(20, "tanh"), fb.Dense(2))
+    assert net.n_free < 64 < wide.n_free  # written out, and by products
+    for n in (net, wide):
+        obj, params = n.objective(X, T, l2=0.3), n.init(2)
+        J = obj.jacobian(params)
+        expected = np.linalg.eigvalsh(2 * obj.problem.scale * J.T @ J)[-1]
+        # What Lanczos' method is asked for is 1e-5.
+        assert loop.curvature(obj, params, N) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("width", [4, 40])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_curvature_where_the_network_is_not_finite(backend, data, width, bad):
+    X, T, _ = data
+    net = fb.Network(3, fb.Dense(width, "tanh"), fb.Dense(2))
+    obj = net.objective(X, T)
+    assert not np.isfinite(loop.curvature(obj, np.full(net.n_params, bad), N))
 
 
 def test_curvature_of_a_batch_without_normaliser(backend, data):

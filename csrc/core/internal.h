@@ -1,4 +1,5 @@
-/* What dispatch.c and the templated sources share: plans, workspaces and the table of functions.
+/* What the C files and the templated sources share: plans, workspaces, threads and the table of
+ * functions.
  *
  * A workspace is one aligned block of memory. A plan keeps those that its calls have returned, so a
  * call in steady state allocates nothing, and any number of threads may use a plan at once: each
@@ -19,7 +20,11 @@ typedef struct {
     _Alignas(64) char bytes[];
 } fb_workspace;
 
-enum { FB_POOL_SLOTS = 8 };
+/* A sum over rows is cut into parts, at most so many, of about so many rows or more; the contract's
+ * partition() says how. Threads share parts, so that no more than FB_MOST_PARTS can be of use. */
+enum { FB_MOST_PARTS = 16, FB_PART_ROWS = 256 };
+
+enum { FB_POOL_SLOTS = FB_MOST_PARTS };
 
 typedef struct {
     fb_workspace *_Atomic slots[FB_POOL_SLOTS];
@@ -31,6 +36,25 @@ void fb_pool_free(fb_pool *pool);
 /* A block of at least that size (null without memory), and its return. */
 fb_workspace *fb_take(fb_pool *pool, size_t size);
 void fb_give(fb_pool *pool, fb_workspace *workspace);
+
+/* The workers of a call: the caller and threads that live no longer than the call does. A null team
+ * is the caller alone. */
+typedef struct fb_team fb_team;
+
+/* compute() is called once for each part, on any worker (numbered from 0, the caller), and merge(),
+ * if there is one, for the parts in their order, one at a time. No part is begun before all parts
+ * but the `window` last ones before it are merged, so that so many results need a place. */
+typedef struct {
+    void (*compute)(void *context, idx worker, idx part);
+    void (*merge)(void *context, idx part);
+    void *context;
+    idx parts, window;
+} fb_work;
+
+/* A team of at most that many workers, fewer if threads cannot be had; null for one. */
+fb_team *fb_team_new(idx workers);
+void fb_team_free(fb_team *team);
+void fb_share(fb_team *team, const fb_work *work);
 
 /* A user's activation: its values (order 0) or derivatives (1, 2); z and out may be the same. */
 typedef void fb_function(int64_t order, int64_t n, const void *z, void *out);
@@ -45,6 +69,7 @@ typedef struct {
     idx n_in, n_out, w, b; /* sizes; offsets in the parameters, b is -1 without bias */
     idx y_column, z_column; /* places in the tape, z is -1 where it is not kept */
     fb_act act;
+    double dropout; /* share of the outputs that training drops */
 } fb_layer;
 
 typedef struct fb_table fb_table;
@@ -53,6 +78,8 @@ struct fb_plan {
     const fb_table *table;
     fb_pool pool;
     idx n_layers, n_params, tape_width, max_width; /* max_width: the widest layer, input included */
+    int drops; /* whether any layer has dropout */
+    uint8_t *free; /* per parameter whether training may change it; null for all */
     fb_layer layers[];
 };
 
@@ -68,10 +95,17 @@ struct fb_table {
     int (*forward_tape)(fb_plan *plan, const void *params, idx n, const void *X, void *tape);
     int (*backward)(fb_plan *plan, const void *params, idx n, const void *X, const void *tape,
                     const void *dY, void *dparams, void *dX);
-    int (*value_and_grad)(fb_plan *plan, const fb_problem *problem, const void *params,
-                          double *value, void *grad);
-    int (*jacobian)(fb_plan *plan, const void *params, idx n, const void *X, void *J);
+    int (*jvp)(fb_plan *plan, const void *params, idx n, const void *X, const void *tangent,
+               void *Y, void *dY);
+    int (*jacobian)(fb_plan *plan, const void *params, idx n, const void *X, idx threads, void *J);
     int (*input_jacobian)(fb_plan *plan, const void *params, idx n, const void *X, void *J);
+    int (*value_and_grad)(fb_plan *plan, const fb_problem *problem, const void *params,
+                          idx threads, double *value, void *grad);
+    int (*row_gradients)(fb_plan *plan, const fb_problem *problem, const void *params, void *rows);
+    int (*hvp)(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
+               int gauss_newton, void *product);
+    int (*normal_equations)(fb_plan *plan, const fb_problem *problem, const void *params,
+                            idx threads, void *JTJ, void *JTr, double *sse);
     int (*train)(fb_plan *plan, const fb_problem *problem, fb_run *run);
 };
 

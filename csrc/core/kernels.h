@@ -39,7 +39,7 @@ static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_ac
                      Z ? Z + i * n_out : NULL, n_out, dZ.p, ld);
         layer_gradient(rows, n_in, n_out, X + i * n_in, n_in, dZ, dW, db, i > 0, pack);
         if (dX && n_in > 0)
-            layer_pullback(rows, n_in, n_out, dZ, Wt, (block){dX + i * n_in, n_in}, pack);
+            layer_pullback(rows, n_in, n_out, dZ, Wt, (block){dX + i * n_in, n_in}, 0, pack);
     }
     fb_give(pool, workspace);
     return FB_DONE;

@@ -1,75 +1,166 @@
-/* Losses of a tile of rows: Σ w ℓ(Y, T) in double, and dL/dY = scale · w · ℓ'(Y, T).
+/* Losses of a tile of rows: Σ w ℓ(Y, T) in double, and dL/dY = scale · w · ℓ'(Y, T), or the product
+ * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U.
  *
  * Y is read and dL/dY written row by row with the leading dimensions of the tile's buffers. A tile
  * with one output has its rows side by side in memory and is treated as one long row.
  */
 
+/* A user's loss: order 1 writes losses and slopes, order 2 second derivatives as slopes. */
+typedef void user_loss_function(int64_t order, int64_t n, const real *y, const real *t, real *loss,
+                                real *slope);
+
 typedef struct {
     idx rows, n_out;
-    const real *Y; /* leading dimension ldy */
+    const real *Y; /* leading dimension ld */
     const real *T; /* targets, without gaps; null for labels */
     const int64_t *labels;
     const real *weights; /* or null */
-    real *D; /* dL/dY, leading dimension ldy; null if only the value is wanted */
-    idx ldy;
+    const real *U; /* leading dimension ld; null unless ℓ''·U is wanted, which then is all */
+    real *D; /* dL/dY or ℓ''·U, leading dimension ld; null if only the value is wanted */
+    real *row; /* room for a padded row of outputs */
+    idx ld;
     double scale;
+    double constant; /* the row function's parameter */
+    user_loss_function *function;
 } loss_tile;
 
 static const real ones[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
 
-/* The elementwise losses: `term` is ℓ and `slope` ℓ' in terms of the vectors y and t. */
-#define ELEMENTWISE(term, slope)                                                                   \
-    int across = tile.n_out == 1; /* rows lie along the vector, and so do their weights */         \
-    idx rows = across ? 1 : tile.rows, columns = across ? tile.rows : tile.n_out;                  \
-    double_sum sum = {{{0}}};                                                                      \
-    for (idx i = 0; i < rows; i++) {                                                               \
-        const real *weights = tile.weights ? tile.weights + i : ones;                              \
-        for (idx j = 0; j < columns; j += VL) {                                                    \
-            mask m = first_lanes(columns - j);                                                     \
-            vec y = load_first(tile.Y + i * tile.ldy + j, m);                                      \
-            vec t = load_first(tile.T + i * columns + j, m);                                       \
-            vec w = across && tile.weights ? load_first(weights + j, m)                            \
-                                           : load_first(ones, m) * *weights; /* 0 past the end */  \
-            add_to(&sum, (term) * w);                                                              \
-            if (tile.D) store_first(tile.D + i * tile.ldy + j, m, (slope) * w * (real)tile.scale); \
-        }                                                                                          \
-    }                                                                                              \
-    return total_of(sum);
-
-static double squared_loss(loss_tile tile) { ELEMENTWISE((y - t) * (y - t), 2 * (y - t)) }
-
-static double bce_logits_loss(loss_tile tile)
+INLINE double weight_of(const loss_tile *tile, idx i)
 {
-    ELEMENTWISE(vmax((vec){0}, y) - y * t + vlog1p(vexp(-vabs(y))), vsigmoid(y) - t)
+    return tile->weights ? (double)tile->weights[i] : 1;
+}
+
+/* The elementwise losses: ℓ, ℓ' and ℓ''·u in terms of the vectors y, t, u and the parameter c. */
+#define ELEMENTWISE(name, term, slope, curve)                                                      \
+    static double name(const loss_tile *tile)                                                      \
+    {                                                                                              \
+        int across = tile->n_out == 1; /* rows lie along the vector, and so do their weights */    \
+        idx rows = across ? 1 : tile->rows, columns = across ? tile->rows : tile->n_out;           \
+        const real *weights = tile->weights ? tile->weights : ones, *U = tile->U;                  \
+        const real factor = (real)tile->scale;                                                     \
+        const vec zero = {0}, c = splat((real)tile->constant);                                     \
+        double_sum sum = {{{0}}};                                                                  \
+        (void)zero, (void)c;                                                                       \
+        for (idx i = 0; i < rows; i++, weights += tile->weights != NULL) {                         \
+            for (idx j = 0; j < columns; j += VL) {                                                \
+                idx at = i * tile->ld + j;                                                         \
+                mask m = first_lanes(columns - j);                                                 \
+                vec y = load_first(tile->Y + at, m), t = load_first(tile->T + i * columns + j, m); \
+                vec w = across && tile->weights /* 0 past the end */                               \
+                            ? load_first(weights + j, m)                                           \
+                            : load_first(ones, m) * *weights;                                      \
+                if (U) {                                                                           \
+                    vec u = load_first(U + at, m);                                                 \
+                    (void)u;                                                                       \
+                    store_first(tile->D + at, m, (curve) * w * factor);                            \
+                    continue;                                                                      \
+                }                                                                                  \
+                add_to(&sum, (term) * w);                                                          \
+                if (tile->D) store_first(tile->D + at, m, (slope) * w * factor);                   \
+            }                                                                                      \
+        }                                                                                          \
+        return total_of(sum);                                                                      \
+    }
+
+INLINE vec positive_part(vec x) { return vmax((vec){0}, x); } /* NaN of NaN, as all here */
+INLINE vec sign(vec x)
+{
+    return if_positive(x, splat(1), if_negative(x, splat(-1), x));
+}
+
+INLINE vec huber(vec d, vec delta)
+{
+    vec a = vabs(d), half = splat((real)0.5);
+    return if_greater(a, delta, delta * (a - half * delta), half * a * a);
+}
+/* log cosh d = a + log((1 + e^-2a) / 2) with a = |d|, which cancels near 0; there it is
+ * atanh(s) with s = t / (2 - t), t = tanh² d, which is log(1 + t / (1 - t)) / 2. */
+INLINE vec log_cosh(vec d)
+{
+    vec a = vabs(d), half = splat((real)0.5), t = vtanh(a);
+    t *= t;
+    vec log = vlog1p(if_greater(half, t, t / (1 - t), vexp(-2 * a)));
+    return if_greater(half, t, half * log, a + (log - (real)0.69314718055994531));
+}
+INLINE vec quantile_slope(vec d, vec tau) /* d = t - y */
+{
+    return if_positive(d, -tau, if_negative(d, 1 - tau, d));
+}
+
+/* Probabilities within [eps, 1 - eps]. */
+INLINE vec clipped(vec y, vec eps) { return vmin(1 - eps, vmax(eps, y)); }
+INLINE vec bce(vec y, vec t, vec eps)
+{
+    vec p = clipped(y, eps), half = splat((real)0.5);
+    /* Of p and 1 - p the smaller one is exact; the logarithm of the other is log(1 - it). */
+    vec small = if_greater(p, half, 1 - p, p);
+    vec log_small = vlog(small), log_large = vlog1p(-small);
+    vec log_p = if_greater(p, half, log_large, log_small);
+    vec log_q = if_greater(p, half, log_small, log_large);
+    return (vec){0} - t * log_p - (1 - t) * log_q;
+}
+/* `inside` where y was not clipped, 0 elsewhere. */
+INLINE vec where_inside(vec y, vec eps, vec inside)
+{
+    return if_equal(clipped(y, eps), y, inside, nan_like(y, (vec){0}));
+}
+INLINE vec bce_slope(vec y, vec t, vec eps) { return where_inside(y, eps, (y - t) / (y * (1 - y))); }
+INLINE vec bce_curve(vec y, vec t, vec eps)
+{
+    return where_inside(y, eps, t / (y * y) + (1 - t) / ((1 - y) * (1 - y)));
+}
+
+ELEMENTWISE(squared_loss, (y - t) * (y - t), 2 * (y - t), 2 * u)
+ELEMENTWISE(absolute_loss, vabs(y - t), sign(y - t), zero)
+ELEMENTWISE(huber_loss, huber(y - t, c), vmin(c, vmax(-c, y - t)),
+            if_greater(vabs(y - t), c, zero, if_equal(y - t, y - t, u, zero)))
+ELEMENTWISE(log_cosh_loss, log_cosh(y - t), vtanh(y - t), 4 * sigmoid_slope(2 * (y - t)) * u)
+ELEMENTWISE(quantile_loss, if_positive(t - y, c * (t - y), (c - 1) * (t - y)),
+            quantile_slope(t - y, c), zero)
+ELEMENTWISE(bce_loss, bce(y, t, c), bce_slope(y, t, c), bce_curve(y, t, c) * u)
+ELEMENTWISE(bce_logits_loss, positive_part(y) - y * t + vlog1p(vexp(-vabs(y))), vsigmoid(y) - t,
+            sigmoid_slope(y) * u)
+ELEMENTWISE(hinge_loss, positive_part(1 - t * y),
+            if_positive(1 - t * y, -t, nan_like(1 - t * y, zero)), zero)
+ELEMENTWISE(squared_hinge_loss, positive_part(1 - t * y) * positive_part(1 - t * y),
+            -2 * t * positive_part(1 - t * y), if_positive(1 - t * y, 2 * t * t * u, zero))
+ELEMENTWISE(poisson_loss, vexp(y) - t * y, vexp(y) - t, vexp(y) * u)
+
+/* e^(y - max y) to `row`; returns their sum. */
+INLINE real exponentials(const real *y, idx n, real *row, real *max)
+{
+    const vec least = splat((real)-INFINITY);
+    vec most = least, total = {0};
+    for (idx j = 0; j < n; j += VL) { /* lanes after the last output neither win nor add */
+        mask m = first_lanes(n - j);
+        vec v = fill_after(load_first(y + j, m), m, least);
+        store(row + j, v);
+        most = vmax(most, v); /* NaN reaches the sum below in any case */
+    }
+    *max = hmax(most);
+    for (idx j = 0; j < n; j += VL) {
+        vec e = vexp(load(row + j) - *max);
+        store(row + j, e);
+        total += e;
+    }
+    return hsum(total);
 }
 
 /* Cross-entropy of softmax(Y): log Σ e^(y - max) + max - y_label, or Σ t (log Σ + max - y). */
-static double softmax_loss(loss_tile tile, real *row)
+static double softmax_loss(const loss_tile *tile)
 {
-    idx n = tile.n_out;
-    const vec least = splat((real)-INFINITY);
+    idx n = tile->n_out;
+    real *row = tile->row;
     double sum = 0;
     /* Σ log s is the log of Π s, with s from 1 to n: one logarithm for many rows. */
     double product = 1;
-    int together = !tile.weights && tile.labels;
-    for (idx i = 0; i < tile.rows; i++) {
-        const real *y = tile.Y + i * tile.ldy;
-        vec most = least, total = {0};
-        for (idx j = 0; j < n; j += VL) { /* lanes after the last output neither win nor add */
-            mask m = first_lanes(n - j);
-            vec v = fill_after(load_first(y + j, m), m, least);
-            store(row + j, v);
-            most = vmax(most, v); /* NaN reaches the sum below in any case */
-        }
-        real top = hmax(most);
-        for (idx j = 0; j < n; j += VL) {
-            vec e = vexp(load(row + j) - top);
-            store(row + j, e);
-            total += e;
-        }
-        real sum_exp = hsum(total);
-        double w = tile.weights ? (double)tile.weights[i] : 1, target_sum = 1, dot = 0;
-        const real *t = tile.T ? tile.T + i * n : NULL;
+    int together = !tile->weights && tile->labels;
+    for (idx i = 0; i < tile->rows; i++) {
+        const real *y = tile->Y + i * tile->ld;
+        real top, sum_exp = exponentials(y, n, row, &top);
+        double w = weight_of(tile, i), target_sum = 1, dot = 0;
+        const real *t = tile->T ? tile->T + i * n : NULL;
         if (t) {
             target_sum = 0;
             for (idx j = 0; j < n; j++) {
@@ -77,7 +168,7 @@ static double softmax_loss(loss_tile tile, real *row)
                 dot += (double)t[j] * ((double)y[j] - (double)top);
             }
         } else {
-            dot = (double)y[tile.labels[i]] - (double)top;
+            dot = (double)y[tile->labels[i]] - (double)top;
         }
         if (together) {
             product *= (double)sum_exp;
@@ -89,25 +180,145 @@ static double softmax_loss(loss_tile tile, real *row)
         } else {
             sum += w * (target_sum * log((double)sum_exp) - dot);
         }
-        if (!tile.D) continue;
-        real *d = tile.D + i * tile.ldy;
-        real factor = (real)(tile.scale * w), share = (real)target_sum * factor / sum_exp;
+        if (!tile->D) continue;
+        real *d = tile->D + i * tile->ld;
+        real factor = (real)(tile->scale * w), share = (real)target_sum * factor / sum_exp;
         for (idx j = 0; j < n; j += VL) {
             mask m = first_lanes(n - j);
             vec s = load(row + j) * share;
             store_first(d + j, m, t ? s - load_first(t + j, m) * factor : s);
         }
-        if (!t) d[tile.labels[i]] -= factor;
+        if (!t) d[tile->labels[i]] -= factor;
     }
     return sum + log(product);
 }
 
-/* `row` has room for a padded row of outputs. */
-static double tile_loss(int64_t kind, loss_tile tile, real *row)
+/* With p = softmax(y) the Hessian's product is Σt · p ∘ (u - p·u). */
+static void softmax_curve(const loss_tile *tile)
+{
+    idx n = tile->n_out;
+    for (idx i = 0; i < tile->rows; i++) {
+        const real *u = tile->U + i * tile->ld, *t = tile->T ? tile->T + i * n : NULL;
+        real top, sum_exp = exponentials(tile->Y + i * tile->ld, n, tile->row, &top);
+        double target_sum = 0;
+        for (idx j = 0; t && j < n; j++) target_sum += (double)t[j];
+        vec dot = {0};
+        for (idx j = 0; j < n; j += VL)
+            dot += load(tile->row + j) * load_first(u + j, first_lanes(n - j));
+        real mean = hsum(dot) / sum_exp;
+        double factor = tile->scale * weight_of(tile, i) * (t ? target_sum : 1) / (double)sum_exp;
+        for (idx j = 0; j < n; j += VL) {
+            mask m = first_lanes(n - j);
+            vec centred = load_first(u + j, m) - mean;
+            store_first(tile->D + i * tile->ld + j, m, load(tile->row + j) * centred * (real)factor);
+        }
+    }
+}
+
+/* Columns 0 to k - 1 of Y are means m, columns k to 2k - 1 logarithms v of variances. From `terms`
+ * are made ℓ, its derivatives to m and v, and the Hessian's products with um and uv. The number in
+ * NLL is ½ log 2π. */
+#define GAUSSIAN(name, terms, term, slope_m, slope_v, curve_m, curve_v)                            \
+    static double name(const loss_tile *tile)                                                      \
+    {                                                                                              \
+        idx k = tile->n_out / 2;                                                                   \
+        const vec half = splat((real)0.5);                                                         \
+        double_sum sum = {{{0}}};                                                                  \
+        for (idx i = 0; i < tile->rows; i++) {                                                     \
+            double weight = weight_of(tile, i);                                                    \
+            real factor = (real)(tile->scale * weight);                                            \
+            for (idx j = 0; j < k; j += VL) {                                                      \
+                idx at = i * tile->ld + j;                                                         \
+                mask lanes = first_lanes(k - j);                                                   \
+                vec m = load_first(tile->Y + at, lanes), v = load_first(tile->Y + at + k, lanes);  \
+                terms                                                                              \
+                add_to(&sum, (term) * (load_first(ones, lanes) * (real)weight)); /* 0 past the end */\
+                if (!tile->D) continue;                                                            \
+                vec dm = slope_m, dv = slope_v;                                                    \
+                if (tile->U) {                                                                     \
+                    vec um = load_first(tile->U + at, lanes), uv = load_first(tile->U + at + k, lanes);\
+                    dm = curve_m, dv = curve_v;                                                    \
+                }                                                                                  \
+                store_first(tile->D + at, lanes, dm * factor);                                     \
+                store_first(tile->D + at + k, lanes, dv * factor);                                 \
+            }                                                                                      \
+        }                                                                                          \
+        return total_of(sum);                                                                      \
+    }
+
+#define NLL_TERMS /* error and precision */                                                        \
+    vec e = m - load_first(tile->T + i * k + j, lanes), p = vexp(-v);
+GAUSSIAN(gaussian_nll_loss, NLL_TERMS, (v + e * e * p) * half + (real)0.91893853320467274,
+         e * p, (1 - e * e * p) * half, p * (um - e * uv), p * e * (half * e * uv - um))
+
+#define KL_TERMS /* e^v and e^v - 1 */                                                             \
+    vec exp_v = vexp(v), one = splat(1);                                                           \
+    vec less = if_greater(v, one, exp_v - 1, vexpm1(vmin(one, v)));
+GAUSSIAN(gaussian_kl_loss, KL_TERMS, ((less - v) + m * m) * half, m, half * less, um,
+         half * exp_v * uv)
+
+/* Rows 2i and 2i + 1 are a pair, better and worse. */
+static double margin_ranking_loss(const loss_tile *tile)
+{
+    double sum = 0;
+    for (idx i = 0; i < tile->rows; i += 2) {
+        real slack = (real)tile->constant - (tile->Y[i] - tile->Y[i + 1]);
+        real loss = slack <= 0 ? 0 : slack, slope = slack > 0 ? -1 : loss; /* NaN stays */
+        if (!tile->U) sum += weight_of(tile, i) * (double)loss;
+        if (!tile->D) continue;
+        if (tile->U) slope = 0;
+        tile->D[i] = (real)(tile->scale * weight_of(tile, i)) * slope;
+        tile->D[i + 1] = (real)(tile->scale * weight_of(tile, i + 1)) * -slope;
+    }
+    return sum;
+}
+
+/* The user's function gets vectors without gaps, of elements in the order of T. */
+static double user_loss(const loss_tile *tile)
+{
+    enum { MOST = 128 };
+    _Alignas(64) real y[MOST], loss[MOST], slope[MOST];
+    idx n = tile->n_out, size = tile->rows * n;
+    idx row = 0, column = 0, row_in = 0, column_in = 0;
+    double sum = 0;
+    for (idx start = 0; start < size; start += MOST) {
+        idx count = size - start < MOST ? size - start : MOST;
+        for (idx e = 0; e < count; e++) {
+            y[e] = tile->Y[row_in * tile->ld + column_in];
+            if (++column_in == n) column_in = 0, row_in++;
+        }
+        tile->function(tile->U ? 2 : 1, count, y, tile->T + start, loss, slope);
+        for (idx e = 0; e < count; e++) {
+            idx at = row * tile->ld + column;
+            double w = weight_of(tile, row);
+            if (!tile->U) sum += w * (double)loss[e];
+            if (tile->D) tile->D[at] = (real)(tile->scale * w) * slope[e] * (tile->U ? tile->U[at] : 1);
+            if (++column == n) column = 0, row++;
+        }
+    }
+    return sum;
+}
+
+static double tile_loss(int64_t kind, const loss_tile *tile)
 {
     switch (kind) {
     case FB_SQUARED: return squared_loss(tile);
     case FB_BCE_LOGITS: return bce_logits_loss(tile);
-    default: return softmax_loss(tile, row);
+    case FB_ABSOLUTE: return absolute_loss(tile);
+    case FB_HUBER: return huber_loss(tile);
+    case FB_LOG_COSH: return log_cosh_loss(tile);
+    case FB_QUANTILE: return quantile_loss(tile);
+    case FB_BCE: return bce_loss(tile);
+    case FB_HINGE: return hinge_loss(tile);
+    case FB_SQUARED_HINGE: return squared_hinge_loss(tile);
+    case FB_POISSON: return poisson_loss(tile);
+    case FB_GAUSSIAN_NLL: return gaussian_nll_loss(tile);
+    case FB_GAUSSIAN_KL: return gaussian_kl_loss(tile);
+    case FB_MARGIN_RANKING: return margin_ranking_loss(tile);
+    case FB_USER_LOSS: return user_loss(tile);
+    default: /* cross-entropy with labels or rows of probabilities */
+        if (!tile->U) return softmax_loss(tile);
+        softmax_curve(tile);
+        return 0;
     }
 }

@@ -1,4 +1,4 @@
-/* Whole networks: forward, backward and the objective, over tiles of rows.
+/* Whole networks: forward and backward, over tiles of rows.
  *
  * A tile of rows goes through all layers while it is hot in the cache. Layer outputs and deltas lie
  * in the workspace with rows padded to whole vectors (a single column is not padded, so that its
@@ -18,13 +18,19 @@ typedef struct {
 
 typedef struct {
     real *pack, *row; /* scratch of gemm; one padded row */
-    block *Y, *Z; /* per layer */
+    block *Y, *Z; /* per layer; no Z where it is not kept */
+    block *A; /* what the next layer gets: Y, or what dropout leaves of it */
+    block *factors; /* of dropout, for layers that have it; null if none has */
     block *Wt; /* per layer but the first: the transpose of W */
-    block delta[2];
+    block *RZ, *RY; /* per layer: derivatives of Z and Y in a direction of the parameters */
+    block *Vt; /* per layer but the first: the transpose of that direction's W */
+    block delta[4];
     real *X; /* gathered rows of a shuffled batch, with their targets and weights */
     real *T, *weights;
     int64_t *labels;
     real *params, *grad, *moments; /* padded copies that training works on */
+    real *extra; /* what else a call wants */
+    fb_workspace *workspace; /* where all of these are */
 } buffers;
 
 INLINE idx leading(idx columns) { return columns == 1 ? 1 : round_up(columns); }
@@ -44,52 +50,96 @@ static void *carve(char *base, size_t *used, size_t bytes)
 
 #define CARVE(count) carve(base, &used, sizeof(real) * (size_t)(count))
 
-enum { FOR_FORWARD = 1, FOR_BACKWARD = 2, FOR_BATCHES = 4, FOR_TRAINING = 8 };
+enum {
+    FOR_FORWARD = 1, /* Y */
+    FOR_BACKWARD = 2, /* Z where kept, deltas */
+    FOR_WEIGHTS = 4, /* transposes of W */
+    FOR_BATCHES = 8, /* gathered rows */
+    FOR_DROPOUT = 16,
+    FOR_TRAINING = 32,
+    FOR_DIRECTION = 64, /* Z everywhere, and all that belongs to a direction */
+};
 
-/* The workspace's layout for tiles of `rows` rows and `deltas` rows of deltas; returns its size.
- * Called with a base of null it only measures. */
-static size_t lay_out(buffers *B, char *base, const fb_plan *plan, idx rows, idx deltas, int what)
+typedef struct {
+    int what;
+    idx rows, deltas; /* of a tile; rows of deltas */
+    idx extra; /* numbers */
+} needs;
+
+#define PER_LAYER() carve(base, &used, (size_t)plan->n_layers * sizeof(block))
+
+static size_t lay_out_dropout(buffers *B, char *base, size_t used, const fb_plan *plan, idx rows)
+{
+    B->A = PER_LAYER(), B->factors = PER_LAYER();
+    for (idx l = 0; l < plan->n_layers; l++) {
+        idx ld = leading(plan->layers[l].n_out);
+        int drops = plan->layers[l].dropout > 0;
+        real *A = drops ? CARVE(rows * ld) : NULL, *factors = drops ? CARVE(rows * ld) : NULL;
+        if (base) B->A[l] = drops ? (block){A, ld} : B->Y[l], B->factors[l] = (block){factors, ld};
+    }
+    return used;
+}
+
+static size_t lay_out_direction(buffers *B, char *base, size_t used, const fb_plan *plan, idx rows)
+{
+    B->RZ = PER_LAYER(), B->RY = PER_LAYER(), B->Vt = PER_LAYER();
+    for (idx l = 0; l < plan->n_layers; l++) {
+        idx ld = leading(plan->layers[l].n_out), ldt = round_up(plan->layers[l].n_in);
+        block RZ = {CARVE(rows * ld), ld}, RY = {CARVE(rows * ld), ld};
+        block Vt = {CARVE(plan->layers[l].n_out * ldt), ldt};
+        if (base) B->RZ[l] = RZ, B->RY[l] = RY, B->Vt[l] = Vt;
+    }
+    return used;
+}
+
+/* The workspace's layout; returns its size. Called with a base of null it only measures. */
+static size_t lay_out(buffers *B, char *base, const fb_plan *plan, needs need)
 {
     size_t used = 0;
-    idx L = plan->n_layers;
-    B->Y = carve(base, &used, (size_t)L * sizeof(block));
-    B->Z = carve(base, &used, (size_t)L * sizeof(block));
-    B->Wt = carve(base, &used, (size_t)L * sizeof(block));
+    idx L = plan->n_layers, rows = need.rows;
+    int forward = need.what & FOR_FORWARD, backward = need.what & FOR_BACKWARD;
+    int weights = need.what & FOR_WEIGHTS, direction = need.what & FOR_DIRECTION;
+    B->Y = B->A = PER_LAYER(), B->Z = PER_LAYER(), B->Wt = PER_LAYER();
     B->pack = CARVE(PACK_SIZE);
     B->row = CARVE(round_up(plan->max_width));
     for (idx l = 0; l < L; l++) {
         const fb_layer *layer = plan->layers + l;
         idx ld = leading(layer->n_out), ldt = round_up(layer->n_in);
-        block Y = {what & FOR_FORWARD ? CARVE(rows * ld) : NULL, ld};
-        block Z = {what & FOR_FORWARD && layer->z_column >= 0 ? CARVE(rows * ld) : NULL, ld};
-        block Wt = {what & FOR_BACKWARD ? CARVE(layer->n_out * ldt) : NULL, ldt};
+        int keeps_z = direction || (forward && backward && layer->z_column >= 0);
+        block Y = {forward ? CARVE(rows * ld) : NULL, ld};
+        block Z = {keeps_z ? CARVE(rows * ld) : NULL, ld};
+        block Wt = {weights ? CARVE(layer->n_out * ldt) : NULL, ldt};
         if (base) B->Y[l] = Y, B->Z[l] = Z, B->Wt[l] = Wt;
     }
-    idx widest = deltas * round_up(plan->max_width);
-    for (int i = 0; i < 2; i++)
-        B->delta[i].p = what & FOR_BACKWARD ? CARVE(widest) : NULL;
-    if (what & FOR_BATCHES) {
+    if (need.what & FOR_DROPOUT) used = lay_out_dropout(B, base, used, plan, rows);
+    if (direction) used = lay_out_direction(B, base, used, plan, rows);
+    for (int i = 0; backward && i < (direction ? 4 : 2); i++)
+        B->delta[i].p = CARVE(need.deltas * round_up(plan->max_width));
+    if (need.what & FOR_BATCHES) {
         B->X = CARVE(rows * plan->layers[0].n_in);
         B->T = CARVE(rows * plan->layers[L - 1].n_out);
         B->weights = CARVE(rows);
         B->labels = carve(base, &used, (size_t)rows * sizeof(int64_t));
     }
-    if (what & FOR_TRAINING) {
+    if (need.what & FOR_TRAINING) {
         B->params = CARVE(plan->n_params);
         B->grad = CARVE(plan->n_params);
         B->moments = CARVE(2 * round_up(plan->n_params));
     }
+    if (need.extra) B->extra = CARVE(need.extra);
     return used;
 }
 
-/* Take a workspace laid out for the call; null without memory. */
-static fb_workspace *take_buffers(buffers *B, fb_plan *plan, idx rows, idx deltas, int what)
+/* Take a workspace laid out for the call; returns whether there was memory. */
+static int take_buffers(buffers *B, fb_plan *plan, needs need)
 {
     memset(B, 0, sizeof *B);
-    fb_workspace *workspace = fb_take(&plan->pool, lay_out(B, NULL, plan, rows, deltas, what));
-    if (workspace) lay_out(B, workspace->bytes, plan, rows, deltas, what);
-    return workspace;
+    B->workspace = fb_take(&plan->pool, lay_out(B, NULL, plan, need));
+    if (B->workspace) lay_out(B, B->workspace->bytes, plan, need);
+    return B->workspace != NULL;
 }
+
+static void give_buffers(buffers *B, fb_plan *plan) { fb_give(&plan->pool, B->workspace); }
 
 /* One layer: Y = act(XW + b), and Z if it has room. */
 static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
@@ -136,37 +186,50 @@ static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx
     }
 }
 
-/* dX = dZ·Wᵀ; Wt is the transpose of W. */
-static void layer_pullback(idx rows, idx n_in, idx n_out, block dZ, block Wt, block dX, real *pack)
+/* dX (+)= dZ·Wᵀ; Wt is the transpose of W. */
+static void layer_pullback(idx rows, idx n_in, idx n_out, block dZ, block Wt, block dX, int add,
+                           real *pack)
 {
     int padded = dX.ld % VL == 0 && dX.ld >= round_up(n_in);
-    epilogue e = {NULL, (real)-INFINITY, 0, padded};
+    epilogue e = {NULL, (real)-INFINITY, add, padded};
     gemm(rows, n_in, n_out, dZ.p, dZ.ld, 1, Wt.p, Wt.ld, dX.p, dX.ld, e, pack);
 }
 
-static void transpose_weights(const fb_plan *plan, const buffers *B, const real *params, int first_too)
+static void transpose_weights(const fb_plan *plan, const real *params, int first_too, block *Wt)
 {
     for (idx l = !first_too; l < plan->n_layers; l++) {
         const fb_layer *layer = plan->layers + l;
         const real *W = params + layer->w;
         if (layer->n_out == 1) /* a column is its own transpose */
-            memcpy(B->Wt[l].p, W, (size_t)layer->n_in * sizeof(real));
+            memcpy(Wt[l].p, W, (size_t)layer->n_in * sizeof(real));
         else
-            transpose(layer->n_in, layer->n_out, W, layer->n_out, B->Wt[l].p, B->Wt[l].ld);
+            transpose(layer->n_in, layer->n_out, W, layer->n_out, Wt[l].p, Wt[l].ld);
     }
 }
 
-/* All layers' Y (and Z) of a tile of rows. */
+/* out = a ∘ b for blocks of the same shape and leading dimension, gaps included. */
+static void multiply(idx rows, idx columns, block a, block b, block out)
+{
+    idx n = (rows - 1) * a.ld + columns;
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(out.p + i, m, load_first(a.p + i, m) * load_first(b.p + i, m));
+    }
+}
+
+/* All layers' Y (and Z, and A) of a tile of rows. */
 static void tile_forward(const fb_plan *plan, const buffers *B, const real *params, idx rows,
                          const real *X)
 {
     idx ldx = plan->layers[0].n_in;
+    const block *factors = B->factors;
     for (idx l = 0; l < plan->n_layers; l++) {
         const fb_layer *layer = plan->layers + l;
         const real *b = layer->b < 0 ? NULL : params + layer->b;
         layer_forward(rows, layer->n_in, layer->n_out, &layer->act, X, ldx, params + layer->w, b,
                       B->Y[l], B->Z[l], B->pack);
-        X = B->Y[l].p, ldx = B->Y[l].ld;
+        if (factors && factors[l].p) multiply(rows, layer->n_out, B->Y[l], factors[l], B->A[l]);
+        X = B->A[l].p, ldx = B->A[l].ld;
     }
 }
 
@@ -175,20 +238,22 @@ static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const
                           int add, real *dX)
 {
     block d = B->delta[0], other = B->delta[1];
+    const block *factors = B->factors;
     d.ld = leading(plan->layers[plan->n_layers - 1].n_out);
     for (idx l = plan->n_layers - 1; l >= 0; l--) {
         const fb_layer *layer = plan->layers + l;
         idx n_in = layer->n_in, n_out = layer->n_out;
         block Y = B->Y[l], Z = B->Z[l];
+        if (factors && factors[l].p) multiply(rows, n_out, d, factors[l], d);
         act_backward(&layer->act, rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p, d.ld);
-        const real *input = l ? B->Y[l - 1].p : X;
-        idx ld_input = l ? B->Y[l - 1].ld : n_in;
+        const real *input = l ? B->A[l - 1].p : X;
+        idx ld_input = l ? B->A[l - 1].ld : n_in;
         real *db = layer->b < 0 ? NULL : grad + layer->b;
         layer_gradient(rows, n_in, n_out, input, ld_input, d, grad + layer->w, db, add, B->pack);
         if (l == 0 && !dX) break;
         other.ld = leading(n_in);
         if (l == 0) other = (block){dX, n_in};
-        layer_pullback(rows, n_in, n_out, d, B->Wt[l], other, B->pack);
+        layer_pullback(rows, n_in, n_out, d, B->Wt[l], other, 0, B->pack);
         block swap = d;
         d = other, other = swap;
     }
@@ -201,14 +266,12 @@ static int forward(fb_plan *plan, const void *params, idx n, const void *X_, voi
     idx most = tile_rows(plan, n), n_in = plan->layers[0].n_in;
     idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out;
     buffers B;
-    fb_workspace *workspace = take_buffers(&B, plan, most, 0, FOR_FORWARD);
-    if (!workspace) return FB_NO_MEMORY;
+    if (!take_buffers(&B, plan, (needs){FOR_FORWARD, most, 0, 0})) return FB_NO_MEMORY;
     for (idx i = 0; i < n; i += most) {
         B.Y[last] = (block){Y + i * n_out, n_out}; /* the result itself, without gaps */
-        B.Z[last].p = NULL;
         tile_forward(plan, &B, params, n - i < most ? n - i : most, X + i * n_in);
     }
-    fb_give(&plan->pool, workspace);
+    give_buffers(&B, plan);
     return FB_DONE;
 }
 
@@ -228,13 +291,12 @@ static int forward_tape(fb_plan *plan, const void *params, idx n, const void *X_
     const real *X = X_;
     idx most = tile_rows(plan, n), n_in = plan->layers[0].n_in;
     buffers B;
-    fb_workspace *workspace = take_buffers(&B, plan, most, 0, 0);
-    if (!workspace) return FB_NO_MEMORY;
+    if (!take_buffers(&B, plan, (needs){0, most, 0, 0})) return FB_NO_MEMORY;
     for (idx i = 0; i < n; i += most) {
         use_tape(plan, &B, tape, n, i);
         tile_forward(plan, &B, params, n - i < most ? n - i : most, X + i * n_in);
     }
-    fb_give(&plan->pool, workspace);
+    give_buffers(&B, plan);
     return FB_DONE;
 }
 
@@ -246,9 +308,9 @@ static int backward(fb_plan *plan, const void *params, idx n, const void *X_, co
     idx most = tile_rows(plan, n), n_in = plan->layers[0].n_in;
     idx n_out = plan->layers[plan->n_layers - 1].n_out, ld = leading(n_out);
     buffers B;
-    fb_workspace *workspace = take_buffers(&B, plan, most, most, FOR_BACKWARD);
-    if (!workspace) return FB_NO_MEMORY;
-    transpose_weights(plan, &B, params, dX != NULL);
+    if (!take_buffers(&B, plan, (needs){FOR_BACKWARD | FOR_WEIGHTS, most, most, 0}))
+        return FB_NO_MEMORY;
+    transpose_weights(plan, params, dX != NULL, B.Wt);
     if (n == 0) memset(dparams, 0, (size_t)plan->n_params * sizeof(real));
     for (idx i = 0; i < n; i += most) {
         idx rows = n - i < most ? n - i : most;
@@ -257,83 +319,6 @@ static int backward(fb_plan *plan, const void *params, idx n, const void *X_, co
             memcpy(B.delta[0].p + r * ld, dY + (i + r) * n_out, (size_t)n_out * sizeof(real));
         tile_backward(plan, &B, rows, X + i * n_in, dparams, i > 0, dX ? dX + i * n_in : NULL);
     }
-    fb_give(&plan->pool, workspace);
-    return FB_DONE;
-}
-
-/* The objective. */
-
-typedef struct {
-    const real *X, *T, *weights;
-    const int64_t *labels;
-} rows_of_data;
-
-/* Σ w ℓ of `n` rows, and their part of the gradient if `grad` is not null. */
-static double rows_loss(const fb_plan *plan, const buffers *B, const fb_problem *problem,
-                        const real *params, rows_of_data data, idx n, double scale, real *grad,
-                        int add)
-{
-    idx last = plan->n_layers - 1;
-    tile_forward(plan, B, params, n, data.X);
-    loss_tile tile = {.rows = n,
-                      .n_out = plan->layers[last].n_out,
-                      .Y = B->Y[last].p,
-                      .T = data.T,
-                      .labels = data.labels,
-                      .weights = data.weights,
-                      .D = grad ? B->delta[0].p : NULL,
-                      .ldy = B->Y[last].ld,
-                      .scale = scale};
-    double sum = tile_loss(problem->loss, tile, B->row);
-    if (grad) tile_backward(plan, B, n, data.X, grad, add, NULL);
-    return sum;
-}
-
-INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, idx i)
-{
-    idx n_out = plan->layers[plan->n_layers - 1].n_out;
-    const real *X = problem->X, *T = problem->y, *weights = problem->weights;
-    return (rows_of_data){X + i * plan->layers[0].n_in, T ? T + i * n_out : NULL,
-                          weights ? weights + i : NULL,
-                          problem->labels ? problem->labels + i : NULL};
-}
-
-/* l2/2·‖W‖², and l2·W added to the gradient if it is not null. */
-static double penalty(const fb_plan *plan, double l2, const real *params, real *grad)
-{
-    double_sum squares = {{{0}}};
-    vec factor = splat((real)l2);
-    for (idx l = 0; l < plan->n_layers; l++) {
-        const fb_layer *layer = plan->layers + l;
-        idx size = layer->n_in * layer->n_out;
-        const real *W = params + layer->w;
-        for (idx i = 0; i < size; i += VL) {
-            mask m = first_lanes(size - i);
-            vec w = load_first(W + i, m);
-            add_to(&squares, w * w);
-            if (!grad) continue;
-            real *g = grad + layer->w + i;
-            store_first(g, m, load_first(g, m) + factor * w);
-        }
-    }
-    return 0.5 * l2 * total_of(squares);
-}
-
-static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
-                          double *value, void *grad)
-{
-    idx n = (idx)problem->n, most = tile_rows(plan, n);
-    buffers B;
-    int what = FOR_FORWARD | (grad ? FOR_BACKWARD : 0);
-    fb_workspace *workspace = take_buffers(&B, plan, most, most, what);
-    if (!workspace) return FB_NO_MEMORY;
-    if (grad) transpose_weights(plan, &B, params, 0);
-    double sum = 0;
-    for (idx i = 0; i < n; i += most)
-        sum += rows_loss(plan, &B, problem, params, stored_rows(plan, problem, i),
-                         n - i < most ? n - i : most, problem->scale, grad, i > 0);
-    *value = problem->scale * sum;
-    if (problem->l2 > 0) *value += penalty(plan, problem->l2, params, grad);
-    fb_give(&plan->pool, workspace);
+    give_buffers(&B, plan);
     return FB_DONE;
 }

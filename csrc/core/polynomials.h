@@ -44,35 +44,37 @@
     0x1.9507da086f72ap-49, \
     -0x1.275b305eb8689p-57
 
-/* 1 - Phi(a) = e^(-a^2/2) q(t) / (1 + a), t = (a - 4) / (a + 4) below 2^-54.5 on 0 <= a <= 39 */
+/* 1 - Phi(a) = e^(-a^2/2) q(t) / (1 + a), t = (a - 4) / (a + 4) below 2^-54.7 on 0 <= a <= 39 */
 #define FB_TAIL_F64 \
     0x1.e361ea6fba141p-2, \
-    -0x1.8c18f2086e349p-4, \
-    0x1.cabd72a60f8e4p-7, \
-    0x1.d4969f10dfdbap-6, \
-    -0x1.07c3c2582be6p-5, \
-    0x1.25dd72060713p-6, \
-    -0x1.47d5fc747c5bep-8, \
-    -0x1.2b7f5e21dc7d5p-12, \
-    0x1.6c538315921dp-11, \
-    -0x1.8c11ab7ae4335p-14, \
-    -0x1.707bb65ad4fb4p-14, \
-    0x1.648343e709296p-16, \
-    0x1.c9402f0f1ee28p-17, \
-    -0x1.cc8b3aa38ebcep-19, \
-    -0x1.5ec7826162312p-19, \
-    0x1.aff2e829d1fb2p-22, \
-    0x1.28c14309bea5dp-21, \
-    0x1.5d9b80e79693p-28, \
-    -0x1.ddd5e9dbd62aap-24, \
-    -0x1.96be7ba65fdf6p-26, \
-    0x1.25b676071a9fbp-26, \
-    0x1.23b492a257e71p-27, \
-    -0x1.c44a8a96afb08p-31, \
-    -0x1.79b7299482a66p-30, \
-    -0x1.27d09cdb8ab3cp-32
+    -0x1.8c18f2086e34ap-4, \
+    0x1.cabd72a60f8dp-7, \
+    0x1.d4969f10dffb5p-6, \
+    -0x1.07c3c2582bcc8p-5, \
+    0x1.25dd720602823p-6, \
+    -0x1.47d5fc74957f7p-8, \
+    -0x1.2b7f5e0e7b309p-12, \
+    0x1.6c5383224e319p-11, \
+    -0x1.8c11ae52a459cp-14, \
+    -0x1.707bba1f9ee8dp-14, \
+    0x1.6483848f3340dp-16, \
+    0x1.c940e219e27a2p-17, \
+    -0x1.cc927dd042df3p-19, \
+    -0x1.5ed254d355c8ap-19, \
+    0x1.b077aa37b694ep-22, \
+    0x1.292fe9d69c77fp-21, \
+    0x1.2f5d428c0ca7ap-28, \
+    -0x1.e39ffa3fbeef4p-24, \
+    -0x1.8e65cdc79fd67p-26, \
+    0x1.3e1f1474a88a3p-26, \
+    0x1.2270942f22d4cp-27, \
+    -0x1.cd23d88ec1b59p-30, \
+    -0x1.ac7c3c7d97681p-30, \
+    -0x1.8d86f3a091c24p-35, \
+    0x1.854a88312378p-34
 
-/* gelu'(-a) = (GELU_ROOT - a) e^(-a^2/2) q(t), t = (a - 4) / (a + 4) below 2^-56.1 on 0 <= a <= 39 */
+/* gelu'(-a) = (GELU_ROOT - a) e^(-a^2/2) q(t), t = (a - 4) / (a + 4) below 2^-56.1 on 0 <= a <=
+ * 39 */
 #define FB_GELU_SLOPE_F64 \
     0x1.d94de78425463p-2, \
     -0x1.a763001ac67dep-4, \
@@ -122,18 +124,20 @@
 /* silu' is 0 at minus this; e^-root */
 #define FB_SILU_ROOT_HI_F64 0x1.474973c84120bp+0
 #define FB_SILU_ROOT_LO_F64 0x1.f8d74bc9ac154p-54
-#define FB_SILU_EXP_F64 0x1.1d25cf210482ep-2
+#define FB_SILU_EXP_HI_F64 0x1.1d25cf210482ep-2
+#define FB_SILU_EXP_LO_F64 -0x1.ca2d0d94faaecp-60
 
 /* mish' is 0 at minus this; T = e^-root */
 #define FB_MISH_ROOT_HI_F64 0x1.31432c0d12d84p+0
 #define FB_MISH_ROOT_LO_F64 0x1.bf319154da21p-55
-#define FB_MISH_EXP_F64 0x1.36c4202fc3eccp-2
+#define FB_MISH_EXP_HI_F64 0x1.36c4202fc3eccp-2
+#define FB_MISH_EXP_LO_F64 0x1.6d73a02f8d922p-56
 
-/* 6 - 4 root + 4 T + T^2, 4 + T */
-#define FB_MISH_0_F64 0x1.44a5b49f64236p+1
-#define FB_MISH_1_F64 0x1.136c4202fc3edp+2
+/* (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4 */
+#define FB_MISH_0_F64 0x1.44a5b49f64236p-1
+#define FB_MISH_1_F64 0x1.136c4202fc3edp+0
 
-/* gelu_tanh z = z sigma(v), v = GELU_TANH_1 z + GELU_TANH_3 z^3 */
+/* gelu_tanh z = z sigma(v(z)), v(z) = GELU_TANH_1 z + GELU_TANH_3 z^3 */
 #define FB_GELU_TANH_1_HI_F64 0x1.9884533d43651p+0
 #define FB_GELU_TANH_1_LO_F64 -0x1.cbc0d30ebfd15p-54
 #define FB_GELU_TANH_3_HI_F64 0x1.2444f2a4d8b4bp-4
@@ -142,18 +146,14 @@
 /* gelu_tanh' is 0 at minus this; e^-v(root) */
 #define FB_GELU_TANH_ROOT_HI_F64 0x1.81429f9e97e4dp-1
 #define FB_GELU_TANH_ROOT_LO_F64 -0x1.4f523ed77dbdcp-55
-#define FB_GELU_TANH_EXP_F64 0x1.2af64e9c485eep-2
+#define FB_GELU_TANH_EXP_HI_F64 0x1.2af64e9c485eep-2
+#define FB_GELU_TANH_EXP_LO_F64 -0x1.3ca470b477afcp-57
 
 /* (v(a) - v(root)) / (a - root) = GELU_TANH_S0 + GELU_TANH_S1 a + GELU_TANH_3 a^2 */
 #define FB_GELU_TANH_S0_HI_F64 0x1.a2dc0b014e208p+0
 #define FB_GELU_TANH_S0_LO_F64 -0x1.2af8a15dd1a6dp-55
 #define FB_GELU_TANH_S1_HI_F64 0x1.b7d7c0ec5b13ap-5
 #define FB_GELU_TANH_S1_LO_F64 -0x1.72e4bbafbd846p-61
-
-/* (a v'(a) - root v'(root)) / (a - root) = GELU_TANH_U0 + _U1 a + _U2 a^2 */
-#define FB_GELU_TANH_U0_F64 0x1.b78b7a8963976p+0
-#define FB_GELU_TANH_U1_F64 0x1.49e1d0b1444ebp-3
-#define FB_GELU_TANH_U2_F64 0x1.b6676bf7450fp-3
 
 /* e^r = 1 + (r + r^2 q(r)); relative error of expm1(r) = r + r^2 q(r) below 2^-29.2 on |r| <=
  * 1.0001 ln2/2 */
@@ -197,7 +197,8 @@
     0x1.feed88p-17f, \
     0x1.5611c4p-17f
 
-/* gelu'(-a) = (GELU_ROOT - a) e^(-a^2/2) q(t), t = (a - 4) / (a + 4) below 2^-25.5 on 0 <= a <= 39 */
+/* gelu'(-a) = (GELU_ROOT - a) e^(-a^2/2) q(t), t = (a - 4) / (a + 4) below 2^-25.5 on 0 <= a <=
+ * 39 */
 #define FB_GELU_SLOPE_F32 \
     0x1.d94de8p-2f, \
     -0x1.a763p-4f, \
@@ -235,18 +236,20 @@
 /* silu' is 0 at minus this; e^-root */
 #define FB_SILU_ROOT_HI_F32 0x1.474974p+0f
 #define FB_SILU_ROOT_LO_F32 -0x1.bdf6fap-27f
-#define FB_SILU_EXP_F32 0x1.1d25dp-2f
+#define FB_SILU_EXP_HI_F32 0x1.1d25dp-2f
+#define FB_SILU_EXP_LO_F32 -0x1.bdf6fap-27f
 
 /* mish' is 0 at minus this; T = e^-root */
 #define FB_MISH_ROOT_HI_F32 0x1.31432cp+0f
 #define FB_MISH_ROOT_LO_F32 0x1.a25b08p-29f
-#define FB_MISH_EXP_F32 0x1.36c42p-2f
+#define FB_MISH_EXP_HI_F32 0x1.36c42p-2f
+#define FB_MISH_EXP_LO_F32 0x1.7e1f66p-29f
 
-/* 6 - 4 root + 4 T + T^2, 4 + T */
-#define FB_MISH_0_F32 0x1.44a5b4p+1f
-#define FB_MISH_1_F32 0x1.136c42p+2f
+/* (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4 */
+#define FB_MISH_0_F32 0x1.44a5b4p-1f
+#define FB_MISH_1_F32 0x1.136c42p+0f
 
-/* gelu_tanh z = z sigma(v), v = GELU_TANH_1 z + GELU_TANH_3 z^3 */
+/* gelu_tanh z = z sigma(v(z)), v(z) = GELU_TANH_1 z + GELU_TANH_3 z^3 */
 #define FB_GELU_TANH_1_HI_F32 0x1.988454p+0f
 #define FB_GELU_TANH_1_LO_F32 -0x1.857936p-25f
 #define FB_GELU_TANH_3_HI_F32 0x1.2444f2p-4f
@@ -255,17 +258,13 @@
 /* gelu_tanh' is 0 at minus this; e^-v(root) */
 #define FB_GELU_TANH_ROOT_HI_F32 0x1.8142ap-1f
 #define FB_GELU_TANH_ROOT_LO_F32 -0x1.85a06cp-27f
-#define FB_GELU_TANH_EXP_F32 0x1.2af64ep-2f
+#define FB_GELU_TANH_EXP_HI_F32 0x1.2af64ep-2f
+#define FB_GELU_TANH_EXP_LO_F32 0x1.3890bep-27f
 
 /* (v(a) - v(root)) / (a - root) = GELU_TANH_S0 + GELU_TANH_S1 a + GELU_TANH_3 a^2 */
 #define FB_GELU_TANH_S0_HI_F32 0x1.a2dc0cp+0f
 #define FB_GELU_TANH_S0_LO_F32 -0x1.fd63cp-25f
 #define FB_GELU_TANH_S1_HI_F32 0x1.b7d7cp-5f
 #define FB_GELU_TANH_S1_LO_F32 0x1.d8b628p-30f
-
-/* (a v'(a) - root v'(root)) / (a - root) = GELU_TANH_U0 + _U1 a + _U2 a^2 */
-#define FB_GELU_TANH_U0_F32 0x1.b78b7ap+0f
-#define FB_GELU_TANH_U1_F32 0x1.49e1dp-3f
-#define FB_GELU_TANH_U2_F32 0x1.b6676cp-3f
 
 #endif

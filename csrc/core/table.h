@@ -31,9 +31,12 @@
 #include "activations.h"
 #include "losses.h"
 #include "network.h"
-#include "jacobian.h"
-#include "training.h"
 #include "kernels.h"
+#include "dropout.h"
+#include "objective.h"
+#include "jacobian.h"
+#include "curvature.h"
+#include "training.h"
 
 #if FB_ISA == 2 && FB_DOUBLE
 #define TABLE fb_avx512_f64
@@ -57,9 +60,13 @@ const fb_table TABLE = {
     .forward = forward,
     .forward_tape = forward_tape,
     .backward = backward,
-    .value_and_grad = value_and_grad,
+    .jvp = jvp,
     .jacobian = jacobian,
     .input_jacobian = input_jacobian,
+    .value_and_grad = value_and_grad,
+    .row_gradients = row_gradients,
+    .hvp = hvp,
+    .normal_equations = normal_equations,
     .train = train,
 };
 

@@ -53,40 +53,6 @@ static int all_finite(idx n, const real *x)
     return hsum(sum) == 0;
 }
 
-/* Copy rows of a shuffled batch side by side. */
-static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_problem *problem,
-                           const int64_t *order, idx n)
-{
-    idx n_in = plan->layers[0].n_in, n_out = plan->layers[plan->n_layers - 1].n_out;
-    const real *X = problem->X, *T = problem->y, *weights = problem->weights;
-    for (idx i = 0; i < n; i++) {
-        idx row = (idx)order[i];
-        memcpy(B->X + i * n_in, X + row * n_in, (size_t)n_in * sizeof(real));
-        if (T) memcpy(B->T + i * n_out, T + row * n_out, (size_t)n_out * sizeof(real));
-        if (weights) B->weights[i] = weights[row];
-        if (problem->labels) B->labels[i] = problem->labels[row];
-    }
-    return (rows_of_data){B->X, T ? B->T : NULL, weights ? B->weights : NULL,
-                          problem->labels ? B->labels : NULL};
-}
-
-/* The objective of a batch and its gradient in B->grad. */
-static double batch_objective(const fb_plan *plan, const buffers *B, const fb_problem *problem,
-                              const int64_t *order, idx first, idx n, double scale, idx most)
-{
-    double sum = 0;
-    transpose_weights(plan, B, B->params, 0);
-    for (idx i = 0; i < n; i += most) {
-        idx rows = n - i < most ? n - i : most;
-        rows_of_data data = order ? gather(plan, B, problem, order + first + i, rows)
-                                  : stored_rows(plan, problem, first + i);
-        sum += rows_loss(plan, B, problem, B->params, data, rows, scale, B->grad, i > 0);
-    }
-    double objective = scale * sum;
-    if (problem->l2 > 0) objective += penalty(plan, problem->l2, B->params, B->grad);
-    return objective;
-}
-
 static void step(const fb_run *run, const buffers *B, idx padded, double lr)
 {
     real *first = run->n_moments > 0 ? B->moments : NULL;
@@ -98,8 +64,14 @@ static void step(const fb_run *run, const buffers *B, idx padded, double lr)
                  run->optimizer == FB_NESTEROV);
 }
 
-static int run_steps(const fb_plan *plan, const buffers *B, const fb_problem *problem, fb_run *run,
-                     idx most)
+/* The gradient of parameters that are not free counts as 0. */
+static void freeze(idx n, const uint8_t *free, real *grad)
+{
+    for (idx i = 0; i < n; i++) grad[i] = free[i] ? grad[i] : 0;
+}
+
+static int run_steps(const fb_plan *plan, const buffers *B, row_sum *sum, fb_team *team,
+                     const fb_problem *problem, fb_run *run)
 {
     idx n = (idx)problem->n, n_params = plan->n_params, padded = round_up(n_params);
     idx batch = (idx)run->batch_size;
@@ -110,15 +82,18 @@ static int run_steps(const fb_plan *plan, const buffers *B, const fb_problem *pr
         idx epoch = (idx)(run->step / steps_per_epoch - first_epoch);
         int64_t j = run->step % steps_per_epoch;
         idx first = (idx)j * batch, rows = n - first < batch ? n - first : batch;
-        double scale = problem->scale * (run->averaged ? (double)n / (double)rows : 1);
-        const int64_t *order = run->order ? run->order + epoch * n : NULL;
+        uint64_t key = plan->drops ? dropout_key(run->seed, run->step) : 0;
+        sum->order = run->order ? run->order + epoch * n : NULL;
+        sum->first = first, sum->n = rows;
+        sum->scale = problem->scale * (run->averaged ? (double)n / (double)rows : 1);
+        sum->dropout = plan->drops ? &key : NULL;
         if (j == 0) memcpy(start, B->params, bytes);
-        double objective = batch_objective(plan, B, problem, order, first, rows, scale, most);
-        run->losses[epoch] += objective;
-        run->monitor[2] = objective;
-        if (!isfinite(objective)) return FB_NON_FINITE_OBJECTIVE;
-        if (run->step == 0)
-            run->monitor[0] = fmax(fabs(objective), FB_DOUBLE ? 0x1p-52 : 0x1p-23);
+        double value = objective(sum, team);
+        run->losses[epoch] += value;
+        run->monitor[2] = value;
+        if (!isfinite(value)) return FB_NON_FINITE_OBJECTIVE;
+        if (run->step == 0) run->monitor[0] = fmax(fabs(value), FB_DOUBLE ? 0x1p-52 : 0x1p-23);
+        if (plan->free) freeze(n_params, plan->free, B->grad);
         step(run, B, padded, run->rates[run->n_rates > 1 ? k : 0]);
         run->step++;
         if (j < steps_per_epoch - 1) continue;
@@ -136,27 +111,44 @@ static int run_steps(const fb_plan *plan, const buffers *B, const fb_problem *pr
 
 static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
 {
-    idx n_params = plan->n_params, padded = round_up(n_params);
-    idx most = tile_rows(plan, (idx)run->batch_size);
-    buffers B;
-    fb_workspace *workspace = take_buffers(
-        &B, plan, most, most, FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES | FOR_TRAINING);
-    if (!workspace) return FB_NO_MEMORY;
+    idx n_params = plan->n_params, padded = round_up(n_params), batch = (idx)run->batch_size;
+    idx tile = tile_rows(plan, batch), workers = useful_workers(batch, (idx)run->threads);
+    idx n_slots = slots_for(batch, workers, padded);
+    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, tile, tile, 0};
+    if (plan->drops) others.what |= FOR_DROPOUT;
+    needs first = others;
+    first.what |= FOR_WEIGHTS | FOR_TRAINING;
+    first.extra = n_slots * padded;
+    buffers crew[FB_MOST_PARTS], *B = crew;
+    workers = take_crew(crew, plan, workers, first, others);
+    if (!workers) return FB_NO_MEMORY;
     real *moments = run->moments;
     size_t bytes = (size_t)n_params * sizeof(real), gap = (size_t)(padded - n_params) * sizeof(real);
-    memcpy(B.params, run->params, bytes);
-    memset(B.params + n_params, 0, gap);
-    memset(B.grad, 0, (size_t)padded * sizeof(real));
+    memcpy(B->params, run->params, bytes);
+    memset(B->params + n_params, 0, gap);
+    memset(B->grad, 0, (size_t)padded * sizeof(real));
     for (idx i = 0; i < (idx)run->n_moments; i++) {
-        memcpy(B.moments + i * padded, moments + i * n_params, bytes);
-        memset(B.moments + i * padded + n_params, 0, gap);
+        memcpy(B->moments + i * padded, moments + i * n_params, bytes);
+        memset(B->moments + i * padded + n_params, 0, gap);
     }
+    row_sum sum = {.plan = plan,
+                   .problem = problem,
+                   .params = B->params,
+                   .crew = crew,
+                   .tile = tile,
+                   .penalised = has_penalties(problem),
+                   .flush = 1,
+                   .grad = B->grad,
+                   .slots = B->extra,
+                   .n_slots = n_slots};
+    fb_team *team = fb_team_new(workers);
     fp_mode mode = flush_subnormals();
-    int reason = run_steps(plan, &B, problem, run, most);
+    int reason = run_steps(plan, B, &sum, team, problem, run);
     restore_mode(mode);
-    memcpy(run->params, B.params, bytes);
+    fb_team_free(team);
+    memcpy(run->params, B->params, bytes);
     for (idx i = 0; i < (idx)run->n_moments; i++)
-        memcpy(moments + i * n_params, B.moments + i * padded, bytes);
-    fb_give(&plan->pool, workspace);
+        memcpy(moments + i * n_params, B->moments + i * padded, bytes);
+    give_crew(crew, plan, workers);
     return reason;
 }

@@ -64,6 +64,10 @@ def _or_null(array: np.ndarray | None) -> Any:
     return _NULL if array is None else _address(array)
 
 
+def _cast(kind: str, array: np.ndarray | None) -> Any:
+    return _NULL if array is None else ffi.cast(kind, _address(array))
+
+
 def _is_double(array: np.ndarray) -> bool:
     return array.dtype.itemsize == 8
 
@@ -129,11 +133,15 @@ def _plan(plan: Plan) -> Any:
     """The library's plan; it goes when the Python one does."""
     handle = plan.handles.get("c")
     if handle is None:
+        functions = [_function(act, plan.dtype) for act in plan.activations]
         new = lib.fb_plan_new(
             plan.dtype.itemsize == 8,
             len(plan.layers),
-            ffi.cast("int64_t *", _address(plan.layers)),
-            ffi.cast("double *", _address(plan.constants)),
+            _cast("int64_t *", plan.layers),
+            _cast("double *", plan.constants),
+            functions,
+            _cast("double *", plan.dropout),
+            _cast("uint8_t *", plan.free),
             plan.n_params,
             plan.tape_width,
         )
@@ -171,9 +179,20 @@ def backward(
     return dparams, dX
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
+def jvp(
+    plan: Plan, params: np.ndarray, X: np.ndarray, tangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    Y = np.empty((len(X), plan.n_out), plan.dtype)
+    dY = np.empty_like(Y)
+    given = (_address(params), len(X), _address(X), _address(tangent))
+    _check(lib.fb_jvp(_plan(plan), *given, _address(Y), _address(dY)))
+    return Y, dY
+
+
+def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
     J = np.empty((len(X) * plan.n_out, plan.n_params), plan.dtype)
-    _check(lib.fb_jacobian(_plan(plan), _address(params), len(X), _address(X), _address(J)))
+    given = (_address(params), len(X), _address(X), threads)
+    _check(lib.fb_jacobian(_plan(plan), *given, _address(J)))
     return J
 
 
@@ -193,6 +212,7 @@ def _problem(problem: Problem) -> tuple[Any, Any]:
         labels = problem.loss == SOFTMAX_CE_LABELS
         X, targets = _address(problem.X), _address(problem.targets)
         weights = _or_null(problem.weights)
+        functions = problem.functions
         struct = ffi.new(
             "fb_problem *",
             {
@@ -201,28 +221,60 @@ def _problem(problem: Problem) -> tuple[Any, Any]:
                 "labels": ffi.cast("int64_t *", targets) if labels else _NULL,
                 "weights": weights,
                 "n": len(problem.X),
+                "n_targets": 0 if labels else problem.targets.shape[1],
                 "loss": problem.loss,
+                "function": 0 if functions is None else functions.address(problem.plan.dtype),
+                "constant": problem.constant,
                 "scale": problem.scale,
                 "l2": problem.l2,
+                "l1": problem.l1,
+                "group": problem.group,
             },
         )
         handle = problem.handles["c"] = (_plan(problem.plan), struct, (X, targets, weights))
     return handle[0], handle[1]
 
 
-def value(problem: Problem, params: np.ndarray) -> float:
+def value(problem: Problem, params: np.ndarray, threads: int) -> float:
     plan, struct = _problem(problem)
     result = ffi.new("double *")
-    _check(lib.fb_value_and_grad(plan, struct, _address(params), result, _NULL))
+    _check(lib.fb_value_and_grad(plan, struct, _address(params), threads, result, _NULL))
     return result[0]
 
 
-def value_and_grad(problem: Problem, params: np.ndarray) -> tuple[float, np.ndarray]:
+def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
     plan, struct = _problem(problem)
     result = ffi.new("double *")
     grad = np.empty(problem.plan.n_params, problem.plan.dtype)
-    _check(lib.fb_value_and_grad(plan, struct, _address(params), result, _address(grad)))
+    _check(lib.fb_value_and_grad(plan, struct, _address(params), threads, result, _address(grad)))
     return result[0], grad
+
+
+def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
+    plan, struct = _problem(problem)
+    rows = np.empty((len(problem.X), problem.plan.n_params), problem.plan.dtype)
+    _check(lib.fb_row_gradients(plan, struct, _address(params), _address(rows)))
+    return rows
+
+
+def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool) -> np.ndarray:
+    plan, struct = _problem(problem)
+    product = np.empty(problem.plan.n_params, problem.plan.dtype)
+    given = (_address(params), _address(v), gauss_newton)
+    _check(lib.fb_hvp(plan, struct, *given, _address(product)))
+    return product
+
+
+def normal_equations(
+    problem: Problem, params: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    plan, struct = _problem(problem)
+    n_params, dtype = problem.plan.n_params, problem.plan.dtype
+    JTJ, JTr = np.empty((n_params, n_params), dtype), np.empty(n_params, dtype)
+    sse = ffi.new("double *")
+    results = (_address(JTJ), _address(JTr), sse)
+    _check(lib.fb_normal_equations(plan, struct, _address(params), threads, *results))
+    return JTJ, JTr, sse[0]
 
 
 # Training.
@@ -238,6 +290,7 @@ def train(
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
+    threads: int,
 ) -> int:
     plan, data = _problem(problem)
     struct = ffi.new(
@@ -246,20 +299,22 @@ def train(
             "params": _address(run.params),
             "moments": _address(run.moments),
             "good": _address(run.good),
-            "monitor": ffi.cast("double *", _address(run.monitor)),
-            "losses": ffi.cast("double *", _address(losses)),
-            "rates": ffi.cast("double *", _address(rates)),
-            "order": _NULL if order is None else ffi.cast("int64_t *", _address(order)),
+            "monitor": _cast("double *", run.monitor),
+            "losses": _cast("double *", losses),
+            "rates": _cast("double *", rates),
+            "order": _cast("int64_t *", order),
             "constants": optimizer.constants,
             "growth_limit": GROWTH_LIMIT,
             "growth_epochs": GROWTH_EPOCHS,
             "optimizer": optimizer.kind,
             "n_moments": optimizer.n_moments,
+            "seed": run.seed,
             "step": run.step,
             "n_steps": n_steps,
             "n_rates": len(rates),
             "batch_size": batch_size,
             "averaged": averaged,
+            "threads": threads,
         },
     )
     reason = _check(lib.fb_train(plan, data, struct))

@@ -42,7 +42,8 @@ def check_grad(
         check undecided. The gradient of a float32 network's objective is compared with the
         objective's values in float64, which has no such trouble.
     free : array_like of int or bool, optional
-        The entries to check, all by default.
+        The entries to check; by default all, of a network's objective those that are neither masked
+        nor frozen (the derivatives of the others are zero by definition).
     samples : int, default 1000
         If there are more entries, so many are drawn at random, and the derivatives along 8 random
         directions through all entries are compared beside them.
@@ -84,7 +85,8 @@ def check_grad(
     if not samples >= 1:
         raise ValueError(f"samples is {samples}, expected at least 1")
     if isinstance(fun_and_grad, Objective):
-        point = fun_and_grad.net._params(x).astype(np.float64)
+        net = fun_and_grad.net
+        point, free = net._params(x).astype(np.float64), net.free if free is None else free
     else:
         single = getattr(x, "dtype", None) == FLOAT32
         point = real_array("x", x, FLOAT32 if single else FLOAT64)

@@ -12,6 +12,7 @@ import numpy as np
 from .._arrays import FLOAT64, real_array, require_finite, whole_number
 from .._errors import NonFiniteError, ShapeError
 from .._objective import Objective
+from ._free import FreeCoordinates
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -80,7 +81,7 @@ def fmincg(
     ----------
     fun : callable or Objective
         ``fun(x, *args) -> (f, g)``, a number and the gradient (n,); only f if `jac` is callable.
-        An `Objective` is computed in float64.
+        An `Objective` is computed in float64; its masked and frozen parameters stay as they are.
     x0 : array_like (n,)
         Where to start; it is not modified.
     args : tuple, optional
@@ -121,7 +122,8 @@ def fmincg(
     NonFiniteError
         If `x0`, or the function or gradient there, is not finite.
     ValueError
-        Without a gradient, for bounds or constraints, or limits that are not positive.
+        Without a gradient or anything free, for bounds or constraints, or limits that are not
+        positive.
     TypeError
         If x0 or the gradient are not real, or `fun` does not return a pair.
 
@@ -150,6 +152,14 @@ def fmincg(
     """
     from scipy.optimize import OptimizeResult
 
+    if isinstance(fun, Objective) and fun.net.plan.free is not None:
+        inside = FreeCoordinates(fun, x0)
+        return inside.full(
+            fmincg(
+                inside.value_and_grad, inside.x0, args, maxiter=maxiter, maxfun=maxfun, red=red,
+                tol=tol, callback=inside.callback(callback), bounds=bounds, constraints=constraints,
+            )
+        )  # fmt: skip
     if bounds is not None or np.size(constraints):
         raise ValueError(
             "fmincg takes neither bounds nor constraints; SciPy's 'L-BFGS-B' takes bounds, "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from .._arrays import FLOAT64, real_array
 from .._errors import ShapeError, unknown_name
 from .._objective import Objective
 from ._fmincg import fmincg
+from ._free import FreeCoordinates
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -89,12 +89,21 @@ def minimize(
         As SciPy gives it. For an `Objective`, ``x`` has the network's dtype; ``fun`` and ``jac``
         belong to it before it was rounded to that.
 
+    Notes
+    -----
+    Where parameters are masked or frozen, the method works on the others alone. ``x``, what
+    ``callback`` is told, ``bounds`` and ``constraints`` have an entry per parameter all the same;
+    fixed entries of ``x`` are those of `p0`, those of derivatives are zero, and bounds of fixed
+    parameters do not count. Fields that only SciPy knows, such as ``hess_inv``, are those of the
+    free parameters.
+
     Raises
     ------
     ShapeError
         If `p0` has a wrong shape.
     ValueError
-        For an unknown method, or bounds or constraints with a method that knows none.
+        For an unknown method, bounds or constraints with a method that knows none, or if nothing is
+        free.
     TypeError
         For an unknown option (the message suggests the nearest), or `p0` that is not real.
 
@@ -127,12 +136,13 @@ def minimize(
             raise ValueError(f"method {name!r} takes no {key}; {', '.join(able)} do")
     _check_names(options, known.options, _KEYWORDS, f"option of method {name!r}")
 
-    objective, p0, round_off = _float64(obj, p0)
-    fun = objective.value_and_grad if isinstance(objective, Objective) else objective
+    objective, p0 = _float64(obj, p0)
+    fun = objective.value_and_grad if isinstance(obj, Objective) else objective
+    if isinstance(objective, FreeCoordinates):
+        keywords, options = objective.restricted(keywords), objective.restricted(options)
     chosen = fmincg if name == "fmincg" else name
-    return round_off(
-        scipy.optimize.minimize(fun, p0, jac=True, method=chosen, options=options, **keywords)
-    )
+    found = scipy.optimize.minimize(fun, p0, jac=True, method=chosen, options=options, **keywords)
+    return _finished(obj, objective, found)
 
 
 def least_squares(
@@ -159,15 +169,16 @@ def least_squares(
     scipy.optimize.OptimizeResult
         As SciPy gives it: ``cost`` is half the sum of the squared residuals, whatever the
         objective's normaliser. For an `Objective`, ``x`` has the network's dtype; the other fields
-        belong to it before it was rounded to that.
+        belong to it before it was rounded to that. Masked and frozen parameters are dealt with as
+        by `minimize`.
 
     Raises
     ------
     ShapeError
         If `p0` has a wrong shape.
     ValueError
-        For an unknown method, a loss that is not a sum of squares, or "lm" with fewer residuals
-        than parameters.
+        For an unknown method, a loss or penalty that is not a sum of squares, "lm" with fewer
+        residuals than free parameters, or if nothing is free.
     TypeError
         For an unknown keyword, a function without ``jac``, or an objective with one.
 
@@ -187,12 +198,17 @@ def least_squares(
     known = set(signature.parameters) - {"fun", "x0", "method"}
     _check_names(scipy_options, known, (), "keyword of least_squares")
 
-    objective, p0, round_off = _float64(obj, p0)
+    objective, p0 = _float64(obj, p0)
     fun, jac = objective, scipy_options.pop("jac", None)
-    if isinstance(objective, Objective):
+    if isinstance(obj, Objective):
         if jac is not None:
             raise TypeError("jac was given with an objective, which brings its own; leave it out")
         fun, jac = objective.residuals, objective.jacobian
+        if isinstance(objective, FreeCoordinates):
+            bounds = scipy_options.get("bounds")
+            if isinstance(bounds, tuple | list) and len(bounds) == 2:  # not a pair per parameter
+                scipy_options["bounds"] = scipy.optimize.Bounds(*bounds)
+            scipy_options = objective.restricted(scipy_options)
     elif jac is None:
         raise TypeError(
             "jac is missing: with a function pass jac=its derivative (m, n), or jac='2-point' for "
@@ -208,7 +224,8 @@ def least_squares(
                 f"method 'lm' needs at least as many residuals as parameters, and there are "
                 f"{n_residuals} residuals and {p0.size} parameters; 'trf' takes any number"
             )
-    return round_off(scipy.optimize.least_squares(fun, p0, jac=jac, method=name, **scipy_options))
+    found = scipy.optimize.least_squares(fun, p0, jac=jac, method=name, **scipy_options)
+    return _finished(obj, objective, found)
 
 
 class _Remembered:
@@ -225,22 +242,29 @@ class _Remembered:
         return self.result
 
 
-def _float64(obj: Any, p0: Any) -> tuple[Any, np.ndarray, Callable[[Any], Any]]:
-    """The objective and a copy of the start in float64, and what rounds the result's x."""
+def _float64(obj: Any, p0: Any) -> tuple[Any, np.ndarray]:
+    """The objective in float64, in the free parameters if some are fixed, and a new start."""
     if isinstance(obj, Objective):
+        if obj.net.plan.free is not None:
+            inside = FreeCoordinates(obj, p0)
+            return inside, inside.x0
         double = obj.astype(FLOAT64)
-        return double, double.net._params(p0).copy(), partial(_rounded, obj.net.dtype)
+        return double, double.net._params(p0).copy()
     if not callable(obj):
         raise TypeError(f"obj is {obj!r}, expected a network's objective or a function")
     p0 = real_array("p0", p0, FLOAT64).copy()
     if p0.ndim != 1 or p0.size == 0:
         raise ShapeError(f"p0 has shape {p0.shape}, expected a vector (n,) of at least one entry")
-    return obj, p0, lambda result: result
+    return obj, p0
 
 
-def _rounded(dtype: np.dtype, result: Any) -> Any:
-    result.x = result.x.astype(dtype, copy=False)
-    return result
+def _finished(obj: Any, objective: Any, found: Any) -> Any:
+    """The result with all parameters, in the network's dtype."""
+    if isinstance(objective, FreeCoordinates):
+        return objective.finished(found)
+    if isinstance(obj, Objective):
+        found.x = found.x.astype(obj.net.dtype, copy=False)
+    return found
 
 
 def _lookup(method: Any, names: Iterable[str]) -> str:

@@ -8,13 +8,14 @@ epoch takes hours. What a step does never depends on how steps are cut into chun
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .._arrays import FLOAT64
+from .._objective import Objective, largest_eigenvalue
 from ..backends import contract
 from ..backends.contract import Run
-from .._objective import Objective
 from .optimizers import FirstOrder
 
 CHUNK_SECONDS = 0.05
@@ -62,18 +63,24 @@ def train(
     epochs: int,
     batch_size: int,
     rng: np.random.Generator | None,
+    seed: int,
 ) -> Outcome:
     """Run `epochs` epochs from `params`, which are not modified.
 
     Parameters
     ----------
     obj : Objective
+        Its threads share batches of more than one part (see `contract.partition`).
     method : SGD or Adam
     params : numpy.ndarray (n_params,) of the network's dtype
+        Masked entries are zero.
     epochs, batch_size : int
-        At least 1; batch_size at most n.
+        At least 1; batch_size at most n, and even where the loss is of pairs.
     rng : numpy.random.Generator, optional
-        Draws an order of the rows for every epoch; without it they come as stored.
+        Draws an order of the rows, or pairs of them, for every epoch; without it they come as
+        stored.
+    seed : int
+        Of the dropout, 0 <= seed < 2^64.
 
     Returns
     -------
@@ -85,9 +92,10 @@ def train(
     rates = np.array([method.lr])
     per_epoch = -(-len(problem.X) // batch_size)
     total = epochs * per_epoch
-    orders = _Orders(rng, len(problem.X), epochs) if rng is not None else None
+    group = 2 if obj.loss.paired else 1
+    orders = _Orders(rng, len(problem.X), epochs, group) if rng is not None else None
     moments = np.zeros((rule.n_moments, len(params)), params.dtype)
-    run = Run(params.copy(), moments, np.stack([params, params]), np.zeros(3))
+    run = Run(params.copy(), moments, np.stack([params, params]), np.zeros(3), seed)
     sums = np.zeros(min(epochs, 1024))
     chunk, code = 1, contract.DONE
     # An interrupt may leave `run` in the middle of a step; these are whole.
@@ -114,6 +122,7 @@ def train(
                 order,
                 rates,
                 sums[epoch : last + 1],
+                obj.threads,
             )
             seconds = time.perf_counter() - start
             fitting = int((stop - first) * CHUNK_SECONDS / max(seconds, 1e-9))
@@ -130,10 +139,13 @@ def train(
 
 
 class _Orders:
-    """The rows' order in each epoch, drawn epoch by epoch, a bounded block of epochs at a time."""
+    """The rows' order in each epoch, drawn epoch by epoch, a bounded block of epochs at a time.
 
-    def __init__(self, rng: np.random.Generator, n: int, epochs: int):
-        self._rng = rng
+    Groups of so many rows, one after another, stay together.
+    """
+
+    def __init__(self, rng: np.random.Generator, n: int, epochs: int, group: int = 1):
+        self._rng, self._group = rng, group
         self._block = np.empty((min(epochs, max(1, ORDER_ROWS // n)), n), np.int64)
         self._first = -len(self._block)
 
@@ -144,10 +156,16 @@ class _Orders:
         """
         if epoch >= self._first + len(self._block):
             self._first = epoch
-            self._block[:] = np.arange(self._block.shape[1])
-            # Row by row the same numbers as rng.permutation(n), at a fraction of its calls' cost.
-            self._rng.permuted(self._block, axis=1, out=self._block)
+            self._draw()
         return self._first + len(self._block)
+
+    def _draw(self) -> None:
+        firsts = self._block[:, :: self._group]
+        firsts[:] = np.arange(0, self._block.shape[1], self._group)
+        # Row by row the same numbers as rng.permutation, at a fraction of its calls' cost.
+        self._rng.permuted(firsts, axis=1, out=firsts)
+        for k in range(1, self._group):
+            self._block[:, k :: self._group] = firsts + k
 
     def rows(self, first: int, last: int) -> np.ndarray:
         """The orders of these epochs, (last - first + 1, n)."""
@@ -160,9 +178,8 @@ class _Orders:
 def curvature(obj: Objective, params: np.ndarray, batch_size: int) -> float:
     """The largest eigenvalue of the Gauss-Newton matrix of a batch's mean objective.
 
-    For ``scale·Σ w (Y - T)² + l2/2·‖W‖²`` that matrix is ``2·scale·JᵀwJ + l2·D``, D picking the
-    weights. Power iteration; at most 4096 rows and 2^24 numbers rows·n_params are looked at, rows
-    evenly spaced, scaled to all, so that the work stays a small part of a fit's.
+    At most 4096 rows and 2^24 numbers rows·n_params are looked at, rows evenly spaced and scaled to
+    all, so that the work stays a small part of a fit's.
 
     Parameters
     ----------
@@ -177,34 +194,25 @@ def curvature(obj: Objective, params: np.ndarray, batch_size: int) -> float:
     float
         Not finite where the network is not at `params`.
     """
-    obj = obj.astype("float64")
-    problem, module = obj.problem, obj.backend
-    plan, n, params = problem.plan, len(problem.X), params.astype(np.float64)
+    obj = obj.astype(FLOAT64)
+    problem, params, free = obj.problem, obj.net._params(params), obj.net.free
+    n = len(problem.X)
     rows = slice(None, None, -(-n // min(4096, max(32, 2**24 // len(params)))))
-    X = np.ascontiguousarray(problem.X[rows])
     weights = np.ones(n) if problem.weights is None else problem.weights
-    factor = 2 * problem.scale * weights.sum() / max(weights[rows].sum(), 1e-300)
-    if not obj.loss.averaged:
-        factor *= batch_size / n
-    decay = np.zeros(len(params))
-    for W, _ in obj.net.unpack(decay):
-        W[:] = problem.l2
-    tape = module.forward_tape(plan, params, X)
-    # Jv by a central difference: two forward passes, where J itself may not fit into memory.
-    step = 6e-6 * (1 + np.linalg.norm(params))
+    scale = problem.scale * weights.sum() / max(weights[rows].sum(), 1e-300)
+    sample = replace(
+        problem,
+        X=np.ascontiguousarray(problem.X[rows]),
+        targets=np.ascontiguousarray(problem.targets[rows]),
+        weights=np.ascontiguousarray(weights[rows]),
+        scale=scale if obj.loss.averaged else scale * batch_size / n,
+        handles={},
+    )
 
-    def product(v: np.ndarray) -> np.ndarray:
-        up, down = (module.forward(plan, params + h * v, X) for h in (step, -step))
-        dY = factor * weights[rows, None] * (up - down) / (2 * step)
-        return module.backward(plan, params, X, tape, dY, False)[0] + decay * v
+    def product(x: np.ndarray) -> np.ndarray:
+        v = np.zeros(len(params))
+        v[free] = np.ravel(x)
+        v = obj.backend.hvp(sample, params, v, True) + obj._penalty_product(params, v)
+        return v[free]
 
-    v = np.random.default_rng(0).standard_normal(len(params))
-    largest = 0.0
-    with np.errstate(all="ignore"):
-        for _ in range(100):
-            v /= np.linalg.norm(v)
-            Hv = product(v)
-            before, largest, v = largest, float(v @ Hv), Hv
-            if not abs(largest - before) > 1e-5 * abs(largest):
-                break
-    return largest
+    return largest_eigenvalue(product, len(free), tol=1e-5, restarts=20)

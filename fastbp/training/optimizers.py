@@ -119,7 +119,8 @@ class Adam:
     betas : tuple of two floats, default (0.9, 0.999)
         The shares of the means that are kept, in [0, 1).
     eps : float, default 1e-8
-        Bounds the step where gradients vanish; >= 0.
+        Bounds the step where gradients vanish; >= 0. Below 1.2e-38, float32's smallest normal
+        number, it counts as that, so that what never had a gradient stays as it is.
 
     Raises
     ------
@@ -150,7 +151,8 @@ class Adam:
     @property
     def rule(self) -> Optimizer:
         """The update as a backend takes it."""
-        return Optimizer(contract.ADAM, 2, (*self.betas, self.eps))
+        eps = max(self.eps, float(np.finfo(np.float32).tiny))
+        return Optimizer(contract.ADAM, 2, (*self.betas, eps))
 
 
 FirstOrder = SGD | Adam

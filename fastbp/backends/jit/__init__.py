@@ -2,14 +2,19 @@
 
 Python allocates the results and a workspace, and one compiled function does the rest:
 
-    compiling    how they are compiled and cached
+    compiling    how they are compiled, cached and linked
     vectors      vector code as formulas; pointers
-    elementary   exp, log1p, tanh, sigmoid
+    elementary   exp, log, tanh and others
+    activations  the activations, each compiled when it is needed
+    losses       the losses, likewise
     product      the matrix product
-    layer        one layer and the activations
-    network      all layers on a tile of rows; derivatives
-    objective    losses; the objective and its gradient
+    layer        one layer
+    kernels      the entries for one layer
+    network      all layers on a tile of rows; first derivatives
+    objective    the objective and its gradient
+    curvature    second-order products
     training     the optimizers and the training loop
+    sharing      threads
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
 loads it from Numba's cache; sizes, activations, losses and optimizers are arguments.
@@ -21,16 +26,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...activations import Activation
 from ...losses import SOFTMAX_CE_LABELS
-from ..contract import N_IN, N_OUT, Optimizer, Plan, Problem, Run
-from . import kernels, network, objective, training
+from ..contract import DONE, MOST_PARTS, N_IN, N_OUT, Optimizer, Plan, Problem, Run, partition
+from . import activations, curvature, kernels, losses, network, objective, training
+from .sharing import Team
 
 # A tile of rows passes through all layers at once. Narrow layers leave it in the first-level cache;
 # for wide ones a larger tile reads the weights less often.
 _NARROW = 128
 _TILE, _TILE_OF_WIDE = 64, 256
 
+# Rows of the Jacobian that stand in memory at a time for the normal equations: so many that a
+# product of them is worth it, or what a cache of the second level holds.
+_LEAST_ROWS, _BLOCK_BYTES = 32, 2**18
+
 _NO_INTEGERS = np.empty(0, np.int64)
+_NO_NUMBERS = np.empty(0)
 _NO_ORDER = np.empty((0, 0), np.int64)
 
 
@@ -49,16 +61,21 @@ _BLANKS = {
 class _Prepared(NamedTuple):
     """What the compiled functions need of a plan."""
 
-    layers: np.ndarray
-    constants: np.ndarray
+    arrays: tuple[np.ndarray, np.ndarray]  # see network.N_LAYERS; the activations' constants
+    dropping: tuple[np.ndarray, np.ndarray]  # the same with dropout
+    frozen: np.ndarray  # the parameters that `train` leaves alone
     blank: _Blank
     tile: int
-    places: np.ndarray  # of the workspace's parts
     size: int  # of the workspace
+    curvature_size: int  # of that for second-order products
 
     def workspace(self) -> np.ndarray:
         """Room for one call; calls in several threads at once have one each."""
         return np.empty(self.size, self.blank.vector.dtype)
+
+    def curvature_workspace(self) -> np.ndarray:
+        """Room for one call of a second-order product."""
+        return np.empty(self.curvature_size, self.blank.vector.dtype)
 
 
 def _prepared(plan: Plan) -> _Prepared:
@@ -67,49 +84,79 @@ def _prepared(plan: Plan) -> _Prepared:
 
 
 def _prepare(plan: Plan) -> _Prepared:
-    layers = np.ascontiguousarray(plan.layers, np.int64)
-    widest = int(layers[:, (N_IN, N_OUT)].max())
+    widest = int(plan.layers[:, (N_IN, N_OUT)].max())
     tile = _TILE if widest <= _NARROW else _TILE_OF_WIDE
+    line = 64 // plan.dtype.itemsize
+    share = np.zeros(len(plan.layers)) if plan.dropout is None else plan.dropout
+    n_out = plan.layers[:, N_OUT]
+    in_doubles = 8 // plan.dtype.itemsize
     sizes = {
-        network.TAPE: tile * plan.tape_width,
+        network.TAPE: tile * (plan.tape_width + 2 * int(n_out[share > 0].sum())),
         network.DELTA: tile * widest,
         network.NEXT_DELTA: tile * widest,
         network.TRANSPOSED: plan.n_params,
         network.GRADIENT: plan.n_params,
+        network.PART_GRADIENT: plan.n_params,
         network.X_ROWS: tile * plan.n_in,
         network.TARGET_ROWS: tile * plan.n_out,
+        network.LABEL_ROWS: tile * in_doubles,
         network.WEIGHT_ROWS: tile,
-        network.MAXIMA: tile,
+        network.NORMS: widest * in_doubles,
+        # What follows is for second-order products only.
+        network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
+        network.R_DELTA: tile * widest,
+        network.NEXT_R_DELTA: tile * widest,
+        network.SPARE: tile * widest,
+        network.R_TRANSPOSED: plan.n_params,
     }
-    padded = [-(-sizes[part] // 16) * 16 for part in range(len(sizes))]  # whole cache lines
+    padded = [-(-size // line) * line for size in sizes.values()]  # whole cache lines
     places = np.cumsum([0, *padded])
+    header = [len(plan.layers), tile, *places[:-1]]
+    addresses = [activations.addresses(act, plan.dtype) for act in plan.activations]
+    factors = plan.tape_width + np.cumsum(2 * n_out * (share > 0)) - 2 * n_out
+
+    def arrays(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        layers = np.column_stack([plan.layers, addresses, factors])
+        return np.append(header, layers).astype(np.int64), np.append(plan.constants, share)
+
+    ordinary = arrays(np.full_like(n_out, -1))
     found = _Prepared(
-        layers,
-        np.ascontiguousarray(plan.constants, np.float64),
+        ordinary,
+        ordinary if plan.dropout is None else arrays(np.where(share > 0, factors, -1)),
+        _NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
         _BLANKS[plan.dtype],
         tile,
-        places[:-1].astype(np.int64),
-        int(places[-1]) + 64 // plan.dtype.itemsize,  # room to begin at a cache line
+        int(places[network.R_TAPE - network.TAPE]) + line,  # room to begin at a cache line
+        int(places[-1]) + line,
     )
     plan.handles["numba"] = found
     return found
 
 
-def activation(kind: int, constant: float, Z: np.ndarray, derivative: bool) -> np.ndarray:
-    result = Z.copy()
-    kernels.activation[Z.dtype](kind, constant, result.reshape(-1), derivative)
+# One layer.
+
+
+def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
+    """An activation as the kernels take it: its function, constant and the user's functions."""
+    function, user = activations.addresses(act, dtype)
+    return function, act.constant, user
+
+
+def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
+    result = np.empty_like(Z, order="C", subok=False)
+    kernels.activation[Z.dtype](order, *_function(act, Z.dtype), Z.reshape(-1), result.reshape(-1))
     return result
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, kind: int, constant: float, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     dtype = X.dtype
     blank = _BLANKS[dtype]
     Y = np.empty((X.shape[0], W.shape[1]), dtype)
     Z = np.empty_like(Y) if keep_z else blank.matrix
-    bias = blank.vector if b is None else b
-    kernels.dense_forward[dtype](X, W, bias, b is not None, kind, constant, Y, Z, keep_z)
+    bias, function = blank.vector if b is None else b, _function(act, dtype)
+    kernels.dense_forward[dtype](X, W, bias, b is not None, act.kind, *function, Y, Z, keep_z)
     return Y, Z if keep_z else None
 
 
@@ -119,8 +166,7 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    kind: int,
-    constant: float,
+    act: Activation,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
@@ -130,29 +176,27 @@ def dense_backward(
     dW = np.empty(W.shape, dtype)
     db = np.empty(W.shape[1], dtype) if need_db else blank.vector
     transposed = np.empty(W.size, dtype) if need_dX else blank.vector
-    z = blank.matrix if Z is None else Z
+    kept, function = Z if act.keeps_z and Z is not None else Y, _function(act, dtype)
     kernels.dense_backward[dtype](
-        dY.copy(), X, W, Y, z, kind, constant, dX, need_dX, dW, db, need_db, transposed
+        dY.copy(), X, W, kept, act.kind, *function, dX, need_dX, dW, db, need_db, transposed
     )
     return dX if need_dX else None, dW, db if need_db else None
+
+
+# The network.
 
 
 def forward(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
     p = _prepared(plan)
     Y = np.empty((X.shape[0], plan.n_out), plan.dtype)
-    network.forward[plan.dtype](
-        p.layers, p.constants, params, X, p.blank.vector, False, Y, p.tile, p.workspace(), p.places
-    )
+    network.forward[plan.dtype](*p.arrays, params, X, p.blank.vector, False, Y, p.workspace())
     return Y
 
 
 def forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
     p = _prepared(plan)
     tape = np.empty(X.shape[0] * plan.tape_width, plan.dtype)
-    nothing = p.blank.vector
-    network.forward[plan.dtype](
-        p.layers, p.constants, params, X, tape, True, p.blank.matrix, p.tile, nothing, p.places
-    )
+    network.forward[plan.dtype](*p.arrays, params, X, tape, True, p.blank.matrix, p.blank.vector)
     return tape
 
 
@@ -170,11 +214,29 @@ def backward(
     return dparams, dX if need_dX else None
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
-    J = np.empty((X.shape[0] * plan.n_out, plan.n_params), plan.dtype)
+def jvp(
+    plan: Plan, params: np.ndarray, X: np.ndarray, tangent: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    p = _prepared(plan)
+    Y, dY = np.empty((2, X.shape[0], plan.n_out), plan.dtype)
+    curvature.jvp[plan.dtype](*p.arrays, params, X, tangent, Y, dY, p.curvature_workspace())
+    return Y, dY
+
+
+def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
+    n_out, parts = plan.n_out, partition(X.shape[0])
+    J = np.empty((X.shape[0] * n_out, plan.n_params), plan.dtype)
     blank = _prepared(plan).blank
-    flat, no_tape, no_dY = J.reshape(-1), blank.vector, blank.matrix
-    _derivatives(network.JACOBIAN, plan, params, X, no_tape, no_dY, False, flat, blank.matrix)
+
+    def part(bounds: tuple[int, int]) -> None:
+        start, stop = bounds
+        rows, of_rows = X[start:stop], J[start * n_out : stop * n_out].reshape(-1)
+        nothing = blank.vector, blank.matrix
+        _derivatives(network.JACOBIAN, plan, params, rows, *nothing, False, of_rows, blank.matrix)
+
+    with Team(threads, len(parts)) as team:
+        for _ in team.map(part, parts):
+            pass
     return J
 
 
@@ -201,68 +263,149 @@ def _derivatives(
 ) -> None:
     p = _prepared(plan)
     network.derivatives[plan.dtype](
-        task,
-        p.layers,
-        p.constants,
-        params,
-        X,
-        tape,
-        dY,
-        need_dX,
-        gradient,
-        dX,
-        p.tile,
-        p.workspace(),
-        p.places,
+        task, *p.arrays, params, X, tape, dY, need_dX, gradient, dX, p.workspace()
     )
 
 
-def _data(problem: Problem, p: _Prepared) -> tuple[Any, ...]:
+# The objective.
+
+
+def _data(problem: Problem) -> tuple[np.ndarray, ...]:
     """The loss and the data as the compiled functions take them."""
-    of_labels = problem.loss == SOFTMAX_CE_LABELS
-    return (
-        problem.loss,
+    found = problem.handles.get("numba")
+    return found if found is not None else _prepare_data(problem)
+
+
+def _prepare_data(problem: Problem) -> tuple[np.ndarray, ...]:
+    dtype, targets = problem.plan.dtype, problem.targets
+    blank, of_labels = _BLANKS[dtype], problem.loss == SOFTMAX_CE_LABELS
+    function, user = losses.addresses(problem.loss, problem.functions, dtype)
+    n_targets = 0 if of_labels else targets.shape[1]
+    integers = [problem.loss, function, user, n_targets, problem.weights is not None]
+    numbers = [problem.scale, problem.constant, problem.l2, problem.l1, problem.group]
+    data = (
+        np.array(integers, np.int64),
+        np.array(numbers, np.float64),
         problem.X,
-        p.blank.matrix if of_labels else problem.targets,
-        problem.targets if of_labels else _NO_INTEGERS,
-        p.blank.vector if problem.weights is None else problem.weights,
-        problem.scale,
-        problem.l2,
+        blank.matrix if of_labels else targets,
+        targets if of_labels else _NO_INTEGERS,
+        blank.vector if problem.weights is None else problem.weights,
     )
+    problem.handles["numba"] = data
+    return data
 
 
-def value(problem: Problem, params: np.ndarray) -> float:
-    p = _prepared(problem.plan)
-    return objective.objective[problem.plan.dtype](
-        p.layers,
-        p.constants,
-        params,
-        *_data(problem, p),
-        p.blank.vector,
-        False,
-        p.tile,
-        p.workspace(),
-        _NO_INTEGERS,
-        p.places,
-    )
+def value(problem: Problem, params: np.ndarray, threads: int) -> float:
+    return _objective(problem, params, threads, np.empty(0, problem.plan.dtype))
 
 
-def value_and_grad(problem: Problem, params: np.ndarray) -> tuple[float, np.ndarray]:
-    p = _prepared(problem.plan)
+def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
     gradient = np.empty(problem.plan.n_params, problem.plan.dtype)
-    result = objective.objective[problem.plan.dtype](
-        p.layers,
-        p.constants,
-        params,
-        *_data(problem, p),
-        gradient,
-        True,
-        p.tile,
-        p.workspace(),
-        _NO_INTEGERS,
-        p.places,
+    return _objective(problem, params, threads, gradient), gradient
+
+
+def _objective(problem: Problem, params: np.ndarray, threads: int, gradient: np.ndarray) -> float:
+    """The objective; its gradient is written where there is room for it."""
+    plan, n = problem.plan, problem.X.shape[0]
+    p, data, need_gradient = _prepared(plan), _data(problem), gradient.size > 0
+    compiled, space = objective.objective[plan.dtype], p.workspace()
+    if threads == 1 or len(partition(n)) == 1:
+        return compiled(*p.arrays, params, *data, gradient, need_gradient, _NO_NUMBERS, space)
+    gradients = np.empty((MOST_PARTS, gradient.size), plan.dtype)
+    rows = _Rows(_NO_INTEGERS, 0, n, problem.scale)
+    with Team(threads, MOST_PARTS) as team:
+        sums = _sums(team, problem, p.arrays, params, rows, gradients)
+    result = compiled(*p.arrays, params, *data, gradients.reshape(-1), need_gradient, sums, space)
+    gradient[:] = gradients[0]
+    return result
+
+
+class _Rows(NamedTuple):
+    """The rows of a batch."""
+
+    order: np.ndarray
+    first: int
+    count: int
+    factor: float  # of the gradient
+    seed: int = 0
+    step: int = 0
+    flush: bool = False  # subnormal numbers to zero
+
+
+def _sums(
+    team: Team,
+    problem: Problem,
+    arrays: tuple[np.ndarray, np.ndarray],
+    params: np.ndarray,
+    rows: _Rows,
+    gradients: np.ndarray,
+) -> np.ndarray:
+    """The sums of the batch's parts; their gradients are written to the rows of `gradients`."""
+    dtype, parts, data = problem.plan.dtype, partition(rows.count), _data(problem)
+    compiled = objective.part_of_sum[dtype]
+
+    def part(i: int) -> float:
+        start, stop = parts[i]
+        return compiled(
+            *arrays, params, *data, rows.order, rows.first, start, stop - start, rows.factor,
+            rows.seed, rows.step, gradients[i], gradients.size > 0, rows.flush,
+            _prepared(problem.plan).workspace(),
+        )  # fmt: skip
+
+    return np.array(list(team.map(part, range(len(parts)))))
+
+
+def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
+    plan = problem.plan
+    p = _prepared(plan)
+    rows = np.empty((problem.X.shape[0], plan.n_params), plan.dtype)
+    curvature.row_gradients[plan.dtype](*p.arrays, params, *_data(problem), rows, p.workspace())
+    return rows
+
+
+def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool) -> np.ndarray:
+    plan = problem.plan
+    p = _prepared(plan)
+    result = np.empty(plan.n_params, plan.dtype)
+    curvature.hvp[plan.dtype](
+        *p.arrays, params, *_data(problem), v, gauss_newton, result, p.curvature_workspace()
     )
-    return result, gradient
+    return result
+
+
+def normal_equations(
+    problem: Problem, params: np.ndarray, threads: int
+) -> tuple[np.ndarray, np.ndarray, float]:
+    plan, dtype = problem.plan, problem.plan.dtype
+    p, data = _prepared(plan), _data(problem)
+    row_bytes = plan.n_out * plan.n_params * dtype.itemsize
+    block = min(p.tile, max(_BLOCK_BYTES // row_bytes, -(-_LEAST_ROWS // plan.n_out)))
+    compiled = curvature.normal_equations[dtype]
+
+    def part(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+        start, stop = bounds
+        J = np.empty((block * plan.n_out, plan.n_params), dtype)
+        r = np.empty(len(J), dtype)
+        JTJ = np.empty((plan.n_params, plan.n_params), dtype)
+        JTr = np.empty(plan.n_params, dtype)
+        sse = compiled(
+            *p.arrays, params, *data, start, stop - start, block, J, r, JTJ, JTr, p.workspace()
+        )
+        return JTJ, JTr, sse
+
+    parts = partition(problem.X.shape[0])
+    with Team(threads, len(parts)) as team:
+        of_parts = team.map(part, parts)
+        JTJ, JTr, sse = next(of_parts)
+        for more, of_r, squares in of_parts:
+            curvature.add_upper[dtype](JTJ, more)
+            JTr += of_r
+            sse += squares
+    curvature.mirror[dtype](JTJ)
+    return JTJ, JTr, sse
+
+
+# Training.
 
 
 def train(
@@ -275,32 +418,53 @@ def train(
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
+    threads: int,
 ) -> int:
-    plan = problem.plan
-    p = _prepared(plan)
+    plan, n = problem.plan, problem.X.shape[0]
+    p, data = _prepared(plan), _data(problem)
     constants = (*optimizer.constants, 0.0, 0.0, 0.0)[:3]
-    status, run.step = training.train[plan.dtype](
-        p.layers,
-        p.constants,
-        *_data(problem, p),
-        optimizer.kind,
-        optimizer.n_moments,
-        *constants,
-        run.params,
-        run.moments,
-        run.good,
-        run.monitor,
-        run.step,
-        n_steps,
-        batch_size,
-        averaged,
-        _NO_ORDER if order is None else order,
-        rates,
-        losses,
-        float(np.finfo(plan.dtype).eps),
-        p.tile,
-        p.workspace(),
-        np.empty(p.tile, np.int64),
-        p.places,
-    )
-    return status
+    compiled, space = training.train[plan.dtype], p.workspace()
+
+    def steps(
+        count: int,
+        order: np.ndarray,
+        rates: np.ndarray,
+        losses: np.ndarray,
+        gradients: np.ndarray,
+        sums: np.ndarray,
+    ) -> int:
+        status, run.step = compiled(
+            *p.dropping, *data, p.frozen, optimizer.kind, optimizer.n_moments, *constants,
+            run.params, run.moments, run.good, run.monitor, run.seed, run.step, count,
+            batch_size, averaged, order, rates, losses, float(np.finfo(plan.dtype).eps),
+            gradients, sums, space,
+        )  # fmt: skip
+        return status
+
+    if threads == 1 or len(partition(batch_size)) == 1:
+        order = _NO_ORDER if order is None else order
+        return steps(n_steps, order, rates, losses, p.blank.vector, _NO_NUMBERS)
+    steps_per_epoch = -(-n // batch_size)
+    first_epoch = run.step // steps_per_epoch
+    gradients = np.empty((MOST_PARTS, plan.n_params), plan.dtype)
+    with Team(threads, MOST_PARTS) as team:
+        for i in range(n_steps):
+            epoch, j = divmod(run.step, steps_per_epoch)
+            epoch -= first_epoch
+            first = j * batch_size
+            count = min(batch_size, n - first)
+            rows = _Rows(
+                _NO_INTEGERS if order is None else order[epoch],
+                first,
+                count,
+                problem.scale * n / count if averaged else problem.scale,
+                run.seed,
+                run.step,
+                flush=True,
+            )
+            sums = _sums(team, problem, p.dropping, run.params, rows, gradients)
+            rate = rates[i : i + 1] if len(rates) > 1 else rates
+            status = steps(1, _NO_ORDER, rate, losses[epoch:], gradients.reshape(-1), sums)
+            if status != DONE:
+                return status
+    return DONE

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import llvmlite.binding
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
-from numba.extending import overload
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -46,6 +51,7 @@ NOTHING = types.void
 PAIR = types.UniTuple(types.int64, 2)
 
 
+@cache
 def source_fingerprint() -> int:
     """A number that changes with any source file of which the compiled code is made.
 
@@ -60,6 +66,20 @@ def source_fingerprint() -> int:
     for name in ("contract.py", "../activations.py", "../losses.py"):  # the numbers of the kinds
         digest.update((here.parent / name).read_bytes())
     return int.from_bytes(digest.digest()[:6], "little")
+
+
+def reals(real: types.Type) -> types.Type:
+    """The type of a pointer to reals."""
+    return types.CPointer(real)
+
+
+def itself(real: types.Type) -> types.Type:
+    """The type of a real number."""
+    return real
+
+
+INTEGERS = types.CPointer(types.int64)
+NUMBERS = types.CPointer(types.float64)
 
 
 def given(ndim: int) -> Callable[[types.Type], types.Type]:
@@ -89,6 +109,10 @@ def result(ndim: int) -> Callable[[types.Type], types.Type]:
 def result_doubles(ndim: int) -> types.Type:
     """The type of an array of float64 that is written."""
     return types.Array(types.float64, ndim, "C")
+
+
+def _real(dtype: np.dtype) -> types.Float:
+    return types.float32 if dtype == np.float32 else types.float64
 
 
 class Compiled:
@@ -135,14 +159,17 @@ class Compiled:
         arguments = (a if isinstance(a, types.Type) else a(real) for a in self._arguments)
         return self._returns(*arguments)
 
+    def real_of(self, arguments: Sequence[types.Type]) -> types.Float:
+        """The real type of a call with arguments of these types: what a pointer to reals says."""
+        return arguments[self._arguments.index(reals)].dtype
+
     def _compile(self, dtype: np.dtype) -> Callable[..., Any]:
-        real = types.float32 if dtype == np.float32 else types.float64
         for function in self._calls:
             function.provide(dtype)
         with self._lock:
             if dtype.char not in self.dispatchers:
                 declared = _linked.set(self._calls)
-                signature = self.signature(real)
+                signature = self.signature(_real(dtype))
                 try:
                     self.dispatchers[dtype.char] = self._cached(signature) or self._new(signature)
                 finally:
@@ -200,13 +227,14 @@ class Linked(_Addressed):
     def __init__(self, make: Callable[[int], Callable], returns: Any, *arguments: Any, **options):
         super().__init__(make, returns, *arguments, **options)
         self._name = make.__name__.removeprefix("_make_")
+        self._provided: set[str] = set()
         self.call = self._intrinsic()
 
     def provide(self, dtype: np.dtype) -> None:
         """Make the version for a dtype known to code that will be loaded."""
-        if dtype.char not in self.dispatchers:
-            real = types.float32 if dtype == np.float32 else types.float64
-            llvmlite.binding.add_symbol(self._symbol(real), self.address(dtype))
+        if dtype.char not in self._provided:
+            llvmlite.binding.add_symbol(self._symbol(_real(dtype)), self.address(dtype))
+            self._provided.add(dtype.char)
 
     def _symbol(self, real: types.Float) -> str:
         return f"fastbp.{self._name}.{real}"
@@ -216,7 +244,7 @@ class Linked(_Addressed):
         def call(typingctx: Any, *arguments: Any) -> Any:
             if self not in _linked.get():
                 raise AssertionError(f"{self._name} is called and not declared")
-            real = next(a.dtype for a in arguments if isinstance(a, types.CPointer))
+            real = self.real_of(arguments)
             declared = self.signature(real)
 
             def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
@@ -266,8 +294,7 @@ class Family:
 
         @intrinsic
         def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
-            real = next(a.dtype for a in arguments if isinstance(a, types.CPointer))
-            declared = form.signature(real)
+            declared = form.signature(form.real_of(arguments))
 
             def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 kind = context.call_conv.get_function_type(declared.return_type, declared.args)

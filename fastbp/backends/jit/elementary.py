@@ -69,11 +69,44 @@ def exp(x: Vector) -> Vector:
     return (p + 1.0) * _power_of_two(half) * _power_of_two(k - half)
 
 
+def expm1(x: Vector) -> Vector:
+    """e^x - 1."""
+    info = np.finfo(f"f{x.lanes.real.bitwidth // 8}")
+    low = -2.0 * x.lanes.real.bitwidth  # far below, where the result is -1
+    high = (info.maxexp + 0.25) * math.log(2)  # e^high overflows
+    x = x.lanes.constant(low).where(x < low, x)
+    x = x.lanes.constant(high).where(x > high, x)
+    k, p = _reduce(x)
+    half = _power_of_two(k - 1.0)  # 2^k itself may be out of range
+    return (p * half + (half - 0.5)) * 2.0
+
+
 def log1p_to_1(u: Vector) -> Vector:
     """log(1 + u) for u in [0, 1]."""
-    s = u / (u + 2.0)
+    return twice_atanh(u / (u + 2.0))
+
+
+def twice_atanh(s: Vector) -> Vector:
+    """log((1 + s) / (1 - s)) for |s| <= 1/3."""
     square = s * s
-    return s * 2.0 + s * square * 2.0 * _horner(square, _coefficient(u.lanes, "ATANH"))
+    return s * 2.0 + s * square * 2.0 * _horner(square, _coefficient(s.lanes, "ATANH"))
+
+
+def log(x: Vector) -> Vector:
+    """log x of positive normal numbers; -inf for 0, NaN for NaN."""
+    lanes = x.lanes
+    builder, info = lanes.builder, np.finfo(f"f{lanes.real.bitwidth // 8}")
+    # x = 2^k m with m in [sqrt(1/2), sqrt(2)).
+    lowest = lanes.constant(math.sqrt(0.5)).bits()
+    exponent = builder.ashr(builder.sub(x.bits(), lowest), lanes.integer(info.nmant))
+    m = builder.sub(x.bits(), builder.shl(exponent, lanes.integer(info.nmant)))
+    m = Vector(lanes, builder.bitcast(m, lanes.type))
+    shifted = builder.add(lanes.constant(_shift(lanes)).bits(), exponent)
+    k = Vector(lanes, builder.bitcast(shifted, lanes.type)) - _shift(lanes)
+    result = k * _coefficient(lanes, "LN2_HI") + (
+        twice_atanh((m - 1.0) / (m + 1.0)) + k * _coefficient(lanes, "LN2_LO")
+    )
+    return lanes.constant(-math.inf).where(x.equals(0.0), result.where(x.equals(x), x))
 
 
 def tanh(x: Vector) -> Vector:

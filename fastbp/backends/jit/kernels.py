@@ -2,62 +2,67 @@
 
 from __future__ import annotations
 
+from .activations import call_activation
 from .compiling import FLAG, INTEGER, NOTHING, NUMBER, Entry, given, result
 from .layer import (
-    activate,
-    differentiate,
-    layer_backward,
     layer_forward,
     layer_input_gradient,
+    multiply_by_derivative,
     needs_transpose,
+    weight_gradient,
 )
-from .product import transpose
+from .product import PRODUCTS, transpose
 from .vectors import pointer
 
 
 def _make_activation(fingerprint):
-    def activation(kind, constant, Z, derivative):
-        """Replace Z by act(Z) or act'(Z)."""
+    def activation(order, function, constant, user, Z, out):
+        """Write act(Z), act'(Z) or act''(Z)."""
         _ = fingerprint  # see compiling.source_fingerprint
-        if derivative:
-            differentiate(kind, constant, Z.size, pointer(Z))
-        else:
-            activate(kind, constant, Z.size, pointer(Z))
+        call_activation(function, order, Z.size, pointer(Z), pointer(out), constant, user)
 
     return activation
 
 
-activation = Entry(_make_activation, NOTHING, INTEGER, NUMBER, result(1), FLAG)
+activation = Entry(
+    _make_activation, NOTHING, INTEGER, INTEGER, NUMBER, INTEGER, given(1), result(1)
+)
 
 
 def _make_dense_forward(fingerprint):
-    def dense_forward(X, W, b, has_bias, kind, constant, Y, Z, keep_z):
+    def dense_forward(X, W, b, has_bias, kind, function, constant, user, Y, Z, keep_z):
         """Write Y and, if it is to be kept, Z."""
         _ = fingerprint  # see compiling.source_fingerprint
         m, n_in = X.shape
-        x, w, bias, y, z = pointer(X), pointer(W), pointer(b), pointer(Y), pointer(Z)
-        layer_forward(m, n_in, W.shape[1], x, w, bias, has_bias, kind, constant, y, z, keep_z)
+        layer_forward(
+            m, n_in, W.shape[1], pointer(X), pointer(W), pointer(b), has_bias,
+            kind, function, constant, user, pointer(Y), pointer(Z), keep_z,
+        )  # fmt: skip
 
     return dense_forward
 
 
 dense_forward = Entry(
     _make_dense_forward, NOTHING,
-    given(2), given(2), given(1), FLAG, INTEGER, NUMBER, result(2), result(2), FLAG,
+    given(2), given(2), given(1), FLAG, INTEGER, INTEGER, NUMBER, INTEGER,
+    result(2), result(2), FLAG, calls=PRODUCTS,
 )  # fmt: skip
 
 
 def _make_dense_backward(fingerprint):
-    def dense_backward(dZ, X, W, Y, Z, kind, constant, dX, need_dX, dW, db, need_db, transposed):
-        """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX."""
+    def dense_backward(
+        dZ, X, W, kept, kind, function, constant, user, dX, need_dX, dW, db, need_db, transposed
+    ):
+        """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX.
+
+        `kept` is Y or Z, of which the activation's derivative is taken.
+        """
         _ = fingerprint  # see compiling.source_fingerprint
         m, n_in = X.shape
         n_out = W.shape[1]
         d, w, wt = pointer(dZ), pointer(W), pointer(transposed)
-        layer_backward(
-            m, n_in, n_out, pointer(X), d, pointer(Y), pointer(Z), kind, constant,
-            pointer(dW), pointer(db), need_db, True, False,
-        )  # fmt: skip
+        multiply_by_derivative(kind, function, constant, user, m * n_out, d, pointer(kept))
+        weight_gradient(m, n_in, n_out, pointer(X), d, pointer(dW), pointer(db), need_db, False)
         if need_dX:
             if needs_transpose(n_in, n_out):
                 transpose(n_in, n_out, w, wt)
@@ -68,6 +73,6 @@ def _make_dense_backward(fingerprint):
 
 dense_backward = Entry(
     _make_dense_backward, NOTHING,
-    result(2), given(2), given(2), given(2), given(2), INTEGER, NUMBER,
-    result(2), FLAG, result(2), result(1), FLAG, result(1),
+    result(2), given(2), given(2), given(2), INTEGER, INTEGER, NUMBER, INTEGER,
+    result(2), FLAG, result(2), result(1), FLAG, result(1), calls=PRODUCTS,
 )  # fmt: skip

@@ -1,123 +1,143 @@
-"""Losses of a tile of rows, and the objective of a batch with its gradient."""
+"""The objective of a batch of rows and its gradient: sums over rows in fixed parts, and penalties.
+
+`contract.partition` tells the parts. The sums of each are accumulated tile by tile and then added
+in the parts' order, whether one thread computes them or several.
+"""
 
 from __future__ import annotations
 
 import math
 
-from ...losses import SOFTMAX_CE, SOFTMAX_CE_LABELS, SQUARED
-from ..contract import N_IN, N_OUT, W_OFFSET
-from . import elementary
+import numpy as np
+from numba import types
+
+from ...losses import MARGIN_RANKING, SOFTMAX_CE_LABELS
+from ..contract import MOST_PARTS, N_IN, N_OUT, PART_ROWS, W_OFFSET
 from .compiling import (
     FLAG,
     INTEGER,
+    INTEGERS,
     NUMBER,
+    NUMBERS,
     Entry,
+    Linked,
     given,
     given_doubles,
     given_integers,
     inner,
     part,
+    reals,
     result,
 )
+from .losses import FIRST, call_loss
 from .network import (
-    _COLUMNS,
     DELTA,
-    MAXIMA,
+    FACTORS,
+    LABEL_ROWS,
+    N_LAYERS,
     NEXT_DELTA,
+    NORMS,
+    PART_GRADIENT,
     TAPE,
     TARGET_ROWS,
+    TILE,
     TRANSPOSED,
     WEIGHT_ROWS,
     X_ROWS,
     backward_tile,
+    fill,
     forward_tile,
     last_y,
+    layer_of,
     transpose_weights,
 )
-from .vectors import Vector, aligned, as_real, at, copy, elementwise, pointer
+from .product import PRODUCTS
+from .vectors import (
+    Vector,
+    aligned,
+    as_real,
+    at,
+    copy,
+    elementwise,
+    floating_point_mode,
+    flushing,
+    pointer,
+    set_floating_point_mode,
+    taken_as,
+)
+
+# A problem is, for compiled code, a vector of integers and one of numbers: the loss's kind, the
+# addresses of its function and of the user's own, the columns of the targets, whether there are
+# weights; and the attributes of `Problem` of these names.
+LOSS, LOSS_FUNCTION, USER_LOSS_FUNCTION, N_TARGETS, HAS_WEIGHTS = range(5)
+SCALE, CONSTANT, L2, L1, GROUP = range(5)
 
 
-def _squared_formula(d: Vector, y: Vector, t: Vector, factor: Vector) -> tuple[Vector, Vector]:
-    difference = y - t
-    return difference * 2 * factor, difference * difference
+# Dropout, as `contract.train` tells.
 
-
-def _bce_logits_formula(d: Vector, y: Vector, t: Vector, factor: Vector) -> tuple[Vector, Vector]:
-    e = elementary.exp(-abs(y))
-    sigmoid = e.where(y < 0, 1) / (e + 1)
-    positive = y.lanes.constant(0).where(y < 0, y)
-    return (sigmoid - t) * factor, positive - y * t + elementary.log1p_to_1(e)
-
-
-# (n, d, y, t, factor) -> Σ ℓ of n elements; d becomes factor·ℓ'.
-_squared = elementwise(_squared_formula, 3, 1, total=True)
-_bce_logits = elementwise(_bce_logits_formula, 3, 1, total=True)
-
-_exp = elementwise(lambda x: (elementary.exp(x),), 1, 1)
-_sum = elementwise(lambda x: (x,), 1, 0, total=True)
-_scale = elementwise(lambda x, a: (x * a,), 1, 1)
-_scale_and_subtract = elementwise(lambda x, t, a, f: (x * a - t * f,), 2, 1)
-_sum_of_squares = elementwise(lambda x: (x * x,), 1, 0, total=True)
-_add_multiple = elementwise(lambda g, w, a: (g + w * a,), 2, 1)
-
-
-@inner
-def _softmax_ce(loss, m, n_out, y, t, labels, weights, has_weights, factor, maxima, d):
-    """Σ w ℓ of m rows; d becomes factor·w·dℓ/dy.
-
-    The exponentials are taken over all rows at once: rows are often shorter than a vector.
-    """
-    for i in range(m):
-        yi, di = at(y, i * n_out), at(d, i * n_out)
-        largest = yi[0]
-        for j in range(1, n_out):
-            if not yi[j] <= largest:
-                largest = yi[j]
-        maxima[i] = largest
-        for j in range(n_out):
-            di[j] = yi[j] - largest
-    _exp(m * n_out, d)
-    total = 0.0
-    for i in range(m):
-        yi, di = at(y, i * n_out), at(d, i * n_out)
-        weight = float(weights[i]) if has_weights else 1.0
-        f = factor * weight
-        row_sum = _sum(n_out, di)
-        log_sum = float(maxima[i]) + math.log(row_sum)
-        if loss == SOFTMAX_CE_LABELS:
-            k = labels[i]
-            total -= weight * (yi[k] - log_sum)
-            _scale(n_out, di, as_real(d, f / row_sum))
-            di[k] -= as_real(d, f)
-        else:
-            ti = at(t, i * n_out)
-            of_row = 0.0
-            for j in range(n_out):
-                of_row += ti[j] * (yi[j] - log_sum)
-            total -= weight * of_row
-            a = f / row_sum * _sum(n_out, ti)
-            _scale_and_subtract(n_out, di, ti, as_real(d, a), as_real(d, f))
-    return total
-
-
-@inner
-def _elementwise_loss(loss, n, y, t, factor, d):
-    if loss == SQUARED:
-        return _squared(n, d, y, t, as_real(d, factor))
-    return _bce_logits(n, d, y, t, as_real(d, factor))
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_HASH_1, _HASH_2 = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
 
 
 @part
-def loss_tile(loss, m, n_out, y, t, labels, weights, has_weights, factor, maxima, d):
-    """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i."""
-    if loss == SOFTMAX_CE or loss == SOFTMAX_CE_LABELS:
-        return _softmax_ce(loss, m, n_out, y, t, labels, weights, has_weights, factor, maxima, d)
-    if not has_weights:
-        return _elementwise_loss(loss, m * n_out, y, t, factor, d)
+def _mix(x):
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+@part
+def _hash(x):
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * _HASH_1)
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * _HASH_2)
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@inner
+def _draw(count, place, key, p, factors):
+    """Factors of `count` outputs, from the given place in the batch on, dropped with share p."""
+    low, high = np.uint32(key), np.uint32(key >> np.uint64(32))
+    last_dropped = np.uint32(math.ceil(p * 2.0**32) - 1)
+    kept, dropped = as_real(factors, 1.0 / (1.0 - p)), as_real(factors, 0.0)
+    for i in range(count):
+        h = _hash(np.uint32(_hash(np.uint32(np.uint32(place + i) ^ low)) + high))
+        factors[i] = kept if h > last_dropped else dropped
+
+
+@part
+def _draw_factors(plan, constants, seed, step, row, m, tape):
+    """The factors of all layers for m rows of a batch, from the given one on, to a tile's tape."""
+    n_layers = plan[N_LAYERS]
+    for index in range(n_layers):
+        layer = layer_of(plan, index)
+        if layer[FACTORS] >= 0:
+            n_out = layer[N_OUT]
+            of_step = _mix(seed + _GOLDEN * types.uint64(step + 1))
+            key = _mix(of_step + _GOLDEN * types.uint64(index + 1))
+            share = constants[n_layers + index]
+            _draw(m * n_out, row * n_out, key, share, at(tape, plan[TILE] * layer[FACTORS]))
+
+
+# Sums over rows.
+
+
+@part
+def loss_of_rows(order, terms, numbers, m, n_out, y, t, labels, weights, u, factor, d, scratch):
+    """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i, or what else the order says."""
+    function, user, constant = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION], numbers[CONSTANT]
+    if not terms[HAS_WEIGHTS]:
+        return call_loss(
+            function, order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch
+        )
     total = 0.0
-    for i in range(m):
+    together = 2 if terms[LOSS] == MARGIN_RANKING else 1
+    for i in range(0, m, together):
         w, row = float(weights[i]), i * n_out
-        total += w * _elementwise_loss(loss, n_out, at(y, row), at(t, row), factor * w, at(d, row))
+        total += w * call_loss(
+            function, order, together, n_out, at(y, row), at(t, i * terms[N_TARGETS]),
+            at(labels, i), at(u, row), factor * w, constant, user, at(d, row), scratch,
+        )  # fmt: skip
     return total
 
 
@@ -132,80 +152,247 @@ def _take_rows(m, width, order, source, to):
             copy(at(to, i * width), at(source, order[i] * width), width)
 
 
-@part
-def objective_of_rows(
-    layers, constants, n_layers, params, loss, x, t, labels, weights, has_weights,
-    order, has_order, first, count, factor, l2, gradient, need_gradient,
-    tile, space, places, label_rows,
-):  # fmt: skip
-    """The objective of the rows first to first + count of the order, and its gradient."""
-    n_in = layers[N_IN]
-    n_out = at(layers, (n_layers - 1) * _COLUMNS)[N_OUT]
-    of_labels = loss == SOFTMAX_CE_LABELS
-    tape, transposed = at(space, places[TAPE]), at(space, places[TRANSPOSED])
-    d, next_d = at(space, places[DELTA]), at(space, places[NEXT_DELTA])
-    maxima = at(space, places[MAXIMA])
-    x_rows, t_rows = at(space, places[X_ROWS]), at(space, places[TARGET_ROWS])
-    w_rows = at(space, places[WEIGHT_ROWS])
-    if need_gradient:
-        transpose_weights(layers, n_layers, params, False, transposed)
-    total = 0.0
-    for i in range(0, count, tile):
-        m, place = min(tile, count - i), first + i
-        if has_order:
-            rows = at(order, place)
-            _take_rows(m, n_in, rows, x, x_rows)
-            xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
-            if of_labels:
-                _take_rows(m, 1, rows, labels, label_rows)
-            else:
-                _take_rows(m, n_out, rows, t, t_rows)
-            if has_weights:
-                _take_rows(m, 1, rows, weights, w_rows)
-        else:
-            xi, ti = at(x, place * n_in), at(t, place * n_out)
+def _make_sum_of_part(fingerprint):
+    def sum_of_part(
+        plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
+        first, start, count, factor, seed, step, gradient, need_gradient, space,
+    ):  # fmt: skip
+        """Σ w ℓ of a part of a batch, and its gradient times the factor.
+
+        The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
+        in the workspace.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
+        n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
+        of_labels = terms[LOSS] == SOFTMAX_CE_LABELS
+        tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
+        d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
+        x_rows, t_rows = at(space, plan[X_ROWS]), at(space, plan[TARGET_ROWS])
+        w_rows = at(space, plan[WEIGHT_ROWS])
+        label_rows = taken_as(labels, at(space, plan[LABEL_ROWS]))
+        total = 0.0
+        for i in range(0, count, tile):
+            m, place = min(tile, count - i), first + start + i
+            xi, ti = at(x, place * n_in), at(t, place * n_targets)
             ki, wi = at(labels, place), at(weights, place)
-        forward_tile(layers, constants, n_layers, params, xi, m, tape, tile, 0)
-        y = last_y(layers, n_layers, tape, tile, 0)
-        total += loss_tile(loss, m, n_out, y, ti, ki, wi, has_weights, factor, maxima, d)
-        if need_gradient:
-            backward_tile(
-                layers, constants, n_layers, params, transposed, xi, m, tape, tile, 0,
-                d, next_d, gradient, True, i > 0, next_d, False,
-            )  # fmt: skip
-    total *= factor
-    if l2 != 0.0:
-        squares = 0.0
-        for index in range(n_layers):
-            layer = at(layers, index * _COLUMNS)
-            size, w = layer[N_IN] * layer[N_OUT], layer[W_OFFSET]
-            squares += _sum_of_squares(size, at(params, w))
+            if has_order:
+                rows = at(order, place)
+                _take_rows(m, n_in, rows, x, x_rows)
+                if of_labels:
+                    _take_rows(m, 1, rows, labels, label_rows)
+                else:
+                    _take_rows(m, n_targets, rows, t, t_rows)
+                if terms[HAS_WEIGHTS]:
+                    _take_rows(m, 1, rows, weights, w_rows)
+                xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
+            _draw_factors(plan, constants, seed, step, start + i, m, tape)
+            forward_tile(plan, constants, params, xi, m, tape, tile, 0)
+            y = last_y(plan, tape, tile, 0)
+            total += loss_of_rows(
+                FIRST, terms, numbers, m, n_out, y, ti, ki, wi, y, factor, d, next_d
+            )
             if need_gradient:
-                _add_multiple(size, at(gradient, w), at(params, w), as_real(params, l2))
-        total += 0.5 * l2 * squares
+                backward_tile(
+                    plan, constants, params, transposed, xi, m, tape, tile, 0,
+                    d, next_d, gradient, True, i > 0, next_d, False,
+                )  # fmt: skip
+        return total
+
+    return sum_of_part
+
+
+_linked_sum_of_part = Linked(
+    _make_sum_of_part, NUMBER,
+    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
+    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, reals, calls=PRODUCTS,
+)  # fmt: skip
+sum_of_part = _linked_sum_of_part.call
+
+# What an entry that calls these functions declares.
+SUMS = (*PRODUCTS, _linked_sum_of_part)
+
+
+@part
+def part_size(n):
+    """The rows of a part: `contract.partition`."""
+    if n <= PART_ROWS:
+        return max(n, 1)  # a division less
+    most = max(1, min(MOST_PARTS, (n + PART_ROWS - 1) // PART_ROWS))
+    return max(2, 2 * ((n + 2 * most - 1) // (2 * most)))
+
+
+add = elementwise(lambda to, x: (to + x,), 2, 1)
+
+
+@part
+def sum_of_rows(
+    plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
+    first, count, factor, seed, step, gradient, need_gradient, n_params, space,
+):  # fmt: skip
+    """Σ w ℓ of a batch, and its gradient times the factor: part after part."""
+    if need_gradient:
+        transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
+    total, size = 0.0, part_size(count)
+    for start in range(0, count, size):
+        of_part = gradient if start == 0 else at(space, plan[PART_GRADIENT])
+        total += sum_of_part(
+            plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
+            first, start, min(size, count - start), factor, seed, step, of_part, need_gradient,
+            space,
+        )  # fmt: skip
+        if need_gradient and start > 0:
+            add(n_params, gradient, of_part)
     return total
+
+
+@part
+def sum_of_parts(n_parts, sums, gradients, need_gradient, n_params):
+    """The same where the parts are there already; the gradient is left in the first one's place."""
+    total = 0.0
+    for i in range(n_parts):
+        total += sums[i]
+        if need_gradient and i > 0:
+            add(n_params, gradients, at(gradients, i * n_params))
+    return total
+
+
+# Penalties on the weights.
+
+
+def _add_sign(g: Vector, w: Vector, a: Vector) -> tuple[Vector]:
+    signed = a.where(w > 0, (-a).where(w < 0, w * a))  # 0 for 0, NaN for NaN
+    return (g + signed,)
+
+
+_sum_of_squares = elementwise(lambda x: (x * x,), 1, 0, total=True)
+_sum_of_sizes = elementwise(lambda x: (abs(x),), 1, 0, total=True)
+_add_multiple = elementwise(lambda g, w, a: (g + w * a,), 2, 1)
+_add_signs = elementwise(_add_sign, 2, 1)
+
+
+@inner
+def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
+    """group·Σ_j ‖W_:j‖, and its gradient added."""
+    fill(norms, n_out, 0.0)
+    for i in range(n_in):
+        for j in range(n_out):
+            x = float(w[i * n_out + j])
+            norms[j] += x * x
+    total = 0.0
+    for j in range(n_out):
+        norm = math.sqrt(norms[j])
+        total += norm
+        norms[j] = group if norm == 0.0 else group / norm
+    if need_gradient:
+        for i in range(n_in):
+            for j in range(n_out):
+                k = i * n_out + j
+                gradient[k] += as_real(gradient, float(w[k]) * norms[j])
+    return group * total
+
+
+@inner
+def penalties(plan, params, numbers, gradient, need_gradient, space):
+    """The penalties, and their gradient added."""
+    l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
+    total = 0.0
+    for index in range(plan[N_LAYERS]):
+        layer = layer_of(plan, index)
+        n_in, n_out = layer[N_IN], layer[N_OUT]
+        size, w, g = n_in * n_out, at(params, layer[W_OFFSET]), at(gradient, layer[W_OFFSET])
+        if l2 != 0.0:
+            total += 0.5 * l2 * _sum_of_squares(size, w)
+            if need_gradient:
+                _add_multiple(size, g, w, as_real(w, l2))
+        if l1 != 0.0:
+            total += l1 * _sum_of_sizes(size, w)
+            if need_gradient:
+                _add_signs(size, g, w, as_real(w, l1))
+        if group != 0.0:
+            norms = taken_as(numbers, at(space, plan[NORMS]))
+            total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
+    return total
+
+
+@part
+def has_penalties(numbers):
+    """Whether there are any."""
+    return numbers[L2] != 0.0 or numbers[L1] != 0.0 or numbers[GROUP] != 0.0
+
+
+@part
+def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, space):
+    """The objective from the sum over rows; penalties are added to the gradient."""
+    result = factor * total
+    if has_penalties(numbers):
+        result += penalties(plan, params, numbers, gradient, need_gradient, space)
+    return result
+
+
+def _make_part(fingerprint):
+    def part_of_sum(
+        plan, constants, params, terms, numbers, X, targets, labels, weights, order,
+        first, start, count, factor, seed, step, gradient, need_gradient, flush, workspace,
+    ):  # fmt: skip
+        """`sum_of_part` for a thread of several; `flush` flushes subnormal numbers to zero."""
+        _ = fingerprint  # see compiling.source_fingerprint
+        mode = floating_point_mode()
+        if flush:
+            set_floating_point_mode(flushing(mode))
+        q, p, space = pointer(plan), pointer(params), aligned(pointer(workspace))
+        if need_gradient:
+            transpose_weights(q, p, False, at(space, q[TRANSPOSED]))
+        total = sum_of_part(
+            q, pointer(constants), p, pointer(terms), pointer(numbers), pointer(X),
+            pointer(targets), pointer(labels), pointer(weights), pointer(order), order.size > 0,
+            first, start, count, factor, seed, step, pointer(gradient), need_gradient, space,
+        )  # fmt: skip
+        set_floating_point_mode(mode)
+        return total
+
+    return part_of_sum
+
+
+# The types of a plan, a problem and its data, and of the rows' order.
+DATA = (
+    given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1),
+)  # fmt: skip
+PLAN = (given_integers(1), given_doubles(1))
+
+part_of_sum = Entry(
+    _make_part, NUMBER,
+    *PLAN, given(1), *DATA, given_integers(1), INTEGER, INTEGER, INTEGER, NUMBER, types.uint64,
+    INTEGER, result(1), FLAG, FLAG, result(1), calls=SUMS,
+)  # fmt: skip
 
 
 def _make_objective(fingerprint):
     def objective(
-        layers, constants, params, loss, X, targets, labels, weights, scale, l2,
-        gradient, need_gradient, tile, workspace, label_rows, places,
+        plan, constants, params, terms, numbers, X, targets, labels, weights,
+        gradients, need_gradient, sums, workspace,
     ):  # fmt: skip
-        """The objective of all rows; its gradient, if needed, to `gradient`."""
+        """The objective of all rows; its gradient, if needed, to where `gradients` begins.
+
+        Where `sums` holds something, the parts' sums and gradients are there already.
+        """
         _ = fingerprint  # see compiling.source_fingerprint
-        return objective_of_rows(
-            pointer(layers), pointer(constants), layers.shape[0], pointer(params), loss,
-            pointer(X), pointer(targets), pointer(labels), pointer(weights), weights.size > 0,
-            pointer(labels), False, 0, X.shape[0], scale, l2, pointer(gradient), need_gradient,
-            tile, aligned(pointer(workspace)), pointer(places), pointer(label_rows),
-        )  # fmt: skip
+        q, c, p = pointer(plan), pointer(constants), pointer(params)
+        a, g, space = pointer(numbers), pointer(gradients), aligned(pointer(workspace))
+        if sums.size > 0:
+            total = sum_of_parts(sums.size, pointer(sums), g, need_gradient, params.size)
+        else:
+            total = sum_of_rows(
+                q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
+                pointer(weights), pointer(labels), False, 0, X.shape[0], a[SCALE],
+                types.uint64(0), 0, g, need_gradient, params.size, space,
+            )  # fmt: skip
+        return objective_of(total, a[SCALE], q, p, a, g, need_gradient, space)
 
     return objective
 
 
 objective = Entry(
     _make_objective, NUMBER,
-    given_integers(2), given_doubles(1), given(1), INTEGER, given(2), given(2), given_integers(1),
-    given(1), NUMBER, NUMBER, result(1), FLAG, INTEGER, result(1), given_integers(1),
-    given_integers(1),
+    *PLAN, given(1), *DATA, result(1), FLAG, given_doubles(1), result(1), calls=SUMS,
 )  # fmt: skip

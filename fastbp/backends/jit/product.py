@@ -15,8 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compiling import inner
-from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, not_inlined, vector_width
+from .compiling import FLAG, INTEGER, NOTHING, Linked, itself, reals
+from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, vector_width
 
 _INT64 = ir.IntType(64)
 
@@ -138,33 +138,43 @@ def _block(
     return signature, codegen
 
 
-@inner
-def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
-    """C (m, n) = start + A (m, depth) · B (depth, n).
+def _make_product(fingerprint):
+    def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
+        """C (m, n) = start + A (m, depth) · B (depth, n).
 
-    Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are the
-    distances of rows; `start` may be C, or a vector if `start_row` is 0. Without `has_start` the
-    sums begin at zero.
-    """
-    not_inlined()
-    width = vector_width(c)
-    vectors = (n + width - 1) // width if HAS_MASKS else n // width
-    chunks = (vectors + _WIDE - 1) // _WIDE
-    j = 0
-    while j < n:
-        wide = 0
-        if chunks > 0:  # split evenly: 4 vectors are 2 + 2, not 3 + 1
-            wide = (vectors + chunks - 1) // chunks
-            vectors -= wide
-            chunks -= 1
-        columns = min(max(wide * width, 1), n - j)
-        for i in range(0, m, _HIGH):
-            _block(
-                wide, min(m - i, _HIGH), columns, depth,
-                at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
-                at(start, i * start_row + j), start_row, has_start, at(c, i * c_row + j), c_row,
-            )  # fmt: skip
-        j += columns
+        Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are the
+        distances of rows; `start` may be C, or a vector if `start_row` is 0. Without `has_start` the
+        sums begin at zero.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        width = vector_width(c)
+        vectors = (n + width - 1) // width if HAS_MASKS else n // width
+        chunks = (vectors + _WIDE - 1) // _WIDE
+        j = 0
+        while j < n:
+            wide = 0
+            if chunks > 0:  # split evenly: 4 vectors are 2 + 2, not 3 + 1
+                wide = (vectors + chunks - 1) // chunks
+                vectors -= wide
+                chunks -= 1
+            columns = min(max(wide * width, 1), n - j)
+            for i in range(0, m, _HIGH):
+                _block(
+                    wide, min(m - i, _HIGH), columns, depth,
+                    at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
+                    at(start, i * start_row + j), start_row, has_start, at(c, i * c_row + j), c_row,
+                )  # fmt: skip
+            j += columns
+
+    return product
+
+
+_linked_product = Linked(
+    _make_product, NOTHING,
+    INTEGER, INTEGER, INTEGER, reals, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER, FLAG, reals,
+    INTEGER,
+)  # fmt: skip
+product = _linked_product.call
 
 
 @intrinsic
@@ -223,12 +233,21 @@ def _dots(
     return signature, codegen
 
 
-@inner
-def dots(m, depth, a, a_row, b, start, c):
-    """c (m,) = start + A (m, depth) · b (depth,): the product for one output."""
-    not_inlined()
-    for i in range(0, m, _HIGH // 2):
-        _dots(min(m - i, _HIGH // 2), depth, at(a, i * a_row), a_row, b, start, at(c, i))
+def _make_dots(fingerprint):
+    def dots(m, depth, a, a_row, b, start, c):
+        """c (m,) = start + A (m, depth) · b (depth,): the product for one output."""
+        _ = fingerprint  # see compiling.source_fingerprint
+        for i in range(0, m, _HIGH // 2):
+            _dots(min(m - i, _HIGH // 2), depth, at(a, i * a_row), a_row, b, start, at(c, i))
+
+    return dots
+
+
+_linked_dots = Linked(
+    _make_dots, NOTHING,
+    INTEGER, INTEGER, reals, INTEGER, reals, itself, reals,
+)  # fmt: skip
+dots = _linked_dots.call
 
 
 def _transpose_width(lanes: Lanes) -> int:
@@ -275,15 +294,28 @@ def _transpose_square(typingctx: Any, a: Any, a_row: Any, to: Any, to_row: Any) 
     return types.void(a, types.int64, to, types.int64), codegen
 
 
-@inner
-def transpose(m, n, a, to):
-    """Write the transpose of A (m, n) to `to` (n, m)."""
-    width = _square_width(a)
-    for i in range(0, m, width):
-        for j in range(0, n, width):
-            if i + width <= m and j + width <= n:
-                _transpose_square(at(a, i * n + j), n, at(to, j * m + i), m)
-            else:
-                for i1 in range(i, min(i + width, m)):
-                    for j1 in range(j, min(j + width, n)):
-                        to[j1 * m + i1] = a[i1 * n + j1]
+def _make_transpose(fingerprint):
+    def transpose(m, n, a, to):
+        """Write the transpose of A (m, n) to `to` (n, m)."""
+        _ = fingerprint  # see compiling.source_fingerprint
+        width = _square_width(a)
+        for i in range(0, m, width):
+            for j in range(0, n, width):
+                if i + width <= m and j + width <= n:
+                    _transpose_square(at(a, i * n + j), n, at(to, j * m + i), m)
+                else:
+                    for i1 in range(i, min(i + width, m)):
+                        for j1 in range(j, min(j + width, n)):
+                            to[j1 * m + i1] = a[i1 * n + j1]
+
+    return transpose
+
+
+_linked_transpose = Linked(
+    _make_transpose, NOTHING,
+    INTEGER, INTEGER, reals, reals,
+)  # fmt: skip
+transpose = _linked_transpose.call
+
+# What an entry that calls these functions declares.
+PRODUCTS = (_linked_product, _linked_dots, _linked_transpose)

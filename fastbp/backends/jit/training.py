@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ..contract import (
     ADAM,
@@ -26,7 +22,6 @@ from .compiling import (
     NUMBER,
     PAIR,
     Entry,
-    given,
     given_doubles,
     given_integers,
     part,
@@ -34,8 +29,19 @@ from .compiling import (
     result_doubles,
 )
 from .network import GRADIENT
-from .objective import objective_of_rows
-from .vectors import SSE, Vector, aligned, as_real, at, copy, elementwise, pointer
+from .objective import DATA, PLAN, SCALE, SUMS, objective_of, sum_of_parts, sum_of_rows
+from .vectors import (
+    Vector,
+    aligned,
+    as_real,
+    at,
+    copy,
+    elementwise,
+    floating_point_mode,
+    flushing,
+    pointer,
+    set_floating_point_mode,
+)
 
 
 def _momentum_rule(p: Vector, v: Vector, g: Vector, lr: Vector, momentum: Vector) -> tuple:
@@ -93,78 +99,48 @@ def _update(kind, n_moments, c0, c1, c2, lr, step, n, p, moments, g):
         _momentum(n, p, moments, g, as_real(p, lr), as_real(p, c0))
 
 
-# Numbers near zero: the moments of an optimizer decay into the subnormals as a network converges,
-# and arithmetic on those takes many times longer. The mode belongs to the thread; it is set after
-# the last allocation, so that nothing can raise before it is restored.
-
-_FLUSH = 0x8040  # the bits of MXCSR that flush subnormal results and operands to zero
-
-
-@intrinsic
-def _floating_point_mode(typingctx: Any) -> Any:
-    """The processor's control word for vector arithmetic (0 where we do not know one)."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
-        if SSE:
-            _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
-        return builder.load(word)
-
-    return types.uint32(), codegen
-
-
-@intrinsic
-def _set_floating_point_mode(typingctx: Any, mode: Any) -> Any:
-    """Set that control word."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        word = cgutils.alloca_once_value(builder, args[0])
-        builder.store(args[0], word)
-        if SSE:
-            _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
-        return context.get_dummy_value()
-
-    return types.void(types.uint32), codegen
-
-
-def _call_with_address(builder: ir.IRBuilder, name: str, place: ir.Value) -> None:
-    address = builder.bitcast(place, ir.IntType(8).as_pointer())
-    kind = ir.FunctionType(ir.VoidType(), [address.type])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [address])
-
-
 def _make_train(fingerprint):
     def train(
-        layers, constants, loss, X, targets, labels, weights, scale, l2,
-        kind, n_moments, c0, c1, c2, params, moments, good, monitor,
-        step, n_steps, batch_size, averaged, order, rates, losses, epsilon,
-        tile, workspace, label_rows, places,
+        plan, constants, terms, numbers, X, targets, labels, weights, frozen,
+        kind, n_moments, c0, c1, c2, params, moments, good, monitor, seed,
+        step, n_steps, batch_size, averaged, order, rates, losses, epsilon, gradients, sums,
+        workspace,
     ):  # fmt: skip
-        """Do steps as `contract.train` tells; returns why it stopped and the steps completed."""
+        """Do steps as `contract.train` tells; returns why it stopped and the steps completed.
+
+        Where `sums` holds something, the sums and gradients of the parts of one step's batch are
+        there already.
+        """
         _ = fingerprint  # see compiling.source_fingerprint
-        mode = _floating_point_mode()
-        _set_floating_point_mode(mode | types.uint32(_FLUSH))
+        mode = floating_point_mode()
+        set_floating_point_mode(flushing(mode))
         n, n_params = X.shape[0], params.size
         steps_per_epoch = (n + batch_size - 1) // batch_size
         first_epoch = step // steps_per_epoch
-        p, space = pointer(params), aligned(pointer(workspace))
+        q, c, p, a = pointer(plan), pointer(constants), pointer(params), pointer(numbers)
+        space = aligned(pointer(workspace))
         start, last_good = at(pointer(good), n_params), pointer(good)
         m, rate, lost = pointer(monitor), pointer(rates), pointer(losses)
-        g = at(space, pointer(places)[GRADIENT])
+        g = pointer(gradients) if sums.size > 0 else at(space, q[GRADIENT])
         status = DONE
         for i in range(n_steps):
             epoch, j = step // steps_per_epoch - first_epoch, step % steps_per_epoch
             first = j * batch_size
             count = min(batch_size, n - first)
-            factor = scale * n / count if averaged else scale
+            factor = a[SCALE] * n / count if averaged else a[SCALE]
             if j == 0:
                 copy(start, p, n_params)
-            objective = objective_of_rows(
-                pointer(layers), pointer(constants), layers.shape[0], p, loss,
-                pointer(X), pointer(targets), pointer(labels), pointer(weights), weights.size > 0,
-                at(pointer(order), epoch * n), order.size > 0, first, count, factor, l2, g, True,
-                tile, space, pointer(places), pointer(label_rows),
-            )  # fmt: skip
+            if sums.size > 0:
+                total = sum_of_parts(sums.size, pointer(sums), g, True, n_params)
+            else:
+                total = sum_of_rows(
+                    q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
+                    pointer(weights), at(pointer(order), epoch * n), order.size > 0,
+                    first, count, factor, seed, step, g, True, n_params, space,
+                )  # fmt: skip
+            objective = objective_of(total, factor, q, p, a, g, True, space)
+            for k in range(frozen.size):
+                g[pointer(frozen)[k]] = 0.0
             lost[epoch] += objective
             m[2] = objective
             if not math.isfinite(objective):
@@ -187,7 +163,7 @@ def _make_train(fingerprint):
                 if m[1] == GROWTH_EPOCHS:
                     status = GROWN
                     break
-        _set_floating_point_mode(mode)
+        set_floating_point_mode(mode)
         return status, step
 
     return train
@@ -195,8 +171,8 @@ def _make_train(fingerprint):
 
 train = Entry(
     _make_train, PAIR,
-    given_integers(2), given_doubles(1), INTEGER, given(2), given(2), given_integers(1), given(1),
-    NUMBER, NUMBER, INTEGER, INTEGER, NUMBER, NUMBER, NUMBER, result(1), result(2), result(2),
-    result_doubles(1), INTEGER, INTEGER, INTEGER, FLAG, given_integers(2), given_doubles(1),
-    result_doubles(1), NUMBER, INTEGER, result(1), given_integers(1), given_integers(1),
+    *PLAN, *DATA, given_integers(1), INTEGER, INTEGER, NUMBER, NUMBER, NUMBER, result(1),
+    result(2), result(2), result_doubles(1), types.uint64, INTEGER, INTEGER, INTEGER, FLAG,
+    given_integers(2), given_doubles(1), result_doubles(1), NUMBER, result(1), given_doubles(1),
+    result(1), calls=SUMS,
 )  # fmt: skip

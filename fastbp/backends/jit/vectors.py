@@ -152,6 +152,9 @@ class Vector:
     def __gt__(self, other: Vector | float) -> ir.Value:
         return self.lanes.builder.fcmp_ordered(">", self.value, self._operand(other))
 
+    def __le__(self, other: Vector | float) -> ir.Value:
+        return self.lanes.builder.fcmp_ordered("<=", self.value, self._operand(other))
+
     def equals(self, other: Vector | float) -> ir.Value:
         """The mask of equal elements."""
         return self.lanes.builder.fcmp_ordered("==", self.value, self._operand(other))
@@ -219,64 +222,92 @@ def elementwise(
 
     @intrinsic
     def apply(typingctx: Any, n: Any, *arguments: Any) -> Any:
-        real = arguments[0].dtype
-        scalars = (real,) * (len(arguments) - pointers)
-        together = types.Tuple((*arguments[:pointers], *scalars))  # Numba's form of *arguments
-        signature = (types.float64 if total else types.void)(types.int64, together)
-
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            n, packed = args
-            unpacked = cgutils.unpack_tuple(builder, packed, len(arguments))
-            starts, scalars = unpacked[:pointers], unpacked[pointers:]
-            lanes = Lanes(builder, real)
-            wide = Lanes(builder, types.float64, lanes.width)
-            sums = cgutils.alloca_once_value(builder, wide.constant(0).value) if total else None
-
-            def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> Vector | None:
-                places = [builder.gep(p, [i]) for p in starts]
-                vectors = [lanes.load(p, mask) for p in places]
-                outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
-                for vector, place in zip(outcome[:results], places[:results], strict=True):
-                    lanes.store(vector, place, mask)
-                return widened(outcome[-1]) if total else None
-
-            def add(terms: Vector | None, mask: ir.Value | None) -> None:
-                if sums is None or terms is None:
-                    return
-                if mask is not None:  # what a formula makes of absent elements does not count
-                    terms = terms.where(mask, 0.0)
-                builder.store((Vector(wide, builder.load(sums)) + terms).value, sums)
-
-            width = ir.Constant(_INT64, lanes.width)
-            rest = builder.srem(n, width)
-            whole = builder.sub(n, rest)
-            with cgutils.for_range_slice(builder, _INT64(0), whole, width, _INT64) as (i, _):
-                add(body(lanes, i, None), None)
-            if HAS_MASKS:
-                with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
-                    mask = lanes.first(rest)
-                    add(body(lanes, whole, mask), mask)
-            single = None
-            if not HAS_MASKS:
-                one = Lanes(builder, real, 1)
-                start = Lanes(builder, types.float64, 1).constant(0).value
-                single = cgutils.alloca_once_value(builder, start)
-                with cgutils.for_range_slice(builder, whole, n, _INT64(1), _INT64) as (i, _):
-                    terms = body(one, i, None)
-                    if terms is not None:
-                        so_far = Vector(terms.lanes, builder.load(single))
-                        builder.store((so_far + terms).value, single)
-            if sums is None:
-                return context.get_dummy_value()
-            result = Vector(wide, builder.load(sums)).sum()
-            if single is not None:
-                last = Vector(Lanes(builder, types.float64, 1), builder.load(single))
-                result = builder.fadd(result, last.sum())
-            return result
-
-        return signature, codegen
+        return _loop(formula, (), arguments, pointers, results, total)
 
     return apply
+
+
+def elementwise_of(
+    formula: Callable[[int], Callable[..., Any]], pointers: int, results: int, total: bool = False
+) -> Any:
+    """A jitted function f(kind, n, p1, ..., s1, ...) that applies the formula of that kind.
+
+    The kind must be known where f is compiled; the rest is as for `elementwise`.
+    """
+
+    @intrinsic(prefer_literal=True)
+    def apply(typingctx: Any, kind: Any, n: Any, *arguments: Any) -> Any:
+        of_kind = formula(kind.literal_value)
+        return _loop(of_kind, (kind,), arguments, pointers, results, total)
+
+    return apply
+
+
+def _loop(
+    formula: Callable[..., Any],
+    first: tuple[Any, ...],
+    arguments: tuple[Any, ...],
+    pointers: int,
+    results: int,
+    total: bool,
+) -> Any:
+    """Signature and code of `elementwise`; `first` are the types of arguments before n."""
+    real = arguments[0].dtype
+    scalars = (real,) * (len(arguments) - pointers)
+    together = types.Tuple((*arguments[:pointers], *scalars))  # Numba's form of *arguments
+    signature = (types.float64 if total else types.void)(*first, types.int64, together)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        n, packed = args[-2:]
+        unpacked = cgutils.unpack_tuple(builder, packed, len(arguments))
+        starts, scalars = unpacked[:pointers], unpacked[pointers:]
+        lanes = Lanes(builder, real)
+        wide = Lanes(builder, types.float64, lanes.width)
+        sums = cgutils.alloca_once_value(builder, wide.constant(0).value) if total else None
+
+        def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> Vector | None:
+            places = [builder.gep(p, [i]) for p in starts]
+            vectors = [lanes.load(p, mask) for p in places]
+            outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
+            for vector, place in zip(outcome[:results], places[:results], strict=True):
+                lanes.store(vector, place, mask)
+            return widened(outcome[-1]) if total else None
+
+        def add(terms: Vector | None, mask: ir.Value | None) -> None:
+            if sums is None or terms is None:
+                return
+            if mask is not None:  # what a formula makes of absent elements does not count
+                terms = terms.where(mask, 0.0)
+            builder.store((Vector(wide, builder.load(sums)) + terms).value, sums)
+
+        width = ir.Constant(_INT64, lanes.width)
+        rest = builder.srem(n, width)
+        whole = builder.sub(n, rest)
+        with cgutils.for_range_slice(builder, _INT64(0), whole, width, _INT64) as (i, _):
+            add(body(lanes, i, None), None)
+        if HAS_MASKS:
+            with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
+                mask = lanes.first(rest)
+                add(body(lanes, whole, mask), mask)
+        single = None
+        if not HAS_MASKS:
+            one = Lanes(builder, real, 1)
+            start = Lanes(builder, types.float64, 1).constant(0).value
+            single = cgutils.alloca_once_value(builder, start)
+            with cgutils.for_range_slice(builder, whole, n, _INT64(1), _INT64) as (i, _):
+                terms = body(one, i, None)
+                if terms is not None:
+                    so_far = Vector(terms.lanes, builder.load(single))
+                    builder.store((so_far + terms).value, single)
+        if sums is None:
+            return context.get_dummy_value()
+        result = Vector(wide, builder.load(sums)).sum()
+        if single is not None:
+            last = Vector(Lanes(builder, types.float64, 1), builder.load(single))
+            result = builder.fadd(result, last.sum())
+        return result
+
+    return signature, codegen
 
 
 # Pointers. Inside jitted code arrays are pointers: an argument's type then says its dtype alone, so
@@ -348,12 +379,85 @@ def vector_width(typingctx: Any, start: Any) -> Any:
     return types.int64(start), codegen
 
 
-@intrinsic
-def not_inlined(typingctx: Any) -> Any:
-    """Written into a function, keeps its code in one place: calls do not repeat it."""
+@intrinsic(prefer_literal=True)
+def room_for(typingctx: Any, like: Any, count: Any) -> Any:
+    """A buffer on the stack for so many numbers, a constant, of the type `like` points to."""
+    size = count.literal_value
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        builder.function.attributes.add("noinline")
+        element = context.get_value_type(signature.return_type.dtype)
+        buffer = cgutils.alloca_once(builder, ir.ArrayType(element, size))
+        return builder.bitcast(buffer, element.as_pointer())
+
+    return types.CPointer(like.dtype)(like, count), codegen
+
+
+@intrinsic
+def taken_as(typingctx: Any, like: Any, start: Any) -> Any:
+    """The pointer `start`, taken as one to numbers of the type that `like` points to."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[1], args[0].type)
+
+    return like(like, start), codegen
+
+
+@intrinsic
+def call_c(typingctx: Any, address: Any, *arguments: Any) -> Any:
+    """Call the C function at an address, which returns nothing, with these arguments."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        values = cgutils.unpack_tuple(builder, args[1], len(arguments))
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
+        builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
         return context.get_dummy_value()
 
-    return types.void(), codegen
+    return types.void(types.int64, types.Tuple(arguments)), codegen
+
+
+# Numbers near zero: the moments of an optimizer decay into the subnormals as a network converges,
+# and arithmetic on those takes many times longer. The mode belongs to the thread; whoever sets it
+# does so after the last allocation, so that nothing can raise before it is restored.
+
+
+@intrinsic
+def floating_point_mode(typingctx: Any) -> Any:
+    """The processor's control word for vector arithmetic (0 where we do not know one)."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
+        if SSE:
+            _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
+        return builder.load(word)
+
+    return types.uint32(), codegen
+
+
+@intrinsic
+def set_floating_point_mode(typingctx: Any, mode: Any) -> Any:
+    """Set that control word."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        word = cgutils.alloca_once_value(builder, args[0])
+        builder.store(args[0], word)
+        if SSE:
+            _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), codegen
+
+
+@intrinsic
+def flushing(typingctx: Any, mode: Any) -> Any:
+    """The control word, changed to flush subnormal results and operands to zero."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.or_(args[0], ir.IntType(32)(0x8040))
+
+    return types.uint32(types.uint32), codegen
+
+
+def _call_with_address(builder: ir.IRBuilder, name: str, place: ir.Value) -> None:
+    address = builder.bitcast(place, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [address.type])
+    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [address])

@@ -1,0 +1,44 @@
+/* Dropout: what a training step multiplies the layers' outputs by, as the contract's train() says. */
+
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ x >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
+    x = (x ^ x >> 27) * UINT64_C(0x94D049BB133111EB);
+    return x ^ x >> 31;
+}
+
+INLINE uint32_t hash(uint32_t x)
+{
+    x = (x ^ x >> 16) * UINT32_C(0x7FEB352D);
+    x = (x ^ x >> 15) * UINT32_C(0x846CA68B);
+    return x ^ x >> 16;
+}
+
+static const uint64_t golden = UINT64_C(0x9E3779B97F4A7C15);
+
+static uint64_t dropout_key(uint64_t seed, int64_t step)
+{
+    return mix(seed + golden * ((uint64_t)step + 1));
+}
+
+/* The factors 0 and 1/(1 - p) of a tile that starts at row `first` of its batch. */
+static void draw_factors(const fb_plan *plan, const buffers *B, uint64_t step_key, idx first,
+                         idx rows)
+{
+    for (idx l = 0; l < plan->n_layers; l++) {
+        block factors = B->factors[l];
+        if (!factors.p) continue;
+        double p = plan->layers[l].dropout;
+        real kept = (real)(1 / (1 - p));
+        uint32_t last_dropped = (uint32_t)(ceil(p * 0x1p32) - 1);
+        uint64_t key = mix(step_key + golden * (uint64_t)(l + 1));
+        uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
+        idx n_out = plan->layers[l].n_out;
+        for (idx i = 0; i < rows; i++) {
+            uint32_t place = (uint32_t)((first + i) * n_out);
+            real *row = factors.p + i * factors.ld;
+            for (idx j = 0; j < factors.ld; j++)
+                row[j] = hash(hash((place + (uint32_t)j) ^ low) + high) > last_dropped ? kept : 0;
+        }
+    }
+}

@@ -1,0 +1,310 @@
+/* The objective and its gradient: losses of rows, summed tile by tile and part by part, with
+ * penalties on the weights.
+ *
+ * Within a part of the rows tiles add to one gradient; parts are summed apart and added in order, so
+ * that it does not matter how many threads share them. Up to FB_PART_ROWS rows are one part.
+ */
+
+typedef struct {
+    const real *X, *T, *weights;
+    const int64_t *labels;
+} rows_of_data;
+
+INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, idx i)
+{
+    const real *X = problem->X, *T = problem->y, *weights = problem->weights;
+    return (rows_of_data){X + i * plan->layers[0].n_in,
+                          T ? T + i * (idx)problem->n_targets : NULL, weights ? weights + i : NULL,
+                          problem->labels ? problem->labels + i : NULL};
+}
+
+/* Rows of a shuffled batch, copied side by side. */
+static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_problem *problem,
+                           const int64_t *order, idx n)
+{
+    idx n_in = plan->layers[0].n_in, n_targets = (idx)problem->n_targets;
+    const real *X = problem->X, *T = problem->y, *weights = problem->weights;
+    for (idx i = 0; i < n; i++) {
+        idx row = (idx)order[i];
+        memcpy(B->X + i * n_in, X + row * n_in, (size_t)n_in * sizeof(real));
+        if (T) memcpy(B->T + i * n_targets, T + row * n_targets, (size_t)n_targets * sizeof(real));
+        if (weights) B->weights[i] = weights[row];
+        if (problem->labels) B->labels[i] = problem->labels[row];
+    }
+    return (rows_of_data){B->X, T ? B->T : NULL, weights ? B->weights : NULL,
+                          problem->labels ? B->labels : NULL};
+}
+
+/* Σ w ℓ of a tile whose outputs are there, and dL/dY to `D`, or with a direction `U` the product
+ * ℓ''·U, unless `D` is null. */
+static double tile_objective(const fb_plan *plan, const buffers *B, const fb_problem *problem,
+                             rows_of_data data, idx rows, double scale, const real *U, real *D)
+{
+    idx last = plan->n_layers - 1;
+    loss_tile tile = {.rows = rows,
+                      .n_out = plan->layers[last].n_out,
+                      .Y = B->Y[last].p,
+                      .T = data.T,
+                      .labels = data.labels,
+                      .weights = data.weights,
+                      .U = U,
+                      .D = D,
+                      .row = B->row,
+                      .ld = B->Y[last].ld,
+                      .scale = scale,
+                      .constant = problem->constant,
+                      .function = (user_loss_function *)problem->function};
+    return tile_loss(problem->loss, &tile);
+}
+
+/* Parts. */
+
+typedef struct {
+    idx size, count; /* rows of a part, but for the last one; parts */
+} parts;
+
+INLINE parts partition(idx n)
+{
+    idx most = (n + FB_PART_ROWS - 1) / FB_PART_ROWS;
+    most = most < 1 ? 1 : most > FB_MOST_PARTS ? FB_MOST_PARTS : most;
+    idx size = 2 * ((n + 2 * most - 1) / (2 * most)); /* even, for losses of pairs */
+    return (parts){size, size ? (n + size - 1) / size : 0};
+}
+
+typedef struct {
+    idx start, stop;
+} range;
+
+INLINE range part_of(idx n, idx part)
+{
+    idx size = partition(n).size, start = part * size;
+    return (range){start, n - start < size ? n : start + size};
+}
+
+/* How many workers can be of use. */
+INLINE idx useful_workers(idx n, idx threads)
+{
+    if (n <= FB_PART_ROWS || threads <= 1) return 1;
+    idx count = partition(n).count;
+    return threads < count ? threads : count;
+}
+
+/* Buffers for workers, the first of whom has needs of its own; returns how many there was memory
+ * for. */
+static idx take_crew(buffers *crew, fb_plan *plan, idx workers, needs first, needs others)
+{
+    idx got = 0;
+    while (got < workers && take_buffers(crew + got, plan, got ? others : first)) got++;
+    return got;
+}
+
+/* A worker's buffers with the first one's transposed weights, which all share. */
+INLINE buffers worker_buffers(const buffers *crew, idx worker)
+{
+    buffers B = crew[worker];
+    B.Wt = crew->Wt, B.Vt = crew->Vt;
+    return B;
+}
+
+static void give_crew(buffers *crew, fb_plan *plan, idx workers)
+{
+    for (idx i = 0; i < workers; i++) give_buffers(crew + i, plan);
+}
+
+/* How many sums of parts, of `size` numbers each, find room at once: those of all parts, so that no
+ * worker ever waits, unless they are large. One worker adds each as soon as it is there. */
+static idx slots_for(idx n, idx workers, idx size)
+{
+    enum { ROOM = 1 << 26 }; /* bytes */
+    if (n <= FB_PART_ROWS) return 0;
+    idx count = partition(n).count, fitting = ROOM / ((idx)sizeof(real) * size + 1);
+    if (workers == 1) return 1;
+    return fitting < workers ? workers : fitting < count ? fitting : count;
+}
+
+/* target += slot */
+static void add_slot(idx n, const real *slot, real *target)
+{
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(target + i, m, load_first(target + i, m) + load_first(slot + i, m));
+    }
+}
+
+/* A sum over rows of the stored data or of a batch. */
+typedef struct {
+    const fb_plan *plan;
+    const fb_problem *problem;
+    const real *params;
+    const buffers *crew; /* of each worker; the first has the transposed weights */
+    const int64_t *order; /* the rows, or null: as stored, from row `first` */
+    idx first, n, tile; /* rows in all, of a tile */
+    double scale;
+    int penalised; /* whether the problem has penalties */
+    const uint64_t *dropout; /* key of the step, or null */
+    int flush; /* whether to flush subnormal numbers */
+    real *grad; /* null if only the value is wanted */
+    real *slots; /* for the gradients of parts but the first */
+    idx n_slots;
+    double sums[FB_MOST_PARTS]; /* Σ w ℓ of the parts */
+} row_sum;
+
+/* Σ w ℓ of rows start..stop, and their part of the gradient to `grad` if it is not null. */
+static double sum_rows(const row_sum *s, const buffers *B, idx start, idx stop, real *grad)
+{
+    double sum = 0;
+    for (idx i = start; i < stop; i += s->tile) {
+        idx rows = stop - i < s->tile ? stop - i : s->tile;
+        rows_of_data data = s->order ? gather(s->plan, B, s->problem, s->order + s->first + i, rows)
+                                     : stored_rows(s->plan, s->problem, s->first + i);
+        if (s->dropout) draw_factors(s->plan, B, *s->dropout, i, rows);
+        tile_forward(s->plan, B, s->params, rows, data.X);
+        sum += tile_objective(s->plan, B, s->problem, data, rows, s->scale, NULL,
+                              grad ? B->delta[0].p : NULL);
+        if (grad) tile_backward(s->plan, B, rows, data.X, grad, i > start, NULL);
+    }
+    return sum;
+}
+
+static real *slot_of(const row_sum *s, idx part)
+{
+    return s->slots + part % s->n_slots * round_up(s->plan->n_params);
+}
+
+static void sum_part(void *context, idx worker, idx part)
+{
+    row_sum *s = context;
+    range rows = part_of(s->n, part);
+    buffers B = worker_buffers(s->crew, worker);
+    real *grad = s->grad && part ? slot_of(s, part) : s->grad;
+    s->sums[part] = sum_rows(s, &B, rows.start, rows.stop, grad);
+}
+
+static void sum_part_flushing(void *context, idx worker, idx part)
+{
+    fp_mode mode = flush_subnormals();
+    sum_part(context, worker, part);
+    restore_mode(mode);
+}
+
+static void merge_part(void *context, idx part)
+{
+    row_sum *s = context;
+    if (s->grad && part) add_slot(s->plan->n_params, slot_of(s, part), s->grad);
+}
+
+/* Σ w ℓ, and the gradient of scale · Σ w ℓ. */
+static double sum_parts(row_sum *s, fb_team *team)
+{
+    if (s->n <= FB_PART_ROWS) return sum_rows(s, s->crew, 0, s->n, s->grad);
+    idx count = partition(s->n).count;
+    fb_work work = {s->flush ? sum_part_flushing : sum_part, merge_part, s, count,
+                    s->grad ? s->n_slots : count};
+    fb_share(team, &work);
+    double sum = 0;
+    for (idx part = 0; part < count; part++) sum += s->sums[part];
+    return sum;
+}
+
+/* Penalties; each returns its value and adds its derivative to `grad` unless that is null. */
+
+/* factor · Σ term(w) over the weights, whose derivative is `slope`. */
+#define SUM_OVER_WEIGHTS(factor, term, slope)                                                      \
+    double_sum sum = {{{0}}};                                                                      \
+    for (idx l = 0; l < plan->n_layers; l++) {                                                     \
+        idx size = plan->layers[l].n_in * plan->layers[l].n_out, first = plan->layers[l].w;        \
+        for (idx i = first; i < first + size; i += VL) {                                           \
+            mask m = first_lanes(first + size - i);                                                \
+            vec w = load_first(params + i, m);                                                     \
+            add_to(&sum, term);                                                                    \
+            if (grad) store_first(grad + i, m, load_first(grad + i, m) + (slope));                 \
+        }                                                                                          \
+    }                                                                                              \
+    return (factor) * total_of(sum);
+
+/* l2/2·‖W‖² */
+static double l2_penalty(const fb_plan *plan, double l2, const real *params, real *grad)
+{
+    SUM_OVER_WEIGHTS(0.5 * l2, w * w, (real)l2 * w)
+}
+
+/* l1·Σ|W_ij| */
+static double l1_penalty(const fb_plan *plan, double l1, const real *params, real *grad)
+{
+    SUM_OVER_WEIGHTS(l1, vabs(w), (real)l1 * sign(w))
+}
+
+/* group·Σ_j ‖W_:j‖₂, by blocks of columns. */
+static double group_penalty(const fb_plan *plan, double group, const real *params, real *grad)
+{
+    enum { COLUMNS = 64 };
+    double total = 0;
+    for (idx l = 0; l < plan->n_layers; l++) {
+        const fb_layer *layer = plan->layers + l;
+        for (idx j = 0; j < layer->n_out; j += COLUMNS) {
+            idx columns = layer->n_out - j < COLUMNS ? layer->n_out - j : COLUMNS;
+            double norms[COLUMNS] = {0};
+            for (idx i = 0; i < layer->n_in; i++) {
+                const real *w = params + layer->w + i * layer->n_out + j;
+                for (idx k = 0; k < columns; k++) norms[k] += (double)w[k] * (double)w[k];
+            }
+            real factors[COLUMNS];
+            for (idx k = 0; k < columns; k++) {
+                norms[k] = sqrt(norms[k]);
+                total += norms[k];
+                factors[k] = (real)(norms[k] == 0 ? 0 : group / norms[k]);
+            }
+            for (idx i = 0; grad && i < layer->n_in; i++) {
+                idx at = layer->w + i * layer->n_out + j;
+                for (idx k = 0; k < columns; k++) grad[at + k] += factors[k] * params[at + k];
+            }
+        }
+    }
+    return group * total;
+}
+
+INLINE int has_penalties(const fb_problem *problem)
+{
+    return problem->l2 != 0 || problem->l1 != 0 || problem->group != 0;
+}
+
+static double objective(row_sum *s, fb_team *team)
+{
+    const fb_problem *problem = s->problem;
+    if (s->grad) transpose_weights(s->plan, s->params, 0, s->crew->Wt);
+    double value = s->scale * sum_parts(s, team);
+    if (!s->penalised) return value;
+    if (problem->l2 != 0) value += l2_penalty(s->plan, problem->l2, s->params, s->grad);
+    if (problem->l1 != 0) value += l1_penalty(s->plan, problem->l1, s->params, s->grad);
+    if (problem->group != 0) value += group_penalty(s->plan, problem->group, s->params, s->grad);
+    return value;
+}
+
+static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
+                          idx threads, double *value, void *grad)
+{
+    idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
+    idx workers = useful_workers(n, threads), n_slots = grad ? slots_for(n, workers, size) : 0;
+    needs others = {grad ? FOR_FORWARD | FOR_BACKWARD : FOR_FORWARD, tile, tile, 0}, first = others;
+    if (grad) first.what |= FOR_WEIGHTS;
+    first.extra = n_slots * size;
+    buffers crew[FB_MOST_PARTS];
+    workers = take_crew(crew, plan, workers, first, others);
+    if (!workers) return FB_NO_MEMORY;
+    row_sum s = {.plan = plan,
+                 .problem = problem,
+                 .params = params,
+                 .crew = crew,
+                 .n = n,
+                 .tile = tile,
+                 .scale = problem->scale,
+                 .penalised = has_penalties(problem),
+                 .grad = grad,
+                 .slots = crew->extra,
+                 .n_slots = n_slots};
+    fb_team *team = fb_team_new(workers);
+    *value = objective(&s, team);
+    fb_team_free(team);
+    give_crew(crew, plan, workers);
+    return FB_DONE;
+}

@@ -1,0 +1,5 @@
+"""Networks in files."""
+
+from ._model import SavedNetwork, load, save
+
+__all__ = ["SavedNetwork", "load", "save"]
