@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from inspect import isfunction
 from itertools import pairwise
 from typing import Any
 
@@ -71,9 +72,7 @@ class ScalarFunctions:
         return _address(("activation", self.given, dtype.char), self._compile, dtype)
 
     def _compile(self, numba: Any, real: Any) -> Any:
-        f, df, d2f = (
-            numba.njit(error_model="numpy")(g if g is not None else _nothing) for g in self.given
-        )
+        f, df, d2f = (_jitted(numba, _nothing if g is None else g) for g in self.given)
         types = numba.types
         arguments = (types.int64, types.int64, types.CPointer(real), types.CPointer(real))
 
@@ -146,10 +145,7 @@ class PairFunctions:
         return _address(("loss", self.given, dtype.char), self._compile, dtype)
 
     def _compile(self, numba: Any, real: Any) -> Any:
-        f, d2 = (
-            numba.njit(error_model="numpy")(g if g is not None else _nothing_of_two)
-            for g in self.given
-        )
+        f, d2 = (_jitted(numba, _nothing_of_two if g is None else g) for g in self.given)
         types = numba.types
         arguments = (types.int64, types.int64, *(types.CPointer(real),) * 4)
 
@@ -173,6 +169,14 @@ def _nothing(z):
 
 def _nothing_of_two(y, t):
     return np.nan
+
+
+def _jitted(numba: Any, function: Callable) -> Any:
+    """The function for compiled callers; np.tanh and the like are called from one of Python's."""
+    if numba.extending.is_jitted(function):
+        return function
+    compiled = numba.njit(error_model="numpy")
+    return compiled(function if isfunction(function) else lambda *numbers: function(*numbers))
 
 
 def _pairs(Y: np.ndarray, T: np.ndarray) -> Any:
@@ -233,7 +237,7 @@ def check_derivative(what: str, of: str, f: Callable, df: Callable) -> None:
         If a function does not return a real number.
     """
     compared = 0
-    for z in _POINTS.tolist():
+    for z in _POINTS:  # as NumPy's numbers, which is what `evaluate` passes on
         claimed = _number(what, df, z)
         steps = [1e-4 * 2.0**-k for k in range(3)]
         slopes = [(_number(of, f, z + h) - _number(of, f, z - h)) / (2 * h) for h in steps]

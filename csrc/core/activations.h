@@ -477,7 +477,7 @@ static void backward_from_y(const fb_act *a, idx rows, idx columns, const real *
     }
 }
 
-static void multiply(idx rows, idx columns, const real *D, idx ldd, const real *Y, idx ldy,
+static void scale_by(idx rows, idx columns, const real *D, idx ldd, const real *Y, idx ldy,
                      real *out, idx ldo)
 {
     EACH_ROW(x)
@@ -493,7 +493,7 @@ static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *
         idx n = columns - j < PIECE ? columns - j : PIECE;
         for (idx i = 0; i < rows; i++) {
             if (i == 0 || ldz != 0) act_apply(a, 1, n, Z + i * ldz + j, slopes);
-            multiply(1, n, D + i * ldd + j, 0, slopes, 0, out + i * ldo + j, 0);
+            scale_by(1, n, D + i * ldd + j, 0, slopes, 0, out + i * ldo + j, 0);
         }
     }
 }

@@ -285,9 +285,16 @@ class Family:
         """Where the version of this kind for a dtype begins."""
         member = self._members.get(kind)
         if member is None:
-            new = _Addressed(partial(self._make, kind=kind), *self._types)
+            new = _Addressed(partial(self._named, kind), *self._types)
             member = self._members.setdefault(kind, new)
         return member.address(dtype)
+
+    def _named(self, kind: int, fingerprint: int) -> Callable:
+        # Numba names compiled code after the function, and those of one name by a counter that
+        # starts anew in each process: code from the cache would meet other code of the same name.
+        function = self._make(fingerprint, kind)
+        function.__qualname__ += f"_{kind}"
+        return function
 
     def _intrinsic(self) -> Any:
         form = Compiled(partial(self._make, kind=0), *self._types)
