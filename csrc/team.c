@@ -2,7 +2,8 @@
  *
  * They are started by the call that wants them and have ended when it returns, so that a process may
  * fork whenever no call runs. Between two shares of one call they spin for some microseconds, as the
- * next step of a training run is not far, and sleep then.
+ * next step of a training run is not far, and sleep then. The caller waits for members that have
+ * begun a part, not for those that the system has not yet woken.
  */
 #include "core/internal.h"
 
@@ -21,13 +22,14 @@ typedef struct {
 } member;
 
 struct fb_team {
-    pthread_mutex_t lock; /* for all but the atomic fields */
+    pthread_mutex_t lock; /* for all fields that are not atomic */
     pthread_cond_t changed;
-    _Atomic idx round; /* counts the shares; the members wait for the next */
-    _Atomic idx busy; /* members that have not finished this one */
+    _Atomic idx round; /* counts the shares; members wait for the next one */
+    _Atomic idx busy; /* members at work */
     _Atomic idx next; /* part to begin */
     _Atomic idx merged; /* parts merged */
-    const fb_work *work; /* of this round; null to end */
+    const fb_work *work; /* null between shares */
+    int ended;
     int merging; /* whether a worker is at it */
     char computed[FB_MOST_PARTS];
     idx size; /* of the members: workers besides the caller */
@@ -41,13 +43,6 @@ static void relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
-}
-
-static void announce(fb_team *team)
-{
-    pthread_mutex_lock(&team->lock);
-    pthread_cond_broadcast(&team->changed);
-    pthread_mutex_unlock(&team->lock);
 }
 
 static void wait_while(fb_team *team, const _Atomic idx *value, idx old)
@@ -96,24 +91,35 @@ static void *live(void *itself)
 {
     member *me = itself;
     fb_team *team = me->team;
-    for (idx round = 0;; round++) {
+    idx round = 0;
+    for (;;) {
         wait_while(team, &team->round, round);
-        if (!team->work) return NULL;
-        take_parts(team, team->work, me->number);
-        if (atomic_fetch_sub(&team->busy, 1) == 1) announce(team);
+        pthread_mutex_lock(&team->lock);
+        round = atomic_load(&team->round);
+        int ended = team->ended;
+        const fb_work *work = team->work;
+        if (work) atomic_fetch_add(&team->busy, 1);
+        pthread_mutex_unlock(&team->lock);
+        if (ended) return NULL;
+        if (!work) continue; /* the others have done it all */
+        take_parts(team, work, me->number);
+        pthread_mutex_lock(&team->lock);
+        if (atomic_fetch_sub(&team->busy, 1) == 1) pthread_cond_broadcast(&team->changed);
+        pthread_mutex_unlock(&team->lock);
     }
 }
 
-static void begin_round(fb_team *team, const fb_work *work)
+static void call_members(fb_team *team, const fb_work *work, int ended)
 {
+    pthread_mutex_lock(&team->lock);
     team->work = work;
-    team->merging = 0;
+    team->ended = ended;
     for (idx i = 0; i < FB_MOST_PARTS; i++) team->computed[i] = 0;
     atomic_store(&team->next, 0);
     atomic_store(&team->merged, 0);
-    atomic_store(&team->busy, team->size);
     atomic_fetch_add(&team->round, 1);
-    announce(team);
+    pthread_cond_broadcast(&team->changed);
+    pthread_mutex_unlock(&team->lock);
 }
 
 fb_team *fb_team_new(idx workers)
@@ -123,7 +129,7 @@ fb_team *fb_team_new(idx workers)
     if (!team) return NULL;
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->changed, NULL);
-    for (; team->size < workers - 1 && team->size < FB_MOST_PARTS; team->size++) {
+    for (; team->size < workers - 1; team->size++) {
         member *fresh = team->members + team->size;
         fresh->team = team;
         fresh->number = team->size + 1;
@@ -135,7 +141,7 @@ fb_team *fb_team_new(idx workers)
 void fb_team_free(fb_team *team)
 {
     if (!team) return;
-    begin_round(team, NULL);
+    call_members(team, NULL, 1);
     for (idx i = 0; i < team->size; i++) pthread_join(team->members[i].thread, NULL);
     pthread_cond_destroy(&team->changed);
     pthread_mutex_destroy(&team->lock);
@@ -144,8 +150,11 @@ void fb_team_free(fb_team *team)
 
 static void share_with(fb_team *team, const fb_work *work)
 {
-    begin_round(team, work);
+    call_members(team, work, 0);
     take_parts(team, work, 0);
+    pthread_mutex_lock(&team->lock);
+    team->work = NULL;
+    pthread_mutex_unlock(&team->lock);
     for (idx busy; (busy = atomic_load(&team->busy)) > 0;) wait_while(team, &team->busy, busy);
 }
 

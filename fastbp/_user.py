@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from inspect import isfunction
+from dis import get_instructions
+from inspect import getclosurevars, isfunction
 from itertools import pairwise
+from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -172,11 +174,32 @@ def _nothing_of_two(y, t):
 
 
 def _jitted(numba: Any, function: Callable) -> Any:
-    """The function for compiled callers; np.tanh and the like are called from one of Python's."""
+    """The function for compiled callers, and with it the functions in Python that it calls."""
     if numba.extending.is_jitted(function):
         return function
-    compiled = numba.njit(error_model="numpy")
-    return compiled(function if isfunction(function) else lambda *numbers: function(*numbers))
+    if not isfunction(function):  # np.tanh and the like
+        given = function
+        return numba.njit(error_model="numpy")(lambda *numbers: given(*numbers))
+    code = function.__code__
+    if any(i.opname == "RAISE_VARARGS" for i in get_instructions(code)):
+        raise ValueError(
+            f"{function.__name__} raises exceptions; return math.nan where it has no value"
+        )
+    seen = getclosurevars(function)
+    called = {
+        name: _jitted(numba, value)
+        for name, value in (*seen.globals.items(), *seen.nonlocals.items())
+        if isfunction(value)
+    }
+    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+    replaced = FunctionType(
+        code,
+        function.__globals__ | called,
+        function.__name__,
+        function.__defaults__,
+        tuple(CellType(called.get(name, cell.cell_contents)) for name, cell in cells),
+    )
+    return numba.njit(error_model="numpy")(replaced)
 
 
 def _pairs(Y: np.ndarray, T: np.ndarray) -> Any:
@@ -218,11 +241,11 @@ def _compile(compile_with: Callable, dtype: np.dtype) -> Any:
         ) from None
     try:
         return compile_with(numba, numba.types.float32 if dtype == np.float32 else numba.float64)
-    except numba.core.errors.NumbaError as error:
+    except Exception as error:  # NumbaError, and whatever its inference trips over
         raise BackendError(
             f"Numba cannot compile your function; write it with numbers, math and NumPy's "
             f"functions of one number alone, or use backend='numpy', which calls it as it is. "
-            f"Numba says:\n{error}"
+            f"The reason:\n{error}"
         ) from error
 
 

@@ -85,16 +85,22 @@ def product(A, B, dtype, addend=None):
     """A @ B (+ addend): the inner dimension's γ, and the errors that A and B bring along."""
     terms = A.value.shape[1] + (addend is not None)
     value = A.value @ B.value
-    sizes = A.size @ B.size
+    sizes = _no_less(A.size, B.size)
     if addend is not None:
         value = value + np.asarray(addend, EXACT)
         sizes = sizes + abs(np.asarray(addend, EXACT))
     error = gamma(terms, dtype) * sizes + terms * np.finfo(dtype).tiny
     if A.error.any():
-        error = error + A.error @ B.size
+        error = error + _no_less(A.error, B.size)
     if B.error.any():
-        error = error + abs(A.value) @ B.error
+        error = error + _no_less(abs(A.value), B.error)
     return Approx(value, error)
+
+
+def _no_less(A, B):
+    """A @ B for entries >= 0, or slightly more: a bound can be multiplied in float64."""
+    found = A.astype(np.float64) @ B.astype(np.float64)
+    return (found * (1 + 1e-9) + np.finfo(np.float64).tiny).astype(EXACT)
 
 
 def times(A, B, dtype, roundings=1):

@@ -465,7 +465,8 @@ def _simpler(case, name, value):
         return [False] if value else []
     if isinstance(value, int):
         least = 1 if isinstance(case, Net) else 0
-        return sorted({v for v in (least, 1, 2, value // 2, value - 1) if least <= v < value})
+        numbers = {least, 1, 2, 3, 5, 9, value // 2, value - 1}
+        return sorted(v for v in numbers if least <= v < value)
     if isinstance(value, str):
         return CHOICES[name][: CHOICES[name].index(value)][:3]
     return [

@@ -301,18 +301,20 @@ def _fixed(draw, shape, bias):
 
 @st.composite
 def cases(
-    draw, dtype, activations=ALL_ACTIVATIONS, losses=LOSSES, penalties=("l2",), rows=40, **options
-):
+    draw, dtype, activations=ALL_ACTIVATIONS, losses=LOSSES, penalties=("l2",), rows=40,
+    grains=(0.0, 2**-9, 0.5), **options,
+):  # fmt: skip
     """Networks of depth 1 to 4, widths 1 to 33, activations and losses, weights, penalties.
 
-    `options` are those of `networks`.
+    Parameters and data are multiples of one of `grains`: all 0, or numbers of 10 bits, or few
+    numbers, which meet corners and each other often. `options` are those of `networks`.
     """
     loss = draw(st.sampled_from(losses))
     net = draw(networks(dtype, activations, lambda size: n_out_for(loss, size), **options))
     n = n_for(loss, draw(st.integers(1, rows)))
-    # Numbers of 10 bits: found and shrunk fast, exact in both types, with zeros among them.
+    # By a seed: found and shrunk fast.
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
-    grain = draw(st.sampled_from([0.0, 2**-9, 0.5]))
+    grain = draw(st.sampled_from(grains))
     X = _grainy(rng, (n, net.n_in), grain, dtype)
     params = _grainy(rng, net.n_params, grain, dtype)
     terms = _weights_of(rng, loss, n, dtype, draw(st.booleans()))

@@ -20,7 +20,6 @@ from hypothesis import assume, given, settings, strategies as st
 from strategies import (
     EVERY_ACTIVATION,
     EVERY_LOSS,
-    LOSSES,
     OPTIMIZERS,
     SMOOTH_ACTIVATIONS,
     SMOOTH_LOSSES,
@@ -40,6 +39,7 @@ from strategies import (
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import contract
+from fastbp.losses import MARGIN_RANKING
 
 # The contract.
 
@@ -106,11 +106,11 @@ REFERENCE = backends.load("numpy")
 ROUNDINGS = 4504
 
 
-def agree(computed, expected, what):
+def agree(computed, expected, what, dtype=np.float64, least=0.0):
+    """Results of a network of `dtype`; losses are float64 in any. `least` is a size that counts."""
     computed, expected = np.asarray(computed), np.asarray(expected)
     assert (computed.shape, computed.dtype) == (expected.shape, expected.dtype), what
-    eps = np.finfo(computed.dtype if computed.dtype.kind == "f" else np.float64).eps
-    limit = ROUNDINGS * eps * abs(expected).max(initial=0)
+    limit = ROUNDINGS * np.finfo(dtype).eps * abs(expected).max(initial=least)
     worst = abs(computed - expected).max(initial=0)
     assert worst <= limit, f"{what}: {worst} off, at most {limit}"
 
@@ -154,11 +154,11 @@ OF_PROBLEM = {
 CALLS = OF_NETWORK | OF_PROBLEM
 
 
-def agree_on(module, c, names=CALLS):
+def agree_on(module, c, names=CALLS, least=0.0):
     for name in names:
         computed, expected = CALLS[name](module, c), CALLS[name](REFERENCE, c)
         for k, pair in enumerate(zip(computed, expected, strict=True)):
-            agree(*pair, f"{name}[{k}] of {c}")
+            agree(*pair, f"{name}[{k}] of {c}", c.net.dtype, least)
 
 
 @pytest.mark.backend
@@ -274,10 +274,14 @@ def test_nan_spreads_as_in_the_reference(compiled, dtype, name, act):
 @pytest.mark.backend
 @given(data=st.data())
 def test_random_networks_agree_with_the_reference(compiled, dtype, data):
-    c = data.draw(cases(dtype, EVERY_ACTIVATION, EVERY_LOSS, ("l2", "l1", "group"), masks=True))
-    for name in ("value_and_grad", "row_gradients", "hvp", "gauss_newton", "jvp"):
-        assume(all(np.isfinite(r).all() for r in CALLS[name](REFERENCE, c)))
-    agree_on(compiled, c, {*OF_PROBLEM, "jvp", "forward", "backward"})
+    # On coarser grains roundings turn corners and derivatives cancel; large numbers magnify errors.
+    choices = EVERY_ACTIVATION, EVERY_LOSS, ("l2", "l1", "group")
+    c = data.draw(cases(dtype, *choices, masks=True, grains=(2**-9,)))
+    assume(abs(REFERENCE.forward_tape(c.net.plan, c.effective, c.X)).max() < 1e4)
+    names = {*OF_PROBLEM, "jvp", "forward", "backward"}
+    assume(all(np.isfinite(r).all() for name in names for r in CALLS[name](REFERENCE, c)))
+    # Where all units are saturated, derivatives taken from Y are right to a rounding of 1.
+    agree_on(compiled, c, names, least=1.0)
 
 
 @pytest.mark.backend
@@ -568,19 +572,19 @@ def test_training_agrees_for_any_batch_size(compiled, method, n, batch_size):
 
 @pytest.mark.backend
 @pytest.mark.parametrize("method", OPTIMIZERS)
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
 def test_each_step_is_within_rounding(module, dtype, method, loss):
     """Each step from where the backend itself stood before it, in extended precision."""
     c, t, run = training(7, dtype, method, loss, act="leaky_relu")
-    weights = t.problem.weights
+    weights, group = t.problem.weights, 2 if t.problem.loss == MARGIN_RANKING else 1
     for k in range(12):
         before, rows = copy_of(run), t.batch(k)
         factor = EXACT(t.problem.scale)
         if t.averaged:
             factor *= EXACT(len(c.X)) / len(rows)
         objective, grad = bounds.objective(
-            c.net, before.params, c.X[rows], c.y[rows], loss,
-            None if weights is None else weights[rows], t.problem.l2, factor,
+            c.net, before.params, c.X[rows], None if c.y is None else c.y[rows], loss,
+            None if weights is None else weights[rows][::group], t.problem.l2, factor,
         )  # fmt: skip
         rate = t.rate if t.rates is None else t.rates[k]
         params, moments = bounds.step(

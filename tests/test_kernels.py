@@ -6,13 +6,16 @@ import bounds
 import numpy as np
 import pytest
 from bounds import exact
-from strategies import ALL_ACTIVATIONS, same
+from strategies import EVERY_ACTIVATION, same
 
 import fastbp as fb
 
 pytestmark = pytest.mark.backend
 
 EDGES = (47, 48, 49, 63, 64, 65, 95, 96, 97, 128, 129, 200)
+
+
+CROSSING = ("gelu", "gelu_tanh", "silu", "mish")  # whose derivatives cross 0
 
 
 def shapes():
@@ -50,7 +53,11 @@ def check_layer(X, W, b, dY, act, dtype, need_dX=True, mask=None):
         Z.check(cache.Z, f"Z of {act}")
     # The backward pass starts from the Y (or Z) that it was given, whatever that is off by.
     given = exact(Y if cache.Z is None else cache.Z)
-    dZ = bounds.times(exact(dY), bounds.slope(act, given, exact(Y), dtype), dtype)
+    slope = bounds.slope(act, given, exact(Y), dtype)
+    if act.name in CROSSING and fb.get_backend() == "numpy" and dtype == np.float64:
+        # The reference adds two terms, below 2, each 4 ULP off, also where they cancel.
+        slope.error += 2 * 2 * bounds.ULP_OTHER * bounds.unit(dtype)
+    dZ = bounds.times(exact(dY), slope, dtype)
     dW_bound = bounds.product(exact(X).T, dZ, dtype)
     if mask is not None:
         assert not dW[mask == 0].any()
@@ -72,10 +79,12 @@ def check_layer(X, W, b, dY, act, dtype, need_dX=True, mask=None):
 
 @pytest.mark.parametrize("shape", shapes(), ids=lambda s: "x".join(map(str, s)))
 def test_layers_of_all_sizes_are_within_rounding(backend, dtype, shape):
+    """Each size with every third activation, each activation with every third size."""
     rng = np.random.default_rng(shape)
-    for k, act in enumerate(ALL_ACTIVATIONS):
-        bias, need_dX = (k + sum(shape)) % 3 > 0, (k + sum(shape)) % 4 > 0
-        check_layer(*layer(rng, *shape, dtype, bias), act, dtype, need_dX)
+    for k, act in enumerate(EVERY_ACTIVATION):
+        if (k + sum(shape)) % 3 == 0:
+            bias, need_dX = (k + shape[0]) % 3 > 0, (k + shape[1]) % 4 > 0
+            check_layer(*layer(rng, *shape, dtype, bias), act, dtype, need_dX)
 
 
 @pytest.mark.parametrize("shape", [(300, 700, 520), (70, 1030, 24), (513, 20, 300)], ids=str)
@@ -94,7 +103,7 @@ def test_bounds_are_sharp_enough_to_fail(backend, dtype, rng):
             bound.check(value)
 
 
-@pytest.mark.parametrize("act", ALL_ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_small_whole_numbers_are_exact(backend, dtype, rng, act):
     """Sums of whole numbers have no rounding: relu and its like give the formulas' very numbers."""
     act = fb.activation(act)
@@ -125,7 +134,7 @@ def test_relu_takes_the_chosen_derivative_at_zero(backend, dtype):
         assert db is None
 
 
-@pytest.mark.parametrize("act", ALL_ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_mask_takes_connections_away(backend, dtype, rng, act):
     X, W, b, dY = layer(rng, 10, 13, 6, dtype)
     mask = rng.integers(0, 2, W.shape)
@@ -149,7 +158,7 @@ def test_masked_gradients_are_zero_whatever_comes(backend, dtype, rng):
     assert not np.isfinite(dW[mask == 1]).any()
 
 
-@pytest.mark.parametrize("act", ALL_ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 @pytest.mark.parametrize("shape", [(0, 3, 2), (4, 0, 2), (4, 3, 0), (0, 0, 0)], ids=str)
 def test_empty_layers(backend, dtype, rng, act, shape):
     n, n_in, n_out = shape
@@ -165,7 +174,7 @@ def test_empty_layers(backend, dtype, rng, act, shape):
     assert not dW.any() and (n or not db.any())
 
 
-@pytest.mark.parametrize("act", ALL_ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_nan_and_infinity_reach_only_what_they_should(backend, dtype, rng, act):
     """A row of X with NaN makes its own row of Y and dW NaN, nothing else."""
     act = fb.activation(act)
@@ -181,7 +190,7 @@ def test_nan_and_infinity_reach_only_what_they_should(backend, dtype, rng, act):
     assert np.isfinite(dX[~bad]).all()
 
 
-@pytest.mark.parametrize("act", ALL_ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_infinities_are_as_in_the_reference(backend, dtype, act):
     X = np.array([[np.inf, 1], [-np.inf, 1], [1, 2]], dtype)
     W = np.array([[1, -1, 2], [3, 1, 0.5]], dtype)

@@ -84,6 +84,67 @@ def test_outputs_of_all_sizes_are_within_rounding(backend, dtype, rng, loss):
             check(Y[i : i + 2], None if y is None else y[i : i + 2], loss, dtype)
 
 
+# Second derivatives of the elementwise ones, in extended precision: of prediction and target.
+SECOND = {
+    "mse": lambda y, t: 2,
+    "half_mse": lambda y, t: 2,
+    "sse": lambda y, t: 2,
+    "mae": lambda y, t: 0,
+    "huber": lambda y, t: abs(y - t) <= 1,
+    "log_cosh": lambda y, t: 4 * bounds.sigmoid_slope(2 * (y - t)),
+    "quantile": lambda y, t: 0,
+    "bce": lambda y, t: t / y**2 + (1 - t) / (1 - y) ** 2,
+    "bce_logits": lambda y, t: bounds.sigmoid_slope(y),
+    "hinge": lambda y, t: 0,
+    "squared_hinge": lambda y, t: 2 * (t * y < 1),
+    "poisson": lambda y, t: np.exp(y),
+}
+
+
+def curvature(loss, Y, y, U):
+    """ℓ''·U by rows, and the sum of the sizes of its terms."""
+    Y, U, k = Y.astype(bounds.EXACT), U.astype(bounds.EXACT), Y.shape[1] // 2
+    if loss == "softmax_ce":
+        P = np.exp(Y - Y.max(axis=1, keepdims=True))
+        P /= P.sum(axis=1, keepdims=True)
+        mean, size = ((P * A).sum(axis=1, keepdims=True) for A in (U, abs(U)))
+        return P * (U - mean), P * (abs(U) + size)
+    if loss.startswith("gaussian"):
+        precision, um, uv = np.exp(-Y[:, k:]), U[:, :k], U[:, k:]
+        if loss == "gaussian_kl":
+            found = np.hstack([um, uv / precision / 2])
+            return found, abs(found)
+        d = Y[:, :k] - y
+        terms = precision * um, -precision * d * uv, -precision * d * um, precision * d * d * uv / 2
+        sizes = [abs(term) for term in terms]
+        return (
+            np.hstack([terms[0] + terms[1], terms[2] + terms[3]]),
+            np.hstack([sizes[0] + sizes[1], sizes[2] + sizes[3]]),
+        )
+    found = np.broadcast_to(SECOND[loss](Y, np.asarray(y, bounds.EXACT)), Y.shape) * U
+    return found, abs(found)
+
+
+@pytest.mark.parametrize("loss", [name for name in TABLE if name != "margin_ranking"])
+@pytest.mark.parametrize("wide", [False, True], ids=["moderate", "wide"])
+def test_second_derivatives_are_within_rounding(backend, dtype, rng, loss, wide):
+    n, n_out = 12, 4
+    Y = 0.1 + 0.8 * rng.random((n, n_out))
+    if loss != "bce":
+        Y = spread(rng, -6, 1.2, Y.shape) if wide else 6 * Y - 3
+    Y, U = Y.astype(dtype), rng.standard_normal((n, n_out)).astype(dtype)
+    y = target(rng, loss, n, n_out, dtype)
+    net = fb.Network(n, fb.Dense(n_out, bias=False), dtype=dtype)
+    computed = net.hvp(Y.ravel(), np.eye(n), y, U.ravel(), loss).reshape(n, n_out)
+    value, size = curvature(loss, Y, y, U)
+    # At most 24 roundings, and those of the arguments of exponentials, relative to what they are.
+    T = 0 if y is None or y.ndim == 1 else abs(y).max(axis=1, keepdims=True)
+    roundings = 24 * (1 + abs(Y).max(axis=1, keepdims=True) + T)
+    factor = bounds.scale(loss, n, n_out)
+    error = factor * roundings * bounds.unit(dtype) * size + np.finfo(dtype).tiny
+    bounds.Approx(factor * value, error).check(computed)
+
+
 E, LOG2 = np.e, np.log(2)
 TANH, SIGMOID = np.tanh(1), 1 / (1 + np.exp(-1))
 BY_HAND = [  # loss, Y, y, the sum over the row (or pair), its derivative

@@ -11,7 +11,7 @@ is needed to more digits than its type has stands as a sum HI + LO. Needs mpmath
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -203,62 +203,97 @@ def table() -> list[Entry]:
             values = coefficients(poly, dtype_name)
             text = f"{poly.formula} below 2^{log2_error(poly, values):.1f} on {poly.interval}"
             entries.append(Entry(poly.name, dtype_name, text, values, True))
-        for name, comment, value in numbers(dtype_name):
-            entries.append(Entry(name, dtype_name, comment, [value], False))
+        entries += elementary_numbers(dtype_name)
+        entries += gelu_numbers(dtype_name)
+        entries += silu_numbers(dtype_name)
+        entries += mish_numbers(dtype_name)
+        entries += gelu_tanh_numbers(dtype_name)
     return entries
 
 
-def numbers(dtype_name: str) -> Iterator[tuple[str, str, float]]:
-    """(name, comment, value); a comment stands for the numbers after it too that have none."""
+HI_LO = ("_HI", "_LO")
 
-    def words(name: str, comment: str, x: mpmath.mpf, suffixes=("HI", "LO")):
-        for i, suffix in enumerate(suffixes):
-            part = rounded(x, dtype_name)
-            x -= part
-            yield f"{name}_{suffix}", "" if i else comment, part
 
-    def number(name: str, comment: str, x: mpmath.mpf):
-        yield name, comment, rounded(x, dtype_name)
+def number(
+    dtype_name: str, name: str, x: mpmath.mpf, comment: str = "", parts: tuple[str, ...] = ("",)
+) -> list[Entry]:
+    """x as a sum of numbers of the type; without a comment it belongs to what stands before it."""
+    entries = []
+    for part in parts:
+        value = rounded(x, dtype_name)
+        entries.append(Entry(name + part, dtype_name, comment, [value], False))
+        x, comment = x - value, ""
+    return entries
 
-    yield from number("LOG2E", "log2(e)", 1 / mpmath.log(2))
+
+def elementary_numbers(dtype_name: str) -> list[Entry]:
     hi, lo = ln2_parts(dtype_name)
-    yield "LN2_HI", f"ln 2 = hi + lo; k hi is exact for |k| < 2^{BITS_OF_K[dtype_name]}", hi
-    yield "LN2_LO", "", lo
-    yield from number("INV_PI", "1/pi, and pi as a sum", 1 / mpmath.pi)
-    yield from words("PI", "", +mpmath.pi, ("1", "2", "3"))
-    yield from number("DENSITY_0", "1 / sqrt(2 pi)", 1 / mpmath.sqrt(2 * mpmath.pi))
-    yield from words("GELU_ROOT", "gelu' is 0 at minus this", gelu_root())
+    short = f"ln 2 = hi + lo; k hi is exact for |k| < 2^{BITS_OF_K[dtype_name]}"
+    return [
+        *number(dtype_name, "LOG2E", 1 / mpmath.log(2), "log2(e)"),
+        *number(dtype_name, "LN2_HI", hi, short),
+        *number(dtype_name, "LN2_LO", lo),
+        *number(dtype_name, "INV_PI", 1 / mpmath.pi, "1/pi, and pi as a sum"),
+        *number(dtype_name, "PI", +mpmath.pi, parts=("_1", "_2", "_3")),
+    ]
 
+
+def gelu_numbers(dtype_name: str) -> list[Entry]:
+    density = 1 / mpmath.sqrt(2 * mpmath.pi)
+    return [
+        *number(dtype_name, "DENSITY_0", density, "1 / sqrt(2 pi)"),
+        *number(dtype_name, "GELU_ROOT", gelu_root(), "gelu' is 0 at minus this", HI_LO),
+    ]
+
+
+def silu_numbers(dtype_name: str) -> list[Entry]:
     root = mpmath.findroot(lambda a: 1 + mpmath.exp(-a) - a, 1.28)
-    yield from words("SILU_ROOT", "silu' is 0 at minus this; e^-root", root)
-    yield from words("SILU_EXP", "", mpmath.exp(-root))
+    return [
+        *number(dtype_name, "SILU_ROOT", root, "silu' is 0 at minus this; e^-root", HI_LO),
+        *number(dtype_name, "SILU_EXP", mpmath.exp(-root), parts=HI_LO),
+    ]
 
-    # The numerator of mish'(-a) is n(t) - 4 a (1 + t), n(t) = t^3 + 4 t^2 + 6 t + 4, t = e^-a.
-    root = mpmath.findroot(
-        lambda a: mpmath.polyval([1, 4, 6, 4], mpmath.exp(-a)) - 4 * a * (1 + mpmath.exp(-a)), 1.19
-    )
+
+def mish_numbers(dtype_name: str) -> list[Entry]:
+    """mish'(-a) has the factor n(t)/4 - a (1 + t), n(t) = t³ + 4t² + 6t + 4, t = e^-a."""
+
+    def factor(a: mpmath.mpf) -> mpmath.mpf:
+        t = mpmath.exp(-a)
+        return mpmath.polyval([1, 4, 6, 4], t) / 4 - a * (1 + t)
+
+    root = mpmath.findroot(factor, 1.19)
     t = mpmath.exp(-root)
-    yield from words("MISH_ROOT", "mish' is 0 at minus this; T = e^-root", root)
-    yield from words("MISH_EXP", "", t)
-    comment = "(n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4"
-    yield from number("MISH_0", comment, (6 + 4 * t + t * t) / 4 - root)
-    yield from number("MISH_1", "", 1 + t / 4)
+    quotient = "(n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4, n(t) = t^3"
+    return [
+        *number(dtype_name, "MISH_ROOT", root, "mish' is 0 at minus this; T = e^-root", HI_LO),
+        *number(dtype_name, "MISH_EXP", t, parts=HI_LO),
+        *number(
+            dtype_name, "MISH_0", (6 + 4 * t + t * t) / 4 - root, f"{quotient} + 4 t^2 + 6 t + 4"
+        ),
+        *number(dtype_name, "MISH_1", 1 + t / 4),
+    ]
 
-    slope = mpmath.sqrt(8 / mpmath.pi)
-    cubic = slope * mpmath.mpf("0.044715")
-    comment = "gelu_tanh z = z sigma(v(z)), v(z) = GELU_TANH_1 z + GELU_TANH_3 z^3"
-    yield from words("GELU_TANH_1", comment, slope)
-    yield from words("GELU_TANH_3", "", cubic)
 
-    def numerator(a):
-        return 1 + mpmath.exp(-(slope * a + cubic * a**3)) - (slope * a + 3 * cubic * a**3)
+def gelu_tanh_numbers(dtype_name: str) -> list[Entry]:
+    """gelu_tanh z = z σ(v(z)); its derivative at -a has the factor 1 + e^-v(a) - a v'(a)."""
+    c1 = mpmath.sqrt(8 / mpmath.pi)
+    c3 = c1 * mpmath.mpf("0.044715")
 
-    root = mpmath.findroot(numerator, 0.75)
-    yield from words("GELU_TANH_ROOT", "gelu_tanh' is 0 at minus this; e^-v(root)", root)
-    yield from words("GELU_TANH_EXP", "", mpmath.exp(-(slope * root + cubic * root**3)))
-    comment = "(v(a) - v(root)) / (a - root) = GELU_TANH_S0 + GELU_TANH_S1 a + GELU_TANH_3 a^2"
-    yield from words("GELU_TANH_S0", comment, slope + cubic * root**2)
-    yield from words("GELU_TANH_S1", "", cubic * root)
+    def v(a: mpmath.mpf) -> mpmath.mpf:
+        return c1 * a + c3 * a**3
+
+    root = mpmath.findroot(lambda a: 1 + mpmath.exp(-v(a)) - (c1 * a + 3 * c3 * a**3), 0.75)
+    formula = "gelu_tanh z = z sigma(v(z)), v(z) = GELU_TANH_1 z + GELU_TANH_3 z^3"
+    at_root = "gelu_tanh' is 0 at minus this; e^-v(root)"
+    quotient = "(v(a) - v(root)) / (a - root) = GELU_TANH_S0 + GELU_TANH_S1 a + GELU_TANH_3 a^2"
+    return [
+        *number(dtype_name, "GELU_TANH_1", c1, formula, HI_LO),
+        *number(dtype_name, "GELU_TANH_3", c3, parts=HI_LO),
+        *number(dtype_name, "GELU_TANH_ROOT", root, at_root, HI_LO),
+        *number(dtype_name, "GELU_TANH_EXP", mpmath.exp(-v(root)), parts=HI_LO),
+        *number(dtype_name, "GELU_TANH_S0", c1 + c3 * root**2, quotient, HI_LO),
+        *number(dtype_name, "GELU_TANH_S1", c3 * root, parts=HI_LO),
+    ]
 
 
 HEAD = "Generated by tools/polynomials.py; change it there. Lowest powers come first."

@@ -1,8 +1,8 @@
-/* Activations, their derivatives, and both over memory. activations.py has the formulas; here they are
- * arranged so that nothing cancels, overflows or underflows before the result does:
+/* Activations, their derivatives, and both over memory. activations.py has the formulas; here they
+ * are arranged so that nothing cancels, overflows or underflows before the result does:
  *
- * - A result that may be subnormal is made of the exponential's mantissa and multiplied by its power
- *   of two at the end, so that it is rounded once.
+ * - A result that may be subnormal is made of the exponential's mantissa and multiplied by its
+ *   power of two at the end, so that it is rounded once.
  * - A large argument of the exponential is a sum of two numbers, as its absolute error becomes a
  *   relative one.
  * - Where a derivative crosses zero, its numerator is a sum of differences from the root's values,
@@ -17,7 +17,7 @@
 #define LOGISTIC_MOST 760 /* silu, mish */
 #define GELU_TANH_MOST 22
 #else
-#define NORMAL_MOST 14.5f
+#define NORMAL_MOST 15
 #define LOGISTIC_MOST 112
 #define GELU_TANH_MOST 11
 #endif
@@ -110,7 +110,7 @@ INLINE vec gelu(vec z)
     vec a = magnitude(z, NORMAL_MOST), tail = POLYNOMIAL(tail_q, normal_variable(a));
     reduced e = normal_exp(a);
     vec y = ratio(product(a, tail * e.p + tail), sum(splat(1), a));
-    return at_least(0, z) - scale(y, e);
+    return with_sign_of(at_least(0, z) - scale(y, e), z);
 }
 
 /* gelu'(-a) */
@@ -128,9 +128,9 @@ INLINE vec gelu_second(vec z)
     return (2 - a * a) * (real)NUMBER(DENSITY_0) * vexp((real)-0.5 * a * a);
 }
 
-/* z·σ(v(z)) with an odd v: silu, where v is z, and gelu_tanh. */
+/* z·σ(v(z)) with v(z) = c1 z + c3 z³: silu (c1 = 1, c3 = 0) and gelu_tanh. */
 
-/* Given |v|. */
+/* The function, given |v|. */
 INLINE vec gated(vec z, two_words v)
 {
     reduced e = reduce_exp(-v.high, -v.low);
@@ -141,12 +141,12 @@ INLINE vec gated(vec z, two_words v)
 /* 2^-k T e^x, T in two words. */
 INLINE vec mantissa(reduced e, vec high, vec low) { return high + (high * e.p + low); }
 
-/* The derivative at z = -a: t (1 + t - a v') / (1 + t)², t = e^-v(a). With the root a0, T = t(a0) and
- * s = (v - v(a0)) / (a - a0), which for cubic v makes (a v' - a0 v'(a0)) / (a - a0) = s + g, the bracket
- * is T (e^-(v - v(a0)) - 1) - (a - a0)(s + g). Given T, v - v(a0), a - a0, s and g. */
-INLINE vec gated_slope_below(real high, real low, two_words v, two_words d, vec s, vec g)
+/* The derivative at z = -a, t (1 + t - a v'(a)) / (1 + t)² with t = e^-v(a). The bracket is 0 at
+ * a0, where t is T; with d = a - a0, δ = v(a) - v(a0), s = δ / d and g = 2 (s - c1) it is therefore
+ * T (e^-δ - 1) - d (s + g). Given T as the sum of two numbers, δ, d, s and g. */
+INLINE vec gated_slope_below(real high, real low, two_words delta, two_words d, vec s, vec g)
 {
-    reduced e = reduce_exp(-v.high, -v.low);
+    reduced e = reduce_exp(-delta.high, -delta.low);
     vec m = mantissa(e, splat(high), splat(low)), t = scale(m, e);
     vec bracket = ((high * expm1_of(e) - d.low * (s + g)) - d.high * g) - d.high * s;
     return scale(ratio(product(m, bracket), one_plus_product(t, 2 + t)), e);
@@ -169,7 +169,6 @@ INLINE vec silu_second(vec z)
     return t * (2 - a * (1 - t) / (1 + t)) / one_plus_squared(t);
 }
 
-/* gelu_tanh: v = c1 z + c3 z³. */
 INLINE vec gelu_tanh(vec z)
 {
     const real c1 = (real)NUMBER(GELU_TANH_1_HI), c3 = (real)NUMBER(GELU_TANH_3_HI);
@@ -183,7 +182,7 @@ INLINE vec gelu_tanh(vec z)
     return gated(at_least(-GELU_TANH_MOST, z), v);
 }
 
-/* s = S0 + S1 a + c3 a² and g = 2 (s - c1). */
+/* Here s = c3 a² + GELU_TANH_S1 a + GELU_TANH_S0. */
 INLINE vec gelu_tanh_slope_below(vec a)
 {
     const real c1 = (real)NUMBER(GELU_TANH_1_HI), c1_low = (real)NUMBER(GELU_TANH_1_LO);
@@ -196,11 +195,11 @@ INLINE vec gelu_tanh_slope_below(vec a)
     low = a * low + (real)NUMBER(GELU_TANH_S0_LO) + s.low;
     s = sum(s.high, splat((real)NUMBER(GELU_TANH_S0_HI)));
     low += s.low;
-    two_words v = product(d.high, s.high);
-    v.low += d.high * low + d.low * s.high;
-    vec g = 2 * ((s.high - c1) + ((real)1.5 * low - c1_low)); /* and low, which s lacks */
-    return gated_slope_below((real)NUMBER(GELU_TANH_EXP_HI), (real)NUMBER(GELU_TANH_EXP_LO), v, d,
-                             s.high, g);
+    two_words delta = product(d.high, s.high);
+    delta.low += d.high * low + d.low * s.high;
+    vec g = 2 * ((s.high - c1) + ((real)1.5 * low - c1_low)); /* with the low part of s + g */
+    return gated_slope_below((real)NUMBER(GELU_TANH_EXP_HI), (real)NUMBER(GELU_TANH_EXP_LO), delta,
+                             d, s.high, g);
 }
 INLINE vec gelu_tanh_second(vec z)
 {
@@ -211,8 +210,8 @@ INLINE vec gelu_tanh_second(vec z)
     return t * (2 * slope + 6 * c3 * square - bend) / one_plus_squared(t);
 }
 
-/* mish z = z·w. With t = e^-|z| and x = t for z >= 0, x = t/2 for z < 0, w is (1 + 2x) / (1 + 2x(1 + x))
- * and t (1 + x) / (1 + 2x(1 + x)). */
+/* mish z = z·w. With t = e^-|z|, x = t for z >= 0 and x = t/2 for z < 0, w is 1 + 2x and t (1 + x),
+ * in this order, over 1 + 2x(1 + x). */
 
 INLINE vec mish(vec z)
 {
@@ -220,12 +219,14 @@ INLINE vec mish(vec z)
     vec m = e.p + 1, t = scale(m, e), x = if_negative(z, (real)0.5 * t, t);
     vec numerator = 1 + if_negative(z, x * m + e.p, 2 * x);
     vec y = ratio(product(at_least(-LOGISTIC_MOST, z), numerator), one_plus_product(2 * x, 1 + x));
-    return if_greater(z, splat(LOGISTIC_MOST), z, if_negative(z, scale(y, e), y));
+    y = with_sign_of(if_negative(z, scale(y, e), y), z); /* -0 stays */
+    return if_greater(z, splat(LOGISTIC_MOST), z, y);
 }
 
-/* The denominator is (1 + 2x(1 + x))² = 1 + x (4 + 8x + 8x² + 4x³). For z = -a < 0 the numerator is
- * t (n(t) / 4 - a (1 + t)), n(t) = t³ + 4t² + 6t + 4, and the bracket, 0 at the root a0, T = e^-a0,
- * (t - T) (t²/4 + MISH_1 t + MISH_0) - (a - a0)(1 + t). */
+/* The denominator is (1 + 2x(1 + x))² = 1 + x (4 + 8x + 8x² + 4x³), the numerator for z >= 0
+ * 1 + 4t + 6t² + 4t³ + 4z t² (1 + t). For z = -a < 0 it is t (n(t) / 4 - a (1 + t)), n(t) = t³ +
+ * 4t² + 6t + 4. The bracket is 0 at a0, where t is T, and therefore (t - T) times
+ * t²/4 + MISH_1 t + MISH_0, less (a - a0)(1 + t). */
 INLINE vec mish_slope(vec z)
 {
     const real t0 = (real)NUMBER(MISH_EXP_HI), t0_low = (real)NUMBER(MISH_EXP_LO);
@@ -236,8 +237,9 @@ INLINE vec mish_slope(vec z)
     vec m = mantissa(e, if_negative(z, splat(t0), one), if_negative(z, splat(t0_low), zero));
     vec t = scale(m, e), x = t * if_negative(z, splat((real)0.5), one);
 
-    vec difference = t0 * expm1_of(e) * (t * ((real)0.25 * t + c1) + c0);
-    two_words bracket = sum(difference - d.low - d.high * t, -d.high), below = product(m, bracket.high);
+    vec difference = t0 * expm1_of(e) * (t * ((real)0.25 * t + c1) + c0) - d.low;
+    two_words bracket = sum(difference - d.high * t, -d.high);
+    two_words below = product(m, bracket.high);
     below.low += m * bracket.low;
     vec above = ((4 * t + 6) * t + 4) * t + 1 + 4 * a * t * t * (1 + t);
     two_words numerator = {if_negative(z, below.high, above), if_negative(z, below.low, zero)};
@@ -249,7 +251,8 @@ INLINE vec mish_slope(vec z)
     return if_negative(z, scale(y, e), y);
 }
 
-/* 2w' + z w'', where w' = 4 (1 + t) / (1 + 2x(1 + x))² times t or t², w'' = w' (1 - σ - 2wσ). */
+/* 2w' + z w''. Over (1 + 2x(1 + x))², w' is t (1 + t) for z < 0, else 4t² (1 + t); w'' is
+ * w' (1 - σ - 2wσ). */
 INLINE vec mish_second(vec z)
 {
     vec a = magnitude(z, LOGISTIC_MOST), t = vexp(-a), x = if_negative(z, (real)0.5 * t, t);
@@ -477,13 +480,14 @@ static void backward_from_y(const fb_act *a, idx rows, idx columns, const real *
     }
 }
 
+/* out = D ∘ Y. */
 static void scale_by(idx rows, idx columns, const real *D, idx ldd, const real *Y, idx ldy,
                      real *out, idx ldo)
 {
     EACH_ROW(x)
 }
 
-/* By pieces of rows that stay in the cache; rows that share one row of Z (ldz 0) share its slopes. */
+/* By pieces of rows that stay in the cache; rows that share a row of Z (ldz 0) share its slopes. */
 static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                             const real *Z, idx ldz, real *out, idx ldo)
 {

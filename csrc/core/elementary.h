@@ -1,8 +1,8 @@
 /* Elementary functions of vectors: exp, expm1, tanh, sigmoid, log, sin, cos.
  *
  * They are polynomials after argument reduction, without tables, accurate to about 1 to 3 ULP over
- * the whole range of the dtype, subnormal results and NaN included. tools/polynomials.py derives the
- * coefficients. What one number of the dtype cannot hold is a sum of two.
+ * the whole range of the dtype, subnormal results and NaN included; tools/polynomials.py derives
+ * the coefficients. What one number of the dtype cannot hold is a sum of two.
  */
 #include "polynomials.h"
 
@@ -14,7 +14,7 @@
 #define LARGEST 0x1.fffffffffffffp1023
 #define EXP_LEAST (-746) /* e^x is 0 below */
 #define EXP_MOST 710 /* and infinite above */
-#define SCALE_LEAST (-1400) /* e^x is the product of two normal powers of two and about 1 above */
+#define SCALE_LEAST (-1416) /* e^x is the product of about 1 and two normal powers of 2 above */
 #define EXPM1_LEAST (-40) /* e^x - 1 rounds to -1 below */
 #define SIN_MOST 0x1p30 /* the reduction's pi suffices below */
 #define TO_INTEGER 0x1.8p52 /* added to x and subtracted again, rounds x to an integer */
@@ -27,7 +27,7 @@
 #define LARGEST 0x1.fffffep127f
 #define EXP_LEAST (-104)
 #define EXP_MOST 89
-#define SCALE_LEAST (-170)
+#define SCALE_LEAST (-174)
 #define EXPM1_LEAST (-20)
 #define SIN_MOST 0x1p13f
 #define TO_INTEGER 0x1.8p23f
@@ -54,8 +54,8 @@ INLINE vec horner(const real *c, int last, int step, vec x)
 INLINE vec polynomial(const real *c, int degree, vec x)
 {
     if (degree < 12) return horner(c, degree, 1, x);
-    vec square = x * x;
-    return horner(c + 1, (degree - 1) / 2 * 2, 2, square) * x + horner(c, degree / 2 * 2, 2, square);
+    vec square = x * x, odd = horner(c + 1, (degree - 1) / 2 * 2, 2, square);
+    return odd * x + horner(c, degree / 2 * 2, 2, square);
 }
 
 /* Sums of two numbers. The errors of products and sums are numbers of the dtype themselves (T. J.
@@ -171,15 +171,16 @@ INLINE vec expm1_of(reduced e)
 }
 INLINE vec vexpm1(vec x) { return expm1_of(reduce_exp(vmax(splat(EXPM1_LEAST), x), (vec){0})); }
 
-/* With a = |x| and t = e^-2a - 1, tanh a = -t / (t + 2). Near 1 the roundings of t and t + 2 would add
- * up to 2.5 ULP; 1 - 2 (t + 1) / (t + 2), the same, scales them down. */
+/* With a = |x| and t = e^-2a - 1, tanh a = -t / (t + 2). Near 1 the roundings of t and t + 2 would
+ * add up to 2.5 ULP; 1 - 2 (t + 1) / (t + 2), the same, scales them down. */
 INLINE vec vtanh(vec x)
 {
     vec a = vabs(x), limit = splat((real)0.75);
     reduced e = reduce_exp(vmax(splat(EXPM1_LEAST), -2 * a), (vec){0});
     vec s = (vec)(exponent(e.shifted) + (ivec)splat(1));
     vec t = s * e.p + (s - 1), u = s * e.p + s;
-    vec quotient = if_greater(a, limit, 2 * u, (vec){0} - t) / (t + 2); /* -t would turn 0 into -0 */
+    vec minus_t = (vec){0} - t; /* -t would turn 0 into -0 */
+    vec quotient = if_greater(a, limit, 2 * u, minus_t) / (t + 2);
     return with_sign_of(if_greater(a, limit, 1 - quotient, quotient), x);
 }
 
@@ -191,8 +192,8 @@ INLINE vec vsigmoid(vec x)
 
 /* log. */
 
-/* log(1 + u) for -1/2 <= u <= 1 is u minus this: with s = u / (2 + u) it is 2 atanh s = 2 s + 2 s³ q(s²),
- * and 2 s = u - s u. */
+/* log(1 + u) for -1/2 <= u <= 1 is u minus this: with s = u / (2 + u) it is 2 atanh s, which is
+ * 2s + 2s³ q(s²), and 2s = u - s u. */
 INLINE vec log1p_rest(vec u)
 {
     vec s = u / (u + 2), square = s * s;

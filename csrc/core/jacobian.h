@@ -8,8 +8,8 @@
 
 enum {
     DELTA_ROWS = 64, /* rows of deltas in a tile */
-    BLOCK_ROWS = 256, /* rows of J that stay in the cache for JᵀJ */
-    COLUMN_BLOCK = 4 * MAX_NV * VL /* columns of JᵀJ that are computed down to the diagonal at once */
+    BLOCK_ROWS = 128, /* rows of J that stay in the cache for JᵀJ */
+    COLUMN_BLOCK = MAX_NV * VL /* columns of JᵀJ that are computed at once, down to the diagonal */
 };
 
 /* Row v of J: for this layer a_i·d_j, then d_j for the biases. */

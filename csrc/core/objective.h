@@ -194,7 +194,7 @@ static void merge_part(void *context, idx part)
 }
 
 /* Σ w ℓ, and the gradient of scale · Σ w ℓ. */
-static double sum_parts(row_sum *s, fb_team *team)
+INLINE double sum_parts(row_sum *s, fb_team *team)
 {
     if (s->n <= FB_PART_ROWS) return sum_rows(s, s->crew, 0, s->n, s->grad);
     idx count = partition(s->n).count;
@@ -268,7 +268,7 @@ INLINE int has_penalties(const fb_problem *problem)
     return problem->l2 != 0 || problem->l1 != 0 || problem->group != 0;
 }
 
-static double objective(row_sum *s, fb_team *team)
+INLINE double objective(row_sum *s, fb_team *team)
 {
     const fb_problem *problem = s->problem;
     if (s->grad) transpose_weights(s->plan, s->params, 0, s->crew->Wt);

@@ -133,7 +133,7 @@
 #define FB_MISH_EXP_HI_F64 0x1.36c4202fc3eccp-2
 #define FB_MISH_EXP_LO_F64 0x1.6d73a02f8d922p-56
 
-/* (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4 */
+/* (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4, n(t) = t^3 + 4 t^2 + 6 t + 4 */
 #define FB_MISH_0_F64 0x1.44a5b49f64236p-1
 #define FB_MISH_1_F64 0x1.136c4202fc3edp+0
 
@@ -245,7 +245,7 @@
 #define FB_MISH_EXP_HI_F32 0x1.36c42p-2f
 #define FB_MISH_EXP_LO_F32 0x1.7e1f66p-29f
 
-/* (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4 */
+/* (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4, n(t) = t^3 + 4 t^2 + 6 t + 4 */
 #define FB_MISH_0_F32 0x1.44a5b4p-1f
 #define FB_MISH_1_F32 0x1.136c42p+0f
 

@@ -126,7 +126,7 @@ MISH_ROOT_HI_F64 = 1.1924312145154952
 MISH_ROOT_LO_F64 = 4.8484829848031044e-17
 MISH_EXP_HI_F64 = 0.3034825352815289
 MISH_EXP_LO_F64 = 1.981117434764409e-17
-# (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4
+# (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4, n(t) = t^3 + 4 t^2 + 6 t + 4
 MISH_0_F64 = 0.6340767330712598
 MISH_1_F64 = 1.0758706338203823
 # gelu_tanh z = z sigma(v(z)), v(z) = GELU_TANH_1 z + GELU_TANH_3 z^3
@@ -227,7 +227,7 @@ MISH_ROOT_HI_F32 = 1.1924312114715576
 MISH_ROOT_LO_F32 = 3.0439375464652585e-09
 MISH_EXP_HI_F32 = 0.3034825325012207
 MISH_EXP_LO_F32 = 2.7803082058852624e-09
-# (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4
+# (n(t) - n(T)) / (4 (t - T)) - root = MISH_0 + MISH_1 t + t^2 / 4, n(t) = t^3 + 4 t^2 + 6 t + 4
 MISH_0_F32 = 0.634076714515686
 MISH_1_F32 = 1.0758706331253052
 # gelu_tanh z = z sigma(v(z)), v(z) = GELU_TANH_1 z + GELU_TANH_3 z^3

@@ -1,23 +1,31 @@
-"""exp, log1p, tanh and sigmoid of vectors: branch-free, over the whole range of the type.
+"""Elementary functions of vectors: exp, expm1, tanh, sigmoid, log, sin, cos.
 
-The C backend uses the same formulas and coefficients. NaN passes through every select: comparisons
-are false for it, so each clamp keeps the argument where the comparison fails.
+They are polynomials after argument reduction, without tables, accurate to about 1 to 3 ULP over the
+whole range of the type. The C backend uses the same formulas and coefficients. What one number of
+the type cannot hold is a sum of two. NaN passes through every select: comparisons are false for it,
+so each clamp keeps the argument where the comparison fails.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
+from llvmlite import ir
+from numba.core import cgutils
 
 from .. import polynomials
 from .vectors import Lanes, Vector
 
 
-def _coefficient(lanes: Lanes, name: str) -> Any:
+def number(lanes: Lanes, name: str) -> Any:
     """A number or list of the table, of the lanes' type."""
     return getattr(polynomials, f"{name}_{lanes.name}")
+
+
+def two_numbers(lanes: Lanes, name: str) -> tuple[float, float]:
+    """Both parts of a number of the table that is given as a sum of two."""
+    return number(lanes, f"{name}_HI"), number(lanes, f"{name}_LO")
 
 
 def _horner(x: Vector, coefficients: tuple[float, ...]) -> Vector:
@@ -27,105 +35,262 @@ def _horner(x: Vector, coefficients: tuple[float, ...]) -> Vector:
     return result
 
 
+def polynomial(x: Vector, name: str) -> Vector:
+    """The polynomial of a list of coefficients in the table."""
+    coefficients = number(x.lanes, name)
+    if len(coefficients) < 13:
+        return _horner(x, coefficients)
+    # The processor can work on the even and on the odd powers at once.
+    square = x * x
+    return _horner(square, coefficients[1::2]) * x + _horner(square, coefficients[::2])
+
+
+# Sums of two numbers. The errors of products and sums are numbers of the type themselves (T. J.
+# Dekker, "A floating-point technique for extending the available precision", 1971).
+
+
+class TwoWords(NamedTuple):
+    """A sum of two numbers; |low| is about the rounding of high."""
+
+    high: Vector
+    low: Vector
+
+
+def product(a: Vector, b: Vector) -> TwoWords:
+    """a·b."""
+    p = a.times(b)
+    return TwoWords(p, a.times_plus(b, -p))
+
+
+def one_plus_product(a: Vector, b: Vector) -> TwoWords:
+    """1 + a·b, for a·b >= 0."""
+    s = 1 + a * b
+    return TwoWords(s, a.times_plus(b, 1 - s))
+
+
+def two_sum(a: Vector, b: Vector) -> TwoWords:
+    """a + b."""
+    s = a.plus(b)
+    rest = s.minus(a)
+    return TwoWords(s, a.minus(s.minus(rest)).plus(b.minus(rest)))
+
+
+def ordered_sum(a: Vector, b: Vector) -> TwoWords:
+    """a + b where |a| >= |b| or a = 0."""
+    s = a.plus(b)
+    return TwoWords(s, b.minus(s.minus(a)))
+
+
+def residual(x: Vector, a: Vector, b: Vector) -> Vector:
+    """x - a·b, rounded once if a·b is close to x."""
+    return (-a).times_plus(b, x)
+
+
+def ratio(a: TwoWords, b: TwoWords) -> Vector:
+    """a / b, rounded about once."""
+    inverse = 1 / b.high
+    q = a.high.times(inverse)
+    return q + inverse * (residual(a.high, q, b.high) + (a.low - q * b.low))
+
+
+# exp and its kin.
+
+
+class Reduced(NamedTuple):
+    """e^x = 2^k (1 + p), for the integer k nearest to x / ln 2."""
+
+    p: Vector
+    k: Vector
+    shifted: Vector  # has k in its last bits
+
+
 def _shift(lanes: Lanes) -> float:
     """1.5·2^m for m mantissa bits: adding it rounds to an integer, found in the sum's last bits."""
-    return 1.5 * 2.0 ** np.finfo(f"f{lanes.real.bitwidth // 8}").nmant
+    return 1.5 * 2.0**lanes.info.nmant
 
 
-def _round(x: Vector) -> Vector:
-    """The nearest integer; |x| must be small against 2^m."""
-    shift = _shift(x.lanes)
-    return (x + shift) - shift
+def reduce_exp(x: Vector, low: Vector | float = 0.0) -> Reduced:
+    """The exponential's parts for x + low."""
+    lanes = x.lanes
+    shifted = x * number(lanes, "LOG2E") + _shift(lanes)
+    k = shifted - _shift(lanes)
+    r = x - k * number(lanes, "LN2_HI")
+    r = r - (k * number(lanes, "LN2_LO") - low)
+    return Reduced(r + r * r * polynomial(r, "EXP"), k, shifted)
 
 
-def _power_of_two(k: Vector) -> Vector:
-    """2^k for integers k in the normal exponents' range."""
-    lanes = k.lanes
-    info = np.finfo(f"f{lanes.real.bitwidth // 8}")
-    bits = (k + _shift(lanes)).bits()
-    biased = lanes.builder.add(bits, lanes.integer(info.maxexp - 1))
-    exponent = lanes.builder.shl(biased, lanes.integer(info.nmant))
-    return Vector(lanes, lanes.builder.bitcast(exponent, lanes.type))
+def _exponent(shifted: Vector) -> ir.Value:
+    """k from the last bits in the place of the exponent; added to the bits of 1 it makes 2^k."""
+    lanes = shifted.lanes
+    return lanes.builder.shl(shifted.bits(), lanes.integer(lanes.info.nmant))
 
 
-def _reduce(x: Vector) -> tuple[Vector, Vector]:
-    """k and p = expm1(x - k·ln 2), for the integer k nearest to x / ln 2."""
-    k = _round(x * _coefficient(x.lanes, "LOG2E"))
-    r = x - k * _coefficient(x.lanes, "LN2_HI")
-    r = r - k * _coefficient(x.lanes, "LN2_LO")
-    return k, r + r * r * _horner(r, _coefficient(x.lanes, "EXP"))
+def _power_of_two(exponent: ir.Value, lanes: Lanes) -> Vector:
+    return lanes.from_bits(lanes.builder.add(exponent, lanes.constant(1).bits()))
+
+
+def scale_least(lanes: Lanes) -> float:
+    """Above it `scale` has normal factors."""
+    return 2 * (lanes.info.minexp + 1) * math.log(2)
+
+
+def scale(y: Vector, e: Reduced) -> Vector:
+    """2^k y, rounded only where it is subnormal; for arguments above `scale_least`."""
+    # In two steps, since 2^k may be out of range where 2^k y is not.
+    lanes = y.lanes
+    k, half = _exponent(e.shifted), _exponent(e.k * 0.5 + _shift(lanes))
+    rest = lanes.builder.sub(k, half)
+    return y * _power_of_two(half, lanes) * _power_of_two(rest, lanes)
+
+
+def exp_least(lanes: Lanes) -> float:
+    """Below it e^x rounds to 0."""
+    return (lanes.info.minexp - lanes.info.nmant - 2) * math.log(2)
 
 
 def exp(x: Vector) -> Vector:
     """e^x."""
-    info = np.finfo(f"f{x.lanes.real.bitwidth // 8}")
-    low = (info.minexp - info.nmant - 2) * math.log(2)  # e^low rounds to 0
-    high = (info.maxexp + 1) * math.log(2)  # e^high overflows
-    x = x.lanes.constant(low).where(x < low, x)
-    x = x.lanes.constant(high).where(x > high, x)
-    k, p = _reduce(x)
-    # In two steps, as 2^k itself may be out of range; only the second one rounds.
-    half = _round(k * 0.5)
-    return (p + 1.0) * _power_of_two(half) * _power_of_two(k - half)
+    overflow = (x.lanes.info.maxexp + 1) * math.log(2)
+    e = reduce_exp(x.at_least(exp_least(x.lanes)).at_most(overflow))
+    return scale(e.p + 1, e)
+
+
+def expm1_of(e: Reduced) -> Vector:
+    """e^x - 1, accurate relative to itself, for x up to 1 or so."""
+    s = scale(e.p.lanes.constant(1), e)
+    return s * e.p + (s - 1)
+
+
+def _expm1_least(lanes: Lanes) -> float:
+    """Far below where e^x - 1 rounds to -1."""
+    return -2.0 * lanes.real.bitwidth
+
+
+def expm1_below(x: Vector) -> Vector:
+    """e^x - 1 for x up to 1 or so."""
+    return expm1_of(reduce_exp(x.at_least(_expm1_least(x.lanes))))
 
 
 def expm1(x: Vector) -> Vector:
-    """e^x - 1."""
-    info = np.finfo(f"f{x.lanes.real.bitwidth // 8}")
-    low = -2.0 * x.lanes.real.bitwidth  # far below, where the result is -1
-    high = (info.maxexp + 0.25) * math.log(2)  # e^high overflows
-    x = x.lanes.constant(low).where(x < low, x)
-    x = x.lanes.constant(high).where(x > high, x)
-    k, p = _reduce(x)
-    half = _power_of_two(k - 1.0)  # 2^k itself may be out of range
-    return (p * half + (half - 0.5)) * 2.0
-
-
-def log1p_to_1(u: Vector) -> Vector:
-    """log(1 + u) for u in [0, 1]."""
-    return twice_atanh(u / (u + 2.0))
-
-
-def twice_atanh(s: Vector) -> Vector:
-    """log((1 + s) / (1 - s)) for |s| <= 1/3."""
-    square = s * s
-    return s * 2.0 + s * square * 2.0 * _horner(square, _coefficient(s.lanes, "ATANH"))
-
-
-def log(x: Vector) -> Vector:
-    """log x of positive normal numbers; -inf for 0, NaN for NaN."""
+    """e^x - 1 of numbers that are not subnormal."""
     lanes = x.lanes
-    builder, info = lanes.builder, np.finfo(f"f{lanes.real.bitwidth // 8}")
-    # x = 2^k m with m in [sqrt(1/2), sqrt(2)).
-    lowest = lanes.constant(math.sqrt(0.5)).bits()
-    exponent = builder.ashr(builder.sub(x.bits(), lowest), lanes.integer(info.nmant))
-    m = builder.sub(x.bits(), builder.shl(exponent, lanes.integer(info.nmant)))
-    m = Vector(lanes, builder.bitcast(m, lanes.type))
-    shifted = builder.add(lanes.constant(_shift(lanes)).bits(), exponent)
-    k = Vector(lanes, builder.bitcast(shifted, lanes.type)) - _shift(lanes)
-    result = k * _coefficient(lanes, "LN2_HI") + (
-        twice_atanh((m - 1.0) / (m + 1.0)) + k * _coefficient(lanes, "LN2_LO")
-    )
-    return lanes.constant(-math.inf).where(x.equals(0.0), result.where(x.equals(x), x))
+    overflow = (lanes.info.maxexp + 0.25) * math.log(2)
+    e = reduce_exp(x.at_least(_expm1_least(lanes)).at_most(overflow))
+    half = _power_of_two(_exponent(e.shifted - 1), lanes)  # 2^k itself may be out of range
+    return (e.p * half + (half - 0.5)) * 2.0
 
 
 def tanh(x: Vector) -> Vector:
     """The hyperbolic tangent: with t = e^(-2|x|) - 1 it is -t / (t + 2), with the sign of x."""
-    y = abs(x) * -2.0
-    low = -2.0 * x.lanes.real.bitwidth  # far below, where t is -1
-    y = x.lanes.constant(low).where(y < low, y)
-    k, p = _reduce(y)
-    scale = _power_of_two(k)
-    t = p * scale + (scale - 1.0)
+    size = abs(x)
+    e = reduce_exp((size * -2).at_least(_expm1_least(x.lanes)))
+    s = _power_of_two(_exponent(e.shifted), x.lanes)
+    t = e.p * s + (s - 1)
     # Near 1 the roundings of t and t + 2 would add up to 2.5 ULP; 1 - 2(t + 1)/(t + 2), the same,
     # scales them down.
-    large = abs(x) > 0.75
-    u = p * scale + scale
-    quotient = (u * 2.0).where(large, -t) / (t + 2.0)
-    return (-(quotient - 1.0)).where(large, quotient).with_sign_of(x)
+    large = size > 0.75
+    u = e.p * s + s
+    quotient = (u * 2).where(large, -t) / (t + 2)
+    return (1 - quotient).where(large, quotient).with_sign_of(x)
 
 
 def sigmoid(x: Vector) -> Vector:
     """1 / (1 + e^-x), as t / (1 + t) with t = e^-|x| where x < 0."""
     t = exp(-abs(x))
-    return t.where(x < 0.0, 1.0) / (t + 1.0)
+    return t.where(x < 0, 1) / (t + 1)
+
+
+# log.
+
+
+def _log1p_rest(u: Vector) -> Vector:
+    # With s = u / (2 + u), log(1 + u) is 2 atanh s = 2s + 2s³ q(s²), and 2s = u - s u.
+    s = u / (u + 2)
+    square = s * s
+    return s * (u - 2 * square * polynomial(square, "ATANH"))
+
+
+def log1p_to_1(u: Vector) -> Vector:
+    """log(1 + u) for u in [-1/2, 1]."""
+    return u - _log1p_rest(u)
+
+
+def twice_atanh(s: Vector) -> Vector:
+    """log((1 + s) / (1 - s)) for |s| <= 1/3."""
+    square = s * s
+    return s * 2 + s * square * 2 * polynomial(square, "ATANH")
+
+
+def log(x: Vector) -> Vector:
+    """log x of numbers that are not subnormal: -inf for 0, NaN for negative ones."""
+    lanes = x.lanes
+    builder, mantissa_bits = lanes.builder, lanes.integer(lanes.info.nmant)
+    # x = 2^k (1 + u) with 1 + u in [sqrt(1/2), sqrt(2)).
+    lowest = lanes.constant(math.sqrt(0.5)).bits()
+    k = builder.ashr(builder.sub(x.bits(), lowest), mantissa_bits)
+    u = lanes.from_bits(builder.sub(x.bits(), builder.shl(k, mantissa_bits))) - 1
+    shift = _shift(lanes)
+    n = lanes.from_bits(builder.add(lanes.constant(shift).bits(), k)) - shift
+    y = n * number(lanes, "LN2_HI") + (u - (_log1p_rest(u) - n * number(lanes, "LN2_LO")))
+    y = y.where(x < math.inf, x)  # NaN and infinity as they are
+    return y.where(x > 0, lanes.constant(-math.inf).where(x.equals(0), math.nan))
+
+
+# sin and cos.
+
+
+def _shifted_sin(x: Vector, shift: float) -> Vector:
+    """sin(x + shift·pi), shift 0 or 1/2, of numbers up to `_sin_most`."""
+    # With x = (k - shift) pi + r it is (-1)^k sin r. Numbers close to a multiple of pi need r to
+    # twice the precision.
+    lanes = x.lanes
+    shifted = (x * number(lanes, "INV_PI") + shift) + _shift(lanes)
+    k = (shifted - _shift(lanes)) - shift
+    first = residual(x, k, lanes.constant(number(lanes, "PI_1")))
+    second = product(k, lanes.constant(number(lanes, "PI_2")))
+    r, low = two_sum(first, -second.high)
+    low = low - (second.low + k * number(lanes, "PI_3"))
+    square = r * r
+    y = r + (low + r * square * polynomial(square, "SIN"))
+    sign = lanes.builder.shl(shifted.bits(), lanes.integer(lanes.real.bitwidth - 1))
+    return lanes.from_bits(lanes.builder.xor(y.bits(), sign))
+
+
+def _sin_most(lanes: Lanes) -> float:
+    """Up to here the reduction's digits of pi suffice."""
+    return 2.0**30 if lanes.real.bitwidth == 64 else 2.0**13
+
+
+def _with_large(x: Vector, y: Vector, name: str) -> Vector:
+    """y, and the C library's function of x where |x| is large: it has more digits of pi."""
+    lanes = x.lanes
+    builder = lanes.builder
+    large = abs(x) > _sin_most(lanes)
+    result = cgutils.alloca_once_value(builder, y.value)
+    with builder.if_then(lanes.any(large), likely=False):
+        values = cgutils.alloca_once_value(builder, x.value)
+        first = builder.bitcast(values, lanes.type.element.as_pointer())
+        double = ir.DoubleType()
+        function = builder.module.declare_intrinsic(name, [double])
+        with cgutils.for_range(builder, ir.IntType(64)(lanes.width)) as loop:
+            place = builder.gep(first, [loop.index])
+            value = builder.load(place)
+            if lanes.type.element == double:
+                value = builder.call(function, [value])
+            else:
+                value = builder.call(function, [builder.fpext(value, double)])
+                value = builder.fptrunc(value, lanes.type.element)
+            builder.store(value, place)
+        builder.store(Vector(lanes, builder.load(values)).where(large, y).value, result)
+    return Vector(lanes, builder.load(result))
+
+
+def sin(x: Vector) -> Vector:
+    """The sine."""
+    y = _with_large(x, _shifted_sin(x, 0.0), "llvm.sin")
+    return x.where(x.equals(0), y)  # -0 stays
+
+
+def cos(x: Vector) -> Vector:
+    """The cosine."""
+    return _with_large(x, _shifted_sin(x, 0.5), "llvm.cos")

@@ -7,7 +7,7 @@ wide; for each step along the depth it takes as many vectors of B, and one numbe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llvmlite import ir
@@ -23,7 +23,7 @@ _INT64 = ir.IntType(64)
 # Rows x vectors of a block: its accumulators, a row of B and a number of A fill the registers.
 _HIGH = 8 if VECTOR_REGISTERS == 32 else 4
 _WIDE = 3
-_HEIGHTS = (1, _HIGH // 2, _HIGH)
+_LOW = _HIGH // 2  # of the blocks at the end
 
 
 @dataclass
@@ -39,29 +39,68 @@ class _Matrix:
 
         They are then computed more than once, to the same values.
         """
-        builder, last = self.builder, self.builder.sub(existing, _INT64(1))
-        pointers = []
-        for i in range(height):
+        builder, pointers = self.builder, [self.start]
+        for i in range(1, height):
             exists = builder.icmp_signed("<", _INT64(i), existing)
-            index = builder.select(exists, _INT64(i), last)
-            pointers.append(self.row(index))
+            step = builder.select(exists, self.row_stride, _INT64(0))
+            pointers.append(builder.gep(pointers[-1], [step]))
         return pointers
 
     def row(self, index: ir.Value) -> ir.Value:
         """The pointer to one row."""
         return self.builder.gep(self.start, [self.builder.mul(index, self.row_stride)])
 
+    def below(self, index: ir.Value) -> _Matrix:
+        """The matrix from this row on."""
+        return replace(self, start=self.row(index))
 
-def _emit_block(lanes: Lanes, height: int, vectors: int, masked: bool, args: list) -> None:
-    """Code for one block of C; the arguments are those of `_block` from `rows` on."""
-    rows, columns, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row = args
+    def hidden(self) -> _Matrix:
+        """The same; see `_hidden`."""
+        return replace(self, row_stride=_hidden(self.builder, self.row_stride))
+
+
+def _hidden(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The same value, of which LLVM knows nothing.
+
+    Else it computes what follows from the strides ahead of all loops, for blocks of every kind,
+    which takes longer than a small product.
+    """
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.call(ir.InlineAsm(kind, "", "=r,0", side_effect=True), [value])
+
+
+@dataclass
+class _Panel:
+    """Some columns of a product in code that is being built; `product` tells the meaning."""
+
+    columns: ir.Value
+    depth: ir.Value
+    A: _Matrix
+    a_depth: ir.Value
+    B: _Matrix
+    S: _Matrix
+    has_start: ir.Value
+    C: _Matrix
+
+    def below(self, i: ir.Value) -> _Panel:
+        """The panel from this row on."""
+        return replace(self, A=self.A.below(i), S=self.S.below(i), C=self.C.below(i))
+
+    def hidden(self) -> _Panel:
+        """The same; see `_hidden`."""
+        matrices = {name: getattr(self, name).hidden() for name in "ABSC"}
+        return replace(self, a_depth=_hidden(self.A.builder, self.a_depth), **matrices)
+
+
+def _emit_block(
+    lanes: Lanes, height: int, vectors: int, masked: bool, p: _Panel, existing: ir.Value
+) -> None:
+    """Code for the first rows of a panel."""
     builder = lanes.builder
-    A, B = _Matrix(builder, a, a_row), _Matrix(builder, b, b_row)
-    C, S = _Matrix(builder, c, c_row), _Matrix(builder, start, start_row)
     offsets = [_INT64(j * lanes.width) for j in range(vectors)]
     masks: list[ir.Value | None] = [None] * vectors
     if masked:
-        masks[-1] = lanes.first(builder.sub(columns, offsets[-1]))
+        masks[-1] = lanes.first(builder.sub(p.columns, offsets[-1]))
 
     def load_row(pointer: ir.Value) -> list[Vector]:
         places = zip(offsets, masks, strict=True)
@@ -70,9 +109,9 @@ def _emit_block(lanes: Lanes, height: int, vectors: int, masked: bool, args: lis
     # LLVM turns these variables into registers.
     zero = lanes.constant(0).value
     sums = [[cgutils.alloca_once(builder, lanes.type) for _ in offsets] for _ in range(height)]
-    with builder.if_else(has_start) as (then, otherwise):
+    with builder.if_else(p.has_start) as (then, otherwise):
         with then:
-            for line, pointer in zip(sums, S.rows(height, rows), strict=True):
+            for line, pointer in zip(sums, p.S.rows(height, existing), strict=True):
                 for place, vector in zip(line, load_row(pointer), strict=True):
                     builder.store(vector.value, place)
         with otherwise:
@@ -80,27 +119,42 @@ def _emit_block(lanes: Lanes, height: int, vectors: int, masked: bool, args: lis
                 for place in line:
                     builder.store(zero, place)
 
-    a_rows = A.rows(height, rows)
-    with cgutils.for_range(builder, depth, intp=_INT64) as loop:
-        of_b = load_row(B.row(loop.index))
-        step = builder.mul(loop.index, a_depth)
+    a_rows = p.A.rows(height, existing)
+    with cgutils.for_range(builder, p.depth, intp=_INT64) as loop:
+        of_b = load_row(p.B.row(loop.index))
+        step = builder.mul(loop.index, p.a_depth)
         for line, pointer in zip(sums, a_rows, strict=True):
             of_a = lanes.splat(builder.load(builder.gep(pointer, [step])))
             for place, vector in zip(line, of_b, strict=True):
                 builder.store((Vector(lanes, builder.load(place)) + of_a * vector).value, place)
 
-    for line, pointer in zip(sums, C.rows(height, rows), strict=True):
+    for line, pointer in zip(sums, p.C.rows(height, existing), strict=True):
         for place, offset, mask in zip(line, offsets, masks, strict=True):
             vector = Vector(lanes, builder.load(place))
             lanes.store(vector, builder.gep(pointer, [offset]), mask)
 
 
+def _emit_panel(lanes: Lanes, vectors: int, masked: bool, m: ir.Value, panel: _Panel) -> None:
+    """Code for a panel of m rows: high blocks, and at the end low ones and single rows."""
+    builder, panel = lanes.builder, panel.hidden()
+    whole = builder.and_(m, _INT64(-_HIGH))
+    with cgutils.for_range_slice(builder, _INT64(0), whole, _INT64(_HIGH), _INT64) as (i, _):
+        _emit_block(lanes, _HIGH, vectors, masked, panel.below(i), _INT64(_HIGH))
+    with cgutils.for_range_slice(builder, whole, m, _INT64(_LOW), _INT64) as (i, _):
+        rest, left = panel.hidden().below(i), builder.sub(m, i)
+        with builder.if_else(builder.icmp_signed("==", left, _INT64(1))) as (then, otherwise):
+            with then:
+                _emit_block(lanes, 1, vectors, masked, rest, _INT64(1))
+            with otherwise:
+                _emit_block(lanes, _LOW, vectors, masked, rest, left)
+
+
 @intrinsic
-def _block(
+def _panel(
     typingctx: Any,
     vectors: Any,  # 1 to _WIDE; 0 means a single column
-    rows: Any,  # 1 to _HIGH
     columns: Any,  # that many exist of the vectors' columns
+    m: Any,
     depth: Any,
     a: Any,
     a_row: Any,
@@ -113,26 +167,21 @@ def _block(
     c: Any,
     c_row: Any,
 ) -> Any:
-    """One block of `product`, which tells the arguments' meaning."""
+    """The first columns of `product`, which tells the arguments' meaning."""
     i8 = types.int64
     signature = types.void(i8, i8, i8, i8, a, i8, i8, b, i8, start, i8, types.boolean, c, i8)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        wanted_vectors, rows = args[:2]
-        real = signature.args[4].dtype
-        wanted = builder.select(builder.icmp_signed(">", rows, _INT64(1)), _INT64(1), _INT64(0))
-        taller = builder.icmp_signed(">", rows, _INT64(_HEIGHTS[1]))
-        wanted = builder.select(taller, _INT64(2), wanted)
-        for number, height in enumerate(_HEIGHTS):
-            for vectors in range(0 if not HAS_MASKS else 1, _WIDE + 1):
-                fits = builder.and_(
-                    builder.icmp_signed("==", wanted, _INT64(number)),
-                    builder.icmp_signed("==", wanted_vectors, _INT64(vectors)),
-                )
-                with builder.if_then(fits):
-                    lanes = Lanes(builder, real, None if vectors else 1)
-                    masked = HAS_MASKS and vectors > 0
-                    _emit_block(lanes, height, max(vectors, 1), masked, list(args[1:]))
+        wanted, columns, m, depth, a, a_row, a_depth, b, b_row, start, start_row, *rest = args
+        has_start, c, c_row = rest
+        A, B = _Matrix(builder, a, a_row), _Matrix(builder, b, b_row)
+        S, C = _Matrix(builder, start, start_row), _Matrix(builder, c, c_row)
+        panel = _Panel(columns, depth, A, a_depth, B, S, has_start, C)
+        for vectors in range(0 if not HAS_MASKS else 1, _WIDE + 1):
+            with builder.if_then(builder.icmp_signed("==", wanted, _INT64(vectors))):
+                lanes = Lanes(builder, signature.args[4].dtype, None if vectors else 1)
+                masked = HAS_MASKS and vectors > 0
+                _emit_panel(lanes, max(vectors, 1), masked, m, panel)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -142,28 +191,22 @@ def _make_product(fingerprint):
     def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
         """C (m, n) = start + A (m, depth) · B (depth, n).
 
-        Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are the
-        distances of rows; `start` may be C, or a vector if `start_row` is 0. Without `has_start` the
-        sums begin at zero.
+        Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are
+        the distances of rows; `start` may be C, or a vector if `start_row` is 0. Without
+        `has_start` the sums begin at zero.
         """
         _ = fingerprint  # see compiling.source_fingerprint
         width = vector_width(c)
         vectors = (n + width - 1) // width if HAS_MASKS else n // width
-        chunks = (vectors + _WIDE - 1) // _WIDE
         j = 0
         while j < n:
-            wide = 0
-            if chunks > 0:  # split evenly: 4 vectors are 2 + 2, not 3 + 1
-                wide = (vectors + chunks - 1) // chunks
-                vectors -= wide
-                chunks -= 1
+            wide = 2 if vectors == 4 else min(vectors, _WIDE)  # 4 vectors are 2 + 2, not 3 + 1
+            vectors -= wide
             columns = min(max(wide * width, 1), n - j)
-            for i in range(0, m, _HIGH):
-                _block(
-                    wide, min(m - i, _HIGH), columns, depth,
-                    at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
-                    at(start, i * start_row + j), start_row, has_start, at(c, i * c_row + j), c_row,
-                )  # fmt: skip
+            _panel(
+                wide, columns, m, depth, a, a_row, a_depth, at(b, j), b_row,
+                at(start, j), start_row, has_start, at(c, j), c_row,
+            )  # fmt: skip
             j += columns
 
     return product
@@ -181,7 +224,7 @@ product = _linked_product.call
 def _dots(
     typingctx: Any, rows: Any, depth: Any, a: Any, a_row: Any, b: Any, start: Any, c: Any
 ) -> Any:
-    """c[i] = start + A[i] · b for up to _HIGH rows of A, which are contiguous."""
+    """c[i] = start + A[i] · b for up to _LOW rows of A, which are contiguous."""
     i8 = types.int64
     signature = types.void(i8, i8, a, i8, b, a.dtype, c)
 
@@ -189,7 +232,7 @@ def _dots(
         rows, depth, a, a_row, b, start, c = args
         real = signature.args[2].dtype
         lanes = Lanes(builder, real)
-        a_rows = _Matrix(builder, a, a_row).rows(_HIGH // 2, rows)
+        a_rows = _Matrix(builder, a, a_row).rows(_LOW, rows)
         rest = builder.srem(depth, _INT64(lanes.width))
         whole = builder.sub(depth, rest)
 
@@ -225,7 +268,7 @@ def _dots(
                 )
                 for place, tail in zip(sums, singles, strict=True)
             ]
-        places = _Matrix(builder, c, _INT64(1)).rows(_HIGH // 2, rows)
+        places = _Matrix(builder, c, _INT64(1)).rows(_LOW, rows)
         for total, place in zip(totals, places, strict=True):
             builder.store(builder.fadd(start, total), place)
         return context.get_dummy_value()
@@ -237,8 +280,8 @@ def _make_dots(fingerprint):
     def dots(m, depth, a, a_row, b, start, c):
         """c (m,) = start + A (m, depth) · b (depth,): the product for one output."""
         _ = fingerprint  # see compiling.source_fingerprint
-        for i in range(0, m, _HIGH // 2):
-            _dots(min(m - i, _HIGH // 2), depth, at(a, i * a_row), a_row, b, start, at(c, i))
+        for i in range(0, m, _LOW):
+            _dots(min(m - i, _LOW), depth, at(a, i * a_row), a_row, b, start, at(c, i))
 
     return dots
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
@@ -20,6 +21,8 @@ from numba.extending import intrinsic
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
 _CONTRACT = ("contract",)
+# Numba flags what has no flag with "contract"; this one means nothing but in a division.
+_ALONE = ("arcp",)
 
 
 def _host_features() -> set[str]:
@@ -37,6 +40,7 @@ SSE = _X86_64 or "sse2" in _FEATURES  # which 64-bit processors have though no o
 VECTOR_BYTES = 64 if "avx512f" in _FEATURES else 32 if "avx" in _FEATURES else 16
 # Elsewhere LLVM replaces a masked load by a branch per lane, and single elements are faster.
 HAS_MASKS = "avx" in _FEATURES
+_HAS_FMA = not {"fma", "avx512f", "neon"}.isdisjoint(_FEATURES)
 VECTOR_REGISTERS = 16 if SSE and "avx512f" not in _FEATURES else 32
 
 
@@ -51,12 +55,14 @@ class Lanes:
         Elements of a vector.
     name : {"F32", "F64"}
         The suffix of the type's constants in `polynomials`.
+    info : numpy.finfo
     """
 
     def __init__(self, builder: ir.IRBuilder, real: types.Float, width: int | None = None):
         self.builder = builder
         self.real = real
         self.name = f"F{real.bitwidth}"
+        self.info = np.finfo(f"f{real.bitwidth // 8}")
         self.width = width or VECTOR_BYTES * 8 // real.bitwidth
         element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
         self.type = ir.VectorType(element, self.width)
@@ -87,6 +93,15 @@ class Lanes:
         counts = builder.shuffle_vector(one, one, ir.Constant(lane, [0] * self.width))
         return builder.icmp_signed("<", ir.Constant(lane, list(range(self.width))), counts)
 
+    def any(self, mask: ir.Value) -> ir.Value:
+        """Whether a mask selects an element."""
+        bits = ir.IntType(self.width)
+        return self.builder.icmp_unsigned("!=", self.builder.bitcast(mask, bits), bits(0))
+
+    def from_bits(self, integers: ir.Value) -> Vector:
+        """The reals of these bits."""
+        return Vector(self, self.builder.bitcast(integers, self.type))
+
     def load(self, pointer: ir.Value, mask: ir.Value | None = None) -> Vector:
         """The elements from `pointer` on; under a mask the others are 0."""
         p = self.builder.bitcast(pointer, self.type.as_pointer())
@@ -116,7 +131,7 @@ class Lanes:
 class Vector:
     """A vector in code that is being built; operators emit the instruction.
 
-    Comparisons are false where an element is NaN. Numbers may stand for vectors on the right.
+    Comparisons are false where an element is NaN. Numbers may stand for vectors beside one.
     """
 
     __slots__ = ("lanes", "value")
@@ -143,6 +158,48 @@ class Vector:
     def __truediv__(self, other: Vector | float) -> Vector:
         return self._new(self.lanes.builder.fdiv(self.value, self._operand(other)))
 
+    __radd__ = __add__
+    __rmul__ = __mul__
+
+    def __rsub__(self, other: float) -> Vector:
+        return self.lanes.constant(other) - self
+
+    def __rtruediv__(self, other: float) -> Vector:
+        return self.lanes.constant(other) / self
+
+    # Operations whose rounding is known, since they are never fused with another one.
+
+    def plus(self, other: Vector) -> Vector:
+        """The sum, rounded."""
+        return self._new(self.lanes.builder.fadd(self.value, other.value, flags=_ALONE))
+
+    def minus(self, other: Vector) -> Vector:
+        """The difference, rounded."""
+        return self._new(self.lanes.builder.fsub(self.value, other.value, flags=_ALONE))
+
+    def times(self, other: Vector) -> Vector:
+        """The product, rounded."""
+        return self._new(self.lanes.builder.fmul(self.value, other.value, flags=_ALONE))
+
+    def times_plus(self, factor: Vector, term: Vector) -> Vector:
+        """self * factor + term, rounded once if the sum is small against the term."""
+        if _HAS_FMA:
+            arguments = [self.value, factor.value, term.value]
+            return self._new(self.lanes.call("llvm.fma", self.lanes.type, arguments))
+        # Products of halves are exact (T. J. Dekker, "A floating-point technique for extending the
+        # available precision", 1971).
+        (a, b), (c, d) = self._halves(), factor._halves()
+        product = self.times(factor)
+        error = a.times(c).minus(product).plus(a.times(d)).plus(b.times(c)).plus(b.times(d))
+        return product.plus(term).plus(error)
+
+    def _halves(self) -> tuple[Vector, Vector]:
+        """Numbers of half as many digits whose sum this is."""
+        low_digits = (self.lanes.info.nmant + 2) // 2
+        mask = self.lanes.integer(-(1 << low_digits))
+        high = self.lanes.from_bits(self.lanes.builder.and_(self.bits(), mask))
+        return high, self.minus(high)
+
     def __neg__(self) -> Vector:
         return self._new(self.lanes.builder.fneg(self.value))
 
@@ -162,6 +219,14 @@ class Vector:
     def where(self, mask: ir.Value, otherwise: Vector | float) -> Vector:
         """These elements under the mask, the others elsewhere."""
         return self._new(self.lanes.builder.select(mask, self.value, self._operand(otherwise)))
+
+    def at_least(self, least: Vector | float) -> Vector:
+        """The larger of the two; NaN where this is."""
+        return self._new(self._operand(least)).where(self < least, self)
+
+    def at_most(self, most: Vector | float) -> Vector:
+        """The smaller of the two; NaN where this is."""
+        return self._new(self._operand(most)).where(self > most, self)
 
     def sqrt(self) -> Vector:
         """The square root."""
