@@ -464,8 +464,8 @@ def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom"
     ----------
     f : callable
         (prediction, target) -> (loss, dloss), floats; dloss is the derivative with respect to the
-        prediction. `math` and NumPy's functions of one number may be used; the compiled backends
-        compile it once with Numba.
+        prediction. `math`, NumPy's functions of one number and Python functions made of these may
+        be called; the compiled backends compile it once with Numba.
     d2 : callable, optional
         (prediction, target) -> the second derivative; without it Hessian products raise.
     name : str, default "custom"

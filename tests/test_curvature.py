@@ -23,7 +23,6 @@ from strategies import (
     n_for,
     n_out_for,
     same,
-    target,
 )
 
 import fastbp as fb
@@ -42,12 +41,12 @@ def close(computed, expected, share=1e-12):
 
 
 def case_with(loss, act, dtype="float64", n=9, weighted=True, **terms):
-    """Layers 4 - 7 - 6 - 3 (or what the loss takes) with a mask; all dimensions differ."""
+    """Layers 5 - 7 - 6 - 3 (or what the loss takes) with a mask; all dimensions differ."""
     rng = np.random.default_rng(12)
     n, n_out = n_for(loss, n), n_out_for(loss, 3)
-    layers = [fb.Dense(7, act, mask=rng.random((4, 7)) < 0.8), fb.Dense(6, "tanh", bias=False)]
+    layers = [fb.Dense(7, act, mask=rng.random((5, 7)) < 0.8), fb.Dense(6, "tanh", bias=False)]
     last = fb.Dense(n_out, "sigmoid" if loss == "bce" else "linear")
-    c = case_of(rng, fb.Network(4, *layers, last, dtype=dtype), n, loss, weighted, **terms)
+    c = case_of(rng, fb.Network(5, *layers, last, dtype=dtype), n, loss, weighted, **terms)
     c.params *= c.net.dtype.type(0.7)  # e^e^z stays small
     return c
 
@@ -162,7 +161,7 @@ def test_gnvp_is_jt_times_the_losss_hessian_times_j(backend, loss):
         G += w[i] * J_i.T @ loss_hessian(loss, y, t).astype(np.float64) @ J_i
     G *= float(bounds.scale(loss, w.sum(), c.net.n_out))
     products = [c.net.gnvp(c.params, c.X, c.y, e, loss, sample_weight=w) for e in np.eye(len(G))]
-    close(products, G, 1e-12) if G.any() else close(products, 0 * G)
+    close(products, G)
     if loss not in ("gaussian_nll", "bce"):  # which are not convex in all outputs (or cut)
         assert np.linalg.eigvalsh(np.array(products)).min() >= -1e-14 * abs(G).max()
 
@@ -383,7 +382,7 @@ def test_normal_equations_against_the_jacobian(backend, n, weighted):
     assert JTJ.shape == (free.sum(),) * 2 and type(sse) is float
     assert same(JTJ, np.ascontiguousarray(JTJ.T))
     close(JTJ, J.T @ J)
-    close(JTr, J.T @ r, 1e-12 * abs(J).max() * abs(r).sum() / abs(J.T @ r).max())
+    assert abs(JTr - J.T @ r).max() <= 1e-12 * abs(J).max() * abs(r).sum()  # terms may cancel
     assert sse == pytest.approx(r @ r, rel=1e-12)
     value, grad = c.net.value_and_grad(c.params, c.X, c.y, "sse", **c.terms)
     assert sse == pytest.approx(value, rel=1e-13)
@@ -472,7 +471,7 @@ def test_the_rate_is_the_edge_of_stability(backend, rng):
         assert (net.value(params, X, y) - net.value(solution, X, y) > start) == grows
 
 
-def test_flat_and_concave_objectives_have_no_limit(backend, rng):
+def test_flat_objectives_have_no_limit(backend, rng):
     X = rng.standard_normal((6, 4))
     net = fb.Network(4, fb.Dense(2, "relu"), fb.Dense(1))
     assert net.max_stable_rate(np.zeros(net.n_params), X, np.zeros(6), "mae") == np.inf
@@ -493,13 +492,3 @@ def test_rate_of_non_finite_parameters_is_nan(backend):
         params = net.init(0)
         params[0] = np.nan
         assert np.isnan(net.max_stable_rate(params, np.ones((5, 4)), np.ones(5)))
-
-
-def test_targets_of_every_loss_are_used(backend, rng):
-    """A curvature that forgets the targets would pass for mse: they matter elsewhere."""
-    for loss in ("log_cosh", "softmax_ce", "gaussian_nll", "squared_hinge"):
-        c = case_with(loss, "tanh")
-        other = target(np.random.default_rng(99), loss, len(c.X), c.net.n_out, "float64")
-        (v,) = directions(c, 1)
-        first, second = (c.net.hvp(c.params, c.X, y, v, loss, **c.terms) for y in (c.y, other))
-        assert not np.allclose(first, second)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 import platform
 import shutil
 import subprocess
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from strategies import ALL_ACTIVATIONS, LOSSES, case, same
+from strategies import EVERY_ACTIVATION, EVERY_LOSS, case, case_of, n_for, n_out_for, same
 
 import fastbp as fb
 from fastbp import backends
@@ -41,18 +43,19 @@ def python(code, path=PACKAGE.parent, **variables):
     return done.stdout
 
 
-def entries():
-    from fastbp.backends.jit import kernels, network, objective, training
+def functions():
+    """Name -> what is compiled once per dtype: entries, what they call, formulas by their kind."""
+    from fastbp.backends import jit
+    from fastbp.backends.jit.compiling import Compiled, Family
 
-    return [
-        kernels.activation,
-        kernels.dense_forward,
-        kernels.dense_backward,
-        network.forward,
-        network.derivatives,
-        objective.objective,
-        training.train,
-    ]
+    found = {}
+    for _, place, _ in pkgutil.iter_modules(jit.__path__, jit.__name__ + "."):
+        for name, value in vars(importlib.import_module(place)).items():
+            if isinstance(value, Compiled):
+                found[name] = value
+            elif isinstance(value, Family):
+                found |= {f"{name} {kind}": member for kind, member in value._members.items()}
+    return found
 
 
 # Compilation.
@@ -68,48 +71,77 @@ print(len(recorder.buffer))
     assert python(code).split() == ["0"]
 
 
-def use_all(rng, sizes, activations, dtype, n, loss, weighted, l2, methods, batch_size):
-    c = case(rng, sizes, activations, dtype, n, loss, weighted=weighted, l2=l2)
+def use_all(c, methods, batch_size):
+    """Every function of the contract, the sums over two parts."""
     Y, pullback = c.net.vjp(c.params, c.X)
     pullback(Y)
     c.net.forward(c.params, c.X)
-    c.net.value(*c.arguments, **c.terms)
-    c.net.value_and_grad(*c.arguments, **c.terms)
-    c.net.jacobian(c.params, c.X)
+    c.net.jvp(c.params, c.X, c.params)
+    c.net.jacobian(c.params, c.X, threads=2)
     c.net.input_jacobian(c.params, c.X)
-    W = c.X.T @ c.X
-    Y, cache = fb.dense_forward(c.X, W, W[0] if weighted else None, activations[0])
+    obj = c.net.objective(c.X, c.y, c.loss, **c.terms)
+    obj.value(c.params), obj.value_and_grad(c.params), obj.per_sample_grad(c.params)
+    obj.hvp(c.params, c.params), obj.gnvp(c.params, c.params)
+    many = np.resize(c.X, (300, c.net.n_in)), np.zeros((300, c.net.n_out))
+    c.net.value_and_grad(c.params, *many, threads=2)
+    c.net.normal_equations(c.params, *many, threads=2)
+    act, W = c.net.layers[0].act, c.X.T @ c.X
+    Y, cache = fb.dense_forward(c.X, W, W[0] if c.terms else None, act)
     fb.dense_backward(Y, cache)
-    fb.activation(activations[0]).f(c.X), fb.activation(activations[0]).df(c.X)
+    act.f(c.X), act.df(c.X), act.d2f(c.X)
     for method in methods:
         fb.fit(
-            c.net, c.X, c.y, method=method, loss=loss, params=c.params, epochs=2,
-            batch_size=batch_size, shuffle=weighted, seed=0, on_divergence="return",
+            c.net, c.X, c.y, method=method, loss=c.loss, params=c.params, epochs=2,
+            batch_size=batch_size, shuffle=bool(c.terms), seed=0, on_divergence="return",
             **c.terms,
         )  # fmt: skip
 
 
 def test_one_version_per_dtype_whatever_the_arguments(rng, dtype):
+    """Users' functions among them: their addresses are arguments."""
     methods = ["sgd", "momentum", "nesterov", "adam"]
     read_only = case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5)
     for array in (read_only.params, read_only.X, read_only.y):
         array.flags.writeable = False
     with fb.use_backend("numba"):
-        use_all(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5, "mse", False, 0.0, methods[:1], 5)
-        compiled = [entry[dtype] for entry in entries()]
-        for i, activation in enumerate(ALL_ACTIVATIONS):
-            loss = LOSSES[i % len(LOSSES)]
-            sizes = [2 + i, 1 + i, 3] if i % 2 else [1, 5 + i, 2 * i + 1, 2]
-            activations = [activation] * (len(sizes) - 2) + ["linear"]
-            n = 1 + 20 * i
-            use_all(rng, sizes, activations, dtype, n, loss, i % 2 == 1, 0.1 * i, methods, 1 + i)
+        use_all(case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5), methods[:1], 5)
+        compiled = {name: function[dtype] for name, function in functions().items()}
+        for i, act in enumerate(EVERY_ACTIVATION):
+            loss = EVERY_LOSS[i % len(EVERY_LOSS)]
+            fixed = {"mask": rng.random((1 + i, 3 + i)) < 0.7} if i % 2 else {}
+            layers = fb.Dense(3 + i, act, dropout=0.5 * (i % 2), **fixed), fb.Dense(2 - i % 2)
+            layers += (fb.Dense(n_out_for(loss, 2 + i), "sigmoid", bias=bool(i % 3)),)
+            net = fb.Network(1 + i, *layers, dtype=dtype)
+            c = case_of(rng, net, n_for(loss, 1 + 20 * i), loss, i % 2 == 1, l2=0.1, group=0.1 * i)
+            use_all(c, methods[i % 4 :][:1], n_for(loss, 1 + i))
         read_only.net.value_and_grad(*read_only.arguments)
         read_only.net.jacobian(read_only.params, read_only.X)
         read_only.net.vjp(read_only.params, read_only.X)[1](read_only.y)
-    for entry, first in zip(entries(), compiled, strict=True):
-        assert entry.dispatchers[dtype.char] is first
-        assert len(first.signatures) == 1
-        assert set(entry.dispatchers) <= {"f", "d"}
+    for name, function in functions().items():
+        version = function.dispatchers[dtype.char]
+        assert version is compiled.get(name, version), name
+        assert len(version.signatures) == 1 and set(function.dispatchers) <= {"f", "d"}, name
+
+
+def test_fit_compiles_only_what_it_uses(tmp_path):
+    """So that the first one does not take long: no other derivatives, one activation, one loss."""
+    code = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
+from test_jit import functions
+import fastbp as fb
+net = fb.Network(2, fb.Dense(3, "tanh"), fb.Dense(1))
+fb.fit(net, [[0.0, 1.0], [1.0, 0.0]], [1.0, 2.0], epochs=2, seed=0)
+for name, function in functions().items():
+    if function.dispatchers:
+        print(name.lstrip("_").removeprefix("linked_"), *function.dispatchers, sep=",")
+"""
+    names = {line.split(",")[0] for line in python(code, NUMBA_CACHE_DIR=tmp_path).splitlines()}
+    assert "train" in names
+    unused = "jvp hvp row_gradients normal_equations derivatives activation dense_forward".split()
+    assert not names & {*unused, "dense_backward"}
+    kinds = [name for name in names if name.startswith("functions ")]
+    assert len(kinds) <= 3, kinds
 
 
 # The cache.
@@ -140,12 +172,37 @@ def test_the_next_process_loads_from_the_cache(tmp_path):
 def test_a_change_in_another_file_makes_the_cache_stale(copy, tmp_path):
     places = {"path": copy, "NUMBA_CACHE_DIR": tmp_path / "cache"}
     assert python(TANH, **places).split() == [*RIGHT, "0", "1"]
-    layer = copy / "fastbp" / "backends" / "jit" / "layer.py"
+    layer = copy / "fastbp" / "backends" / "jit" / "activations.py"
     text = layer.read_text(encoding="utf-8")
-    changed = text.replace("z.where(z > 0, slope * z)", "z.where(z > 0, slope + z)")
+    changed = text.replace("z.where(z > 0, slope.high * z)", "z.where(z > 0, slope.high + z)")
     assert changed != text
     layer.write_text(changed, encoding="utf-8")
     assert python(TANH, **places).split() == ["-0.99", "2.0", "0", "1"]
+
+
+OWN = """
+import math, fastbp as fb
+def f(z): return math.atan(z)
+def df(z): return 1 / (1 + z * z)
+ballast = [bytes(2**k) for k in range(20, 20 + {size})]  # so that memory lies differently
+act = fb.Activation("atan", f, df)
+net = fb.Network(1, fb.Dense(1, act), fb.Dense(1, "linear"))
+print(*net.value_and_grad([1.0, 0.0, 2.0, 0.0], [[1.0]], [0.0])[1].round(9))
+from fastbp.backends.jit import objective
+(dispatcher,) = objective.objective.dispatchers.values()
+print(sum(dispatcher.stats.cache_hits.values()))
+"""
+
+
+def test_the_cache_holds_no_address(tmp_path):
+    """Of a user's function: in the next process it lies elsewhere."""
+    first, second = (
+        python(OWN.format(size=size), NUMBA_CACHE_DIR=tmp_path).splitlines() for size in (1, 6)
+    )
+    z = np.arctan(1.0)
+    expected = np.array([4 * z * 2 / 2, 4 * z * 2 / 2, 4 * z * z, 4 * z])
+    assert first[0] == second[0] == " ".join(map(str, expected.round(9)))
+    assert (first[1], second[1]) == ("0", "1")
 
 
 def test_runs_where_no_cache_can_be_written(copy, tmp_path):
@@ -230,6 +287,12 @@ for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-4)):
             a, b = (small.value_and_grad(p, X[:n], y[:n, :n_out], backend=which)[1]
                     for which in ("numba", "numpy"))
             assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+    Z = np.linspace(-7, 7, 71).astype(dtype)
+    from fastbp.activations import NAMES
+    for act in map(fb.activation, NAMES):
+        for f in (act.f, act.df, act.d2f):
+            a, b = f(Z, backend="numba"), f(Z, backend="numpy")
+            assert np.abs(a - b).max() <= tolerance * np.abs(b).max(), act
 """
     )
     name, features = LEVELS[level]

@@ -354,6 +354,19 @@ def test_forms_of_targets(backend, dtype, rng, loss):
         assert same(loss_of_outputs(Y, form, loss), expected), form
 
 
+def test_rows_of_probabilities_need_not_sum_to_one(backend, dtype, rng):
+    """The cross-entropy -Σ t log p as it stands: a row of zeros leaves its sample out."""
+    Y, U = rng.standard_normal((2, 4, 3)).astype(dtype)
+    y = np.array([[1, 1, 0], [0.5, 0, 0], [0, 0, 0], [0.25, 0.5, 0.25]], dtype)
+    check(Y, y, "softmax_ce", dtype)
+    net = fb.Network(4, fb.Dense(3, bias=False), dtype=dtype)
+    product = net.hvp(Y.ravel(), np.eye(4), y, U.ravel(), "softmax_ce").reshape(4, 3)
+    value, size = curvature("softmax_ce", Y, y, U)
+    totals = y.sum(axis=1, keepdims=True)
+    assert (abs(product - totals * value / 4) <= 99 * np.finfo(dtype).eps * size).all()
+    assert not product[2].any()
+
+
 @pytest.mark.parametrize("name", ["bce_logits", "softmax_ce"])
 def test_large_logits_do_not_overflow(backend, dtype, name):
     Y = np.array([[2e3, -2e3], [-2e3, 2e3], [0, 0]], dtype)

@@ -180,12 +180,12 @@ def wide_forward(net, params, X):
 def differences(k):
     """A case and its gradient by differences of the objective in extended precision.
 
-    All dimensions differ (5 rows or 6, 4 - 7 - 6 - 3), so that no transposition goes unseen.
+    All dimensions differ (8 rows, 5 - 7 - 6 - 3 or 4), so that no transposition goes unseen.
     """
     penalties = {"l2": 0.1, "l1": 0.05, "group": 0.07}
 
     def make(rng):
-        c = combined(rng, k, [4, 7, 6, 3], "float64", 5, weighted=True)
+        c = combined(rng, k, [5, 7, 6, 3], "float64", 8, weighted=True)
         c.terms |= penalties
         return c
 

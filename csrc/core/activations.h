@@ -36,10 +36,10 @@ INLINE vec at_least(real least, vec z) { return vmax(splat(least), z); }
 INLINE vec at_most(real most, vec z) { return vmin(splat(most), z); }
 INLINE vec magnitude(vec z, real most) { return at_most(most, vabs(z)); }
 
-/* a - root. Below root/2 it is rounded as a number of size 1, else exact to twice the precision. */
+/* a - root, to twice the precision. */
 INLINE two_words from_root(vec a, real high, real low)
 {
-    two_words d = ordered_sum(a, splat(-high));
+    two_words d = sum(a, splat(-high));
     return ordered_sum(d.high, d.low - low);
 }
 

@@ -272,9 +272,7 @@ def _notes(row: LayerReport, layer: Dense, Z: np.ndarray, lost: dict[str, float]
     if vanishing:
         yield ", ".join(vanishing).replace(" in ", " of derivatives vanish in ", 1)
     if row.saturated >= MOST:
-        yield (
-            f"{_percent(row.saturated)} of derivatives are below a thousandth of the largest"
-        )
+        yield (f"{_percent(row.saturated)} of derivatives are below a thousandth of the largest")
     if row.dead:
         yield (
             f"{len(row.dead)} of {Z.shape[1]} units are dead: their derivative is 0 for all "

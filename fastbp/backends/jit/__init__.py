@@ -22,7 +22,7 @@ loads it from Numba's cache; sizes, activations, losses and optimizers are argum
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -325,7 +325,7 @@ class _Rows(NamedTuple):
 
     order: np.ndarray
     first: int
-    count: int
+    n: int
     factor: float  # of the gradient
     seed: int = 0
     step: int = 0
@@ -341,7 +341,7 @@ def _sums(
     gradients: np.ndarray,
 ) -> np.ndarray:
     """The sums of the batch's parts; their gradients are written to the rows of `gradients`."""
-    dtype, parts, data = problem.plan.dtype, partition(rows.count), _data(problem)
+    dtype, parts, data = problem.plan.dtype, partition(rows.n), _data(problem)
     compiled = objective.part_of_sum[dtype]
 
     def part(i: int) -> float:

@@ -204,7 +204,8 @@ class _Addressed(Compiled):
 
     def address(self, dtype: np.dtype) -> int:
         """Where the version for a dtype begins."""
-        (compiled,) = self[dtype].overloads.values()
+        dispatcher: Any = self[dtype]
+        (compiled,) = dispatcher.overloads.values()
         return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
 
 
@@ -224,8 +225,14 @@ class Linked(_Addressed):
         What jitted code calls.
     """
 
-    def __init__(self, make: Callable[[int], Callable], returns: Any, *arguments: Any, **options):
-        super().__init__(make, returns, *arguments, **options)
+    def __init__(
+        self,
+        make: Callable[[int], Callable],
+        returns: Any,
+        *arguments: Any,
+        calls: Sequence[Linked] = (),
+    ):
+        super().__init__(make, returns, *arguments, calls=calls)
         self._name = make.__name__.removeprefix("_make_")
         self._provided: set[str] = set()
         self.call = self._intrinsic()
@@ -297,7 +304,7 @@ class Family:
         return function
 
     def _intrinsic(self) -> Any:
-        form = Compiled(partial(self._make, kind=0), *self._types)
+        form = Compiled(partial(self._named, 0), *self._types)
 
         @intrinsic
         def call(typingctx: Any, address: Any, *arguments: Any) -> Any:

@@ -1,7 +1,8 @@
 """Products with Jacobian and Hessian, row gradients, normal equations.
 
-The products follow B. A. Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation
-6(1), 1994: RA is the derivative of A where the parameters move along a vector, the tangent.
+The products follow B. A. Pearlmutter, "Fast exact multiplication by the Hessian", Neural
+Computation 6(1), 1994: RA is the derivative of A where the parameters move along a vector, the
+tangent.
 """
 
 from __future__ import annotations

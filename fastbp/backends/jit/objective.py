@@ -209,9 +209,6 @@ _linked_sum_of_part = Linked(
 )  # fmt: skip
 sum_of_part = _linked_sum_of_part.call
 
-# What an entry that calls these functions declares.
-SUMS = (*PRODUCTS, _linked_sum_of_part)
-
 
 @part
 def part_size(n):
@@ -292,27 +289,34 @@ def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     return group * total
 
 
-@inner
-def penalties(plan, params, numbers, gradient, need_gradient, space):
-    """The penalties, and their gradient added."""
-    l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
-    total = 0.0
-    for index in range(plan[N_LAYERS]):
-        layer = layer_of(plan, index)
-        n_in, n_out = layer[N_IN], layer[N_OUT]
-        size, w, g = n_in * n_out, at(params, layer[W_OFFSET]), at(gradient, layer[W_OFFSET])
-        if l2 != 0.0:
-            total += 0.5 * l2 * _sum_of_squares(size, w)
-            if need_gradient:
-                _add_multiple(size, g, w, as_real(w, l2))
-        if l1 != 0.0:
-            total += l1 * _sum_of_sizes(size, w)
-            if need_gradient:
-                _add_signs(size, g, w, as_real(w, l1))
-        if group != 0.0:
-            norms = taken_as(numbers, at(space, plan[NORMS]))
-            total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
-    return total
+def _make_penalties(fingerprint):
+    def penalties(plan, params, numbers, gradient, need_gradient, space):
+        """The penalties, and their gradient added."""
+        _ = fingerprint  # see compiling.source_fingerprint
+        l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
+        total = 0.0
+        for index in range(plan[N_LAYERS]):
+            layer = layer_of(plan, index)
+            n_in, n_out = layer[N_IN], layer[N_OUT]
+            size, w, g = n_in * n_out, at(params, layer[W_OFFSET]), at(gradient, layer[W_OFFSET])
+            if l2 != 0.0:
+                total += 0.5 * l2 * _sum_of_squares(size, w)
+                if need_gradient:
+                    _add_multiple(size, g, w, as_real(w, l2))
+            if l1 != 0.0:
+                total += l1 * _sum_of_sizes(size, w)
+                if need_gradient:
+                    _add_signs(size, g, w, as_real(w, l1))
+            if group != 0.0:
+                norms = taken_as(numbers, at(space, plan[NORMS]))
+                total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
+        return total
+
+    return penalties
+
+
+_linked_penalties = Linked(_make_penalties, NUMBER, INTEGERS, reals, NUMBERS, reals, FLAG, reals)
+penalties = _linked_penalties.call
 
 
 @part
@@ -328,6 +332,10 @@ def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, 
     if has_penalties(numbers):
         result += penalties(plan, params, numbers, gradient, need_gradient, space)
     return result
+
+
+# What an entry that calls these functions declares.
+SUMS = (*PRODUCTS, _linked_sum_of_part, _linked_penalties)
 
 
 def _make_part(fingerprint):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-_Task, _Result = TypeVar("_Task"), TypeVar("_Result")
+_Task = TypeVar("_Task")
+_Result = TypeVar("_Result")
 
 
 class Team:
