@@ -19,8 +19,8 @@ help:                ## list the targets
 demo: $(READY)       ## fit small networks to real data on every backend
 	$(BIN)/fastbp demo
 
-test: $(READY)       ## the full test suite
-	$(BIN)/pytest
+test: $(READY)       ## the full test suite, on all cores
+	$(BIN)/pytest -n auto
 
 bench: $(READY)      ## time the backends; saves JSON, prints table and plot
 	mkdir -p $(dir $(BENCH_JSON))

@@ -5,12 +5,14 @@ target and are chosen at run time. The flags keep IEEE semantics, with contracti
 multiply-adds, which gcc and clang would otherwise treat differently.
 """
 
+import os
 import re
 from pathlib import Path
 
 from cffi import FFI
 
 HERE = Path(__file__).parent
+THREADS = ["-pthread"] if os.name == "posix" else []
 FLAGS = ["-O3", "-g0", "-std=gnu11", "-fno-math-errno", "-ffp-contract=fast", "-fvisibility=hidden"]
 
 
@@ -36,6 +38,7 @@ ffi.set_source(
     sources=paths("*.c", "targets/*.c"),
     depends=paths("*.h", "core/*.h", "build_ffi.py"),
     include_dirs=[HERE.as_posix()],
-    extra_compile_args=FLAGS,
+    extra_compile_args=FLAGS + THREADS,
+    extra_link_args=THREADS,
     optional=True,
 )

@@ -96,9 +96,9 @@ const char *fb_isa(void);
 int fb_set_isa(const char *cap);
 const char *fb_compiler(void);
 
-/* Per layer: a row of the layer table, the activation's constant, the address of a user's activation
- * (else 0) and the share of outputs that training drops (or null); per parameter whether training
- * may change it (or null). All is copied. */
+/* Per layer: a row of the layer table, the activation's constant, the address of a user's
+ * activation (else 0) and the share of outputs that training drops (or null); per parameter whether
+ * training may change it (or null). All is copied. */
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                      const double *constants, const uintptr_t *functions, const double *dropout,
                      const uint8_t *free, int64_t n_params, int64_t tape_width);

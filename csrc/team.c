@@ -1,9 +1,9 @@
 /* Threads that share the parts of a call's work; see core/internal.h.
  *
- * They are started by the call that wants them and have ended when it returns, so that a process may
- * fork whenever no call runs. Between two shares of one call they spin for some microseconds, as the
- * next step of a training run is not far, and sleep then. The caller waits for members that have
- * begun a part, not for those that the system has not yet woken.
+ * They are started by the call that wants them and have ended when it returns, so that a process
+ * may fork whenever no call runs. Between two shares of one call they spin for some microseconds,
+ * as the next step of a training run is not far, and sleep then. The caller waits for members that
+ * have begun a part, not for those that the system has not yet woken.
  */
 #include "core/internal.h"
 

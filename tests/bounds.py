@@ -99,6 +99,8 @@ def product(A, B, dtype, addend=None):
 
 def _no_less(A, B):
     """A @ B for entries >= 0, or slightly more: a bound can be multiplied in float64."""
+    if not max(A.max(initial=0), B.max(initial=0)) < 1e140:
+        return A @ B
     found = A.astype(np.float64) @ B.astype(np.float64)
     return (found * (1 + 1e-9) + np.finfo(np.float64).tiny).astype(EXACT)
 

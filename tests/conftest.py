@@ -24,7 +24,7 @@ hypothesis.settings.register_profile(
     "fastbp",
     deadline=None,
     derandomize=True,
-    max_examples=150,
+    max_examples=60,
     suppress_health_check=[
         hypothesis.HealthCheck.function_scoped_fixture,  # ours do not change between examples
         hypothesis.HealthCheck.too_slow,  # Numba compiles inside the first ones

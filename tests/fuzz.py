@@ -55,6 +55,7 @@ LAYOUTS = (
 )  # fmt: skip
 # Around the sizes of vectors, of the kernels' tiles and of the parts of a batch.
 SIZES = (1, 2, 3, 0, 4, 5, 6, 7, 8, 9, 11, 12, 13, 15, 16, 17, 23, 24, 25, 31, 32, 33)
+WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 12, 16, 17)
 LARGE = (47, 48, 49, 63, 64, 65, 95, 96, 97, 127, 128, 129, 130)
 ROWS = (1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 31, 33, 63, 64, 65, 255, 256, 257, 258, 513)
 
@@ -334,7 +335,7 @@ class Net:
 
     @classmethod
     def draw(cls, rng):
-        widths = [int(rng.choice(SIZES[4:16])) for _ in range(rng.integers(1, 4))]
+        widths = [int(rng.choice(WIDTHS)) for _ in range(rng.integers(1, 4))]
         if rng.random() < 0.05:
             widths[rng.integers(len(widths))] = int(rng.choice(LARGE))
         layers = tuple((width, str(rng.choice(list(ACTIVATIONS)))) for width in widths)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import truth
 from bounds import ULP_OTHER, ULP_SIGMOID
-from strategies import ALL_ACTIVATIONS, nasty_layouts, same
+from strategies import EVERY_ACTIVATION, nasty_layouts, same
 
 import fastbp as fb
 from fastbp import activations
@@ -156,7 +156,7 @@ def test_negative_zero_keeps_its_sign(backend, dtype, name):
     assert np.signbit(Y).tolist() == [True, False]
 
 
-@pytest.mark.parametrize("act", ALL_ACTIVATIONS, ids=str)
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_any_shape_and_stride(backend, dtype, rng, act):
     act = fb.activation(act)
     for shape in [(), (0,), (1,), (0, 3), (3, 0, 2), (7, 5), (2, 3, 4, 5), (1000,)]:
@@ -215,4 +215,4 @@ def test_names_stand_for_usual_parameters():
     assert fb.activation("elu") == fb.elu(1.0)
     assert fb.activation("celu") == fb.celu(1.0)
     assert fb.relu(0.5) != fb.relu()
-    assert [repr(fb.activation(a)) for a in ALL_ACTIVATIONS[1::4]] == ["'relu'", "fb.relu(0.5)"]
+    assert [repr(fb.activation(a)) for a in ("relu", fb.relu(0.5))] == ["'relu'", "fb.relu(0.5)"]

@@ -224,7 +224,7 @@ INLINE vec mish(vec z)
 }
 
 /* The denominator is (1 + 2x(1 + x))² = 1 + x (4 + 8x + 8x² + 4x³), the numerator for z >= 0
- * 1 + 4t + 6t² + 4t³ + 4z t² (1 + t). For z = -a < 0 it is t (n(t) / 4 - a (1 + t)), n(t) = t³ +
+ * 1 + 4t + t² (6 + 4t + 4z (1 + t)). For z = -a < 0 it is t (n(t) / 4 - a (1 + t)), n(t) = t³ +
  * 4t² + 6t + 4. The bracket is 0 at a0, where t is T, and therefore (t - T) times
  * t²/4 + MISH_1 t + MISH_0, less (a - a0)(1 + t). */
 INLINE vec mish_slope(vec z)
@@ -241,7 +241,7 @@ INLINE vec mish_slope(vec z)
     two_words bracket = sum(difference - d.high * t, -d.high);
     two_words below = product(m, bracket.high);
     below.low += m * bracket.low;
-    vec above = ((4 * t + 6) * t + 4) * t + 1 + 4 * a * t * t * (1 + t);
+    vec above = 1 + t * (4 + t * (6 + 4 * (t + a * (1 + t))));
     two_words numerator = {if_negative(z, below.high, above), if_negative(z, below.low, zero)};
 
     two_words slope = ordered_sum(splat(4), ((4 * x + 8) * x + 8) * x);
@@ -466,7 +466,7 @@ static void activation(const fb_act *a, int order, idx n, const void *Z, void *o
         }                                                                                          \
     }
 
-static void backward_from_y(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
+INLINE void backward_from_y(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                             const real *Y, idx ldy, real *out, idx ldo)
 {
     act_constants c = constants_of(a);

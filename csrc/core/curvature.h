@@ -27,7 +27,8 @@ static void tile_direction(const fb_plan *plan, const buffers *B, const real *pa
         const fb_layer *layer = plan->layers + l;
         block Y = B->Y[l], Z = B->Z[l], RZ = B->RZ[l], RY = B->RY[l];
         layer_direction(layer, rows, in, R_in, params, direction, RZ, B->pack);
-        act_backward(&layer->act, rows, layer->n_out, RZ.p, RZ.ld, Y.p, Y.ld, Z.p, Z.ld, RY.p, RY.ld);
+        act_backward(&layer->act, rows, layer->n_out, RZ.p, RZ.ld, Y.p, Y.ld, Z.p, Z.ld, RY.p,
+                     RY.ld);
         in = Y, R_in = RY;
     }
 }

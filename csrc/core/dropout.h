@@ -1,4 +1,5 @@
-/* Dropout: what a training step multiplies the layers' outputs by, as the contract's train() says. */
+/* Dropout: what a training step multiplies the layers' outputs by, as the contract's train() says;
+ * all backends draw the same. */
 
 static uint64_t mix(uint64_t x)
 {

@@ -1,5 +1,5 @@
-/* Derivatives row by row: of every output to the parameters (alone or as normal equations) or to the
- * inputs, and of every row's loss.
+/* Derivatives row by row: of every output to the parameters (alone or as normal equations) or to
+ * the inputs, and of every row's loss.
  *
  * Each row of data has one or more rows of deltas: one for each output in a Jacobian, one for the
  * loss. They pass through the transposed layers together, so that narrow networks still fill the
@@ -157,8 +157,8 @@ static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *p
     return FB_DONE;
 }
 
-/* The normal equations: blocks of rows of J, in a worker's `extra`, are added to JᵀJ, above and on the
- * diagonal, while they are in the cache. */
+/* The normal equations: blocks of rows of J, in a worker's `extra`, are added to JᵀJ, above and on
+ * the diagonal, while they are in the cache. */
 
 typedef struct {
     const fb_plan *plan;

@@ -105,7 +105,10 @@ INLINE vec where_inside(vec y, vec eps, vec inside)
 {
     return if_equal(clipped(y, eps), y, inside, nan_like(y, (vec){0}));
 }
-INLINE vec bce_slope(vec y, vec t, vec eps) { return where_inside(y, eps, (y - t) / (y * (1 - y))); }
+INLINE vec bce_slope(vec y, vec t, vec eps)
+{
+    return where_inside(y, eps, (y - t) / (y * (1 - y)));
+}
 INLINE vec bce_curve(vec y, vec t, vec eps)
 {
     return where_inside(y, eps, t / (y * y) + (1 - t) / ((1 - y) * (1 - y)));
@@ -199,6 +202,7 @@ static void softmax_curve(const loss_tile *tile)
     idx n = tile->n_out;
     for (idx i = 0; i < tile->rows; i++) {
         const real *u = tile->U + i * tile->ld, *t = tile->T ? tile->T + i * n : NULL;
+        real *d = tile->D + i * tile->ld;
         real top, sum_exp = exponentials(tile->Y + i * tile->ld, n, tile->row, &top);
         double target_sum = 0;
         for (idx j = 0; t && j < n; j++) target_sum += (double)t[j];
@@ -210,7 +214,7 @@ static void softmax_curve(const loss_tile *tile)
         for (idx j = 0; j < n; j += VL) {
             mask m = first_lanes(n - j);
             vec centred = load_first(u + j, m) - mean;
-            store_first(tile->D + i * tile->ld + j, m, load(tile->row + j) * centred * (real)factor);
+            store_first(d + j, m, load(tile->row + j) * centred * (real)factor);
         }
     }
 }
@@ -232,11 +236,13 @@ static void softmax_curve(const loss_tile *tile)
                 mask lanes = first_lanes(k - j);                                                   \
                 vec m = load_first(tile->Y + at, lanes), v = load_first(tile->Y + at + k, lanes);  \
                 terms                                                                              \
-                add_to(&sum, (term) * (load_first(ones, lanes) * (real)weight)); /* 0 past the end */\
+                vec w = load_first(ones, lanes) * (real)weight; /* 0 past the end */               \
+                add_to(&sum, (term) * w);                                                          \
                 if (!tile->D) continue;                                                            \
                 vec dm = slope_m, dv = slope_v;                                                    \
                 if (tile->U) {                                                                     \
-                    vec um = load_first(tile->U + at, lanes), uv = load_first(tile->U + at + k, lanes);\
+                    const real *u = tile->U + at;                                                  \
+                    vec um = load_first(u, lanes), uv = load_first(u + k, lanes);                  \
                     dm = curve_m, dv = curve_v;                                                    \
                 }                                                                                  \
                 store_first(tile->D + at, lanes, dm * factor);                                     \
@@ -291,8 +297,9 @@ static double user_loss(const loss_tile *tile)
         for (idx e = 0; e < count; e++) {
             idx at = row * tile->ld + column;
             double w = weight_of(tile, row);
+            real factor = (real)(tile->scale * w) * (tile->U ? tile->U[at] : 1);
             if (!tile->U) sum += w * (double)loss[e];
-            if (tile->D) tile->D[at] = (real)(tile->scale * w) * slope[e] * (tile->U ? tile->U[at] : 1);
+            if (tile->D) tile->D[at] = factor * slope[e];
             if (++column == n) column = 0, row++;
         }
     }

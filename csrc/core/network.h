@@ -41,15 +41,6 @@ INLINE idx tile_rows(const fb_plan *plan, idx n)
     return n < most ? n : most;
 }
 
-static void *carve(char *base, size_t *used, size_t bytes)
-{
-    char *here = base + *used;
-    *used += (bytes + 127) / 64 * 64; /* one line more than needed: whole-vector reads stay inside */
-    return here;
-}
-
-#define CARVE(count) carve(base, &used, sizeof(real) * (size_t)(count))
-
 enum {
     FOR_FORWARD = 1, /* Y */
     FOR_BACKWARD = 2, /* Z where kept, deltas */
@@ -66,60 +57,75 @@ typedef struct {
     idx extra; /* numbers */
 } needs;
 
-#define PER_LAYER() carve(base, &used, (size_t)plan->n_layers * sizeof(block))
-
-static size_t lay_out_dropout(buffers *B, char *base, size_t used, const fb_plan *plan, idx rows)
+/* The next `bytes` of a workspace, and one line more than that: whole-vector reads stay inside. */
+static void *carve(char **end, size_t bytes)
 {
-    B->A = PER_LAYER(), B->factors = PER_LAYER();
+    char *here = *end;
+    *end += (bytes + 127) / 64 * 64;
+    return here;
+}
+
+#define CARVE(count) carve(&end, sizeof(real) * (size_t)(count))
+
+static char *lay_out_dropout(buffers *B, char *end, const fb_plan *plan, idx rows)
+{
     for (idx l = 0; l < plan->n_layers; l++) {
         idx ld = leading(plan->layers[l].n_out);
         int drops = plan->layers[l].dropout > 0;
-        real *A = drops ? CARVE(rows * ld) : NULL, *factors = drops ? CARVE(rows * ld) : NULL;
-        if (base) B->A[l] = drops ? (block){A, ld} : B->Y[l], B->factors[l] = (block){factors, ld};
+        B->A[l] = drops ? (block){CARVE(rows * ld), ld} : B->Y[l];
+        B->factors[l] = (block){drops ? CARVE(rows * ld) : NULL, ld};
     }
-    return used;
+    return end;
 }
 
-static size_t lay_out_direction(buffers *B, char *base, size_t used, const fb_plan *plan, idx rows)
+static char *lay_out_direction(buffers *B, char *end, const fb_plan *plan, idx rows)
 {
-    B->RZ = PER_LAYER(), B->RY = PER_LAYER(), B->Vt = PER_LAYER();
     for (idx l = 0; l < plan->n_layers; l++) {
         idx ld = leading(plan->layers[l].n_out), ldt = round_up(plan->layers[l].n_in);
-        block RZ = {CARVE(rows * ld), ld}, RY = {CARVE(rows * ld), ld};
-        block Vt = {CARVE(plan->layers[l].n_out * ldt), ldt};
-        if (base) B->RZ[l] = RZ, B->RY[l] = RY, B->Vt[l] = Vt;
+        B->RZ[l] = (block){CARVE(rows * ld), ld};
+        B->RY[l] = (block){CARVE(rows * ld), ld};
+        B->Vt[l] = (block){CARVE(plan->layers[l].n_out * ldt), ldt};
     }
-    return used;
+    return end;
 }
 
-/* The workspace's layout; returns its size. Called with a base of null it only measures. */
-static size_t lay_out(buffers *B, char *base, const fb_plan *plan, needs need)
+enum { TABLES = 8 }; /* of blocks per layer */
+
+INLINE size_t size_of_tables(const fb_plan *plan)
 {
-    size_t used = 0;
+    return (size_t)(TABLES * plan->n_layers) * sizeof(block) + 128;
+}
+
+/* The workspace's layout, which begins with the tables; returns its end. */
+static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
+{
     idx L = plan->n_layers, rows = need.rows;
     int forward = need.what & FOR_FORWARD, backward = need.what & FOR_BACKWARD;
     int weights = need.what & FOR_WEIGHTS, direction = need.what & FOR_DIRECTION;
-    B->Y = B->A = PER_LAYER(), B->Z = PER_LAYER(), B->Wt = PER_LAYER();
+    int drops = need.what & FOR_DROPOUT;
+    block *tables = carve(&end, (size_t)(TABLES * L) * sizeof(block));
+    B->Y = tables, B->Z = tables + L, B->Wt = tables + 2 * L;
+    B->A = drops ? tables + 3 * L : B->Y, B->factors = drops ? tables + 4 * L : NULL;
+    B->RZ = tables + 5 * L, B->RY = tables + 6 * L, B->Vt = tables + 7 * L;
     B->pack = CARVE(PACK_SIZE);
     B->row = CARVE(round_up(plan->max_width));
     for (idx l = 0; l < L; l++) {
         const fb_layer *layer = plan->layers + l;
         idx ld = leading(layer->n_out), ldt = round_up(layer->n_in);
         int keeps_z = direction || (forward && backward && layer->z_column >= 0);
-        block Y = {forward ? CARVE(rows * ld) : NULL, ld};
-        block Z = {keeps_z ? CARVE(rows * ld) : NULL, ld};
-        block Wt = {weights ? CARVE(layer->n_out * ldt) : NULL, ldt};
-        if (base) B->Y[l] = Y, B->Z[l] = Z, B->Wt[l] = Wt;
+        B->Y[l] = (block){forward ? CARVE(rows * ld) : NULL, ld};
+        B->Z[l] = (block){keeps_z ? CARVE(rows * ld) : NULL, ld};
+        B->Wt[l] = (block){weights ? CARVE(layer->n_out * ldt) : NULL, ldt};
     }
-    if (need.what & FOR_DROPOUT) used = lay_out_dropout(B, base, used, plan, rows);
-    if (direction) used = lay_out_direction(B, base, used, plan, rows);
+    if (drops) end = lay_out_dropout(B, end, plan, rows);
+    if (direction) end = lay_out_direction(B, end, plan, rows);
     for (int i = 0; backward && i < (direction ? 4 : 2); i++)
         B->delta[i].p = CARVE(need.deltas * round_up(plan->max_width));
     if (need.what & FOR_BATCHES) {
         B->X = CARVE(rows * plan->layers[0].n_in);
         B->T = CARVE(rows * plan->layers[L - 1].n_out);
         B->weights = CARVE(rows);
-        B->labels = carve(base, &used, (size_t)rows * sizeof(int64_t));
+        B->labels = carve(&end, (size_t)rows * sizeof(int64_t));
     }
     if (need.what & FOR_TRAINING) {
         B->params = CARVE(plan->n_params);
@@ -127,16 +133,23 @@ static size_t lay_out(buffers *B, char *base, const fb_plan *plan, needs need)
         B->moments = CARVE(2 * round_up(plan->n_params));
     }
     if (need.extra) B->extra = CARVE(need.extra);
-    return used;
+    return end;
 }
 
-/* Take a workspace laid out for the call; returns whether there was memory. */
+/* Take a workspace and lay it out for the call, again if it turns out too small; returns whether
+ * there was memory. */
 static int take_buffers(buffers *B, fb_plan *plan, needs need)
 {
+    size_t size = size_of_tables(plan);
     memset(B, 0, sizeof *B);
-    B->workspace = fb_take(&plan->pool, lay_out(B, NULL, plan, need));
-    if (B->workspace) lay_out(B, B->workspace->bytes, plan, need);
-    return B->workspace != NULL;
+    for (;;) {
+        B->workspace = fb_take(&plan->pool, size);
+        if (!B->workspace) return 0;
+        char *start = B->workspace->bytes;
+        size = (size_t)(lay_out(B, start, plan, need) - start);
+        if (size <= B->workspace->size) return 1;
+        fb_give(&plan->pool, B->workspace);
+    }
 }
 
 static void give_buffers(buffers *B, fb_plan *plan) { fb_give(&plan->pool, B->workspace); }

@@ -1,8 +1,8 @@
 /* The objective and its gradient: losses of rows, summed tile by tile and part by part, with
  * penalties on the weights.
  *
- * Within a part of the rows tiles add to one gradient; parts are summed apart and added in order, so
- * that it does not matter how many threads share them. Up to FB_PART_ROWS rows are one part.
+ * Within a part of the rows tiles add to one gradient; parts are summed apart and added in order,
+ * so that it does not matter how many threads share them. Up to FB_PART_ROWS rows are one part.
  */
 
 typedef struct {

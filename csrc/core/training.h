@@ -123,7 +123,8 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
     real *moments = run->moments;
-    size_t bytes = (size_t)n_params * sizeof(real), gap = (size_t)(padded - n_params) * sizeof(real);
+    size_t bytes = (size_t)n_params * sizeof(real);
+    size_t gap = (size_t)(padded - n_params) * sizeof(real);
     memcpy(B->params, run->params, bytes);
     memset(B->params + n_params, 0, gap);
     memset(B->grad, 0, (size_t)padded * sizeof(real));

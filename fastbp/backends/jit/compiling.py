@@ -202,11 +202,19 @@ class _Addressed(Compiled):
 
     options: ClassVar[dict[str, Any]] = {"no_cpython_wrapper": True}
 
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._addresses: dict[str, int] = {}
+
     def address(self, dtype: np.dtype) -> int:
         """Where the version for a dtype begins."""
-        dispatcher: Any = self[dtype]
-        (compiled,) = dispatcher.overloads.values()
-        return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+        found = self._addresses.get(dtype.char)
+        if found is None:
+            dispatcher: Any = self[dtype]
+            (compiled,) = dispatcher.overloads.values()
+            found = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            self._addresses[dtype.char] = found
+        return found
 
 
 # What the function that is being compiled may call.
