@@ -7,6 +7,7 @@ is read when the library is loaded): so the tests marked `backend` are run once 
 from __future__ import annotations
 
 import os
+import signal
 
 # Threads of BLAS that wait for each other on a busy machine make NumPy and SciPy a hundred times
 # slower; the variables are read when NumPy is loaded.
@@ -45,6 +46,14 @@ def _backends():
         for name in ("c", "numba", "numpy")
         for reason in [backends.why_missing(name)]
     ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c():
+    """Ctrl-C interrupts, as it does by default; the workers of pytest-xdist ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(params=_backends())
