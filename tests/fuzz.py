@@ -36,6 +36,7 @@ from fastbp import backends
 REFERENCE = backends.load("numpy")
 LEVELS = ("baseline", "avx2", "avx512")
 MOST_FAILURES = 5
+LEAST_CASES = 30  # whatever the time: Numba compiles in the first ones
 
 
 def _by_name(choices):
@@ -507,9 +508,9 @@ def reproducer(case, backend, level=None):
 
 def run(backend, seed, seconds=np.inf, most=None, trace=None):
     """(number of cases, failures as (index, program, message)), at most MOST_FAILURES of them."""
-    start, index, failures = time.perf_counter(), 0, []
+    end, index, failures = time.perf_counter() + seconds, 0, []
     with fb.use_backend(backend):
-        while time.perf_counter() - start < seconds and index != most:
+        while index != most and (index < LEAST_CASES or time.perf_counter() < end):
             case = draw(seed, index)
             if trace is not None:  # should the process die now
                 trace.seek(0)
@@ -535,7 +536,7 @@ def work(backend, seed, seconds, trace):
     for index, program, message in failures:
         print(f"\nCase {index} of seed {seed} fails.\n\n{program}\n{message}")
     rate = count / (time.perf_counter() - start)
-    print(f"{backend}, {level}: {count} cases, {rate:.0f} cases/s, {len(failures)} failures")
+    print(f"{backend}, {level}: {count} cases, {rate:.3g} cases/s, {len(failures)} failures")
     return 1 if failures else 0
 
 

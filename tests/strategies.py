@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import fastbp as fb
 from fastbp.activations import NAMES
 from fastbp.backends import contract
-from fastbp.backends.contract import Optimizer, Run
+from fastbp.backends.contract import Optimizer, Recipe, Run
 from fastbp.losses import TABLE, Loss, loss as loss_of
 
 
@@ -156,21 +156,31 @@ def _weights_of(rng, loss, n, dtype, weighted):
 # Training runs.
 
 OPTIMIZERS = {
-    "sgd": Optimizer(contract.SGD, 0, (0.0,)),
-    "momentum": Optimizer(contract.SGD, 1, (0.9,)),
-    "nesterov": Optimizer(contract.NESTEROV, 1, (0.8,)),
-    "adam": Optimizer(contract.ADAM, 2, (0.9, 0.999, 1e-8)),
+    "sgd": Optimizer(contract.SGD, 0, (0.0, 0.0, 0.0, 0.0)),
+    "momentum": Optimizer(contract.SGD, 1, (0.9, 0.0, 0.0, 0.0)),
+    "nesterov": Optimizer(contract.NESTEROV, 1, (0.8, 0.0, 0.0, 0.0)),
+    "adam": Optimizer(contract.ADAM, 2, (0.9, 0.999, 1e-8, 0.0)),
+    "adamw": Optimizer(contract.ADAM, 2, (0.9, 0.99, 1e-8, 0.3)),
+    "rmsprop": Optimizer(contract.RMSPROP, 1, (0.9, 1e-8, 0.0, 0.0)),
+    "rmsprop momentum": Optimizer(contract.RMSPROP, 2, (0.9, 1e-8, 0.8, 0.0)),
+    "rmsprop centered": Optimizer(contract.RMSPROP, 2, (0.9, 1e-3, 0.0, 1.0)),
+    "rmsprop both": Optimizer(contract.RMSPROP, 3, (0.9, 1e-3, 0.8, 1.0)),
+    "adagrad": Optimizer(contract.ADAGRAD, 1, (1e-10, 0.0, 0.0, 0.0)),
 }
 
 
 def new_run(params, optimizer, seed=0):
     moments = np.zeros((optimizer.n_moments, params.size), params.dtype)
-    return Run(params.copy(), moments, np.array([params, params]), np.zeros(3), seed)
+    monitor = np.array([0, 0, 0, np.inf, np.inf, 0])
+    good, average = np.array([params, params]), np.zeros(params.size)
+    return Run(params.copy(), moments, good, params.copy(), average, monitor, seed)
+
+
+ARRAYS = ("params", "moments", "good", "best", "average", "monitor")  # of a Run
 
 
 def copy_of(run):
-    arrays = (run.params, run.moments, run.good, run.monitor)
-    return Run(*(a.copy() for a in arrays), run.seed, run.step)
+    return Run(*(getattr(run, name).copy() for name in ARRAYS), run.seed, run.step)
 
 
 @dataclass
@@ -178,37 +188,36 @@ class Training:
     """A problem and how to train on it; `go` does the next steps of a run."""
 
     problem: contract.Problem
-    optimizer: Optimizer
-    batch_size: int
+    recipe: Recipe
     order: np.ndarray | None = None
     rates: np.ndarray | None = None
-    averaged: bool = True
     rate: float = 0.02
-    threads: int = 1
 
     @property
     def steps_per_epoch(self):
-        return -(-len(self.problem.X) // self.batch_size)
+        return -(-len(self.problem.X) // self.recipe.batch_size)
 
-    def go(self, module, run, n_steps, total=None):
-        """(code, losses of the epochs touched); `total` holds those of the whole run."""
+    def go(self, module, run, n_steps, total=None, validation=None):
+        """(code, losses of the epochs touched); `total` and `validation` hold the whole run's."""
         first, last = (k // self.steps_per_epoch for k in (run.step, run.step + n_steps - 1))
         rates = np.array([self.rate])
         if self.rates is not None:
             rates = np.ascontiguousarray(self.rates[run.step : run.step + n_steps])
         order = None if self.order is None else np.ascontiguousarray(self.order[first : last + 1])
         losses = np.zeros(last - first + 1) if total is None else total[first : last + 1]
+        if validation is None:
+            validation = np.zeros(last + 1 if self.recipe.validation else 0)
+        validation = validation[first : last + 1]
         code = module.train(
-            self.problem, self.optimizer, run, n_steps, self.batch_size, self.averaged, order,
-            rates, losses, self.threads,
-        )  # fmt: skip
+            self.problem, self.recipe, run, n_steps, order, rates, losses, validation
+        )
         return code, losses
 
     def batch(self, step):
         """The places of a step's rows."""
         epoch, j = divmod(step, self.steps_per_epoch)
         rows = np.arange(len(self.problem.X)) if self.order is None else self.order[epoch]
-        return rows[j * self.batch_size : (j + 1) * self.batch_size]
+        return rows[j * self.recipe.batch_size : (j + 1) * self.recipe.batch_size]
 
 
 def training(

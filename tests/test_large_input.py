@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,10 +145,11 @@ def test_memory_is_bounded(backend, tmp_path):
         pytest.skip("the reference keeps what it computes for all rows")
     for layout in LAYOUTS:
         write(tmp_path / layout, N, layout)
-    code = CHILD.format(tests=os.path.dirname(os.path.abspath(__file__)), folder=str(tmp_path))
+    package = str(Path(fb.__file__).parents[1])
+    code = CHILD.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"FASTBP_BACKEND": backend},
+        [sys.executable, "-P", "-c", code],
+        env=os.environ | {"FASTBP_BACKEND": backend, "PYTHONPATH": package},
         capture_output=True,
         text=True,
         timeout=300,

@@ -183,6 +183,12 @@ def test_definitions_by_hand(backend, dtype, loss, Y, y, value, slope):
     np.testing.assert_allclose(grad * count, slope, rtol=8 * eps, atol=4 * eps)
 
 
+def test_log_cosh_of_small_errors_keeps_its_digits(backend, dtype):
+    """|d| + log1p(e^-2|d|) - log 2 would be noise where d²/2 is below the machine epsilon."""
+    for d in (10.0 ** -np.arange(0.0, 12, 0.25)).astype(dtype):
+        check(np.array([[d]]), [[0]], "log_cosh", dtype)
+
+
 INF = np.inf
 LIMITS = [  # loss, y, loss and slope at the output -inf, and at inf
     ("mse", 1, (INF, -INF), (INF, INF)),

@@ -24,10 +24,10 @@ from ..activations import Activation
 N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN = range(7)
 
 # Kinds of `Optimizer`; csrc/fastbp.h has the same.
-SGD, NESTEROV, ADAM = range(3)
+SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
 
 # Why `train` stopped before its last step (0: it did not); csrc/fastbp.h has the same.
-DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN = range(4)
+DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
 
 # An objective this many times the first one, for so many epochs in a row, is divergence.
 GROWTH_LIMIT = 1e6
@@ -142,17 +142,64 @@ class Optimizer:
     kind : int
         SGD: v = momentum·v + g (v = g without moments), p -= lr·v.
         NESTEROV: v = momentum·v + g, p -= lr·(g + momentum·v).
-        ADAM: m = β1·m + (1-β1)·g, s = β2·s + (1-β2)·g²,
+        ADAM: p -= lr·decay·p for free parameters; m = β1·m + (1-β1)·g, s = β2·s + (1-β2)·g²,
         p -= lr/(1-β1^t) · m / (sqrt(s / (1-β2^t)) + ε).
+        RMSPROP: s = α·s + (1-α)·g²; if centered, a = α·a + (1-α)·g and q = max(s - a², 0), else
+        q = s; d = g / (sqrt(q) + ε); with momentum v = momentum·v + d and p -= lr·v, else
+        p -= lr·d.
+        ADAGRAD: s = s + g², p -= lr·g / (sqrt(s) + ε).
     n_moments : int
-        Vectors that the rule carries from step to step: 0, 1 (v) or 2 (m, s); they start at 0.
-    constants : tuple of float
-        (momentum,) or (β1, β2, ε).
+        Vectors that the rule carries from step to step: 0 or 1 (v), 2 (m, s), 1 to 3 (s, then v,
+        then a, those that there are) or 1 (s).
+    constants : tuple of four floats
+        (momentum, 0, 0, 0), (β1, β2, ε, decay), (α, ε, momentum, 1 if centered else 0) or
+        (ε, 0, 0, 0). ε is at least float32's smallest normal number.
     """
 
     kind: int
     n_moments: int
-    constants: tuple[float, ...]
+    constants: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Recipe:
+    """How a training run goes, from its first step to its last.
+
+    Attributes
+    ----------
+    optimizer : Optimizer
+    batch_size : int
+        At most n.
+    averaged : bool
+        If true, a batch of B of the n rows is scaled by problem.scale·n/B (the normaliser is its
+        size times the mean weight of all data); if false, by problem.scale as it is.
+    clip_norm : float
+        The gradient, 0 for what is not free, is multiplied by min(1, clip_norm/(‖g‖ + 1e-6)) if
+        this is finite; squares are taken in the plan's dtype and summed in float64.
+    average_from : int
+        From this step on, counted from 0, `Run.average` is kept; negative for never.
+    validation : Problem or None
+        Of the same plan; its value (without dropout) is taken at the end of each epoch.
+    goal : float
+        An epoch whose mean objective is not above it is the last: GOAL_MET; -inf for none.
+    patience : int
+        After so many epochs in a row without progress `train` stops: NO_PROGRESS. Watched is the
+        validation's value or, without one, the epoch's mean objective. 0: nothing is watched.
+    tol : float
+        Progress is a watched value below r - tol·|r|, r being the one that made progress last.
+    threads : int
+    """
+
+    optimizer: Optimizer
+    batch_size: int
+    averaged: bool
+    clip_norm: float = np.inf
+    average_from: int = -1
+    validation: Problem | None = None
+    goal: float = -np.inf
+    patience: int = 0
+    tol: float = 0.0
+    threads: int = 1
 
 
 @dataclass(eq=False)
@@ -170,10 +217,17 @@ class Run:
         completed epoch whose objectives, and the parameters after it, were finite, and which was
         not beyond the growth limit (at first: the initial ones). Row 1: the parameters at the
         start of the running epoch.
-    monitor : numpy.ndarray of float64 (3,)
+    best : numpy.ndarray (n_params,)
+        The candidate (see `train`) with the lowest watched value; without patience it is not
+        touched and may be empty.
+    average : numpy.ndarray of float64 (n_params,)
+        The mean of the parameters after each of the steps from `Recipe.average_from` on; kept as
+        average += (params - average)/count. Without averaging it may be empty.
+    monitor : numpy.ndarray of float64 (6,)
         [0] the growth limit's base: the first objective, absolute, at least the dtype's epsilon;
         0 before the first step. [1] completed epochs in a row above GROWTH_LIMIT times that.
-        [2] the last objective met.
+        [2] the last objective met. [3] the lowest watched value and [4] the one that made progress
+        last, both inf at first. [5] completed epochs in a row without progress.
     seed : int
         Of the dropout, 0 <= seed < 2^64.
     step : int
@@ -185,6 +239,8 @@ class Run:
     params: np.ndarray
     moments: np.ndarray
     good: np.ndarray
+    best: np.ndarray
+    average: np.ndarray
     monitor: np.ndarray
     seed: int = 0
     step: int = 0
@@ -315,29 +371,22 @@ def normal_equations(
 
 def train(
     problem: Problem,
-    optimizer: Optimizer,
+    recipe: Recipe,
     run: Run,
     n_steps: int,
-    batch_size: int,
-    averaged: bool,
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
-    threads: int,
+    validation: np.ndarray,
 ) -> int:
     """Do steps run.step to run.step + n_steps - 1 and return DONE, or why it stopped earlier.
 
     Parameters
     ----------
-    problem, optimizer, run
+    problem, recipe, run
         `run` is changed in place; run.step counts the steps that were completed.
     n_steps : int
         Steps to do; they may begin and end within an epoch.
-    batch_size : int
-        At most n.
-    averaged : bool
-        If true, a batch of B of the n rows is scaled by problem.scale·n/B (the normaliser is its
-        size times the mean weight of all data); if false, by problem.scale as it is.
     order : numpy.ndarray of int64 (epochs touched, n), or None
         The order of rows, one row for each epoch that the steps touch; None takes them as stored.
     rates : numpy.ndarray of float64, (1,) or (n_steps,)
@@ -345,15 +394,23 @@ def train(
     losses : numpy.ndarray of float64 (epochs touched,)
         To which the objectives are added, each taken on its batch before the step, penalty
         included. Where the steps begin within an epoch, that epoch's sum so far must stand here:
-        the growth limit looks at whole epochs.
+        goal, patience and the growth limit look at whole epochs.
+    validation : numpy.ndarray of float64 (epochs touched,)
+        Where the validation's value is put at the end of an epoch; empty without one.
 
     Notes
     -----
-    A non-finite objective stops before the update of its step. Finite parameters are checked at the
-    end of each epoch, and so is growth: the epoch's mean objective above GROWTH_LIMIT times
-    run.monitor[0] for GROWTH_EPOCHS epochs in a row. The step that stopped is run.step after the
-    return: the step itself for a non-finite objective, the one after the epoch's last otherwise.
-    Subnormal numbers may be flushed to zero inside; the floating-point mode is restored on return.
+    A non-finite objective stops before the update of its step. At the end of each epoch, in this
+    order: finite parameters are checked (NON_FINITE_PARAMETERS); growth, that is the epoch's mean
+    objective above GROWTH_LIMIT times run.monitor[0] for GROWTH_EPOCHS epochs in a row (GROWN); the
+    validation is evaluated; the watched value is compared, and where it is lower than all before,
+    the candidate becomes `run.best`; the goal; the patience. The candidate is what a fit would
+    return now: the average if that has begun, rounded to the dtype, else the parameters. A watched
+    NaN is no progress. A later call goes on as if GOAL_MET or NO_PROGRESS had not stopped the run.
+
+    The step that stopped is run.step after the return: the step itself for a non-finite objective,
+    the one after the epoch's last otherwise. Subnormal numbers may be flushed to zero inside; the
+    floating-point mode is restored on return.
 
     Dropout multiplies a layer's output, on its way to the next layer, by 1/(1 - p) or by 0. With
     the batch's rows counted from 0, entry (row, unit) of layer number `index` in step `step` is

@@ -13,7 +13,7 @@ import numpy as np
 from ..activations import Activation
 from ..losses import ROWS, USER_LOSS, Row, user_row
 from . import contract
-from .contract import Optimizer, Plan, Problem, Run
+from .contract import Optimizer, Plan, Problem, Recipe, Run
 
 # One layer.
 
@@ -373,18 +373,15 @@ def _targets(problem: Problem) -> np.ndarray:
 
 def train(
     problem: Problem,
-    optimizer: Optimizer,
+    recipe: Recipe,
     run: Run,
     n_steps: int,
-    batch_size: int,
-    averaged: bool,
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
-    threads: int,
+    validation: np.ndarray,
 ) -> int:
-    plan = problem.plan
-    n = len(problem.X)
+    plan, n, batch_size = problem.plan, len(problem.X), recipe.batch_size
     steps_per_epoch = -(-n // batch_size)
     first_epoch = run.step // steps_per_epoch
     for i in range(n_steps):
@@ -393,13 +390,11 @@ def train(
         rows: slice | np.ndarray = slice(j * batch_size, min((j + 1) * batch_size, n))
         if order is not None:
             rows = order[epoch, rows]
-        batch = _batch(problem, rows, averaged)
+        batch = _batch(problem, rows, recipe.averaged)
         if j == 0:
             run.good[1] = run.params
         factors = _dropout_factors(plan, len(batch.X), run.seed, run.step)
         objective, g = _value_and_grad(batch, run.params, factors)
-        if plan.free is not None:
-            g[~plan.free] = 0
         losses[epoch] += objective
         run.monitor[2] = objective
         if not np.isfinite(objective):
@@ -407,19 +402,63 @@ def train(
         if run.step == 0:
             run.monitor[0] = max(abs(objective), np.finfo(run.params.dtype).eps)
         with np.errstate(all="ignore"):
-            _update(optimizer, run, g, float(rates[i if len(rates) > 1 else 0]))
+            _step(plan, recipe, run, g, float(rates[i if len(rates) > 1 else 0]))
         run.step += 1
         if j == steps_per_epoch - 1:
-            if not np.isfinite(run.params).all():
-                return contract.NON_FINITE_PARAMETERS
-            if losses[epoch] / steps_per_epoch <= contract.GROWTH_LIMIT * run.monitor[0]:
-                run.good[0] = run.good[1]
-                run.monitor[1] = 0
-                continue
-            run.monitor[1] += 1
-            if run.monitor[1] == contract.GROWTH_EPOCHS:
-                return contract.GROWN
+            mean = losses[epoch] / steps_per_epoch
+            code = _end_of_epoch(recipe, run, mean, validation[epoch : epoch + 1])
+            if code != contract.DONE:
+                return code
     return contract.DONE
+
+
+def _step(plan: Plan, recipe: Recipe, run: Run, g: np.ndarray, lr: float) -> None:
+    free = slice(None) if plan.free is None else plan.free
+    if plan.free is not None:
+        g[~plan.free] = 0
+    if np.isfinite(recipe.clip_norm):
+        norm = float(np.sqrt(np.sum(g * g, dtype=np.float64)))
+        g *= min(1.0, recipe.clip_norm / (norm + 1e-6))
+    _update(recipe.optimizer, run, g, lr, free)
+    if 0 <= recipe.average_from <= run.step:
+        run.average += (run.params - run.average) / (run.step - recipe.average_from + 1)
+
+
+def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray) -> int:
+    """What `contract.train` does after an epoch's last step, in its order."""
+    if not np.isfinite(run.params).all():
+        return contract.NON_FINITE_PARAMETERS
+    if mean <= contract.GROWTH_LIMIT * run.monitor[0]:
+        run.good[0] = run.good[1]
+        run.monitor[1] = 0
+    else:
+        run.monitor[1] += 1
+        if run.monitor[1] == contract.GROWTH_EPOCHS:
+            return contract.GROWN
+    candidate = run.params
+    if 0 <= recipe.average_from < run.step:
+        candidate = run.average.astype(candidate.dtype)
+    watched = mean
+    if recipe.validation is not None:
+        watched = validation[0] = value(recipe.validation, candidate, 1)
+    if recipe.patience:
+        _watch(recipe, run, candidate, watched)
+    if mean <= recipe.goal:
+        return contract.GOAL_MET
+    if recipe.patience and run.monitor[5] >= recipe.patience:
+        return contract.NO_PROGRESS
+    return contract.DONE
+
+
+def _watch(recipe: Recipe, run: Run, candidate: np.ndarray, watched: float) -> None:
+    lowest, reference = run.monitor[3:5]
+    if watched < lowest:
+        run.best[:] = candidate
+        run.monitor[3] = watched
+    if watched < (reference - recipe.tol * abs(reference) if reference < np.inf else np.inf):
+        run.monitor[4:] = watched, 0
+    else:
+        run.monitor[5] += 1
 
 
 def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Problem:
@@ -466,23 +505,46 @@ def _hash(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint32(16))
 
 
-def _update(optimizer: Optimizer, run: Run, g: np.ndarray, lr: float) -> None:
+def _update(
+    optimizer: Optimizer, run: Run, g: np.ndarray, lr: float, free: slice | np.ndarray
+) -> None:
     """One step of the optimizer's rule, in place."""
-    p = run.params
-    if optimizer.kind == contract.ADAM:
-        m, s = run.moments
-        beta1, beta2, eps = optimizer.constants
+    p, kind, moments = run.params, optimizer.kind, list(run.moments)
+    if kind == contract.ADAM:
+        m, s = moments
+        beta1, beta2, eps, decay = optimizer.constants
         t = run.step + 1
+        p[free] *= 1 - lr * decay
         m += (1 - beta1) * (g - m)
         s *= beta2
         s += (1 - beta2) * g * g
         p -= (lr / (1 - beta1**t)) * m / (np.sqrt(s) / np.sqrt(1 - beta2**t) + eps)
-        return
-    if optimizer.n_moments == 0:
+    elif kind == contract.RMSPROP:
+        alpha, eps, momentum, centered = optimizer.constants
+        s = moments.pop(0)
+        s *= alpha
+        s += (1 - alpha) * g * g
+        q = s
+        if centered:
+            a = moments.pop()
+            a += (1 - alpha) * (g - a)
+            q = np.maximum(s - a * a, 0)
+        d = g / (np.sqrt(q) + eps)
+        if momentum:
+            (v,) = moments
+            v *= momentum
+            v += d
+            d = v
+        p -= lr * d
+    elif kind == contract.ADAGRAD:
+        (s,) = moments
+        s += g * g
+        p -= lr * g / (np.sqrt(s) + optimizer.constants[0])
+    elif moments:
+        (v,) = moments
+        momentum = optimizer.constants[0]
+        v *= momentum
+        v += g
+        p -= lr * (g + momentum * v if kind == contract.NESTEROV else v)
+    else:
         p -= lr * g
-        return
-    (v,) = run.moments
-    (momentum,) = optimizer.constants
-    v *= momentum
-    v += g
-    p -= lr * (g + momentum * v if optimizer.kind == contract.NESTEROV else v)

@@ -28,7 +28,18 @@ import numpy as np
 
 from ...activations import Activation
 from ...losses import SOFTMAX_CE_LABELS
-from ..contract import DONE, MOST_PARTS, N_IN, N_OUT, Optimizer, Plan, Problem, Run, partition
+from ..contract import (
+    DONE,
+    MOST_PARTS,
+    N_IN,
+    N_OUT,
+    PART_ROWS,
+    Optimizer,
+    Plan,
+    Problem,
+    Run,
+    partition,
+)
 from . import activations, curvature, kernels, losses, network, objective, training
 from .sharing import Team
 
@@ -84,45 +95,24 @@ def _prepared(plan: Plan) -> _Prepared:
 
 
 def _prepare(plan: Plan) -> _Prepared:
-    widest = int(plan.layers[:, (N_IN, N_OUT)].max())
-    tile = _TILE if widest <= _NARROW else _TILE_OF_WIDE
-    line = 64 // plan.dtype.itemsize
-    share = np.zeros(len(plan.layers)) if plan.dropout is None else plan.dropout
     n_out = plan.layers[:, N_OUT]
-    in_doubles = 8 // plan.dtype.itemsize
-    sizes = {
-        network.TAPE: tile * (plan.tape_width + 2 * int(n_out[share > 0].sum())),
-        network.DELTA: tile * widest,
-        network.NEXT_DELTA: tile * widest,
-        network.TRANSPOSED: plan.n_params,
-        network.GRADIENT: plan.n_params,
-        network.PART_GRADIENT: plan.n_params,
-        network.X_ROWS: tile * plan.n_in,
-        network.TARGET_ROWS: tile * plan.n_out,
-        network.LABEL_ROWS: tile * in_doubles,
-        network.WEIGHT_ROWS: tile,
-        network.NORMS: widest * in_doubles,
-        # What follows is for second-order products only.
-        network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
-        network.R_DELTA: tile * widest,
-        network.NEXT_R_DELTA: tile * widest,
-        network.SPARE: tile * widest,
-        network.R_TRANSPOSED: plan.n_params,
-    }
-    padded = [-(-size // line) * line for size in sizes.values()]  # whole cache lines
-    places = np.cumsum([0, *padded])
-    header = [len(plan.layers), tile, *places[:-1]]
+    tile = _TILE if plan.layers[:, (N_IN, N_OUT)].max() <= _NARROW else _TILE_OF_WIDE
+    dropped = np.zeros(len(n_out)) if plan.dropout is None else plan.dropout
+    line = 64 // plan.dtype.itemsize
+    sizes = _workspace(plan, tile, dropped)
+    places = np.cumsum([0, *(-(-size // line) * line for size in sizes.values())])
+    header = [len(n_out), tile, *places[:-1]]
     addresses = [activations.addresses(act, plan.dtype) for act in plan.activations]
-    factors = plan.tape_width + np.cumsum(2 * n_out * (share > 0)) - 2 * n_out
+    factors = plan.tape_width + np.cumsum(2 * n_out * (dropped > 0)) - 2 * n_out
 
     def arrays(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         layers = np.column_stack([plan.layers, addresses, factors])
-        return np.append(header, layers).astype(np.int64), np.append(plan.constants, share)
+        return np.append(header, layers).astype(np.int64), np.append(plan.constants, dropped)
 
     ordinary = arrays(np.full_like(n_out, -1))
     found = _Prepared(
         ordinary,
-        ordinary if plan.dropout is None else arrays(np.where(share > 0, factors, -1)),
+        ordinary if plan.dropout is None else arrays(np.where(dropped > 0, factors, -1)),
         _NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
         _BLANKS[plan.dtype],
         tile,
@@ -131,6 +121,32 @@ def _prepare(plan: Plan) -> _Prepared:
     )
     plan.handles["numba"] = found
     return found
+
+
+def _workspace(plan: Plan, tile: int, dropped: np.ndarray) -> dict[int, int]:
+    """The sizes of the workspace's parts, in their order."""
+    n_out = plan.layers[:, N_OUT]
+    widest = int(plan.layers[:, (N_IN, N_OUT)].max())
+    of_8_bytes = 8 // plan.dtype.itemsize
+    return {
+        network.TAPE: tile * (plan.tape_width + 2 * int(n_out[dropped > 0].sum())),
+        network.DELTA: tile * widest,
+        network.NEXT_DELTA: tile * widest,
+        network.TRANSPOSED: plan.n_params,
+        network.GRADIENT: plan.n_params,
+        network.PART_GRADIENT: plan.n_params,
+        network.X_ROWS: tile * plan.n_in,
+        network.TARGET_ROWS: tile * plan.n_out,
+        network.LABEL_ROWS: tile * of_8_bytes,
+        network.WEIGHT_ROWS: tile,
+        network.NORMS: widest * of_8_bytes,
+        # What follows is for second-order products only.
+        network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
+        network.R_DELTA: tile * widest,
+        network.NEXT_R_DELTA: tile * widest,
+        network.SPARE: tile * widest,
+        network.R_TRANSPOSED: plan.n_params,
+    }
 
 
 # One layer.
@@ -143,7 +159,7 @@ def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
 
 
 def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
-    result = np.empty_like(Z, order="C", subok=False)
+    result = np.empty(Z.shape, Z.dtype)
     kernels.activation[Z.dtype](order, *_function(act, Z.dtype), Z.reshape(-1), result.reshape(-1))
     return result
 
@@ -309,7 +325,7 @@ def _objective(problem: Problem, params: np.ndarray, threads: int, gradient: np.
     plan, n = problem.plan, problem.X.shape[0]
     p, data, need_gradient = _prepared(plan), _data(problem), gradient.size > 0
     compiled, space = objective.objective[plan.dtype], p.workspace()
-    if threads == 1 or len(partition(n)) == 1:
+    if threads == 1 or n <= PART_ROWS:
         return compiled(*p.arrays, params, *data, gradient, need_gradient, _NO_NUMBERS, space)
     gradients = np.empty((MOST_PARTS, gradient.size), plan.dtype)
     rows = _Rows(_NO_INTEGERS, 0, n, problem.scale)
@@ -441,7 +457,7 @@ def train(
         )  # fmt: skip
         return status
 
-    if threads == 1 or len(partition(batch_size)) == 1:
+    if threads == 1 or batch_size <= PART_ROWS:
         order = _NO_ORDER if order is None else order
         return steps(n_steps, order, rates, losses, p.blank.vector, _NO_NUMBERS)
     steps_per_epoch = -(-n // batch_size)

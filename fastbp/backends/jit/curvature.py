@@ -108,7 +108,7 @@ def _backward_tile(
             call_activation(function, 2, count, block, spare, constants[index], user)
             _through_activation(count, rd, d, slope, spare, at(block, RZ * size))
         block = at(block, -BLOCKS * tile * n_in)
-        y, ry = x if index == 0 else at(block, Y * tile * n_in), at(block, RY * tile * n_in)
+        y = x if index == 0 else at(block, Y * tile * n_in)
         dw, db = at(gradient, w), at(gradient, max(b, 0))
         weight_gradient(m, n_in, n_out, y, rd, dw, db, b >= 0, accumulate)
         if index == 0:
@@ -116,6 +116,7 @@ def _backward_tile(
         p, pt = at(params, w), at(transposed, w)
         layer_input_gradient(m, n_in, n_out, rd, p, pt, next_rd)
         if not gauss_newton:
+            ry = at(block, RY * tile * n_in)
             weight_gradient(m, n_in, n_out, ry, d, dw, db, False, True)
             v, vt = at(tangent, w), at(r_transposed, w)
             layer_input_gradient(m, n_in, n_out, d, v, vt, spare)
@@ -154,7 +155,7 @@ jvp = Entry(
 def _make_hvp(fingerprint):
     def hvp(
         plan, constants, params, terms, numbers, X, targets, labels, weights,
-        tangent, gauss_newton, product_, workspace,
+        tangent, gauss_newton, out, workspace,
     ):  # fmt: skip
         """Write the Hessian, or Gauss-Newton's matrix, times the tangent."""
         _ = fingerprint  # see compiling.source_fingerprint
@@ -174,7 +175,7 @@ def _make_hvp(fingerprint):
         transpose_weights(q, v, False, r_transposed)
         size = part_size(n)
         for start in range(0, n, size):
-            g = pointer(product_) if start == 0 else at(space, q[PART_GRADIENT])
+            g = pointer(out) if start == 0 else at(space, q[PART_GRADIENT])
             for i in range(start, min(start + size, n), tile):
                 m, x = min(tile, min(start + size, n) - i), at(pointer(X), i * n_in)
                 _forward_tile(q, c, p, v, x, m, tape, spare)
@@ -188,7 +189,7 @@ def _make_hvp(fingerprint):
                     d, next_d, rd, next_rd, spare, g, i > start, gauss_newton,
                 )  # fmt: skip
             if start > 0:
-                add(params.size, pointer(product_), g)
+                add(params.size, pointer(out), g)
 
     return hvp
 
