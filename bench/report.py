@@ -21,6 +21,9 @@ SUITES = {
     "calls": "Calls on a network, µs per call",
 }
 
+# What is compared with the backend's bare steps instead, see bench_loop.py.
+LOOP, BARE = "loop", "bare steps"
+
 # The plot begins at this ratio; what is less stands at the edge with its value.
 LEFT_EDGE = 0.05
 STYLES = {"c": ("o", "#1f5fa8"), "numba": ("D", "#e07b00"), "numpy": ("x", "#888888")}
@@ -50,6 +53,7 @@ class Run:
     rows: list[Row]
     contestants: list[str]
     warmup: dict[str, float]
+    loop: list[Row] = field(default_factory=list)
 
     def suite(self, suite: str) -> list[Row]:
         return [row for row in self.rows if row.suite == suite]
@@ -65,11 +69,15 @@ def load(path: str | Path) -> Run:
         key = info["suite"], info["row"], info["dtype"]
         row = rows.setdefault(key, Row(*key))
         row.seconds[info["contestant"]] = item["stats"]["min"]
+        if info["suite"] == LOOP:
+            continue
         name = info["contestant"]
         warmup[name] = warmup.get(name, 0.0) + info["warmup_s"]
     known = [name for name in TITLES if name in warmup]
     others = [name for name in warmup if name not in TITLES]
-    return Run(saved["machine_info"], list(rows.values()), known + others, warmup)
+    loop = [row for row in rows.values() if row.suite == LOOP]
+    raced = [row for row in rows.values() if row.suite != LOOP]
+    return Run(saved["machine_info"], raced, known + others, warmup, loop)
 
 
 def describe(run: Run) -> list[str]:
@@ -131,7 +139,7 @@ def text(run: Run) -> str:
             rest = [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
             lines.append("  ".join(first + rest))
         lines.append("")
-    return "\n".join([*lines, losses(run)])
+    return "\n".join([*lines, *around(run), losses(run)])
 
 
 def markdown(run: Run) -> str:
@@ -146,7 +154,17 @@ def markdown(run: Run) -> str:
         lines += ["| " + " | ".join(row) + " |" for row in table[1:]]
         lines.append("")
     lines += [f"- {line}" for line in describe(run)]
-    return "\n".join([*lines, f"- {losses(run)}"])
+    return "\n".join([*lines, *(f"- {line}" for line in (*around(run), losses(run)))])
+
+
+def around(run: Run) -> list[str]:
+    """How much longer a run takes than its bare steps, a line for each type."""
+    lines = []
+    for row in run.loop:
+        more = {n: t / row.seconds[BARE] - 1 for n, t in row.seconds.items() if n != BARE}
+        told = ", ".join(f"{name} {share:+.1%}" for name, share in more.items())
+        lines.append(f"Beside the bare steps of {row.name}, {row.dtype}: {told}")
+    return lines
 
 
 def losses(run: Run) -> str:

@@ -52,11 +52,15 @@
 #define FB_SGD 0
 #define FB_NESTEROV 1
 #define FB_ADAM 2
+#define FB_RMSPROP 3
+#define FB_ADAGRAD 4
 
 #define FB_DONE 0
 #define FB_NON_FINITE_OBJECTIVE 1
 #define FB_NON_FINITE_PARAMETERS 2
 #define FB_GROWN 3
+#define FB_GOAL_MET 4
+#define FB_NO_PROGRESS 5
 #define FB_NO_MEMORY -1
 
 /* Columns of a plan's layer table. */
@@ -76,18 +80,31 @@ typedef struct {
     double constant, scale, l2, l1, group;
 } fb_problem;
 
-/* A stretch of a training run; the fields mean what the contract's train() says of them. */
+/* A stretch of a training run: the contract's Run, its Recipe, and what else its train() is given,
+ * where the fields' meaning is told. `validation` may be null. */
 typedef struct {
-    void *params, *moments, *good;
-    double *monitor, *losses;
-    const double *rates;
-    const int64_t *order;
-    double constants[3];
+    void *params, *moments, *good, *best;
+    double *average, *monitor;
+    uint64_t seed;
+    int64_t step;
+
+    int64_t optimizer, n_moments;
+    double constants[4];
+    int64_t batch_size, averaged;
+    double clip_norm;
+    int64_t average_from;
+    const fb_problem *validation;
+    double goal;
+    int64_t patience;
+    double tol;
     double growth_limit;
     int64_t growth_epochs;
-    int64_t optimizer, n_moments;
-    uint64_t seed;
-    int64_t step, n_steps, n_rates, batch_size, averaged, threads;
+    int64_t threads;
+
+    int64_t n_steps, n_rates;
+    const int64_t *order;
+    const double *rates;
+    double *losses, *validated;
 } fb_run;
 
 /* The instruction set in use: "avx512", "avx2" or "baseline"; `fb_set_isa` caps it by name (null:

@@ -5,7 +5,8 @@ and wrote a forward and a backward method for P3. Is there a shorter way?
 
 Answer: it is a 1-1-1 network whose hidden unit has P3 as its activation. `fb.Activation` takes the
 function and its derivative, checks one against the other at once, and every backend runs it: the
-compiled ones compile it once, NumPy calls it as it is. The loop is the usual one.
+compiled ones compile it once, NumPy calls it as it is. The loop is `fb.fit`, with the same numbers
+on all of them.
 
 Lesson: a "custom autograd function" of one number is two lines of mathematics. The four numbers of
 the formula are the network's weights and biases.
@@ -21,25 +22,18 @@ x = np.linspace(-np.pi, np.pi, 2000, dtype="float32").reshape(-1, 1)
 y = np.sin(x)
 
 
-def main(steps=2000):
-    a, b, c, d = 0.0, -1.0, 0.0, 0.3
-    params = net.pack([([[d]], [c]), ([[b]], [a])])
-    objective = net.objective(x, y, "sse")
-    losses = []
-    for step in range(steps):
-        loss, grad = objective.value_and_grad(params)
-        if step % 100 == 99:
-            print(f"{step + 1:5} {loss:.6f}")
-            losses.append(loss)
-        params -= 5e-6 * grad
-
-    d, c, b, a = params.tolist()
-    print(f"y = {a:.6f} {b:+.6f}·P3({c:.6f} {d:+.6f}·x)")
-    values = {}
-    for backend in fb.available_backends():
-        values[backend] = net.value(params, x, y, "sse", backend=backend)
-        print(f"sum of squares by {backend}: {values[backend]:.6f}")
-    return {"losses": losses, "params": params, "values": values}
+def main(steps=2000, backends=None):
+    start = net.pack([([[0.3]], [0.0]), ([[-1.0]], [0.0])])  # d, c; b, a
+    options = {"method": "sgd", "loss": "sse", "lr": 5e-6, "batch_size": None, "epochs": steps}
+    result = {}
+    for backend in backends or fb.available_backends():
+        res = result[backend] = fb.fit(net, x, y, params=start, backend=backend, **options)
+        print(f"{backend}:")
+        for step in range(100, steps + 1, 100):
+            print(f"{step:5} {res.history['loss'][step - 1]:.6f}")
+        d, c, b, a = res.params.tolist()
+        print(f"y = {a:.6f} {b:+.6f}·P3({c:.6f} {d:+.6f}·x)")
+    return result
 
 
 if __name__ == "__main__":

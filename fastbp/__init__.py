@@ -12,15 +12,18 @@ from typing import Any
 # Public name -> module that defines it.
 _EXPORTS = {
     "Activation": "activations",
+    "Adagrad": "training.optimizers",
     "Adam": "training.optimizers",
+    "AdamW": "training.optimizers",
     "BackendError": "_errors",
     "Dense": "network",
     "DivergenceError": "_errors",
-    "FitResult": "_fit",
+    "FitResult": "_result",
     "GradCheck": "checks",
     "Network": "network",
     "NonFiniteError": "_errors",
     "Objective": "_objective",
+    "RMSprop": "training.optimizers",
     "SGD": "training.optimizers",
     "Scaler": "_scaling",
     "ShapeError": "_errors",
@@ -29,6 +32,7 @@ _EXPORTS = {
     "celu": "activations",
     "check_grad": "checks",
     "check_vjp": "checks",
+    "checkpoint": "io",
     "custom_loss": "losses",
     "dense_backward": "_kernels",
     "dense_forward": "_kernels",
@@ -47,7 +51,7 @@ _EXPORTS = {
     "show_config": "_config",
     "use_backend": "backends",
 }
-_MODULES = ("optimize",)
+_MODULES = {"optimize": "optimize", "schedules": "training.schedules"}
 
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 
@@ -56,7 +60,7 @@ def __getattr__(name: str) -> Any:
     if name in _EXPORTS:
         value = getattr(importlib.import_module(f"fastbp.{_EXPORTS[name]}"), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"fastbp.{name}")
+        value = importlib.import_module(f"fastbp.{_MODULES[name]}")
     elif name == "__version__":
         metadata = importlib.import_module("importlib.metadata")
         try:

@@ -31,6 +31,14 @@ def as_array(name: str, value: Any) -> np.ndarray:
         ) from None
 
 
+def is_ready(value: Any, dtype: np.dtype) -> bool:
+    """Whether it is an array that needs no conversion."""
+    if type(value) is not np.ndarray or value.dtype is not dtype:
+        return False
+    flags = value.flags
+    return flags.c_contiguous and flags.aligned
+
+
 def real_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     """`value` as a C-contiguous array of `dtype`.
 
@@ -39,12 +47,7 @@ def real_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     TypeError
         For complex, object, string or date arrays.
     """
-    if (
-        type(value) is np.ndarray
-        and value.dtype is dtype
-        and value.flags.c_contiguous
-        and value.flags.aligned
-    ):
+    if is_ready(value, dtype):
         return value
     array = as_array(name, value)
     if array.dtype.kind not in "fiub":
@@ -67,6 +70,8 @@ def lazy_matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: s
     It may be a memory-mapped file; `converted` is then called for one of its `row_blocks` at a
     time.
     """
+    if is_ready(value, dtype):
+        return _checked_matrix(name, value, columns, meaning)
     array = as_array(name, value)
     if array.ndim == 2 and array.dtype.kind in "fiub" and row_blocks(array, dtype):
         return _checked_matrix(name, array, columns, meaning)
@@ -90,6 +95,8 @@ def _checked_matrix(name: str, array: np.ndarray, columns: int, meaning: str) ->
 
 def row_blocks(array: np.ndarray, dtype: np.dtype) -> list[slice]:
     """Blocks of rows (n, columns) to convert one at a time; none where nothing large needs it."""
+    if is_ready(array, dtype):
+        return []
     n, columns = array.shape
     bytes_of_row = max(1, columns * dtype.itemsize)
     ready = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
@@ -165,7 +172,7 @@ def whole_number(name: str, value: Any, least: int = 1) -> int:
     try:
         if isinstance(value, bool):
             raise TypeError
-        number = operator.index(value)
+        number = value if type(value) is int else operator.index(value)
     except TypeError:
         raise TypeError(f"{name} is {value!r}, expected a whole number") from None
     if number < least:

@@ -4,169 +4,32 @@ from __future__ import annotations
 
 import inspect
 import secrets
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import optimize
-from ._arrays import FLOAT64, require_finite, whole_number
-from ._errors import DivergenceError, NonFiniteError, ShapeError, unknown_name
+from . import _full_batch as full_batch, backends
+from ._arrays import require_finite, whole_number
+from ._errors import DivergenceError, NonFiniteError, unknown_name
+from ._full_batch import AT_START, METHODS as FULL_BATCH, Limits, counted, no_progress
 from ._objective import Objective
-from ._targets import prepare_target
+from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, FitResult
 from .backends import contract
-from .losses import BCE, Loss
+from .backends.contract import Recipe
+from .losses import Loss, loss as loss_of
 from .network import Network
 from .optimize._free import require_free
-from .optimize._scipy import METHODS as MINIMIZE
-from .training import loop
+from .training import loop, progress as progress_bar, state as states
+from .training.data import Data, Rows, prepare
 from .training.optimizers import METHODS, SGD, FirstOrder, with_options
+from .training.watch import INTERRUPT, TIME_IS_UP, Epoch, Watch
 
-LEAST_SQUARES = ("trf", "dogbox")
-FULL_BATCH = (*MINIMIZE, *LEAST_SQUARES)
-
-# Values of `FitResult.status`.
-FINISHED, LIMIT, STUCK, DIVERGED, INTERRUPTED = range(5)
-
-
-@dataclass(eq=False, repr=False)
-class FitResult:
-    """What `fit` came to.
-
-    Attributes
-    ----------
-    params : numpy.ndarray (n_params,)
-        The fitted parameters, of the network's dtype; after a divergence the last good ones, after
-        Ctrl-C those of the last complete chunk of steps or iteration. Masked and frozen entries are
-        those of the start.
-    fun : float
-        The objective at `params` over all data, penalties included, without dropout.
-    grad : numpy.ndarray (n_params,)
-        Its gradient there.
-    success : bool
-        Whether `status` is 0.
-    status : int
-        0: all epochs are done, or the method converged. 1: a full-batch method did `epochs`
-        iterations and had not converged. 2: a full-batch method could not go on. 3: divergence.
-        4: Ctrl-C.
-    message : str
-        The same as a sentence.
-    nit : int
-        Complete epochs, or iterations.
-    nfev : int
-        Evaluations of the objective: steps, each on its batch, or those of a full-batch method
-        (if Ctrl-C ended that, its iterations).
-    seed : int
-        With it the same call gives the same result.
-    history : dict of str to numpy.ndarray of float64, (nit,)
-        "loss": per epoch the mean of the objectives met, each on its batch before its step; for
-        full-batch methods the objective after each iteration.
-    epoch, step : int
-        The epoch and the step of the run in which it stopped, both counted from 1; iterations and
-        evaluations for full-batch methods.
-    loss : float
-        The last objective met, NaN if there was none.
-    net : Network
-    loss_function : Loss
-    """
-
-    params: np.ndarray
-    fun: float
-    grad: np.ndarray
-    success: bool
-    status: int
-    message: str
-    nit: int
-    nfev: int
-    seed: int
-    history: dict[str, np.ndarray]
-    epoch: int
-    step: int
-    loss: float
-    net: Network
-    loss_function: Loss
-
-    def __repr__(self) -> str:
-        steepest = float(np.abs(self.grad).max())
-        return (
-            f"FitResult(success={self.success}, status={self.status}: {self.message}\n"
-            f"  fun={self.fun:.6g}, largest |grad|={steepest:.3g}, nit={self.nit}, "
-            f"nfev={self.nfev}, seed={self.seed}\n"
-            f"  params: {len(self.params)} of {self.params.dtype} for network {self.net.sizes})"
-        )
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The network's output (n, n_out) at `params`; for logits their values, not labels.
-
-        Parameters
-        ----------
-        X : array_like (n, n_in)
-
-        Raises
-        ------
-        ShapeError, TypeError
-            As `Network.forward`.
-        """
-        return self.net.forward(self.params, X)
-
-    def score(self, X: Any, y: Any) -> float:
-        """How well the network does on these rows: R², or accuracy for classes and pairs.
-
-        Parameters
-        ----------
-        X : array_like (n, n_in), n >= 1
-        y : array_like or None
-            As `fit` takes it.
-
-        Returns
-        -------
-        float
-            For "softmax_ce" the share of rows whose largest output is the label's (or the most
-            probable class's); for "bce", "bce_logits", "hinge" and "squared_hinge" the share of
-            rows all of whose outputs are on the right side of ½ ("bce") or 0; for "margin_ranking"
-            the share of pairs whose better one has the larger output. Else
-            R² = 1 - Σ(Y - y)²/Σ(y - mean)², averaged over columns, Y being the outputs, e to their
-            power for "poisson", the means for "gaussian_nll"; a constant column counts 1 if it is
-            met exactly and 0 if not, and one row has no R² (NaN).
-
-        Raises
-        ------
-        ShapeError, TypeError, ValueError
-            As `fit`; ValueError too for "gaussian_kl", which has nothing to compare outputs with.
-        """
-        loss, Y = self.loss_function, self.predict(X).astype(np.float64)
-        n, n_out = Y.shape
-        if n == 0:
-            raise ShapeError(f"X has shape (0, {self.net.n_in}), expected at least one row")
-        _, T = prepare_target(loss, y, n, n_out, FLOAT64)
-        if loss.paired:
-            return float(np.mean(Y[0::2] > Y[1::2]))
-        if loss.target == "none":
-            raise ValueError(
-                f"loss {loss.name!r} has no targets and so no score; judge it by its value, "
-                f"net.value(params, X, None, {loss.name!r})"
-            )
-        if loss.target == "classes":
-            labels = T if T.ndim == 1 else T.argmax(axis=1)
-            return float(np.mean(Y.argmax(axis=1) == labels))
-        if loss.target in ("probabilities", "signs"):
-            border = 0.5 if loss.kind == BCE else 0.0
-            return float(np.mean(((Y > border) == (T > 0.5)).all(axis=1)))
-        if loss.target == "counts":
-            with np.errstate(over="ignore"):
-                Y = np.exp(Y)
-        return _r_squared(Y[:, : T.shape[1]], T)
-
-
-def _r_squared(Y: np.ndarray, T: np.ndarray) -> float:
-    if len(T) == 1:
-        return float("nan")
-    with np.errstate(over="ignore", invalid="ignore"):
-        residual = ((Y - T) ** 2).sum(axis=0)
-        spread = ((T - T.mean(axis=0)) ** 2).sum(axis=0)
-    constant = spread == 0
-    r2 = np.where(constant, residual == 0, 1 - residual / np.where(constant, 1, spread))
-    return float(r2.mean())
+# Which child seed draws what.
+INITIAL, ORDER, DROPOUT, HELD_OUT = range(4)
+# Epochs that may pass without progress where only `tol` was given.
+PATIENCE = 10
 
 
 def fit(
@@ -185,8 +48,19 @@ def fit(
     l2: float = 0.0,
     l1: float = 0.0,
     group: float = 0.0,
+    scale: str | None = None,
+    validation: Any = None,
+    patience: int | None = None,
+    goal: float | None = None,
+    tol: float | None = None,
+    max_time: float | None = None,
+    clip_norm: float | None = None,
+    average: bool = False,
+    callbacks: Callable[[Epoch], Any] | Iterable[Callable[[Epoch], Any]] = (),
+    progress: bool | str = "auto",
     threads: int = 1,
     on_divergence: str = "raise",
+    state: dict[str, Any] | None = None,
     backend: str | None = None,
     **options: Any,
 ) -> FitResult:
@@ -200,12 +74,13 @@ def fit(
     y : array_like or None
         (n, n_out), or (n,) for one output; of the form that the loss expects, None for those
         without targets.
-    method : str, SGD or Adam, default "adam"
-        "sgd", "momentum" (0.9), "nesterov" (0.9) and "adam", or ``fb.SGD(...)``, ``fb.Adam(...)``,
-        take steps on minibatches with PyTorch's rules and defaults [1]_ [2]_ [3]_. Full-batch
-        methods are "fmincg" (conjugate gradients), SciPy's "L-BFGS-B", "BFGS", "CG", "Newton-CG",
-        "TNC", "SLSQP" and "trust-constr", and for least-squares losses its "trf" and "dogbox"; they
-        compute in float64 and round at the end. Dropout needs one of the minibatch methods.
+    method : str or FirstOrder, default "adam"
+        "sgd", "momentum" (0.9), "nesterov" (0.9), "adam", "adamw", "rmsprop" and "adagrad", or
+        ``fb.SGD(...)``, ``fb.Adam(...)`` and so on, take steps on minibatches with PyTorch's rules
+        and defaults. Full-batch methods are "scg" (scaled conjugate gradients), "fmincg" (conjugate
+        gradients), SciPy's "L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP" and
+        "trust-constr", and for least-squares losses its "trf" and "dogbox"; they compute in float64
+        and round at the end. Dropout, `clip_norm` and `average` need a minibatch method.
     loss : str or Loss, default "mse"
         A name of the list in `Network.objective`'s notes, or what `fastbp.huber`,
         `fastbp.quantile`, `fastbp.margin_ranking` and `fastbp.custom_loss` make. A batch of B rows
@@ -215,8 +90,8 @@ def fit(
         Where to start, not modified; by default ``net.init`` of the first child seed. No method
         changes masked or frozen entries; masked ones may hold anything.
     epochs : int, default 100
-        Passes over the data; for full-batch methods the most iterations, for "trf" and "dogbox"
-        the most evaluations.
+        Passes over the data, those before `state` included; for full-batch methods the most
+        iterations, for "trf" and "dogbox" the most evaluations.
     batch_size : int, None or "auto"
         Rows of a step; the last batch of an epoch has what is left. None is all of them, and
         "auto" 32 for the minibatch methods, all for the others, which take no number. For
@@ -225,25 +100,63 @@ def fit(
         Draw a new order of the rows, or pairs of rows, for every epoch. Without it, or with all
         rows in one batch, they come as stored.
     seed : int, optional
-        Three child seeds of ``numpy.random.SeedSequence(seed).spawn(3)`` draw the initial
-        parameters, the orders of rows, and the dropout, the same on every backend. By default a new
-        one, kept in the result.
+        Four child seeds of ``numpy.random.SeedSequence(seed).spawn(4)`` draw the initial
+        parameters, the orders of rows, the dropout and the rows held out, the same on every
+        backend. By default a new one, kept in the result.
     sample_weight : array_like (n,), optional
         Weights >= 0, for "margin_ranking" one per pair, (n/2,); all 1 by default.
     l2, l1, group : float, default 0.0
         Add l2/2·‖W‖², l1·Σ|W_ij| and group·Σ_j ‖W_:j‖₂ over weights, never biases, to the objective
         of every batch. Least-squares methods take l2 alone.
+    scale : {"standard", "minmax"}, optional
+        Bring the columns of X, and of y for losses of plain values, to mean 0 and deviation 1, or
+        to [0, 1], and fold that into the result, so that its parameters take raw data. The rates,
+        penalties, `goal` and the history are about scaled data, `fun` and `grad` about raw ones.
+        A loss of the user's own leaves y as it is. It needs a bias in the first layer, for y a
+        linear last one, and nothing frozen in these.
+    validation : float or tuple, optional
+        A fraction of the rows to hold out, drawn with the seed, or (X, y) or (X, y, sample_weight).
+        Their objective, without penalties and dropout, is taken at the end of every epoch or
+        iteration: ``history["val_loss"]``.
+    patience : int, optional
+        Stop after so many epochs without progress, and return the best parameters met. Watched is
+        the validation's objective or, for minibatch methods without one, the epoch's mean
+        objective.
+    goal : float, optional
+        Stop at the end of the first epoch whose mean objective is not above it.
+    tol : float, optional
+        Progress must be by more than tol times the watched value; alone it means ``patience=10``.
+        For full-batch methods their own tolerance.
+    max_time : float, optional
+        Stop after so many seconds, within about 0.1 s or one step.
+    clip_norm : float, optional
+        Scale the gradient down so that its norm, over all free parameters, is at most this [1]_.
+    average : bool, default False
+        Return the mean of the parameters after each step of the last half of the run [2]_;
+        validation and callbacks see it as soon as it has begun.
+    callbacks : callable or iterable of callables, optional
+        Called at the end of every epoch or iteration with one argument that has the attributes
+        ``epoch``, ``loss``, ``val_loss``, ``rate``, ``elapsed``, ``net``, ``params`` (a new vector)
+        and ``state``. Returning True stops the fit. `fastbp.checkpoint` makes one.
+    progress : {"auto", True, False}
+        A progress bar on stderr: on a terminal or in a notebook if the fit takes over about two
+        seconds, at once, or never.
     threads : int, default 1
         How many share the work of a batch of more than 256 rows; smaller ones have no use for
         them. The result does not depend on it.
     on_divergence : {"raise", "return"}
         What to do when the objective, its gradient or the parameters are no longer finite, or the
         mean objective of 3 epochs in a row is over 1e6 times the first one's absolute value.
+    state : dict, optional
+        `FitResult.state` of a run that was stopped, or what `fastbp.load` gave as such: go on as if
+        it had not been. The other arguments are those of that run; `epochs`, limits, callbacks and
+        the method's numbers may be others.
     backend : {"c", "numba", "numpy"}, optional
         The current one by default.
     **options
-        Numbers of the method, such as ``lr``, ``momentum``, ``nesterov``, ``betas`` and ``eps``;
-        they go before the method's own. For full-batch methods what `fastbp.optimize` takes.
+        Numbers of the method, such as ``lr`` (a number, or a function of the epoch such as those of
+        `fastbp.schedules`), ``momentum``, ``betas``, ``eps`` and ``weight_decay``; they go before
+        the method's own. For full-batch methods what `fastbp.optimize` takes.
 
     Returns
     -------
@@ -254,7 +167,8 @@ def fit(
     ------
     ShapeError, TypeError, ValueError
         For shapes that do not fit, arrays that are not real, unknown names and options, numbers
-        out of range, what a method or loss cannot take, and a network without free parameters.
+        out of range, what a method or loss cannot take, a state of another network, method or run,
+        and a network without free parameters.
     NonFiniteError
         If X, y or params hold NaN or infinity; the message says where.
     DivergenceError
@@ -263,11 +177,10 @@ def fit(
 
     References
     ----------
-    .. [1] D. P. Kingma, J. Ba, "Adam: A method for stochastic optimization", ICLR 2015.
-    .. [2] I. Sutskever, J. Martens, G. Dahl, G. Hinton, "On the importance of initialization and
-       momentum in deep learning", ICML 2013.
-    .. [3] B. T. Polyak, "Some methods of speeding up the convergence of iteration methods", USSR
-       Computational Mathematics and Mathematical Physics 4(5), 1964.
+    .. [1] R. Pascanu, T. Mikolov, Y. Bengio, "On the difficulty of training recurrent neural
+       networks", ICML 2013.
+    .. [2] B. T. Polyak, A. B. Juditsky, "Acceleration of stochastic approximation by averaging",
+       SIAM Journal on Control and Optimization 30(4), 1992.
 
     Examples
     --------
@@ -284,36 +197,119 @@ def fit(
         raise TypeError(f"net is {type(net).__name__}, expected fastbp.Network; fit(net, X, y)")
     require_free(net)
     rule = _method(method, options)
-    if isinstance(rule, str):
-        _require_no_dropout(net, rule)
     epochs = whole_number("epochs", epochs)
     if on_divergence not in ("raise", "return"):
         raise ValueError(unknown_name("on_divergence", on_divergence, ("raise", "return")))
-    seed = _seed(seed)
-    init_seed, order_seed, dropout_seed = np.random.SeedSequence(seed).spawn(3)
-    _require_finite_target(y)
-    obj = net.objective(
-        X, y, loss, sample_weight=sample_weight, l2=l2, l1=l1, group=group, threads=threads,
-        backend=backend,
-    )  # fmt: skip
-    batch = _batch_size(batch_size, obj, rule if isinstance(rule, str) else None)
-    # After the conversion: what is too large for float32 is infinite there.
-    require_finite("X", obj.problem.X)
-    require_finite("y", obj.problem.targets)
-    start = net.init(init_seed) if params is None else _start(net, params)
+    ending = _ending(rule, validation, patience, goal, tol)
+    clip_norm = _positive("clip_norm", clip_norm)
     if isinstance(rule, str):
-        result = _full_batch(obj, rule, start, epochs, seed, options)
-    else:
-        shuffled = shuffle and batch < len(obj.problem.X)
-        rng = np.random.default_rng(order_seed) if shuffled else None
-        noise = int(dropout_seed.generate_state(1, np.uint64)[0])
-        result = _first_order(obj, rule, start, epochs, batch, rng, noise, seed)
+        _require_full_batch(net, rule, clip_norm, average, state)
+    told = _callbacks(callbacks)
+    bar = progress_bar.bar(progress, epochs)
+    watch = Watch(net, told, _positive("max_time", max_time), bar)
+    seed = _seed(seed, state)
+    if state is not None:
+        states.require_same(state, {"network": states.fingerprint(net), "scale": scale})
+        params = states.array(state, "start", (net.n_params,), net.dtype)
+    _require_finite_target(y)
+    terms = {"l2": l2, "l1": l1, "group": group, "threads": threads, "backend": backend}
+    data = prepare(
+        net,
+        Rows(X, y, sample_weight),
+        loss_of(loss),
+        validation=validation,
+        seed=_child(seed, HELD_OUT),
+        scale=scale,
+        scalers=None if state is None or scale is None else states.scalers(state),
+        terms=terms,
+    )
+    call = _Call(data, rule, epochs, seed, watch, ending)
+    batch = _batch_size(batch_size, data.training, rule if isinstance(rule, str) else None)
+    # Drawn for scaled columns, where units are about 1, but given for raw ones.
+    inside = net.init(_child(seed, INITIAL)) if params is None else data.inside(_start(net, params))
+    data.start = data.outside(inside) if params is None else _start(net, params)
+    try:
+        if isinstance(rule, str):
+            result = _by_full_batch(call, inside, options, state)
+        else:
+            result = _by_steps(call, inside, batch, shuffle, clip_norm, average, state)
+    finally:
+        watch.close()
     if result.status == DIVERGED and on_divergence == "raise":
         raise DivergenceError(result.message, result)
     return result
 
 
 # Arguments.
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """When to stop before the last epoch."""
+
+    goal: float
+    patience: int | None
+    tol: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """What every part of a call needs."""
+
+    data: Data
+    rule: FirstOrder | str
+    epochs: int
+    seed: int
+    watch: Watch
+    ending: _Ending
+
+
+def _ending(rule: FirstOrder | str, validation: Any, patience: Any, goal: Any, tol: Any) -> _Ending:
+    if patience is not None:
+        patience = whole_number("patience", patience)
+        if isinstance(rule, str) and validation is None:
+            raise ValueError(
+                f"patience is {patience}, but method {rule!r} never lets the objective rise, so "
+                f"that there is nothing to watch; pass validation=0.2, or goal or tol instead"
+            )
+    goal = -np.inf if goal is None else _number("goal", goal)
+    if np.isnan(goal):
+        raise ValueError("goal is nan, expected the objective at which to stop")
+    if tol is not None:
+        tol = _number("tol", tol)
+        if not 0 <= tol < np.inf:
+            raise ValueError(f"tol is {tol}, expected a finite number >= 0, such as 1e-4")
+        if patience is None and not isinstance(rule, str):
+            patience = PATIENCE
+    return _Ending(goal, patience, tol)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected a number") from None
+
+
+def _positive(name: str, value: Any) -> float:
+    """A positive number; None is infinity."""
+    if value is None:
+        return np.inf
+    number = _number(name, value)
+    if not number > 0:
+        raise ValueError(f"{name} is {number:g}, expected a positive number, or None for no limit")
+    return number
+
+
+def _callbacks(callbacks: Any) -> tuple[Callable[[Epoch], Any], ...]:
+    found = (callbacks,) if callable(callbacks) else callbacks
+    if isinstance(found, str) or not isinstance(found, Iterable):
+        raise TypeError(f"callbacks is {callbacks!r}, expected functions of one argument")
+    found = tuple(found)
+    for callback in found:
+        if not callable(callback):
+            raise TypeError(f"callbacks holds {callback!r}, expected functions of one argument")
+    return found
 
 
 def _method(method: Any, options: dict[str, Any]) -> FirstOrder | str:
@@ -352,20 +348,48 @@ def _batch_size(batch_size: Any, obj: Objective, full_batch_method: str | None) 
     return min(batch, n)
 
 
-def _require_no_dropout(net: Network, method: str) -> None:
+def _require_full_batch(
+    net: Network, method: str, clip_norm: float, average: bool, state: Any
+) -> None:
+    """Raise for what only steps on batches know."""
+    minibatch = ", ".join(METHODS)
+    if clip_norm < np.inf or average:
+        what = f"clip_norm={clip_norm:g}" if clip_norm < np.inf else "average=True"
+        raise ValueError(
+            f"{what} with method {method!r}, which chooses its own steps; leave it out, or take a "
+            f"minibatch method: {minibatch}"
+        )
+    if state is not None and method not in full_batch.CONTINUED:
+        raise ValueError(
+            f"method {method!r} keeps no state to go on from; start it from what was reached, "
+            f"params=res.params, or take one of {minibatch}"
+        )
     for k, layer in enumerate(net.layers):
         if layer.dropout:
             raise ValueError(
                 f"layer {k} has dropout={layer.dropout:g}, but method {method!r} needs the same "
                 f"objective at every step; dropout takes a minibatch method "
-                f"({', '.join(METHODS)}), if need be with batch_size=None"
+                f"({minibatch}), if need be with batch_size=None"
             )
 
 
-def _seed(seed: Any) -> int:
+def _seed(seed: Any, state: Any) -> int:
+    if state is not None:
+        states.require_same(state, {})
+        kept = int(states.number(state, "seed"))
+        if seed is not None and seed != kept:
+            raise ValueError(
+                f"seed is {seed}, but state goes on with seed {kept}; leave one of them out"
+            )
+        return kept
     if seed is None:
         return secrets.randbits(53)  # survives JSON and spreadsheets
     return whole_number("seed", seed, least=0)
+
+
+def _child(seed: int, number: int) -> np.random.SeedSequence:
+    """What ``SeedSequence(seed).spawn`` gives under this number, without the others."""
+    return np.random.SeedSequence(seed, spawn_key=(number,))
 
 
 def _require_finite_target(y: Any) -> None:
@@ -389,57 +413,116 @@ def _start(net: Network, params: Any) -> np.ndarray:
     return start
 
 
-_AT_START = (
-    " at the initial parameters, or its gradient overflows; scale X and y to about unit size, or "
-    "start from smaller parameters"
-)
-
-
 # First-order methods.
 
 
-def _first_order(
-    obj: Objective,
-    method: FirstOrder,
-    start: np.ndarray,
-    epochs: int,
+def _by_steps(
+    call: _Call,
+    inside: np.ndarray,
     batch_size: int,
-    rng: np.random.Generator | None,
-    noise: int,
-    seed: int,
+    shuffle: bool,
+    clip_norm: float,
+    average: bool,
+    state: dict[str, Any] | None,
 ) -> FitResult:
-    out = loop.train(obj, method, obj.net._params(start), epochs, batch_size, rng, noise)
-    nit = len(out.losses)
-    if out.interrupted:
-        status, message = INTERRUPTED, f"interrupted (Ctrl-C) after {_counted(nit, 'epoch')}"
-    elif out.code != contract.DONE:
-        status, message = DIVERGED, _divergence(obj, method, start, batch_size, out)
-    else:
-        status, message = FINISHED, f"all {_counted(nit, 'epoch')} done"
+    data, method, ending = call.data, call.rule, call.ending
+    assert isinstance(method, FirstOrder)
+    obj, net = data.training, data.training.net
+    n = len(obj.problem.X)
+    shuffled = shuffle and batch_size < n
+    steps = call.epochs * -(-n // batch_size)
+    recipe = Recipe(
+        method.rule,
+        batch_size,
+        obj.loss.averaged,
+        clip_norm,
+        steps // 2 if average else -1,
+        None if data.validation is None else data.validation.problem,
+        ending.goal,
+        ending.patience or 0,
+        ending.tol or 0.0,
+        obj.threads,
+    )
+    identity = {
+        "network": states.fingerprint(net),
+        "method": type(method).__name__,
+        "rows": n,
+        "batch_size": batch_size,
+        "shuffle": shuffled,
+        "scale": data.scale,
+        "validation_rows": data.n_held_out,
+        "seed": call.seed,
+    }
+    noise = int(_child(call.seed, DROPOUT).generate_state(1, np.uint64)[0])
+    run = loop.beginning(net._params(inside), recipe, method.initial_moment, noise)
+    if state is not None:
+        states.require_same(state, identity)
+        run = states.unpacked(
+            state, run, recipe.average_from, steps // call.epochs, data.validation is not None
+        )
+        _require_unfinished(run, steps, call.epochs)
+    orders = None
+    if shuffled:
+        group = 2 if obj.loss.paired else 1
+        orders = loop.Orders(_child(call.seed, ORDER), n, call.epochs, group, run.order)
+
+    def state_of(progress: loop.Progress) -> dict[str, Any]:
+        return states.packed(identity, recipe.average_from, progress) | states.of_data(data)
+
+    out = loop.train(
+        obj, method, recipe, run, orders, call.epochs, call.watch, data.outside, state_of
+    )
+    status, message = _status(call, inside, batch_size, out)
     return _result(
-        obj,
-        start,
+        call,
         out.params,
         status,
         message,
-        nit,
-        out.steps,
-        seed,
         out.losses,
+        out.validation,
+        nfev=out.steps,
         epoch=out.epoch,
         loss=out.loss,
+        state=None if status == DIVERGED else state_of(out.progress),
     )
 
 
+def _require_unfinished(run: loop.Progress, steps: int, epochs: int) -> None:
+    if run.run.step >= steps:
+        raise ValueError(
+            f"state is of a run with {run.run.step} steps, and epochs={epochs} are {steps}: epochs "
+            f"counts those before it too; pass a larger number to go on"
+        )
+
+
+def _status(call: _Call, start: np.ndarray, batch_size: int, out: loop.Outcome) -> tuple[int, str]:
+    nit = len(out.losses)
+    done = counted(nit, "epoch")
+    if out.code in loop.DIVERGED:
+        return DIVERGED, _divergence(call.data.training, call.rule, start, batch_size, out)
+    if out.code == contract.GOAL_MET:
+        return FINISHED, f"the goal of {call.ending.goal:g} was met in {done}"
+    if out.code == contract.NO_PROGRESS:
+        lowest = float(out.progress.run.monitor[3])
+        return FINISHED, no_progress(call.ending.patience or 0, "epoch", nit, lowest)
+    if out.stopped == INTERRUPT:
+        return INTERRUPTED, f"interrupted (Ctrl-C) after {done}"
+    if out.steps >= call.epochs * -(-len(call.data.training.problem.X) // batch_size):
+        return FINISHED, f"all {done} done"
+    if out.stopped == TIME_IS_UP:
+        return LIMIT, f"max_time is over after {done}"
+    return STOPPED, f"a callback stopped the fit after {done}"
+
+
 def _divergence(
-    obj: Objective, method: FirstOrder, start: np.ndarray, batch_size: int, out: loop.Outcome
+    obj: Objective, method: Any, start: np.ndarray, batch_size: int, out: loop.Outcome
 ) -> str:
     """Where and how the run diverged, and what to do about it."""
     where = f"fit diverged in epoch {out.epoch} (step {out.steps} of the run)"
     if out.code == contract.NON_FINITE_OBJECTIVE:
         what = f"the objective is {out.loss:g}"
         if out.steps == 1:
-            return f"{where}: {what}{_AT_START}"
+            return f"{where}: {what}{AT_START}"
     elif out.code == contract.NON_FINITE_PARAMETERS:
         what = f"the parameters are no longer finite after an objective of {out.loss:g}"
     else:
@@ -448,7 +531,7 @@ def _divergence(
             f"one for {contract.GROWTH_EPOCHS} epochs"
         )
     return (
-        f"{where} with lr={method.lr:g}: {what}; take a smaller rate"
+        f"{where} with lr={out.rate:g}: {what}; take a smaller rate"
         f"{_stable_rate(obj, method, start, batch_size, out)} or scale X and y to about unit size"
     )
 
@@ -463,7 +546,7 @@ def _stable_rate(
     # Where curvature has grown on the way, the start does not explain it.
     for place, params in (("initial", start), ("last good", out.params)):
         curvature = loop.curvature(obj, params, batch_size)
-        if 0 < limit / method.lr < curvature < np.inf:
+        if out.rate > 0 and limit / out.rate < curvature < np.inf:
             bound = (
                 "the largest stable one is"
                 if batch_size == len(obj.problem.X)
@@ -479,116 +562,60 @@ def _stable_rate(
 # Full-batch methods.
 
 
-class _Trace:
-    """A callback that keeps the objective after each iteration and the last finite iterate."""
-
-    def __init__(self, obj: Objective, start: np.ndarray):
-        self._obj = obj
-        self.params = start
-        self.losses: list[float] = []
-
-    def __call__(self, intermediate_result: Any) -> None:
-        if isinstance(intermediate_result, np.ndarray):  # TNC tells no value
-            x, loss = intermediate_result, self._obj.value(intermediate_result)
-        elif "cost" in intermediate_result:  # half the sum of squared residuals
-            x = intermediate_result.x
-            loss = 2 * self._obj.problem.scale * float(intermediate_result.cost)
-        else:
-            x, loss = intermediate_result.x, float(intermediate_result.fun)
-        self.losses.append(loss)
-        if np.isfinite(loss):
-            self.params = np.array(x)
-
-
-def _full_batch(
-    obj: Objective, method: str, start: np.ndarray, epochs: int, seed: int, options: dict[str, Any]
+def _by_full_batch(
+    call: _Call,
+    inside: np.ndarray,
+    options: dict[str, Any],
+    state: dict[str, Any] | None,
 ) -> FitResult:
-    if "callback" in options:
-        raise TypeError(
-            "callback is not an option of fit, which records each iteration's objective in "
-            "history; fastbp.optimize.minimize and least_squares take one"
-        )
-    double = obj.astype(FLOAT64)
-    per_cost = 2 * double.problem.scale  # of half a sum of squares
-    x0 = double.net._params(start).copy()
-    loss, grad = double.value_and_grad(x0)
-    if not (np.isfinite(loss) and np.isfinite(grad).all()):
-        message = f"{method} cannot start: the objective is {loss:g}{_AT_START}"
-        return _result(obj, start, start, DIVERGED, message, 0, 1, seed, [], loss=loss)
-    trace = _Trace(double, x0)
-    search = _least_squares if method in LEAST_SQUARES else _minimize
-    try:
-        with np.errstate(all="ignore"):  # what overflows on the way is backed off from, or told
-            found = search(double, x0, method, epochs, trace, options)
-    except KeyboardInterrupt:
-        nit = len(trace.losses)
-        message = f"interrupted (Ctrl-C) after {_counted(nit, 'iteration')}"
-        return _result(obj, start, trace.params, INTERRUPTED, message, nit, nit, seed, trace.losses)
-    loss = found.cost * per_cost if method in LEAST_SQUARES else found.fun
-    nit = len(trace.losses) if method in LEAST_SQUARES else found.nit
-    if not (np.isfinite(loss) and np.isfinite(found.x).all()):
-        status, params = DIVERGED, trace.params
-        message = (
-            f"{method} diverged in iteration {nit}: the objective is {loss:g}; start from other "
-            f"parameters or scale X and y to about unit size"
-        )
-    else:
-        status, params, message = FINISHED, found.x, str(found.message)
-        if not found.success:
-            spent = found.nfev if method in (*LEAST_SQUARES, "TNC") else nit
-            status = LIMIT if spent >= epochs else STUCK
-    return _result(obj, start, params, status, message, nit, found.nfev, seed, trace.losses)
-
-
-def _minimize(
-    obj: Objective, x0: np.ndarray, method: str, epochs: int, trace: _Trace, options: dict[str, Any]
-) -> Any:
-    limits = {"maxfun" if method == "TNC" else "maxiter": epochs}
-    if method == "L-BFGS-B":  # its own limit of 15000 may come first; maxls is 20
-        limits["maxfun"] = 21 * epochs
-    return optimize.minimize(obj, x0, method=method, callback=trace, **(limits | options))
-
-
-def _least_squares(
-    obj: Objective, x0: np.ndarray, method: str, epochs: int, trace: _Trace, options: dict[str, Any]
-) -> Any:
-    from scipy.optimize import least_squares
-
-    options = {"max_nfev": epochs} | options
-    if "callback" in inspect.signature(least_squares).parameters:  # SciPy 1.16
-        return optimize.least_squares(obj, x0, method=method, callback=trace, **options)
-    trace.losses.append(obj.value(x0))
-    found = optimize.least_squares(obj, x0, method=method, **options)
-    trace.losses.append(2 * obj.problem.scale * float(found.cost))
-    return found
+    assert isinstance(call.rule, str)
+    ending, data = call.ending, call.data
+    limits = Limits(call.epochs, ending.goal, ending.patience, ending.tol)
+    identity = {
+        "network": states.fingerprint(data.raw.net),
+        "method": call.rule,
+        "rows": len(data.raw.problem.X),
+        "scale": data.scale,
+        "validation_rows": data.n_held_out,
+        "seed": call.seed,
+    }
+    out = full_batch.minimise(data, call.rule, inside, limits, call.watch, options, identity, state)
+    return _result(
+        call,
+        out.params,
+        out.status,
+        out.message,
+        out.losses,
+        out.validation,
+        nfev=out.nfev,
+        epoch=out.nit,
+        loss=out.loss,
+        state=out.state,
+    )
 
 
 # Results.
 
 
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")
-
-
 def _result(
-    obj: Objective,
-    start: np.ndarray,
+    call: _Call,
     found: np.ndarray,
     status: int,
     message: str,
-    nit: int,
-    nfev: int,
-    seed: int,
     losses: Any,
-    epoch: int | None = None,
-    loss: float | None = None,
+    validation: Any,
+    *,
+    nfev: int,
+    epoch: int,
+    loss: float,
+    state: dict[str, Any] | None,
 ) -> FitResult:
-    params, free = start.copy(), obj.net.free
-    params[free] = found[free]
-    fun, grad = obj.value_and_grad(params)
-    losses = np.array(losses, np.float64)
-    if loss is None:
-        loss = float(losses[-1]) if len(losses) else float("nan")
+    raw = call.data.raw
+    params = call.data.outside(found)
+    fun, grad = raw.value_and_grad(params)
+    history = {"loss": np.array(losses, np.float64)}
+    if call.data.validation is not None:
+        history["val_loss"] = np.array(validation, np.float64)
     return FitResult(
         params=params,
         fun=fun,
@@ -596,16 +623,27 @@ def _result(
         success=status == FINISHED,
         status=status,
         message=message,
-        nit=nit,
+        nit=len(history["loss"]),
         nfev=nfev,
-        seed=seed,
-        history={"loss": losses},
-        epoch=nit if epoch is None else epoch,
+        seed=call.seed,
+        history=history,
+        state=state,
+        epoch=epoch,
         step=nfev,
         loss=loss,
-        net=obj.net,
-        loss_function=obj.loss,
+        elapsed=call.watch.elapsed,
+        method=str(call.rule),
+        backend=backends.name_of(raw.backend),
+        n_rows=len(raw.problem.X),
+        scale=call.data.scale,
+        net=raw.net,
+        loss_function=raw.loss,
+        data=(raw.problem.X, _targets(raw)),
     )
+
+
+def _targets(obj: Objective) -> Any:
+    return None if obj.loss.target == "none" else obj.problem.targets
 
 
 # What `fit` takes itself: suggested where an option is misspelt.

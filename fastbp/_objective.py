@@ -302,6 +302,8 @@ def largest_eigenvalue(
 
 
 def _penalty(name: str, value: Any) -> float:
+    if type(value) is float and value == 0:
+        return value
     try:
         number = float(value)
     except (TypeError, ValueError):

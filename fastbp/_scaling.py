@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ._arrays import FLOAT64, real_array, require_finite
+from ._arrays import BLOCK_BYTES, FLOAT64, converted, real_array, require_finite
 from ._errors import ShapeError
 
 
@@ -74,10 +75,13 @@ class Scaler:
         with np.errstate(all="ignore"):
             # Sums of many large numbers are too rough for a small deviation; those of differences
             # are not, and a constant column's are 0.
-            D = X - X[0]
-            shift, deviation = X[0] + D.mean(axis=0), D.std(axis=0)
+            first = X[0].astype(np.float64)
+            mean = sum((B - first).sum(axis=0) for B in _blocks(X)) / len(X)
+            squares = sum(((B - first - mean) ** 2).sum(axis=0) for B in _blocks(X))
+            shift, deviation = first + mean, np.sqrt(squares / len(X))
         # What was computed in two ways may differ by some roundings and still be constant.
-        constant = deviation <= 10 * np.finfo(float).eps * np.abs(X).max(axis=0)
+        largest = np.maximum(abs(X.max(axis=0)), abs(X.min(axis=0)))
+        constant = deviation <= 10 * np.finfo(float).eps * largest
         return cls(shift, np.where(constant, 1.0, deviation))
 
     @classmethod
@@ -89,20 +93,32 @@ class Scaler:
         X : array_like (n, n_columns) or (n,), n >= 1, finite
         """
         X = _columns(X)
-        least, most = X.min(axis=0), X.max(axis=0)
+        least, most = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
         with np.errstate(over="ignore"):
             return cls(least, np.where(most == least, 1.0, most - least))
 
-    def transform(self, X: Any) -> np.ndarray:
-        """(X - shift)/scale; a vector (n,) counts as one column and keeps its shape."""
-        return (self._fitting(X) - self._across(X, self.shift)) / self._across(X, self.scale)
+    def transform(self, X: Any, dtype: Any = FLOAT64) -> np.ndarray:
+        """(X - shift)/scale, computed in float64, as an array of `dtype`.
+
+        A vector (n,) counts as one column and keeps its shape.
+        """
+        X = self._fitting(X)
+        result, start = np.empty(X.shape, dtype), 0
+        shift, scale = self._across(X, self.shift), self._across(X, self.scale)
+        with np.errstate(over="ignore"):
+            for block in _blocks(X):
+                stop = start + len(block)
+                result[start:stop] = (block - shift) / scale
+                start = stop
+        return result
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """X·scale + shift, likewise."""
-        return self._fitting(X) * self._across(X, self.scale) + self._across(X, self.shift)
+        """X·scale + shift, likewise, in float64."""
+        X = self._fitting(X)
+        return X * self._across(X, self.scale) + self._across(X, self.shift)
 
     def _fitting(self, X: Any) -> np.ndarray:
-        X = real_array("X", X, FLOAT64)
+        X = _real(X)
         width = X.shape[1] if X.ndim == 2 else 1
         if X.ndim not in (1, 2) or width != len(self.scale):
             raise ShapeError(f"X has shape {X.shape}, expected (n, {len(self.scale)})")
@@ -112,8 +128,21 @@ class Scaler:
         return values[0] if np.ndim(X) == 1 else values
 
 
+def _real(X: Any) -> np.ndarray:
+    """A real array as it is, if only its blocks need to be converted; else one of float64."""
+    large = isinstance(X, np.ndarray) and X.dtype.kind in "fiub" and X.nbytes > BLOCK_BYTES
+    return X if large else real_array("X", X, FLOAT64)
+
+
+def _blocks(X: np.ndarray) -> Iterator[np.ndarray]:
+    """X (n,) or (n, n_columns) in float64, in blocks of rows of about BLOCK_BYTES."""
+    size = max(1, BLOCK_BYTES // (8 * max(1, X[0].size))) if len(X) else 1
+    for start in range(0, len(X), size):
+        yield converted(X[start : start + size], FLOAT64)
+
+
 def _columns(X: Any) -> np.ndarray:
-    X = real_array("X", X, FLOAT64)
+    X = _real(X)
     if X.ndim == 1:
         X = X.reshape(-1, 1)
     if X.ndim != 2 or len(X) == 0:

@@ -1,4 +1,4 @@
-"""The command line: ``fastbp info``, ``fastbp demo``, ``fastbp bench``.
+"""The command line: ``fastbp fit``, ``predict``, ``info``, ``demo``, ``bench``, ``completion``.
 
 What a command needs is imported when it runs, so that ``fastbp --help`` answers at once.
 """
@@ -8,10 +8,13 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 import fastbp as fb
+
+from .tables.commands import FILE, as_json_text, describe, fit, predict
 
 USER_ERROR = 2
 FAILED = 1
@@ -29,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0; 1 if the demo's backends disagree; 2 after an error of the user's, which
-        is one line on stderr; 130 after Ctrl-C.
+        The exit status: 0; 1 if a fit diverged or the demo's backends disagree; 2 after an error of
+        the user's, which is one line on stderr; 130 after Ctrl-C.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # µ and θ where the encoding has none
@@ -41,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failure("interrupted", INTERRUPTED)
     except click.ClickException as error:
         return _failure(error.format_message(), USER_ERROR)
+    except fb.DivergenceError as error:
+        return _failure(str(error), FAILED)
     except (fb.BackendError, ValueError, TypeError, ImportError, OSError) as error:
         return _failure(str(error), USER_ERROR)
 
@@ -72,15 +77,22 @@ def commands(context: click.Context) -> None:
         click.echo(context.get_help())
 
 
-@commands.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(as_json: bool) -> None:
-    """Show versions, backends and instruction set."""
-    config = fb.show_config(mode="dicts")
-    if as_json:
-        import json
+commands.add_command(fit)
+commands.add_command(predict)
 
-        click.echo(json.dumps(config, indent=1))
+
+@commands.command()
+@click.argument("model", type=FILE, required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(model: str | None, as_json: bool) -> None:
+    """Show versions, backends and instruction set, or what MODEL is.
+
+    MODEL is a file that fastbp fit or fastbp.save wrote.
+    """
+    content = fb.show_config(mode="dicts") if model is None else describe(model)
+    assert content is not None
+    if as_json:
+        click.echo(as_json_text(content))
         return
     from rich.console import Console
     from rich.table import Table
@@ -89,12 +101,37 @@ def info(as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column()
     table.add_column(overflow="fold")
-    for title, content in config.items():
-        rows = content.items() if isinstance(content, dict) else [("", content)]
-        for place, (name, text) in enumerate(rows):
-            table.add_row("" if place else title, name, str(text))
+    for title, section in content.items():
+        rows = section.items() if isinstance(section, dict) else [("", section)]
+        for place, (name, value) in enumerate(rows):
+            table.add_row("" if place else title, name, _plain(value))
         table.add_section()
     Console(highlight=False, markup=False).print(table)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
+    if isinstance(value, list):
+        return " | ".join(map(_plain, value))
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@commands.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print a script that completes fastbp's commands in a shell.
+
+    \b
+    bash: eval "$(fastbp completion bash)" in ~/.bashrc
+    zsh:  eval "$(fastbp completion zsh)" in ~/.zshrc
+    fish: fastbp completion fish | source in ~/.config/fish/config.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    complete = get_completion_class(shell)
+    assert complete is not None
+    click.echo(complete(commands, {}, "fastbp", "_FASTBP_COMPLETE").source())
 
 
 @commands.command()

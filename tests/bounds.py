@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product as product_of
 
 import numpy as np
 
+from fastbp.backends import contract
 from fastbp.losses import loss as loss_of
 
 EXACT = np.longdouble
@@ -810,61 +811,119 @@ def richardson(f, h=1e-4):
     return (16 * D[1] - D[0]) / 15
 
 
-# Steps of an optimizer.
+# Steps of an optimizer: PyTorch's algorithms, as its documentation gives them.
 
 
-def step(kind, constants, params, moments, grad, lr, t, dtype):
+def clipped(grad, most, dtype):
+    """g·min(1, most/(‖g‖ + 1e-6)); squares are taken in dtype and summed in float64."""
+    n, value, error = grad.value.size, np.linalg.norm(grad.value), np.linalg.norm(grad.error)
+    rounding = (gamma(2, dtype) + gamma(n + 2, np.float64)) * (value + error)
+    error = error + rounding + np.sqrt(EXACT(n * np.finfo(dtype).tiny))
+    norm = Approx(np.asarray(value), np.asarray(error))
+    factor = _monotone(lambda x: np.minimum(1, most / (np.maximum(x, 0) + EXACT(1e-6))), norm)
+    return times(factor, grad, dtype, 5)
+
+
+def step(optimizer, params, moments, grad, lr, t, dtype, free=True):
     """One update, t counted from 1: (params, moments) from exact ones and a gradient with errors.
 
     The rates and constants are rounded to dtype once, each operation once; what is subnormal may
-    be flushed to zero.
+    be flushed to zero. Only the `free` parameters decay.
     """
-    lr, tiny = EXACT(lr), np.finfo(dtype).tiny
-    p = np.asarray(params, EXACT)
-    if kind == "adam":
-        m, s = np.asarray(moments, EXACT)
-        beta1, beta2, eps = map(EXACT, constants)
-        m = _mix(beta1, m, grad, dtype)
-        s = _mix(beta2, s, times(grad, grad, dtype, 2), dtype)
-        # Monotone in m and s: the ends of their intervals give the ends of the update's. The root,
-        # the quotient and the products are within 4 ULP each. The bias corrections are taken in
-        # float64, where 1 - β^t (with β^t a product) magnifies the rounding of β^t.
-        rate, root = lr / (1 - beta1**t), np.sqrt(1 - beta2**t)
+    lr, tiny, p = EXACT(lr), np.finfo(dtype).tiny, exact(params)
+    rule, constants = RULES[optimizer.kind], tuple(map(EXACT, optimizer.constants))
+    if optimizer.kind == contract.ADAM and constants[3]:
+        decay = np.where(free, lr * constants[3], 0)
+        error = gamma(3, dtype) * (1 + decay) * abs(p.value)
+        p = Approx(p.value - decay * p.value, np.where(free, error + tiny, 0))
+    change, moments = rule(constants, [exact(m) for m in moments], grad, lr, t, dtype)
+    error = p.error + change.error + gamma(1, dtype) * (p.size + change.size)
+    return Approx(p.value - change.value, error + tiny), moments
 
-        def update(m, s):
-            return rate * m / (np.sqrt(np.maximum(s, 0)) / root + eps)
 
-        middle = update(m.value, s.value)
-        ends = [
-            update(m.value + i * m.error, s.value + j * s.error) for i in (-1, 1) for j in (-1, 1)
-        ]
-        change = Approx(middle, np.max([abs(end - middle) for end in ends], axis=0))
-        powers = sum(beta**t / (1 - beta**t) for beta in (beta1, beta2))
-        corrections = gamma(t + 1, np.float64) * powers
-        change.error += (gamma(8 * ULP_OTHER, dtype) + corrections) * change.size
-        moments = [m, s]
-    elif not moments.size:
-        change, moments = times(exact(lr * np.ones_like(p)), grad, dtype, 2), []
-    else:
-        momentum = EXACT(constants[0])
-        old = momentum * np.asarray(moments[0], EXACT)
-        v = Approx(old + grad.value, 0)
-        v.error = grad.error + gamma(3, dtype) * (abs(old) + grad.size) + tiny
-        direction = v
-        if kind == "nesterov":
-            sizes = grad.size + momentum * v.size
-            direction = Approx(
-                grad.value + momentum * v.value,
-                grad.error + momentum * v.error + gamma(3, dtype) * sizes + tiny,
-            )
-        change = times(exact(lr * np.ones_like(p)), direction, dtype, 2)
-        moments = [v]
-    new = Approx(p - change.value, change.error + gamma(1, dtype) * (abs(p) + change.size) + tiny)
-    return new, moments
+def _sgd(constants, moments, grad, lr, t, dtype):
+    direction = grad
+    if moments:
+        moments = [direction] = [_accumulated(constants[0], *moments, grad, dtype)]
+    return _rated(lr, direction, dtype), moments
+
+
+def _nesterov(constants, moments, grad, lr, t, dtype):
+    v = _accumulated(constants[0], *moments, grad, dtype)
+    return _rated(lr, _accumulated(constants[0], v, grad, dtype), dtype), [v]
+
+
+def _adam(constants, moments, grad, lr, t, dtype):
+    (m, s), (beta1, beta2, eps, _) = moments, constants
+    m = _mix(beta1, m, grad, dtype)
+    s = _mix(beta2, s, times(grad, grad, dtype, 2), dtype)
+    # The bias corrections are taken in float64, where 1 - β^t (with β^t a product) magnifies the
+    # rounding of β^t.
+    rate, root = lr / (1 - beta1**t), np.sqrt(1 - beta2**t)
+    change = _over_root(m, s, eps, dtype, rate, root)
+    powers = sum(beta**t / (1 - beta**t) for beta in (beta1, beta2))
+    change.error += gamma(t + 1, np.float64) * powers * change.size
+    return change, [m, s]
+
+
+def _rmsprop(constants, moments, grad, lr, t, dtype):
+    alpha, eps, momentum, centered = constants
+    s, *others = moments
+    s = q = _mix(alpha, s, times(grad, grad, dtype, 2), dtype)
+    moments = [s]
+    if centered:
+        a = _mix(alpha, others.pop(), grad, dtype)
+        q = plus(s, -times(a, a, dtype), dtype)
+        q.error += np.finfo(dtype).tiny
+        moments = [s, a]
+    direction = _over_root(grad, q, eps, dtype)
+    if momentum:
+        direction = _accumulated(momentum, *others, direction, dtype)
+        moments.insert(1, direction)
+    return _rated(lr, direction, dtype), moments
+
+
+def _adagrad(constants, moments, grad, lr, t, dtype):
+    s = _accumulated(1, *moments, times(grad, grad, dtype, 2), dtype)
+    return _rated(lr, _over_root(grad, s, constants[0], dtype), dtype), [s]
+
+
+RULES = {
+    contract.SGD: _sgd,
+    contract.NESTEROV: _nesterov,
+    contract.ADAM: _adam,
+    contract.RMSPROP: _rmsprop,
+    contract.ADAGRAD: _adagrad,
+}
+
+
+def _rated(lr, direction, dtype):
+    return times(exact(lr * np.ones_like(direction.value)), direction, dtype, 2)
+
+
+def _accumulated(share, old, new, dtype):
+    """share·old + new."""
+    sizes = share * old.size + new.size
+    error = share * old.error + new.error + gamma(3, dtype) * sizes + np.finfo(dtype).tiny
+    return Approx(share * old.value + new.value, error)
 
 
 def _mix(beta, old, new, dtype):
     """β·old + (1 - β)·new, also as old + (1 - β)·(new - old)."""
-    value = beta * old + (1 - beta) * new.value
-    sizes = 2 * abs(old) + (1 - beta) * new.size
+    value = beta * old.value + (1 - beta) * new.value
+    sizes = 2 * abs(old.value) + (1 - beta) * new.size
     return Approx(value, (1 - beta) * new.error + gamma(4, dtype) * sizes + np.finfo(dtype).tiny)
+
+
+def _over_root(g, q, eps, dtype, rate=1, root=1):
+    """rate·g/(sqrt(q)/root + eps): the root, the quotient and the products within 4 ULP each."""
+    found = _monotone(lambda g, q: rate * g / (np.sqrt(np.maximum(q, 0)) / root + eps), g, q)
+    found.error += gamma(8 * ULP_OTHER, dtype) * found.size
+    return found
+
+
+def _monotone(f, *arguments):
+    """f of arguments in each of which it is monotone: it is between its values at the corners."""
+    middle = f(*(a.value for a in arguments))
+    corners = product_of(*((a.value - a.error, a.value + a.error) for a in arguments))
+    return Approx(middle, np.max([abs(f(*corner) - middle) for corner in corners], axis=0))

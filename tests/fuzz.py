@@ -1,11 +1,12 @@
-"""Random kernels and networks against the mathematics, until the time is over.
+"""Random kernels, networks and training runs against the mathematics, until the time is over.
 
     python -m tests.fuzz --seconds 60 --seed 1 [--backend c|numba] [--max-isa avx2]
 
 Runs at the repository's root, one process for each backend and instruction-set level. A case is a
 few plain numbers and names, drawn from (seed, index); its arrays follow from them. Results are held
 against extended precision within the bounds of bounds.py, second derivatives and Hessian products
-against the reference. What fails is made smaller while it fails and printed as a program that
+against the reference, what a training run does besides arithmetic against plain Python. What fails
+is made smaller while it fails and printed as a program that
 fails; the exit status is then 1.
 """
 
@@ -28,10 +29,27 @@ if str(TESTS) not in sys.path:  # as a module of `tests`, which is no package
 import bounds
 import numpy as np
 from bounds import EXACT, Approx, exact, gamma
-from strategies import EVERY_ACTIVATION, EVERY_LOSS, case_of, n_for, n_out_for, nasty_layouts
+from strategies import (
+    ARRAYS,
+    EVERY_ACTIVATION,
+    EVERY_LOSS,
+    OPTIMIZERS,
+    Training,
+    case_of,
+    copy_of,
+    n_for,
+    n_out_for,
+    nasty_layouts,
+    new_run,
+    same,
+    shuffled,
+)
+from transcript import follow
 
 import fastbp as fb
 from fastbp import backends
+from fastbp.backends.contract import DONE, GOAL_MET, NO_PROGRESS, Recipe
+from fastbp.losses import loss as loss_of
 
 REFERENCE = backends.load("numpy")
 LEVELS = ("baseline", "avx2", "avx512")
@@ -71,6 +89,7 @@ CHOICES = {
     "dY_layout": LAYOUTS,
     "what": ("value_and_grad", "jacobian", "hvp", "gnvp"),
     "loss": tuple(LOSSES),
+    "method": tuple(OPTIMIZERS),
 }
 
 
@@ -336,10 +355,6 @@ class Net:
 
     @classmethod
     def draw(cls, rng):
-        widths = [int(rng.choice(WIDTHS)) for _ in range(rng.integers(1, 4))]
-        if rng.random() < 0.05:
-            widths[rng.integers(len(widths))] = int(rng.choice(LARGE))
-        layers = tuple((width, str(rng.choice(list(ACTIVATIONS)))) for width in widths)
         flags = ("weighted", "penalties", "fixed")
         what = str(rng.choice(CHOICES["what"]))
         # Where all rows are alike, Hessian products may cancel to nothing but rounding.
@@ -351,25 +366,14 @@ class Net:
             layout=str(rng.choice(layouts)),
             n=int(rng.choice(ROWS[:10] if what == "jacobian" else ROWS)),
             n_in=int(rng.integers(1, 10)),
-            layers=layers,
+            layers=_drawn_layers(rng),
             nan=bool(rng.random() < 0.2),
             threads=int(rng.integers(1, 4)),
             **{flag: bool(rng.integers(2)) for flag in flags},
         )
 
     def case(self):
-        rng, dtype, loss = np.random.default_rng(self.seed), np.dtype(self.dtype), LOSSES[self.loss]
-        layers, n_in = [], self.n_in
-        for k, (width, act) in enumerate(self.layers):
-            n_out = n_out_for(loss, width) if k == len(self.layers) - 1 else width
-            fixed = {}
-            if self.fixed:
-                fixed = {"mask": rng.random((n_in, n_out)) < 0.7, "trainable": k != 1}
-            layers.append(fb.Dense(n_out, ACTIVATIONS[act], **fixed))
-            n_in = n_out
-        net = fb.Network(self.n_in, *layers, dtype=dtype)
-        penalties = {"l2": 0.25, "l1": 0.125, "group": 0.5} if self.penalties else {}
-        c = case_of(rng, net, n_for(loss, self.n), loss, self.weighted, **penalties)
+        rng, c = _network_case(self)
         if self.nan:
             c.X[rng.integers(len(c.X)), rng.integers(self.n_in)] = np.nan
         X, params = (laid_out(a, self.layout) for a in (c.X, c.params))
@@ -427,6 +431,111 @@ class Net:
         )
 
 
+@dataclass(frozen=True)
+class Train:
+    """The first steps of a training run, each from where the one before has led."""
+
+    method: str
+    n: int
+    batch_size: int
+    n_in: int
+    layers: tuple[tuple[int, str], ...]
+    loss: str
+    dtype: str
+    weighted: bool
+    penalties: bool
+    fixed: bool
+    shuffled: bool
+    clipped: bool
+    averaged: bool
+    validated: bool
+    watched: bool
+    threads: int
+    seed: int
+
+    @classmethod
+    def draw(cls, rng):
+        n = int(rng.choice(ROWS))
+        flags = ("weighted", "penalties", "fixed", "shuffled", "clipped", "averaged", "validated")
+        return _drawn(
+            cls,
+            rng,
+            n=n,
+            batch_size=n if rng.random() < 0.3 else int(rng.choice(ROWS)),
+            n_in=int(rng.integers(1, 10)),
+            layers=_drawn_layers(rng),
+            threads=int(rng.integers(1, 4)),
+            watched=bool(rng.integers(2)),
+            **{flag: bool(rng.integers(2)) for flag in flags},
+        )
+
+    def training(self):
+        """(case, training, run, number of steps)."""
+        rng, c = _network_case(self)
+        n = len(c.X)
+        recipe = Recipe(
+            OPTIMIZERS[self.method],
+            n_for(c.loss, min(self.batch_size, n)),
+            loss_of(c.loss).averaged,
+            clip_norm=0.5 if self.clipped else np.inf,
+            average_from=2 if self.averaged else -1,
+            patience=2 if self.watched else 0,
+            tol=0.01 if self.watched else 0.0,
+        )
+        order = np.array([shuffled(rng, c.loss, n) for _ in range(4)]) if self.shuffled else None
+        t = Training(c.problem, recipe, order, rate=0.01 / n)
+        if self.validated:
+            held_out = case_of(rng, c.net, n_for(c.loss, self.n // 2 + 1), c.loss, self.weighted)
+            t = replace(t.having(validation=held_out.problem), held_out=held_out)
+        return c, t, new_run(c.effective, recipe.optimizer), min(4 * t.steps_per_epoch, 6)
+
+    def check(self, backend):
+        c, t, run, n_steps = self.training()
+        if not self._moderate(c, t, copy_of(run), n_steps):
+            return
+        module, again = backends.load(backend), copy_of(run)
+        follow(module, c, t, run, n_steps, beyond=True, sharp=False)
+        buffers, t = t.buffers(n_steps), t.having(threads=self.threads)
+        while again.step < n_steps:
+            t.go(module, again, n_steps - again.step, *buffers)
+        for name in ARRAYS:
+            whole, parts = getattr(again, name), getattr(run, name)
+            assert same(whole, parts), f"{name}: step by step it is not the same"
+
+    def _moderate(self, c, t, run, n_steps):
+        """Whether all that the reference comes by is far from overflowing in float32."""
+        data = [c.X, *([t.held_out.X] if t.held_out else [])]
+        for _ in range(n_steps):
+            if t.go(REFERENCE, run, 1)[0] not in (DONE, GOAL_MET, NO_PROGRESS):
+                return False
+            if any((abs(REFERENCE.forward(c.net.plan, run.params, X)) > 80).any() for X in data):
+                return False
+        return True
+
+
+def _drawn_layers(rng):
+    widths = [int(rng.choice(WIDTHS)) for _ in range(rng.integers(1, 4))]
+    if rng.random() < 0.05:
+        widths[rng.integers(len(widths))] = int(rng.choice(LARGE))
+    return tuple((width, str(rng.choice(list(ACTIVATIONS)))) for width in widths)
+
+
+def _network_case(drawn):
+    """A generator of random numbers, and what is drawn of network, data and objective."""
+    rng, dtype, loss = np.random.default_rng(drawn.seed), np.dtype(drawn.dtype), LOSSES[drawn.loss]
+    layers, n_in = [], drawn.n_in
+    for k, (width, act) in enumerate(drawn.layers):
+        n_out = n_out_for(loss, width) if k == len(drawn.layers) - 1 else width
+        fixed = {}
+        if drawn.fixed:
+            fixed = {"mask": rng.random((n_in, n_out)) < 0.7, "trainable": k != 1}
+        layers.append(fb.Dense(n_out, ACTIVATIONS[act], **fixed))
+        n_in = n_out
+    net = fb.Network(drawn.n_in, *layers, dtype=dtype)
+    penalties = {"l2": 0.25, "l1": 0.125, "group": 0.5} if drawn.penalties else {}
+    return rng, case_of(rng, net, n_for(loss, drawn.n), loss, drawn.weighted, **penalties)
+
+
 def _drawn(cls, rng, **given):
     """A case with the given fields; the others are drawn from their choices."""
     names = [f.name for f in fields(cls) if f.name in CHOICES and f.name not in given]
@@ -436,7 +545,7 @@ def _drawn(cls, rng, **given):
 
 def draw(seed, index):
     rng = np.random.default_rng([seed, index])
-    return rng.choice([Elementwise, Dense, Net], p=[0.4, 0.4, 0.2]).draw(rng)
+    return rng.choice([Elementwise, Dense, Net, Train], p=[0.38, 0.38, 0.18, 0.06]).draw(rng)
 
 
 # Failures.
@@ -467,7 +576,7 @@ def _simpler(case, name, value):
     if isinstance(value, bool):
         return [False] if value else []
     if isinstance(value, int):
-        least = 1 if isinstance(case, Net) else 0
+        least = 1 if isinstance(case, Net | Train) else 0
         numbers = {least, 1, 2, 3, 5, 9, value // 2, value - 1}
         return sorted(v for v in numbers if least <= v < value)
     if isinstance(value, str):

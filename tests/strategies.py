@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -192,10 +192,20 @@ class Training:
     order: np.ndarray | None = None
     rates: np.ndarray | None = None
     rate: float = 0.02
+    held_out: Case | None = None  # what the validation is made of
+
+    def having(self, **options):
+        """The same with other options of the recipe."""
+        return replace(self, recipe=replace(self.recipe, **options))
 
     @property
     def steps_per_epoch(self):
         return -(-len(self.problem.X) // self.recipe.batch_size)
+
+    def buffers(self, n_steps):
+        """Zeros for the losses and validation values of a run of so many steps from its start."""
+        epochs = -(-n_steps // self.steps_per_epoch)
+        return np.zeros(epochs), np.zeros(epochs if self.recipe.validation else 0)
 
     def go(self, module, run, n_steps, total=None, validation=None):
         """(code, losses of the epochs touched); `total` and `validation` hold the whole run's."""
@@ -204,10 +214,15 @@ class Training:
         if self.rates is not None:
             rates = np.ascontiguousarray(self.rates[run.step : run.step + n_steps])
         order = None if self.order is None else np.ascontiguousarray(self.order[first : last + 1])
-        losses = np.zeros(last - first + 1) if total is None else total[first : last + 1]
+        if total is None:
+            total = np.zeros(last + 1)
         if validation is None:
-            validation = np.zeros(last + 1 if self.recipe.validation else 0)
-        validation = validation[first : last + 1]
+            validation = self.buffers(run.step + n_steps)[1]
+        losses, validation = total[first : last + 1], validation[first : last + 1]
+        # Backends do not look.
+        assert len(losses) == last - first + 1 and (order is None or len(order) == len(losses))
+        assert len(rates) in (1, n_steps)
+        assert len(validation) == (len(losses) if self.recipe.validation else 0)
         code = module.train(
             self.problem, self.recipe, run, n_steps, order, rates, losses, validation
         )
@@ -219,14 +234,20 @@ class Training:
         rows = np.arange(len(self.problem.X)) if self.order is None else self.order[epoch]
         return rows[j * self.recipe.batch_size : (j + 1) * self.recipe.batch_size]
 
+    def rate_of(self, step):
+        return self.rate if self.rates is None else self.rates[step]
+
 
 def training(
     seed, dtype, method, loss="mse", n=23, batch_size=5, act="tanh", fixed=False, dropout=0.0,
-    **options,
+    rate=None, validation=0, **options,
 ):  # fmt: skip
-    """A run's ingredients; shuffled, weighted, penalised and with changing rates by the seed."""
+    """A run's ingredients; shuffled, weighted, penalised and with changing rates by the seed.
+
+    `validation` is its number of rows; `options` are the recipe's.
+    """
     rng = np.random.default_rng(seed)
-    shuffled, weighted, changing = seed & 1, seed & 2, seed & 4
+    shuffled, weighted, changing = seed & 1, bool(seed & 2), seed & 4
     n, batch_size = n_for(loss, n), n_for(loss, batch_size)
     n_out, last = n_out_for(loss, 3), "sigmoid" if loss == "bce" else "linear"
     hidden = {"mask": rng.random((9, 6)) < 0.6, "bias_mask": rng.random(6) < 0.6} if fixed else {}
@@ -238,17 +259,21 @@ def training(
         dtype=dtype,
     )
     penalties = ({}, {"l2": 0.05}, {"l1": 0.01, "group": 0.02})[seed % 3]
-    c = case_of(rng, net, n, loss, bool(weighted), **penalties)
-    order = np.array([_shuffled(rng, loss, n) for _ in range(20)]) if shuffled else None
-    rates = rng.uniform(0.005, 0.02, 200) if changing else None
-    options = {"averaged": loss != "sse", "rate": 0.002 if loss == "sse" else 0.02} | options
-    if loss == "sse" and rates is not None:
-        rates /= 10
-    t = Training(c.problem, OPTIMIZERS[method], batch_size, order, rates, **options)
-    return c, t, new_run(c.effective, t.optimizer, 2**64 - 1 - seed)
+    c = case_of(rng, net, n, loss, weighted, **penalties)
+    order = np.array([shuffled(rng, loss, n) for _ in range(20)]) if shuffled else None
+    averaged = loss_of(loss).averaged
+    rates = rng.uniform(0.005, 0.02, 200) / (1 if averaged else 10) if changing else None
+    if rate is None:
+        rate = 0.02 if averaged else 0.002
+    recipe = Recipe(OPTIMIZERS[method], batch_size, averaged, **options)
+    t = Training(c.problem, recipe, order, rates, rate)
+    if validation:
+        held_out = case_of(rng, net, n_for(loss, validation), loss, weighted, **penalties)
+        t = replace(t.having(validation=held_out.problem), held_out=held_out)
+    return c, t, new_run(c.effective, recipe.optimizer, 2**64 - 1 - seed)
 
 
-def _shuffled(rng, loss, n):
+def shuffled(rng, loss, n):
     """An order of the rows that keeps pairs together."""
     if not loss_of(loss).paired:
         return rng.permutation(n)

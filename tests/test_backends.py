@@ -12,12 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 
-import bounds
 import numpy as np
 import pytest
-from bounds import EXACT
 from hypothesis import assume, given, settings, strategies as st
 from strategies import (
+    ARRAYS,
     EVERY_ACTIVATION,
     EVERY_LOSS,
     OPTIMIZERS,
@@ -35,11 +34,12 @@ from strategies import (
     shifted,
     training,
 )
+from transcript import follow
 
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import contract
-from fastbp.losses import MARGIN_RANKING
+from fastbp.backends.contract import Recipe
 
 # The contract.
 
@@ -498,6 +498,11 @@ print(native.instruction_set(), value.hex(), grad.tobytes().hex())
 # Training.
 
 
+def contents(run):
+    """All that a run holds."""
+    return [*(getattr(run, name) for name in ARRAYS), run.step]
+
+
 def agree_runs(computed, expected):
     assert computed.step == expected.step
     agree(computed.params, expected.params, "params")
@@ -505,17 +510,20 @@ def agree_runs(computed, expected):
         agree(a, b, f"moments {k}")
     for k in range(2):
         agree(computed.good[k], expected.good[k], f"good {k}")
-    for k in range(3):
-        agree(computed.monitor[k], expected.monitor[k], f"monitor {k}")
+    agree(computed.best, expected.best, "best")
+    agree(computed.average, expected.average, "average")
+    for k, (a, b) in enumerate(zip(computed.monitor, expected.monitor, strict=True)):
+        assert a == b or agree(a, b, f"monitor {k}") is None  # both may be infinite
 
 
 def agree_in_training(module, t, run, chunks):
     expected = copy_of(run)
+    buffers, expected_buffers = t.buffers(run.step + sum(chunks)), t.buffers(run.step + sum(chunks))
     for n_steps in chunks:
-        code, losses = t.go(module, run, n_steps)
-        expected_code, expected_losses = t.go(REFERENCE, expected, n_steps)
-        assert code == expected_code == contract.DONE
-        agree(losses, expected_losses, "losses")
+        code, _ = t.go(module, run, n_steps, *buffers)
+        assert code == t.go(REFERENCE, expected, n_steps, *expected_buffers)[0] == contract.DONE
+        for pair in zip(buffers, expected_buffers, strict=True):
+            agree(*pair, "losses or validation")
         agree_runs(run, expected)
 
 
@@ -545,7 +553,8 @@ def test_training_with_fixed_entries_and_dropout_agrees(compiled, method, dropou
 
 
 @pytest.mark.backend
-def test_nan_in_the_derivative_does_not_reach_fixed_entries(module, dtype):
+@pytest.mark.parametrize("clip_norm", [np.inf, 0.5])
+def test_nan_in_the_derivative_does_not_reach_fixed_entries(module, dtype, clip_norm):
     """The second input is infinite where the frozen layer has a zero weight: 0·inf is NaN."""
     layers = fb.Dense(3, "sigmoid", trainable=False), fb.Dense(1)
     net = fb.Network(2, *layers, dtype=dtype)
@@ -553,8 +562,8 @@ def test_nan_in_the_derivative_does_not_reach_fixed_entries(module, dtype):
     X = np.array([[1, np.inf], [2, np.inf]], dtype)
     problem = net.objective(X, np.zeros((2, 1))).problem
     assert np.isnan(module.value_and_grad(problem, params, 1)[1][:6]).any()
-    t = Training(problem, OPTIMIZERS["adam"], 2)
-    run = new_run(params, t.optimizer)
+    t = Training(problem, Recipe(OPTIMIZERS["adamw"], 2, True, clip_norm))
+    run = new_run(params, OPTIMIZERS["adamw"])
     assert t.go(module, run, 3)[0] == contract.DONE
     assert same(run.params[:9], params[:9]) and np.isfinite(run.params).all()
 
@@ -576,29 +585,7 @@ def test_training_agrees_for_any_batch_size(compiled, method, n, batch_size):
 def test_each_step_is_within_rounding(module, dtype, method, loss):
     """Each step from where the backend itself stood before it, in extended precision."""
     c, t, run = training(7, dtype, method, loss, act="leaky_relu")
-    weights, group = t.problem.weights, 2 if t.problem.loss == MARGIN_RANKING else 1
-    for k in range(12):
-        before, rows = copy_of(run), t.batch(k)
-        factor = EXACT(t.problem.scale)
-        if t.averaged:
-            factor *= EXACT(len(c.X)) / len(rows)
-        objective, grad = bounds.objective(
-            c.net, before.params, c.X[rows], None if c.y is None else c.y[rows], loss,
-            None if weights is None else weights[rows][::group], t.problem.l2, factor,
-        )  # fmt: skip
-        rate = t.rate if t.rates is None else t.rates[k]
-        params, moments = bounds.step(
-            method, t.optimizer.constants, before.params, before.moments, grad, rate, k + 1, dtype
-        )
-        code, losses = t.go(module, run, 1)
-        assert (code, run.step) == (contract.DONE, k + 1)
-        objective.check(run.monitor[2], f"objective of step {k}")
-        objective.check(losses[0], f"loss of step {k}")
-        for bound, computed in zip(moments, run.moments, strict=True):
-            bound.check(computed, f"moments of step {k}")
-        params.check(run.params, f"params of step {k}")
-        if method != "adam":  # whose first steps hang on the sign of the gradient
-            params.check_sharp(200 * np.finfo(dtype).eps)
+    assert follow(module, c, t, run, 12)[0] == contract.DONE
 
 
 @pytest.mark.backend
@@ -610,10 +597,7 @@ def test_chunks_of_steps_are_one_run_bitwise(module, dtype, method):
     parts = np.zeros(4)
     for n_steps in (1, 3, 2, 9, 5):
         t.go(module, run, n_steps, parts)
-    assert same(
-        [run.params, run.moments, run.good, run.monitor, parts],
-        [whole.params, whole.moments, whole.good, whole.monitor, losses],
-    )
+    assert same([*contents(run), parts], [*contents(whole), losses])
 
 
 @pytest.mark.backend
@@ -624,7 +608,7 @@ def test_training_repeats_bitwise_and_leaves_its_inputs(module, dtype):
     before = [a.copy() for a in inputs]
     again = copy_of(run)
     assert same(t.go(module, run, 17), t.go(module, again, 17))
-    assert same([run.params, run.moments, run.good], [again.params, again.moments, again.good])
+    assert same(contents(run), contents(again))
     assert same(inputs, before)
 
 
@@ -639,14 +623,14 @@ def test_threads_train_on_one_problem(module, dtype):
         results = list(pool.map(lambda r: t.go(module, r, 30), runs))
     for r, result in zip(runs, results, strict=True):
         assert same(result, (contract.DONE, losses))
-        assert same([r.params, r.moments], [expected.params, expected.moments])
+        assert same(contents(r), contents(expected))
 
 
 @pytest.mark.backend
 def test_losses_are_added_to_what_is_there(module):
     _, t, run = training(0, "float64", "sgd")
     losses = np.array([1000.0])
-    module.train(t.problem, t.optimizer, run, 1, 5, True, None, np.array([0.01]), losses, 1)
+    module.train(t.problem, t.recipe, run, 1, None, np.array([0.01]), losses, np.empty(0))
     assert losses[0] == pytest.approx(1000 + run.monitor[2], rel=1e-15)
     assert run.monitor[0] == run.monitor[2]
 
@@ -667,7 +651,7 @@ def test_non_finite_objective_stops_before_its_update(module, dtype, method, bad
         replace(t.problem, X=X, handles={}),
         replace(t.problem, targets=targets, handles={}),
     ):
-        bad_run = new_run(run.params, t.optimizer)
+        bad_run = new_run(run.params, t.recipe.optimizer)
         spoilt = replace(t, problem=problem)
         if problem.X is X and np.isinf(bad):
             continue  # tanh takes infinities
@@ -713,8 +697,9 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     rng = np.random.default_rng(1)
     c = case(rng, [2, 1], ["linear"], dtype, 8)
     problem = c.net.objective(c.X, c.y).problem
-    t = Training(problem, OPTIMIZERS["sgd"], batch_size, rate=2.0 if batch_size == 8 else 1.0)
-    run, expected = (new_run(c.params, t.optimizer) for _ in range(2))
+    recipe = Recipe(OPTIMIZERS["sgd"], batch_size, True)
+    t = Training(problem, recipe, rate=2.0 if batch_size == 8 else 1.0)
+    run, expected = (new_run(c.params, recipe.optimizer) for _ in range(2))
     expected_code, _ = t.go(REFERENCE, expected, 400)
     assert expected_code == contract.GROWN and expected.step < 400
     assert expected.step % t.steps_per_epoch == 0
@@ -725,7 +710,7 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     above = means > contract.GROWTH_LIMIT * run.monitor[0]
     assert list(above[-4:]) == [False, True, True, True] and run.monitor[1] == 3
     # Count and losses go on from call to call; good is the start of the last epoch not beyond.
-    parts, total, starts = new_run(c.params, t.optimizer), np.zeros(400), []
+    parts, total, starts = new_run(c.params, recipe.optimizer), np.zeros(400), []
     code = contract.DONE
     while code == contract.DONE:
         if parts.step % t.steps_per_epoch == 0:
@@ -740,9 +725,10 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
 def test_growth_must_be_in_a_row(module, dtype):
     """Two epochs above the limit, one below, two above: no stop."""
     c = case(np.random.default_rng(2), [2, 1], ["linear"], dtype, 3)
-    t = Training(c.net.objective(c.X, c.y).problem, OPTIMIZERS["sgd"], 3, rate=0.0)
+    recipe = Recipe(OPTIMIZERS["sgd"], 3, True)
+    t = Training(c.net.objective(c.X, c.y).problem, recipe, rate=0.0)
     far = np.full_like(c.params, 1e5)
-    run = new_run(c.params, t.optimizer)
+    run = new_run(c.params, recipe.optimizer)
     t.go(module, run, 1)
     run.monitor[0] = 1.0
     for params, count in [(far, 1), (far, 2), (c.params, 0), (far, 1), (far, 2)]:
@@ -757,8 +743,9 @@ def test_growth_must_be_in_a_row(module, dtype):
 @pytest.mark.parametrize("share, count", [(0.9, 0), (1.1, 1)])
 def test_growth_is_of_the_mean_over_an_epochs_batches(module, dtype, share, count):
     c = case(np.random.default_rng(2), [2, 1], ["linear"], dtype, 3)
-    t = Training(c.net.objective(c.X, c.y).problem, OPTIMIZERS["sgd"], 1, rate=0.0)
-    run = new_run(c.params, t.optimizer)
+    recipe = Recipe(OPTIMIZERS["sgd"], 1, True)
+    t = Training(c.net.objective(c.X, c.y).problem, recipe, rate=0.0)
+    run = new_run(c.params, recipe.optimizer)
     _, losses = t.go(module, run, 3)
     run.monitor[0] = losses[0] / 3 / share / contract.GROWTH_LIMIT
     t.go(module, run, 3)
@@ -780,10 +767,247 @@ def test_good_parameters_lag_one_epoch(module, dtype):
 @pytest.mark.backend
 def test_floating_point_mode_is_restored_on_every_way_out(module, dtype):
     """Subnormal numbers may be flushed inside, never after."""
-    _, t, run = training(0, dtype, "adam")
     small = np.array([np.finfo(dtype).smallest_subnormal])
-    _, spoilt, bad_run = training(0, dtype, "adam")
+    _, t, run = training(0, dtype, "adam", batch_size=23, validation=9)
+    _, spoilt, _ = training(0, dtype, "adam", batch_size=23)
     spoilt.problem.targets[3] = np.nan
-    for tr, r, code in [(t, run, contract.DONE), (spoilt, bad_run, contract.NON_FINITE_OBJECTIVE)]:
-        assert tr.go(module, r, 5)[0] == code
+    constant = replace(t, rate=0.0)
+    ways_out = {
+        contract.DONE: t,
+        contract.NON_FINITE_OBJECTIVE: spoilt,
+        contract.NON_FINITE_PARAMETERS: replace(t, rate=np.inf),
+        contract.GROWN: constant,
+        contract.GOAL_MET: t.having(goal=np.inf),
+        contract.NO_PROGRESS: constant.having(patience=1),
+    }
+    for code, how in ways_out.items():
+        r = replace(copy_of(run), step=1)  # behind the step that sets the growth limit's base
+        r.monitor[0] = 1e-300 if code == contract.GROWN else 1.0
+        assert how.go(module, r, 4)[0] == code
         assert (small * 3 > small).all() and (small / 1 == small).all()
+
+
+# Options of a recipe.
+
+EVERY_OPTION = {
+    "clip_norm": 0.2, "average_from": 7, "validation": 9, "goal": 1e-3, "patience": 2, "tol": 0.01,
+}  # fmt: skip
+GO_ON = (contract.DONE, contract.GOAL_MET, contract.NO_PROGRESS)
+
+
+def go_through(module, t, run, n_steps, cuts=()):
+    """Go on where the run stops: (the stops as (step, code), losses, validation)."""
+    buffers, stops = t.buffers(n_steps), []
+    while run.step < n_steps:
+        stop = min([cut for cut in cuts if cut > run.step], default=n_steps)
+        code, _ = t.go(module, run, stop - run.step, *buffers)
+        assert code in GO_ON
+        stops += [(run.step, code)] if code else []
+    return stops, *buffers
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_training_with_every_option_agrees_with_the_reference(compiled, method):
+    options = EVERY_OPTION | {"goal": -np.inf, "patience": 20}
+    for seed in range(8):
+        loss = ["mse", "margin_ranking", "softmax_ce", "gaussian_nll"][seed % 4]
+        what = {"fixed": seed < 4, "dropout": seed % 3 / 4}
+        _, t, run = training(seed, "float64", method, loss, **what, **options)
+        agree_in_training(compiled, t, run, (1, 3, 9, 5, 20))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_each_step_with_every_option_follows_the_contract(module, dtype, method, fixed):
+    for seed in (1, 2, 4, 7):
+        loss = ["mse", "margin_ranking", "softmax_ce", "gaussian_nll"][seed % 4]
+        c, t, run = training(seed, dtype, method, loss, fixed=fixed, **EVERY_OPTION)
+        follow(module, c, t, run, 20, beyond=True)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_chunks_with_every_option_are_one_run_bitwise(module, dtype, method):
+    for seed in range(6):
+        cuts = np.random.default_rng(seed).choice(60, 20)
+        what = {"fixed": seed % 2, "dropout": seed % 3 / 4}
+        _, t, run = training(seed, dtype, method, **what, **EVERY_OPTION)
+        whole = copy_of(run)
+        expected = go_through(module, t, whole, 60)
+        assert same(go_through(module, t, run, 60, cuts), expected)
+        assert same(contents(run), contents(whole))
+
+
+@pytest.mark.backend
+def test_options_not_in_use_need_no_arrays(module, dtype):
+    """Nor does a validation that nothing watches."""
+    for validation in (0, 9):
+        _, t, run = training(7, dtype, "adam", validation=validation)
+        bare = replace(copy_of(run), best=np.empty(0, dtype), average=np.empty(0))
+        assert same(t.go(module, bare, 20), t.go(module, run, 20))
+        assert same(contents(bare)[:3], contents(run)[:3])
+
+
+# Clipping.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_a_norm_below_the_limit_is_left_alone(module, dtype, method):
+    """The norm of what is free: that of the whole gradient is above."""
+    c, t, run = training(1, dtype, method, fixed=True, batch_size=23)
+    _, grad = module.value_and_grad(t.problem, run.params, 1)
+    norm, whole = (np.linalg.norm(g.astype(np.float64)) for g in (grad[c.net.free], grad))
+    assert whole > 1.02 * norm
+    results = []
+    for most in (0.99 * norm, 1.01 * norm, np.inf):
+        results.append(copy_of(run))
+        assert t.having(clip_norm=most).go(module, results[-1], 1)[0] == contract.DONE
+    below, above, unlimited = results
+    assert same(contents(above), contents(unlimited))
+    assert not same(contents(below), contents(unlimited))
+
+
+# Averages.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("first", [0, 1, 4, 5, 19, 20])
+def test_the_average_is_the_mean_of_the_iterates(module, dtype, first):
+    """Fixed entries stay what they are, to the bit."""
+    for method in ("sgd", "adamw"):
+        c, t, run = training(3, dtype, method, fixed=True, validation=9, average_from=first)
+        start = run.params.copy()
+        follow(module, None, t.having(patience=9), run, 20)
+        fixed = np.setdiff1d(np.arange(c.net.n_params), c.net.free)
+        if first < 20:
+            assert same(run.average[fixed], start[fixed].astype(np.float64))
+            assert not np.array_equal(run.average.astype(dtype), run.params) or first == 19
+
+
+# Watching. The transcript says, from the numbers met, what is best and where the run stops.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("validation", [0, 9])
+@pytest.mark.parametrize("loss", ["mse", "poisson"])
+def test_stops_follow_from_the_numbers_met(module, dtype, validation, loss):
+    """Rates that are often too large, so that objectives rise and fall; some are negative."""
+    codes, watched = set(), []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        options = {
+            "average_from": int(rng.choice([-1, 13])), "patience": int(rng.integers(1, 5)),
+            "tol": rng.choice([0.0, 0.02, 0.2]), "validation": validation,
+        }  # fmt: skip
+        _, t, run = training(seed, dtype, "sgd", loss, **options)
+        t.rates = rng.uniform(0, 1.0, 100)
+        if loss == "poisson":  # counts whose best objective is below 0
+            t.rates /= 4
+            t.problem.targets[:] += 3
+        means = t.having(patience=0).go(module, copy_of(run), 100)[1] / t.steps_per_epoch
+        goal = float(rng.choice([-np.inf, np.median(means)]))
+        code, *_ = follow(module, None, t.having(goal=goal), run, 100)
+        codes.add(code)
+        watched.append(run.monitor[3])
+    assert codes >= {contract.GOAL_MET, contract.NO_PROGRESS}
+    assert min(watched) < 0 or loss == "mse"
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_validation_that_is_not_finite_is_no_progress(module, dtype, bad):
+    _, t, run = training(0, dtype, "adam", validation=9, patience=3)
+    t.held_out.y[2] = bad
+    held_out = replace(t, held_out=None).having(validation=t.held_out.problem)
+    best = run.best.copy()
+    code, losses, validation = follow(module, None, held_out, run, 50)
+    assert (code, run.step) == (contract.NO_PROGRESS, 15)
+    assert not np.isfinite(validation[:3]).any() and not validation[3:].any()
+    assert np.isfinite(losses).all() and same(run.best, best)
+    assert run.monitor[3:].tolist() == [np.inf, np.inf, 3]
+    # Unwatched it is nothing but a number.
+    run = new_run(best, OPTIMIZERS["adam"])
+    assert held_out.having(patience=0).go(module, run, 50)[0] == contract.DONE
+
+
+@pytest.mark.backend
+def test_the_goal_comes_before_the_patience(module, dtype):
+    """Both in the same epoch, the second; later calls go on, and stop as soon as one is due."""
+    _, t, run = training(0, dtype, "sgd", batch_size=23, rate=0.1, validation=9)
+    t.held_out.y[:] = np.nan
+    t = t.having(validation=t.held_out.problem, patience=2)
+    _, means = t.having(patience=0).go(module, copy_of(run), 9)
+    assert (np.diff(means) < 0).all()
+    t = t.having(goal=means[1])
+    code, _ = t.go(module, run, 9)
+    assert (code, run.step, run.monitor[5]) == (contract.GOAL_MET, 2, 2)
+    assert t.go(module, run, 9)[0] == contract.GOAL_MET and run.step == 3
+    assert t.having(goal=0.0).go(module, run, 9)[0] == contract.NO_PROGRESS
+    assert (run.step, run.monitor[5]) == (4, 4)
+
+
+@pytest.mark.backend
+def test_the_goal_may_be_met_exactly(module, dtype):
+    for batch_size in (23, 5):
+        _, t, run = training(0, dtype, "sgd", batch_size=batch_size, rate=0.0)
+        _, (total,) = t.go(module, copy_of(run), t.steps_per_epoch)
+        mean = total / t.steps_per_epoch
+        below = t.having(goal=np.nextafter(mean, -np.inf))
+        assert below.go(module, copy_of(run), t.steps_per_epoch)[0] == contract.DONE
+        assert t.having(goal=mean).go(module, run, t.steps_per_epoch)[0] == contract.GOAL_MET
+
+
+@pytest.mark.backend
+def test_what_diverges_is_not_watched(module, dtype):
+    """No validation is taken of parameters that are not finite, nor beyond the growth limit."""
+    options = {"validation": 9, "patience": 3, "goal": np.inf, "batch_size": 23}
+    _, t, run = training(0, dtype, "sgd", rate=np.inf, **options)
+    untouched, before = np.full(1, 123.0), copy_of(run)
+    code = t.go(module, run, 1, validation=untouched)[0]
+    assert code == contract.NON_FINITE_PARAMETERS and untouched == 123
+    assert same([run.best, run.monitor[3:]], [before.best, before.monitor[3:]])
+    t = replace(t, rate=0.0).having(goal=-np.inf)
+    run, untouched = copy_of(before), np.full(4, 123.0)
+    t.go(module, run, 1)
+    run.monitor[0] = 1e-300
+    code = t.go(module, run, 3, validation=untouched)[0]
+    assert (code, run.step) == (contract.GROWN, 4)
+    assert (untouched[1:3] < 123).all() and untouched[3] == 123
+    assert run.monitor[5] == 2
+
+
+def stopped(module, dtype):
+    """How runs come to each stop: (code, training, run)."""
+    _, t, run = training(1, dtype, "adam", validation=9, average_from=3)
+    yield contract.DONE, t, run
+    yield contract.GOAL_MET, t.having(goal=np.inf), run
+    yield contract.NO_PROGRESS, replace(t, rate=0.0).having(patience=1), run
+    last_is_infinite = np.where(np.arange(30) == 4, np.inf, 0.01)
+    yield contract.NON_FINITE_PARAMETERS, replace(t, rates=last_is_infinite), run
+    targets = t.problem.targets.copy()
+    targets[3] = np.nan
+    yield (
+        contract.NON_FINITE_OBJECTIVE,
+        replace(t, problem=replace(t.problem, targets=targets, handles={})),
+        run,
+    )
+
+
+@pytest.mark.backend
+def test_a_copy_goes_on_as_the_run_would(module, dtype):
+    """From each stop; where none is divergence, as if it had not stopped."""
+    for expected, t, start in stopped(module, dtype):
+        run = copy_of(start)
+        code, _ = t.go(module, run, 12)
+        assert code == expected
+        again, step = copy_of(run), run.step
+        assert same(t.go(module, run, 9), t.go(module, again, 9)), expected
+        assert same(contents(run), contents(again))
+        if expected in GO_ON:
+            endless = copy_of(start)
+            t.having(goal=-np.inf, patience=0).go(module, endless, run.step)
+            assert run.step > step
+            assert same(contents(run)[:3], contents(endless)[:3])

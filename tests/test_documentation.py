@@ -9,12 +9,14 @@ import pkgutil
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import fastbp as fb
 from fastbp import activations, losses
+from fastbp._timing import BY_HAND, compare
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,6 +84,46 @@ def test_documents_examples_run(path, tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+
+
+PAIR = "By hand:\n\n{0}\nWith fastbp:\n\n{0}\nThe same result:\n\n{0}".format(
+    r"```python\n(.*?)^```\n"
+)
+
+
+@pytest.mark.backend
+def test_drop_in_pairs(backend, record_property):
+    """Both of each pair come to the same result; how long they take is printed (-rP) and recorded.
+
+    What a section has before its pair sets it up, for itself and for those after it.
+    """
+    text = (ROOT / "docs" / "drop_in.md").read_text(encoding="utf-8")
+    shared, titles = {}, []
+    for section in re.split(r"^## ", text, flags=re.M):
+        pair = re.search(PAIR, section, re.M | re.S)
+        exec(program(section[: pair.start()] if pair else section), shared)
+        if not pair:
+            continue
+        title = section.splitlines()[0]
+        by_hand, ours, check = (compile(part, title, "exec") for part in pair.groups())
+        calls = {BY_HAND: partial(run, by_hand, shared), backend: partial(run, ours, shared)}
+        results, _, best = compare(calls, seconds=0.2)
+        assert results[BY_HAND].keys() & results[backend].keys() == shared.keys()
+        assert "assert " in pair[3]
+        run(check, results[BY_HAND] | results[backend])
+        times = ", ".join(f"{name} {1e6 * seconds:,.0f} µs" for name, seconds in best.items())
+        record_property(title, times)
+        print(f"{title}: {times}, {best[BY_HAND] / best[backend]:.1f} times faster")
+        titles.append(title)
+    assert len(titles) >= 5
+    assert re.findall(r"^\| \[(.*)\]\(.*\) \| [\d,]+ µs \|", text, re.M) == titles
+
+
+def run(code, names):
+    """The names with which a program ends that starts with these."""
+    names = dict(names)
+    exec(code, names)
+    return names
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "examples" / "README.md"], ids=short)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import fuzz
@@ -14,6 +15,7 @@ import pytest
 
 import fastbp as fb
 from fastbp import backends
+from fastbp.backends import contract
 
 pytestmark = pytest.mark.backend
 
@@ -124,6 +126,42 @@ def symmetric_part(hvp):
     return lambda problem, params, v, gauss_newton: hvp(problem, params, v, True)
 
 
+def undecayed_bias(train):
+    """AdamW's decay leaves the last parameter, a bias, alone."""
+
+    def wrong(problem, recipe, run, n_steps, *arrays):
+        last = run.params[-1].copy()
+        code = train(problem, recipe, run, n_steps, *arrays)
+        if recipe.optimizer.kind == contract.ADAM and n_steps == 1:
+            rates = arrays[1]
+            run.params[-1] += rates[0] * recipe.optimizer.constants[3] * last
+        return code
+
+    return wrong
+
+
+def impatient(train):
+    """The patience is over an epoch too soon, where there is more than one."""
+
+    def wrong(problem, recipe, run, *others):
+        if recipe.patience > 1:
+            recipe = replace(recipe, patience=recipe.patience - 1)
+        return train(problem, recipe, run, *others)
+
+    return wrong
+
+
+def rounded_average(train):
+    """The average is kept in the type of the parameters."""
+
+    def wrong(problem, recipe, run, *others):
+        code = train(problem, recipe, run, *others)
+        run.average[:] = run.average.astype(np.float32)
+        return code
+
+    return wrong
+
+
 FAULTS = [
     ("dense_forward", last_column),
     ("dense_backward", forgotten_row),
@@ -132,6 +170,9 @@ FAULTS = [
     ("value_and_grad", untrained_penalty),
     ("jacobian", first_output_only),
     ("hvp", symmetric_part),
+    ("train", undecayed_bias),
+    ("train", impatient),
+    ("train", rounded_average),
 ]
 
 

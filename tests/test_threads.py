@@ -17,11 +17,13 @@ from functools import partial
 import numpy as np
 import pytest
 from strategies import (
+    ARRAYS,
     OPTIMIZERS,
     QUARTIC,
     Training,
     case,
     case_of,
+    copy_of,
     n_for,
     n_out_for,
     new_run,
@@ -31,6 +33,7 @@ from strategies import (
 
 import fastbp as fb
 from fastbp.backends import contract
+from fastbp.backends.contract import Recipe
 
 pytestmark = pytest.mark.backend
 
@@ -88,9 +91,9 @@ def test_jacobian_and_normal_equations_do_not_depend_on_their_number(compiled, d
 
 
 def trained(module, t, run, threads, n_steps):
-    run = new_run(run.params, t.optimizer, run.seed)
-    code, losses = replace(t, threads=threads).go(module, run, n_steps)
-    return code, losses, run.params, run.moments, run.good, run.monitor, run.step
+    run, buffers = copy_of(run), t.buffers(n_steps)
+    code, _ = t.having(threads=threads).go(module, run, n_steps, *buffers)
+    return code, *buffers, *(getattr(run, name) for name in ARRAYS), run.step
 
 
 @pytest.mark.parametrize("n", ROWS)
@@ -99,32 +102,55 @@ def test_training_does_not_depend_on_their_number(compiled, dtype, n, method):
     """In full batches; with dropout and fixed entries too."""
     for seed, loss in enumerate(LOSSES):
         options = {"fixed": True, "dropout": 0.25} if seed % 2 else {}
+        if seed > 2:  # the validation has another number of parts
+            options |= {"clip_norm": 0.1, "average_from": 1, "validation": 700, "patience": 9}
         _, t, run = training(seed, dtype, method, loss, n=n, batch_size=n, **options)
         expected = trained(compiled, t, run, 1, 3)
         for threads in COUNTS:
             assert same(trained(compiled, t, run, threads, 3), expected), (loss, threads)
 
 
-def test_minibatches_do_not_depend_on_their_number(compiled, dtype):
-    """Of two parts, the last one of one."""
-    _, t, run = training(7, dtype, "adam", n=1100, batch_size=500)
+@pytest.mark.parametrize("validation", [0, 1, 100, 2000, 9001])
+def test_minibatches_do_not_depend_on_their_number(compiled, dtype, validation):
+    """Of two parts, the last one of one; the validation has fewer parts, or more, or 16."""
+    options = {"validation": validation, "patience": 9, "average_from": 4}
+    _, t, run = training(7, dtype, "adam", n=1100, batch_size=500, **options)
     assert t.order is not None and t.rates is not None
     expected = trained(compiled, t, run, 1, 8)
     for threads in COUNTS:
         assert same(trained(compiled, t, run, threads, 8), expected)
 
 
+@pytest.mark.parametrize("batch_size", [1, 32])
+def test_small_batches_with_a_validation_of_parts(compiled, dtype, batch_size):
+    """What one thread trains, several may evaluate."""
+    _, t, run = training(7, dtype, "adam", batch_size=batch_size, n=64, validation=3000, patience=9)
+    n_steps = 2 * t.steps_per_epoch + 1
+    expected = trained(compiled, t, run, 1, n_steps)
+    for threads in COUNTS:
+        assert same(trained(compiled, t, run, threads, n_steps), expected)
+
+
 @pytest.mark.parametrize("spoilt", ["first", "middle", "last"])
 def test_stopping_does_not_depend_on_their_number(compiled, dtype, spoilt):
-    """Where one part's objective is NaN, and where the objective grows."""
-    _, t, run = training(0, dtype, "momentum", n=1500, batch_size=1500)
+    """Where one part's objective is NaN, where the objective grows, where a goal or nothing is."""
+    _, t, run = training(0, dtype, "momentum", n=1500, batch_size=1500, validation=1500)
+    place = {"first": 0, "middle": 700, "last": 1499}[spoilt]
     targets = t.problem.targets.copy()
-    targets[{"first": 0, "middle": 700, "last": 1499}[spoilt]] = np.nan
+    targets[place] = np.nan
     nan = replace(t, problem=replace(t.problem, targets=targets, handles={}))
+    t.held_out.y[place] = np.nan
+    unknown = t.having(validation=t.held_out.problem, patience=3)
     grows = replace(t, rate=100.0, rates=None)
-    for runs, code in ((nan, contract.NON_FINITE_OBJECTIVE), (grows, None)):
+    _, (start, *_) = t.go(compiled, copy_of(run), 3)
+    for runs, codes in (
+        (nan, {contract.NON_FINITE_OBJECTIVE}),
+        (grows, {contract.NON_FINITE_OBJECTIVE, contract.NON_FINITE_PARAMETERS, contract.GROWN}),
+        (unknown, {contract.NO_PROGRESS}),
+        (t.having(goal=0.9 * start), {contract.GOAL_MET}),
+    ):
         expected = trained(compiled, runs, run, 1, 40)
-        assert expected[0] == code or (code is None and expected[0] != contract.DONE)
+        assert expected[0] in codes
         for threads in COUNTS:
             assert same(trained(compiled, runs, run, threads, 40), expected)
 
@@ -134,12 +160,14 @@ def test_flushing_does_not_depend_on_their_number(compiled, dtype):
     tiny = np.finfo(dtype).tiny
     c = case(np.random.default_rng(3), [4, 7, 2], ["linear", "linear"], dtype, 1100)
     problem = c.net.objective(c.X, 0 * c.y, "sse").problem
-    t = Training(problem, OPTIMIZERS["adam"], 1100, averaged=False)
-    for scale in (tiny, 1e3 * tiny, np.sqrt(tiny) / 30):
-        run = new_run((c.params * scale).astype(dtype), t.optimizer)
-        expected = trained(compiled, t, run, 1, 4)
-        for threads in COUNTS:
-            assert same(trained(compiled, t, run, threads, 4), expected)
+    options = {"clip_norm": 1.0, "average_from": 1, "validation": problem, "patience": 9}
+    for method, optimizer in OPTIMIZERS.items():
+        t = Training(problem, Recipe(optimizer, 1100, False, **options))
+        for scale in (tiny, 1e3 * tiny, np.sqrt(tiny) / 30):
+            run = new_run((c.params * scale).astype(dtype), optimizer)
+            expected = trained(compiled, t, run, 1, 4)
+            for threads in COUNTS:
+                assert same(trained(compiled, t, run, threads, 4), expected), method
 
 
 def test_more_threads_than_parts_or_processors(compiled, dtype, rng):
@@ -265,12 +293,13 @@ def interrupted_callback(threads):
 def training_runs(threads):
     from fastbp.backends import resolve
 
+    options = {"n": 600, "batch_size": 600, "validation": 600, "threads": threads}
     for method in ("sgd", "adam"):
-        _, t, run = training(2, "float32", method, n=600, batch_size=600)
-        assert replace(t, threads=threads).go(resolve(), run, 5)[0] == contract.DONE
+        _, t, run = training(2, "float32", method, **options)
+        assert t.go(resolve(), run, 5)[0] == contract.DONE
+        assert t.having(goal=np.inf).go(resolve(), run, 5)[0] == contract.GOAL_MET
         t.problem.targets[3] = np.nan
-        stopped = replace(t, threads=threads).go(resolve(), run, 5)[0]
-        assert stopped == contract.NON_FINITE_OBJECTIVE
+        assert t.go(resolve(), run, 5)[0] == contract.NON_FINITE_OBJECTIVE
 
 
 def derivatives(threads):

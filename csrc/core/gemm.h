@@ -125,19 +125,24 @@ INLINE void panel_product(idx M, idx columns, idx K, const real *A, idx ars, idx
     }
 }
 
-/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. `pack` has PACK_SIZE. */
-static void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, const real *B, idx ldb,
-                 real *C, idx ldc, epilogue e, real *pack)
+/* Whether B is beyond the first-level cache, and whether its columns are packed. */
+INLINE int is_large(idx M, idx N, idx K)
 {
-    int large = K * N * (idx)sizeof(real) > UNPACKED_BYTES && M > 8;
+    return K * N * (idx)sizeof(real) > UNPACKED_BYTES && M > 8;
+}
+
+INLINE int packs_columns(idx M, idx N, idx K)
+{
+    return is_large(M, N, K) || (!HAVE_MASKS && N % VL != 0 && M > 2);
+}
+
+/* What gemm() does with products that are more than one tile. */
+static void product_of_tiles(idx M, idx N, idx K, const real *A, idx ars, idx acs, const real *B,
+                             idx ldb, real *C, idx ldc, epilogue e, real *pack)
+{
+    int large = is_large(M, N, K), pack_b = packs_columns(M, N, K);
     int pack_a = large && ars == 1 && acs > 1;
-    int pack_b = large || (!HAVE_MASKS && N % VL != 0 && M > 2);
     idx vectors = (N + VL - 1) / VL, chunks = (vectors + MAX_NV - 1) / MAX_NV;
-    if (chunks == 1 && !pack_b && M > 0 && M <= rows_of_tile(vectors)) { /* small networks live here */
-        tiles[vectors - 1][M - 1](K, A, ars, acs, B, ldb, C, ldc,
-                                  first_lanes(N - (vectors - 1) * VL), e);
-        return;
-    }
     idx depth = large ? KC : K, height = large ? MC : M;
     if (!large && pack_b) depth = K < KC ? K : KC;
     for (idx i = 0; i < M; i += height) {
@@ -172,6 +177,19 @@ static void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, const rea
             k += deep;
         } while (k < K);
     }
+}
+
+/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. `pack` has PACK_SIZE. The
+ * products of small networks are single tiles, for which a call more would count. */
+INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, const real *B, idx ldb,
+                 real *C, idx ldc, epilogue e, real *pack)
+{
+    idx nv = (N + VL - 1) / VL;
+    int one_tile = nv >= 1 && nv <= MAX_NV && M >= 1 && M <= rows_of_tile(nv);
+    if (one_tile && !packs_columns(M, N, K))
+        tiles[nv - 1][M - 1](K, A, ars, acs, B, ldb, C, ldc, first_lanes(N - (nv - 1) * VL), e);
+    else
+        product_of_tiles(M, N, K, A, ars, acs, B, ldb, C, ldc, e, pack);
 }
 
 /* y = A (M, K) · x: the product with one column, whose vectors run along K instead. Four rows share

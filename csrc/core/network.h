@@ -89,7 +89,10 @@ static char *lay_out_direction(buffers *B, char *end, const fb_plan *plan, idx r
     return end;
 }
 
-enum { TABLES = 8 }; /* of blocks per layer */
+enum {
+    TABLES = 8, /* of blocks per layer */
+    MOST_MOMENTS = 3 /* of an optimizer */
+};
 
 INLINE size_t size_of_tables(const fb_plan *plan)
 {
@@ -130,7 +133,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     if (need.what & FOR_TRAINING) {
         B->params = CARVE(plan->n_params);
         B->grad = CARVE(plan->n_params);
-        B->moments = CARVE(2 * round_up(plan->n_params));
+        B->moments = CARVE(MOST_MOMENTS * round_up(plan->n_params));
     }
     if (need.extra) B->extra = CARVE(need.extra);
     return end;

@@ -36,6 +36,7 @@
 #include "objective.h"
 #include "jacobian.h"
 #include "curvature.h"
+#include "optimizers.h"
 #include "training.h"
 
 #if FB_ISA == 2 && FB_DOUBLE

@@ -1,49 +1,63 @@
-/* Training: update rules, and the loop that runs whole stretches of steps.
+/* Training: the loop that runs whole stretches of steps, and what it does after an epoch's last one.
  *
- * Parameters, gradient and moments lie in padded copies, so that the rules work on whole vectors;
- * what the padding holds reaches nothing. Subnormal numbers are flushed to zero meanwhile.
+ * Parameters, gradient and moments lie in padded copies, so that loops over them work on whole
+ * vectors; the padding holds zeros. Subnormal numbers are flushed to zero meanwhile. The validation
+ * is a row_sum like the batch, over the same workers' buffers.
  */
 
-/* The update rules; each is one pass over the parameters. Formulas: the contract's Optimizer. */
+/* Places in the monitor. */
+enum { FIRST_OBJECTIVE, EPOCHS_GROWN, LAST_OBJECTIVE, LOWEST, LAST_PROGRESS, EPOCHS_WITHOUT };
 
-static void sgd_step(idx n, real *p, real *v, const real *g, double momentum, double lr,
-                     int nesterov)
+typedef struct {
+    const fb_plan *plan;
+    fb_run *run;
+    real *params, *moments, *grad;
+    row_sum batch, validation;
+    fb_team *team;
+} training;
+
+/* A step. */
+
+/* The gradient of parameters that are not free counts as 0. */
+static void freeze(idx n, const uint8_t *free, real *grad)
 {
-    vec rate = splat((real)lr), mu = splat((real)momentum);
-    if (!v) {
-        for (idx i = 0; i < n; i += VL) store(p + i, load(p + i) - rate * load(g + i));
-        return;
-    }
+    for (idx i = 0; i < n; i++) grad[i] = free[i] ? grad[i] : 0;
+}
+
+static void clip(idx n, real *grad, double most)
+{
+    double_sum squares = {{{0}}};
     for (idx i = 0; i < n; i += VL) {
-        vec gi = load(g + i), vi = mu * load(v + i) + gi;
-        store(v + i, vi);
-        store(p + i, load(p + i) - rate * (nesterov ? gi + mu * vi : vi));
+        vec g = load(grad + i);
+        add_to(&squares, g * g);
     }
+    double factor = most / (sqrt(total_of(squares)) + 1e-6);
+    if (!(factor < 1)) return;
+    vec f = splat((real)factor);
+    for (idx i = 0; i < n; i += VL) store(grad + i, f * load(grad + i));
 }
 
-/* β^t, exactly 0 from where 1 - β^t rounds to 1. */
-static double decay(double beta, int64_t t)
+/* The average of `count` vectors, of which `p` is the last. */
+static void add_to_average(idx n, double *average, const real *p, int64_t count)
 {
-    return (double)t * (1 - beta) > 40 ? 0 : pow(beta, (double)t);
+    double share = 1 / (double)count;
+    for (idx i = 0; i < n; i++) average[i] += share * ((double)p[i] - average[i]);
 }
 
-static void adam_step(idx n, real *p, real *m, real *s, const real *g, const double *constants,
-                      double lr, int64_t t)
+static void step(const training *t, double lr)
 {
-    double beta1 = constants[0], beta2 = constants[1];
-    vec rate = splat((real)(lr / (1 - decay(beta1, t))));
-    vec correction = splat((real)(1 / sqrt(1 - decay(beta2, t))));
-    vec share1 = splat((real)(1 - beta1)), share2 = splat((real)(1 - beta2));
-    vec keep2 = splat((real)beta2), eps = splat((real)constants[2]);
-    for (idx i = 0; i < n; i += VL) {
-        vec gi = load(g + i), mi = load(m + i), si = load(s + i);
-        mi += share1 * (gi - mi);
-        si = keep2 * si + share2 * gi * gi;
-        store(m + i, mi);
-        store(s + i, si);
-        store(p + i, load(p + i) - rate * mi / (vsqrt(si) * correction + eps));
-    }
+    const fb_plan *plan = t->plan;
+    fb_run *run = t->run;
+    idx n_params = plan->n_params, padded = round_up(n_params);
+    if (plan->free) freeze(n_params, plan->free, t->grad);
+    if (run->clip_norm < INFINITY) clip(padded, t->grad, run->clip_norm);
+    update(run, plan->free, n_params, padded, t->params, t->moments, t->grad, lr);
+    run->step++;
+    if (run->average_from >= 0 && run->step > run->average_from)
+        add_to_average(n_params, run->average, t->params, run->step - run->average_from);
 }
+
+/* The end of an epoch. */
 
 /* Whether all are finite: x·0 is 0 for those, NaN for others. */
 static int all_finite(idx n, const real *x)
@@ -53,103 +67,165 @@ static int all_finite(idx n, const real *x)
     return hsum(sum) == 0;
 }
 
-static void step(const fb_run *run, const buffers *B, idx padded, double lr)
+/* What a fit would return now. The average is rounded to where the gradient lies between steps. */
+static const real *candidate(const training *t)
 {
-    real *first = run->n_moments > 0 ? B->moments : NULL;
-    if (run->optimizer == FB_ADAM)
-        adam_step(padded, B->params, first, B->moments + padded, B->grad, run->constants, lr,
-                  run->step + 1);
-    else
-        sgd_step(padded, B->params, first, B->grad, run->constants[0], lr,
-                 run->optimizer == FB_NESTEROV);
+    const fb_run *run = t->run;
+    if (run->average_from < 0 || run->step <= run->average_from) return t->params;
+    for (idx i = 0; i < t->plan->n_params; i++) t->grad[i] = (real)run->average[i];
+    return t->grad;
 }
 
-/* The gradient of parameters that are not free counts as 0. */
-static void freeze(idx n, const uint8_t *free, real *grad)
+/* Keep the best of the candidates, and count the epochs without progress. */
+static void watch(const training *t, const real *params, double watched)
 {
-    for (idx i = 0; i < n; i++) grad[i] = free[i] ? grad[i] : 0;
+    fb_run *run = t->run;
+    double *monitor = run->monitor, last = monitor[LAST_PROGRESS];
+    if (watched < monitor[LOWEST]) {
+        memcpy(run->best, params, (size_t)t->plan->n_params * sizeof(real));
+        monitor[LOWEST] = watched;
+    }
+    if (watched < (last < INFINITY ? last - run->tol * fabs(last) : last)) {
+        monitor[LAST_PROGRESS] = watched;
+        monitor[EPOCHS_WITHOUT] = 0;
+    } else {
+        monitor[EPOCHS_WITHOUT]++;
+    }
 }
 
-static int run_steps(const fb_plan *plan, const buffers *B, row_sum *sum, fb_team *team,
-                     const fb_problem *problem, fb_run *run)
+/* `mean` is the epoch's mean objective, `validated` is where the validation's value belongs. */
+static int end_of_epoch(training *t, double mean, double *validated)
 {
-    idx n = (idx)problem->n, n_params = plan->n_params, padded = round_up(n_params);
-    idx batch = (idx)run->batch_size;
-    int64_t steps_per_epoch = (n + batch - 1) / batch, first_epoch = run->step / steps_per_epoch;
+    fb_run *run = t->run;
+    idx n_params = t->plan->n_params;
     real *good = run->good, *start = good + n_params;
-    size_t bytes = (size_t)n_params * sizeof(real);
+    if (!all_finite(round_up(n_params), t->params)) return FB_NON_FINITE_PARAMETERS;
+    if (mean <= run->growth_limit * run->monitor[FIRST_OBJECTIVE]) {
+        memcpy(good, start, (size_t)n_params * sizeof(real));
+        run->monitor[EPOCHS_GROWN] = 0;
+    } else if (++run->monitor[EPOCHS_GROWN] >= (double)run->growth_epochs) {
+        return FB_GROWN;
+    }
+    if (run->validation || run->patience) {
+        const real *params = candidate(t);
+        t->validation.params = params;
+        if (run->validation) *validated = objective(&t->validation, t->team);
+        if (run->patience) watch(t, params, run->validation ? *validated : mean);
+    }
+    if (mean <= run->goal) return FB_GOAL_MET;
+    if (run->patience && run->monitor[EPOCHS_WITHOUT] >= (double)run->patience)
+        return FB_NO_PROGRESS;
+    return FB_DONE;
+}
+
+/* The loop. */
+
+static int run_steps(training *t)
+{
+    const fb_plan *plan = t->plan;
+    fb_run *run = t->run;
+    row_sum *sum = &t->batch;
+    const fb_problem *problem = sum->problem;
+    idx n = (idx)problem->n, batch = (idx)run->batch_size;
+    int64_t per_epoch = (n + batch - 1) / batch, j = run->step % per_epoch;
+    double *losses = run->losses, *validated = run->validated;
+    sum->order = run->order;
     for (int64_t k = 0; k < run->n_steps; k++) {
-        idx epoch = (idx)(run->step / steps_per_epoch - first_epoch);
-        int64_t j = run->step % steps_per_epoch;
         idx first = (idx)j * batch, rows = n - first < batch ? n - first : batch;
         uint64_t key = plan->drops ? dropout_key(run->seed, run->step) : 0;
-        sum->order = run->order ? run->order + epoch * n : NULL;
         sum->first = first, sum->n = rows;
         sum->scale = problem->scale * (run->averaged ? (double)n / (double)rows : 1);
         sum->dropout = plan->drops ? &key : NULL;
-        if (j == 0) memcpy(start, B->params, bytes);
-        double value = objective(sum, team);
-        run->losses[epoch] += value;
-        run->monitor[2] = value;
+        if (j == 0)
+            memcpy((real *)run->good + plan->n_params, t->params,
+                   (size_t)plan->n_params * sizeof(real));
+        double value = objective(sum, t->team);
+        *losses += value;
+        run->monitor[LAST_OBJECTIVE] = value;
         if (!isfinite(value)) return FB_NON_FINITE_OBJECTIVE;
-        if (run->step == 0) run->monitor[0] = fmax(fabs(value), FB_DOUBLE ? 0x1p-52 : 0x1p-23);
-        if (plan->free) freeze(n_params, plan->free, B->grad);
-        step(run, B, padded, run->rates[run->n_rates > 1 ? k : 0]);
-        run->step++;
-        if (j < steps_per_epoch - 1) continue;
-        if (!all_finite(padded, B->params)) return FB_NON_FINITE_PARAMETERS;
-        double mean = run->losses[epoch] / (double)steps_per_epoch;
-        if (mean <= run->growth_limit * run->monitor[0]) {
-            memcpy(good, start, bytes);
-            run->monitor[1] = 0;
-        } else if (++run->monitor[1] >= (double)run->growth_epochs) {
-            return FB_GROWN;
-        }
+        if (run->step == 0)
+            run->monitor[FIRST_OBJECTIVE] = fmax(fabs(value), FB_DOUBLE ? 0x1p-52 : 0x1p-23);
+        step(t, run->rates[run->n_rates > 1 ? k : 0]);
+        if (++j < per_epoch) continue;
+        int reason = end_of_epoch(t, *losses / (double)per_epoch, validated);
+        if (reason) return reason;
+        j = 0, losses++;
+        if (run->validation) validated++;
+        if (sum->order) sum->order += n;
     }
     return FB_DONE;
 }
 
+/* `count` vectors of the plan's parameters to padded ones, and back. */
+static void pad(const fb_plan *plan, const real *vectors, idx count, real *padded)
+{
+    idx n = plan->n_params, size = round_up(n);
+    for (idx i = 0; i < count; i++, vectors += n, padded += size) {
+        memcpy(padded, vectors, (size_t)n * sizeof(real));
+        memset(padded + n, 0, (size_t)(size - n) * sizeof(real));
+    }
+}
+
+static void unpad(const fb_plan *plan, const real *padded, idx count, real *vectors)
+{
+    idx n = plan->n_params, size = round_up(n);
+    for (idx i = 0; i < count; i++)
+        memcpy(vectors + i * n, padded + i * size, (size_t)n * sizeof(real));
+}
+
 static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
 {
-    idx n_params = plan->n_params, padded = round_up(n_params), batch = (idx)run->batch_size;
-    idx tile = tile_rows(plan, batch), workers = useful_workers(batch, (idx)run->threads);
-    idx n_slots = slots_for(batch, workers, padded);
-    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, tile, tile, 0};
+    const fb_problem *validation = run->validation ? run->validation : problem;
+    idx batch = (idx)run->batch_size, n_validated = run->validation ? (idx)validation->n : 0;
+    idx most = batch > n_validated ? batch : n_validated, threads = (idx)run->threads;
+    idx rows = tile_rows(plan, most), padded = round_up(plan->n_params);
+    idx workers = useful_workers(most, threads);
+    idx n_slots = slots_for(batch, useful_workers(batch, threads), padded);
+    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows, 0};
     if (plan->drops) others.what |= FOR_DROPOUT;
     needs first = others;
     first.what |= FOR_WEIGHTS | FOR_TRAINING;
     first.extra = n_slots * padded;
-    buffers crew[FB_MOST_PARTS], *B = crew;
+    buffers crew[FB_MOST_PARTS], undropped[FB_MOST_PARTS];
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
-    real *moments = run->moments;
-    size_t bytes = (size_t)n_params * sizeof(real);
-    size_t gap = (size_t)(padded - n_params) * sizeof(real);
-    memcpy(B->params, run->params, bytes);
-    memset(B->params + n_params, 0, gap);
-    memset(B->grad, 0, (size_t)padded * sizeof(real));
-    for (idx i = 0; i < (idx)run->n_moments; i++) {
-        memcpy(B->moments + i * padded, moments + i * n_params, bytes);
-        memset(B->moments + i * padded + n_params, 0, gap);
+    for (idx i = 0; i < workers; i++) {
+        undropped[i] = crew[i];
+        undropped[i].A = crew[i].Y, undropped[i].factors = NULL;
     }
-    row_sum sum = {.plan = plan,
-                   .problem = problem,
-                   .params = B->params,
-                   .crew = crew,
-                   .tile = tile,
-                   .penalised = has_penalties(problem),
-                   .flush = 1,
-                   .grad = B->grad,
-                   .slots = B->extra,
-                   .n_slots = n_slots};
-    fb_team *team = fb_team_new(workers);
+    training t = {.plan = plan,
+                  .run = run,
+                  .params = crew->params,
+                  .moments = crew->moments,
+                  .grad = crew->grad,
+                  .batch = {.plan = plan,
+                            .problem = problem,
+                            .params = crew->params,
+                            .crew = crew,
+                            .tile = tile_rows(plan, batch),
+                            .penalised = has_penalties(problem),
+                            .flush = 1,
+                            .grad = crew->grad,
+                            .slots = crew->extra,
+                            .n_slots = n_slots},
+                  .validation = {.plan = plan,
+                                 .problem = validation,
+                                 .crew = undropped,
+                                 .n = n_validated,
+                                 .tile = tile_rows(plan, n_validated),
+                                 .scale = validation->scale,
+                                 .penalised = has_penalties(validation),
+                                 .flush = 1}};
+    pad(plan, run->params, 1, t.params);
+    pad(plan, run->moments, (idx)run->n_moments, t.moments);
+    memset(t.grad, 0, (size_t)padded * sizeof(real));
+    t.team = fb_team_new(workers);
     fp_mode mode = flush_subnormals();
-    int reason = run_steps(plan, B, &sum, team, problem, run);
+    int reason = run_steps(&t);
     restore_mode(mode);
-    fb_team_free(team);
-    memcpy(run->params, B->params, bytes);
-    for (idx i = 0; i < (idx)run->n_moments; i++)
-        memcpy(moments + i * n_params, B->moments + i * padded, bytes);
+    fb_team_free(t.team);
+    unpad(plan, t.params, 1, run->params);
+    unpad(plan, t.moments, (idx)run->n_moments, run->moments);
     give_crew(crew, plan, workers);
     return reason;
 }

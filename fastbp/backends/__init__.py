@@ -94,7 +94,11 @@ def _startup_default() -> ModuleType:
 
 def get_backend() -> str:
     """The name of the backend in use: "c", "numba" or "numpy"."""
-    module = resolve()
+    return name_of(resolve())
+
+
+def name_of(module: ModuleType) -> str:
+    """The name of a loaded backend."""
     return next(name for name, loaded in _loaded.items() if loaded is module)
 
 

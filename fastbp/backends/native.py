@@ -15,7 +15,7 @@ import numpy as np
 from .._errors import unknown_name
 from ..activations import Activation
 from ..losses import SOFTMAX_CE_LABELS
-from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Optimizer, Plan, Problem, Run
+from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Plan, Problem, Recipe, Run
 
 LEVELS = ("baseline", "avx2", "avx512")
 
@@ -282,39 +282,47 @@ def normal_equations(
 
 def train(
     problem: Problem,
-    optimizer: Optimizer,
+    recipe: Recipe,
     run: Run,
     n_steps: int,
-    batch_size: int,
-    averaged: bool,
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
-    threads: int,
+    validation: np.ndarray,
 ) -> int:
     plan, data = _problem(problem)
+    optimizer = recipe.optimizer
     struct = ffi.new(
         "fb_run *",
         {
             "params": _address(run.params),
             "moments": _address(run.moments),
             "good": _address(run.good),
+            "best": _address(run.best),
+            "average": _cast("double *", run.average),
             "monitor": _cast("double *", run.monitor),
-            "losses": _cast("double *", losses),
-            "rates": _cast("double *", rates),
-            "order": _cast("int64_t *", order),
-            "constants": optimizer.constants,
-            "growth_limit": GROWTH_LIMIT,
-            "growth_epochs": GROWTH_EPOCHS,
-            "optimizer": optimizer.kind,
-            "n_moments": optimizer.n_moments,
             "seed": run.seed,
             "step": run.step,
+            "optimizer": optimizer.kind,
+            "n_moments": optimizer.n_moments,
+            "constants": optimizer.constants,
+            "batch_size": recipe.batch_size,
+            "averaged": recipe.averaged,
+            "clip_norm": recipe.clip_norm,
+            "average_from": recipe.average_from,
+            "validation": _NULL if recipe.validation is None else _problem(recipe.validation)[1],
+            "goal": recipe.goal,
+            "patience": recipe.patience,
+            "tol": recipe.tol,
+            "growth_limit": GROWTH_LIMIT,
+            "growth_epochs": GROWTH_EPOCHS,
+            "threads": recipe.threads,
             "n_steps": n_steps,
             "n_rates": len(rates),
-            "batch_size": batch_size,
-            "averaged": averaged,
-            "threads": threads,
+            "order": _cast("int64_t *", order),
+            "rates": _cast("double *", rates),
+            "losses": _cast("double *", losses),
+            "validated": _cast("double *", validation),
         },
     )
     reason = _check(lib.fb_train(plan, data, struct))

@@ -4,6 +4,7 @@ Importing this package does not load SciPy; the functions do when they run.
 """
 
 from ._fmincg import fmincg
+from ._scg import scg
 from ._scipy import least_squares, minimize
 
-__all__ = ["fmincg", "least_squares", "minimize"]
+__all__ = ["fmincg", "least_squares", "minimize", "scg"]

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from math import inf, isfinite, sqrt
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._arrays import FLOAT64, real_array, require_finite, whole_number
-from .._errors import NonFiniteError, ShapeError
+from .._arrays import whole_number
 from .._objective import Objective
 from ._free import FreeCoordinates
+from ._function import (
+    CONVERGED,
+    MAXFUN,
+    MAXITER,
+    MESSAGES,
+    STOPPED,
+    STUCK,
+    Function,
+    listener,
+    require_unbounded,
+    require_usable,
+    starting_point,
+    tolerance,
+    unresolvable,
+)
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -26,16 +39,9 @@ EXT = 3.0  # an extrapolated step is at most this many times the last one
 MAX = 20  # evaluations in a line search
 RATIO = 100.0  # the initial step grows at most so much from one line search to the next
 
-# What this many units in the last place of f or x amount to is below what a fit can resolve.
-_ROUNDING = 1000 * float(np.finfo(float).eps)
-
-_MESSAGES = {
-    0: "Converged: the gradient is zero within tol, or no further decrease can be resolved.",
-    1: "The maximum number of iterations (maxiter) has been reached.",
-    2: "The maximum number of function evaluations (maxfun) has been reached.",
-    3: "The line search failed twice in a row: the gradient is wrong (see fastbp.check_grad) "
-    "or the function has a kink or a steep wall here.",
-    99: "`callback` stopped the minimisation.",
+_MESSAGES = MESSAGES | {
+    STUCK: "The line search failed twice in a row: the gradient is wrong (see fastbp.check_grad) "
+    "or the function has a kink or a steep wall here."
 }
 
 
@@ -160,20 +166,14 @@ def fmincg(
                 tol=tol, callback=inside.callback(callback), bounds=bounds, constraints=constraints,
             )
         )  # fmt: skip
-    if bounds is not None or np.size(constraints):
-        raise ValueError(
-            "fmincg takes neither bounds nor constraints; SciPy's 'L-BFGS-B' takes bounds, "
-            "'SLSQP' and 'trust-constr' take both"
-        )
+    require_unbounded("fmincg", bounds, constraints)
     maxiter = whole_number("maxiter", maxiter)
     budget = inf if maxfun is None else whole_number("maxfun", maxfun)
     if not (isfinite(red) and red > 0):
         raise ValueError(f"red is {red}, expected a finite number > 0 (1.0 usually)")
-    tol = 0.0 if tol is None else float(tol)
-    if not tol >= 0:
-        raise ValueError(f"tol is {tol}, expected a number >= 0")
-    function = _Function(fun, jac, args if isinstance(args, tuple) else (args,))
-    tell = _listener(callback)
+    tol = tolerance(tol)
+    function = _Lines("fmincg", fun, jac, args)
+    tell = listener(callback)
 
     here = function.start(x0)
     direction = -here.g
@@ -184,11 +184,11 @@ def fmincg(
     status = None
     while status is None:
         if here.slope == 0 or (tol and np.abs(function.best.g).max() <= tol):
-            status = 0
+            status = CONVERGED
         elif function.calls >= budget:
-            status = 2
+            status = MAXFUN
         elif nit == maxiter:
-            status = 1
+            status = MAXITER
         else:
             nit += 1
             trials = int(min(MAX, budget - function.calls))
@@ -196,16 +196,17 @@ def fmincg(
             if found is not None:
                 here, direction, step = _conjugate(here, found, direction)
             elif function.calls >= budget:
-                status = 2
+                status = MAXFUN
             elif failed:
-                status = 0 if _unresolvable(here, direction, reach) else 3
+                resolved = not unresolvable(here.f, here.slope, here.x, direction, reach)
+                status = STUCK if resolved else CONVERGED
             else:  # once more, from the best point and straight downhill
                 here = _steepest(function.best)
                 direction, step = -here.g, 1 / (1 - here.slope)
             failed = found is None
             history.append(function.best.f)
             if tell(here) and status is None:
-                status = 99
+                status = STOPPED
     best = function.best
     return OptimizeResult(
         x=best.x,
@@ -215,7 +216,7 @@ def fmincg(
         nfev=function.calls,
         njev=function.calls,
         status=status,
-        success=status == 0,
+        success=status == CONVERGED,
         message=_MESSAGES[status],
         history=np.array(history),
     )
@@ -244,14 +245,6 @@ def _conjugate(
     # To first order a line gains step·slope; expect the same gain again.
     step = end.t * (min(RATIO, start.slope / here.slope) if here.slope else 1.0)
     return here, following, step
-
-
-def _unresolvable(start: _Point, direction: np.ndarray, reach: float) -> bool:
-    """Whether the way to the minimum changes f or x by no more than rounding does."""
-    return (
-        -start.slope * reach <= _ROUNDING * abs(start.f)
-        or np.abs(direction).max() * reach <= _ROUNDING * np.abs(start.x).max()
-    )
 
 
 # The line search.
@@ -329,65 +322,24 @@ def _cubic_minimum(a: _Point, b: _Point) -> float:
     return b.t - width * (b.slope + w - m) / divisor if divisor else np.nan
 
 
-# The function, and who listens.
+# The function.
 
 
-class _Function:
-    """The caller's function and gradient: counts calls and remembers the best point."""
+class _Lines(Function):
+    """The caller's function on lines: counts calls and remembers the best point."""
 
     best: _Point
-
-    def __init__(self, fun: Any, jac: Any, args: tuple[Any, ...]):
-        if isinstance(fun, Objective):
-            fun, jac = fun.astype(FLOAT64).value_and_grad, True
-        if not callable(fun):
-            raise TypeError(f"fun is {fun!r}, expected a function or a network's objective")
-        if jac is not True and not callable(jac):
-            raise ValueError(
-                f"jac is {jac!r}, and fmincg needs the gradient: let fun return (value, gradient) "
-                f"and pass jac=True, or pass a function as jac"
-            )
-        self.fun, self.jac, self.args = fun, jac, args
-        self.calls = 0
+    calls = 0
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         self.calls += 1
-        x = x.copy()  # theirs to write to
-        if self.jac is True:
-            pair = self.fun(x, *self.args)
-            try:
-                f, g = pair
-            except (TypeError, ValueError):
-                raise TypeError(
-                    f"fun returned {type(pair).__name__}, expected the pair (value, gradient); "
-                    f"if it returns the value alone, pass the gradient's function as jac"
-                ) from None
-        else:
-            f = self.fun(x, *self.args)
-            g = self.jac(x, *self.args)
-        if type(g) is not np.ndarray or g.dtype is not FLOAT64:
-            g = real_array("the gradient", g, FLOAT64)
-        if g.shape != x.shape:
-            raise ShapeError(f"the gradient has shape {g.shape}, expected {x.shape}, that of x0")
-        return float(f), g.copy()  # they may write into the same array again
+        return super().__call__(x)
 
     def start(self, x0: Any) -> _Point:
-        x = real_array("x0", x0, FLOAT64).copy()
-        if x.ndim != 1 or x.size == 0:
-            raise ShapeError(
-                f"x0 has shape {x.shape}, expected a vector (n,) of at least one entry"
-            )
-        require_finite("x0", x)
+        x = starting_point(x0)
         f, g = self(x)
-        if not isfinite(f):
-            raise NonFiniteError(f"fun is {f} at x0, expected a finite number; start elsewhere")
-        require_finite("the gradient at x0", g)
+        require_usable(f, g)
         self.best = _steepest(_Point(0.0, f, 0.0, x, g))
-        if not isfinite(self.best.slope):
-            raise NonFiniteError(
-                f"the gradient at x0 is as large as {np.abs(g).max():.3g} and its square "
-                f"overflows; scale fun down or start elsewhere"
-            )
         return self.best
 
     def along(self, start: _Point, direction: np.ndarray) -> Callable[[float], _Point]:
@@ -404,28 +356,3 @@ class _Function:
             return result
 
         return point
-
-
-def _listener(callback: Callable[..., Any] | None) -> Callable[[_Point], bool]:
-    """A function of the current point that says whether the callback wants to stop."""
-    if callback is None:
-        return lambda point: False
-    from scipy.optimize import OptimizeResult
-
-    try:
-        named = set(inspect.signature(callback).parameters) == {"intermediate_result"}
-    except ValueError:  # some built-in functions have no signature
-        named = False
-
-    def tell(point: _Point) -> bool:
-        x = point.x.copy()
-        try:
-            if named:
-                answer = callback(intermediate_result=OptimizeResult(x=x, fun=point.f))
-            else:
-                answer = callback(x)
-        except StopIteration:
-            return True
-        return isinstance(answer, bool | np.bool_) and bool(answer)
-
-    return tell

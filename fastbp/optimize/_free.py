@@ -61,6 +61,9 @@ class FreeCoordinates:
         value, grad = self._obj.value_and_grad(self._expanded(x))
         return value, grad[self._free]
 
+    def hessp(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        return self._obj.hvp(self._expanded(x), self._spread(p))[self._free]
+
     def residuals(self, x: np.ndarray) -> np.ndarray:
         return self._obj.residuals(self._expanded(x))
 

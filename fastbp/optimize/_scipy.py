@@ -14,6 +14,7 @@ from .._errors import ShapeError, unknown_name
 from .._objective import Objective
 from ._fmincg import fmincg
 from ._free import FreeCoordinates
+from ._scg import scg
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -59,7 +60,9 @@ METHODS = {
         "bounds constraints",
     ),
     "fmincg": _method("maxiter maxfun red"),
+    "scg": _method("maxiter maxfun sigma"),
 }
+_OWN = {"fmincg": fmincg, "scg": scg}
 _KEYWORDS = ("args", "bounds", "callback", "constraints", "options", "tol")
 LEAST_SQUARES = ("trf", "dogbox", "lm")
 
@@ -78,7 +81,7 @@ def minimize(
         Where to start; it is not modified.
     method : str, default "L-BFGS-B"
         "CG", "BFGS", "Newton-CG", "L-BFGS-B", "TNC", "SLSQP" or "trust-constr" of SciPy, or
-        "fmincg" of fastbp (see `fmincg`); upper or lower case.
+        "fmincg" and "scg" of fastbp (see `fmincg`, `scg`); upper or lower case.
     **scipy_options
         ``args``, ``bounds``, ``constraints``, ``tol``, ``callback`` and ``options`` as SciPy takes
         them; the method's options may be given directly as well: ``maxiter=200``.
@@ -140,7 +143,7 @@ def minimize(
     fun = objective.value_and_grad if isinstance(obj, Objective) else objective
     if isinstance(objective, FreeCoordinates):
         keywords, options = objective.restricted(keywords), objective.restricted(options)
-    chosen = fmincg if name == "fmincg" else name
+    chosen = _OWN.get(name, name)
     found = scipy.optimize.minimize(fun, p0, jac=True, method=chosen, options=options, **keywords)
     return _finished(obj, objective, found)
 

@@ -2,27 +2,102 @@
 
 A chunk is as many steps as take about CHUNK_SECONDS, wherever in an epoch it ends: long enough that
 the time between chunks does not count, short enough that Ctrl-C is answered at once even if an
-epoch takes hours. What a step does never depends on how steps are cut into chunks.
+epoch takes hours. Callbacks end a chunk with each epoch. What a step does never depends on how
+steps are cut into chunks.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from .._arrays import FLOAT64
 from .._objective import Objective, largest_eigenvalue
 from ..backends import contract
-from ..backends.contract import Run
+from ..backends.contract import Recipe, Run
 from .optimizers import FirstOrder
+from .watch import CALLBACK, INTERRUPT, TIME_IS_UP, Watch
 
 CHUNK_SECONDS = 0.05
 # The first chunk is one step, of unknown length; each next one at most this much longer.
 CHUNK_GROWTH = 16
 # Orders are drawn for as many epochs at once as have this many rows, at least one.
 ORDER_ROWS = 2**16
+
+DIVERGED = (contract.NON_FINITE_OBJECTIVE, contract.NON_FINITE_PARAMETERS, contract.GROWN)
+
+
+@dataclass(eq=False)
+class Progress:
+    """A training run between two chunks: all that it takes to go on.
+
+    Attributes
+    ----------
+    run : Run
+    losses : numpy.ndarray of float64 (at least the epochs begun,)
+        The sum of the objectives met in each epoch.
+    validation : numpy.ndarray of float64
+        The validation's value after each epoch; empty without one.
+    order : dict or None
+        Where the orders of rows come from (see `Orders.position`).
+    """
+
+    run: Run
+    losses: np.ndarray
+    validation: np.ndarray
+    order: dict[str, Any] | None = None
+
+    def make_room(self, epochs: int, validated: bool) -> None:
+        """Make the records long enough for so many epochs, doubling them as they grow."""
+        for name in ("losses", "validation") if validated else ("losses",):
+            record = getattr(self, name)
+            if epochs > len(record):
+                longer = np.zeros(max(epochs, 2 * len(record), 1024))
+                longer[: len(record)] = record
+                setattr(self, name, longer)
+
+    def copy(self, per_epoch: int) -> Progress:
+        """What it is now, whatever becomes of it; records of complete epochs are shared."""
+        r, done = self.run, self.run.step // per_epoch
+        run = Run(
+            r.params.copy(), r.moments.copy(), r.good.copy(), r.best.copy(), r.average.copy(),
+            r.monitor.copy(), r.seed, r.step,
+        )  # fmt: skip
+        losses = self.losses[:done]
+        if r.step % per_epoch:  # the running epoch's sum, which goes on to change
+            losses = np.append(losses, self.losses[done])
+        return Progress(run, losses, self.validation[:done], self.order)
+
+
+def beginning(params: np.ndarray, recipe: Recipe, moment: float, seed: int) -> Progress:
+    """A run before its first step.
+
+    Parameters
+    ----------
+    params : numpy.ndarray (n_params,) of the network's dtype
+        Masked entries are zero. Not modified.
+    recipe : Recipe
+    moment : float
+        What the optimizer's vectors are full of at first.
+    seed : int
+        Of the dropout, 0 <= seed < 2^64.
+    """
+    n = len(params)
+    moments = np.full((recipe.optimizer.n_moments, n), moment, params.dtype)
+    monitor = np.array([0.0, 0.0, np.nan, np.inf, np.inf, 0.0])
+    good = np.stack([params, params])
+    run = Run(params.copy(), moments, good, params.copy(), np.zeros(n), monitor, seed)
+    return Progress(run, np.zeros(0), np.zeros(0))
+
+
+def candidate(recipe: Recipe, run: Run) -> np.ndarray:
+    """The parameters that a fit would return now."""
+    begun = 0 <= recipe.average_from < run.step
+    return run.average.astype(run.params.dtype) if begun else run.params
 
 
 @dataclass(eq=False)
@@ -31,133 +106,209 @@ class Outcome:
 
     Attributes
     ----------
+    progress : Progress
+        At the end of the last complete chunk.
     params : numpy.ndarray (n_params,)
-        The last parameters; after a divergence the last good ones.
-    losses : numpy.ndarray of float64 (completed epochs,)
-        Per epoch the mean of the objectives met.
+        After a divergence the last good ones, with patience the best, else the last ones or their
+        average.
+    losses, validation : numpy.ndarray of float64 (completed epochs,)
+        Per epoch the mean of the objectives met, and the validation's value (or empty).
     steps : int
         Steps begun.
     epoch : int
         The epoch of the last step, counted from 1.
     loss : float
         The last objective met.
+    rate : float
+        That of the last step.
     code : int
         What `contract.train` returned last.
-    interrupted : bool
-        Whether Ctrl-C ended the run.
+    stopped : str or None
+        TIME_IS_UP, CALLBACK or INTERRUPT if one of them ended the run.
     """
 
+    progress: Progress
     params: np.ndarray
     losses: np.ndarray
+    validation: np.ndarray
     steps: int
     epoch: int
     loss: float
-    code: int = contract.DONE
-    interrupted: bool = False
+    rate: float
+    code: int
+    stopped: str | None
 
 
 def train(
     obj: Objective,
     method: FirstOrder,
-    params: np.ndarray,
+    recipe: Recipe,
+    progress: Progress,
+    orders: Orders | None,
     epochs: int,
-    batch_size: int,
-    rng: np.random.Generator | None,
-    seed: int,
+    watch: Watch,
+    params_of: Callable[[np.ndarray], np.ndarray],
+    state_of: Callable[[Progress], dict[str, Any]],
 ) -> Outcome:
-    """Run `epochs` epochs from `params`, which are not modified.
+    """Go on with a run until it has `epochs` epochs, or something stops it.
 
     Parameters
     ----------
     obj : Objective
         Its threads share batches of more than one part (see `contract.partition`).
-    method : SGD or Adam
-    params : numpy.ndarray (n_params,) of the network's dtype
-        Masked entries are zero.
-    epochs, batch_size : int
-        At least 1; batch_size at most n, and even where the loss is of pairs.
-    rng : numpy.random.Generator, optional
-        Draws an order of the rows, or pairs of them, for every epoch; without it they come as
-        stored.
-    seed : int
-        Of the dropout, 0 <= seed < 2^64.
+    method : FirstOrder
+    recipe : Recipe
+        With the rule of `method`.
+    progress : Progress
+        Changed in place.
+    orders : Orders, optional
+        Without it rows come as stored.
+    epochs : int
+        Those that `progress` has completed included.
+    watch : Watch
+    params_of, state_of : callable
+        What callbacks are told of parameters and of a copy of the progress.
 
     Returns
     -------
     Outcome
-        After Ctrl-C the state at the end of the last complete chunk.
     """
-    problem, rule = obj.problem, method.rule
-    backend_train, averaged = obj.backend.train, obj.loss.averaged
-    rates = np.array([method.lr])
-    per_epoch = -(-len(problem.X) // batch_size)
+    problem, run = obj.problem, progress.run
+    backend_train, validated = obj.backend.train, recipe.validation is not None
+    per_epoch = -(-len(problem.X) // recipe.batch_size)
     total = epochs * per_epoch
-    group = 2 if obj.loss.paired else 1
-    orders = _Orders(rng, len(problem.X), epochs, group) if rng is not None else None
-    moments = np.zeros((rule.n_moments, len(params)), params.dtype)
-    run = Run(params.copy(), moments, np.stack([params, params]), np.zeros(3), seed)
-    sums = np.zeros(min(epochs, 1024))
-    chunk, code = 1, contract.DONE
-    # An interrupt may leave `run` in the middle of a step; these are whole.
-    kept, interrupted = (0, run.params.copy(), np.nan), False
+    rates = method.rates(np.array([run.step]), np.array([run.step / per_epoch]))
+    chunk, code, stopped = 1, contract.DONE, None
+    # An interrupt may leave `run` in the middle of a step; this is whole.
+    kept = progress.copy(per_epoch)
     try:
-        while run.step < total and code == contract.DONE:
+        while run.step < total and code == contract.DONE and stopped is None:
+            start = time.perf_counter()
             first, stop = run.step, min(run.step + chunk, total)
             epoch, order = first // per_epoch, None
+            if watch.callbacks:
+                stop = min(stop, (epoch + 1) * per_epoch)
             if orders is not None:
                 stop = min(stop, orders.ready_for(epoch) * per_epoch)
-            last = (stop - 1) // per_epoch
-            if orders is not None:
-                order = orders.rows(epoch, last)
-            while last >= len(sums):
-                sums = np.concatenate([sums, np.zeros_like(sums)])
-            start = time.perf_counter()
+                order = orders.rows(epoch, (stop - 1) // per_epoch)
+            progress.make_room((stop - 1) // per_epoch + 1, validated)
+            if method.changes:
+                steps = np.arange(first, stop)
+                rates = method.rates(steps, steps / per_epoch)
+            touched = slice(epoch, (stop - 1) // per_epoch + 1)
             code = backend_train(
-                problem,
-                rule,
-                run,
-                stop - first,
-                batch_size,
-                averaged,
-                order,
-                rates,
-                sums[epoch : last + 1],
-                obj.threads,
-            )
+                problem, recipe, run, stop - first, order, rates, progress.losses[touched],
+                progress.validation[touched],
+            )  # fmt: skip
             seconds = time.perf_counter() - start
             fitting = int((stop - first) * CHUNK_SECONDS / max(seconds, 1e-9))
             chunk = max(1, min(fitting, CHUNK_GROWTH * chunk))
-            kept = run.step, run.params.copy(), float(run.monitor[2])
+            progress.order = None if orders is None else orders.position
+            kept = progress.copy(per_epoch)
+            stopped = _look(watch, recipe, kept, per_epoch, code, rates[-1], params_of, state_of)
     except KeyboardInterrupt:
-        interrupted, code = True, contract.DONE
-    done, params, loss = kept
-    if code != contract.DONE:
-        params = run.good[0].copy()
-    steps = done + (code == contract.NON_FINITE_OBJECTIVE)
-    losses = sums[: done // per_epoch] / per_epoch
-    return Outcome(params, losses, steps, -(-steps // per_epoch), loss, code, interrupted)
+        stopped, code = INTERRUPT, contract.DONE
+    if method.changes:
+        last = max(kept.run.step - (code != contract.NON_FINITE_OBJECTIVE), 0)
+        rates = method.rates(np.array([last]), np.array([last / per_epoch]))
+    return _outcome(recipe, kept, per_epoch, float(rates[-1]), code, stopped)
 
 
-class _Orders:
+def _look(
+    watch: Watch,
+    recipe: Recipe,
+    kept: Progress,
+    per_epoch: int,
+    code: int,
+    rate: float,
+    params_of: Callable[[np.ndarray], np.ndarray],
+    state_of: Callable[[Progress], dict[str, Any]],
+) -> str | None:
+    """Between two chunks: show, tell, look at the clock; why to stop, if so."""
+    run, done = kept.run, kept.run.step // per_epoch
+    loss = float(kept.losses[done - 1] / per_epoch if done else run.monitor[2])
+    val_loss = float(kept.validation[-1]) if len(kept.validation) else None
+    watch.show(run.step / per_epoch, loss, val_loss, rate)
+    complete = run.step % per_epoch == 0 and code not in DIVERGED
+    if complete and watch.tell(
+        done, loss, val_loss, rate, lambda: params_of(candidate(recipe, run)),
+        lambda: state_of(kept),
+    ):  # fmt: skip
+        return CALLBACK
+    return TIME_IS_UP if watch.time_is_up else None
+
+
+def _outcome(
+    recipe: Recipe, kept: Progress, per_epoch: int, rate: float, code: int, stopped: str | None
+) -> Outcome:
+    run, done = kept.run, kept.run.step // per_epoch
+    params = candidate(recipe, run)
+    if code in DIVERGED:
+        params = run.good[0]
+    elif recipe.patience and run.monitor[3] < np.inf:
+        params = run.best
+    steps = run.step + (code == contract.NON_FINITE_OBJECTIVE)
+    return Outcome(
+        progress=kept,
+        params=params.copy(),
+        losses=kept.losses[:done] / per_epoch,
+        validation=kept.validation[:done].copy(),
+        steps=steps,
+        epoch=-(-steps // per_epoch),
+        loss=float(run.monitor[2]),
+        rate=rate,
+        code=code,
+        stopped=stopped,
+    )
+
+
+class Orders:
     """The rows' order in each epoch, drawn epoch by epoch, a bounded block of epochs at a time.
 
-    Groups of so many rows, one after another, stay together.
+    Parameters
+    ----------
+    seed : SeedSequence
+    n : int
+        Rows.
+    epochs : int
+        As many as may be asked for.
+    group : int
+        So many rows, one after another, stay together.
+    position : dict, optional
+        Of the orders that these continue.
     """
 
-    def __init__(self, rng: np.random.Generator, n: int, epochs: int, group: int = 1):
-        self._rng, self._group = rng, group
+    def __init__(
+        self,
+        seed: np.random.SeedSequence,
+        n: int,
+        epochs: int,
+        group: int = 1,
+        position: dict[str, Any] | None = None,
+    ):
+        self._rng, self._group, first = np.random.default_rng(seed), group, 0
+        if position is not None:
+            self._rng.bit_generator.state = position["generator"]
+            first = position["epoch"]
         self._block = np.empty((min(epochs, max(1, ORDER_ROWS // n)), n), np.int64)
-        self._first = -len(self._block)
+        self._stop = first  # the first epoch that is not in the block
+        self._remember()
+
+    def _remember(self) -> None:
+        """`position`: a block's first epoch and the generator before it, from which it follows."""
+        state = self._rng.bit_generator.state
+        self.position = {"epoch": self._stop, "generator": state}
 
     def ready_for(self, epoch: int) -> int:
         """Make the epoch's order ready; returns the first epoch whose order is not.
 
-        Epochs are asked for in turn, so that the one after the block begins the next.
+        No epoch is asked for after a later one.
         """
-        if epoch >= self._first + len(self._block):
-            self._first = epoch
+        while epoch >= self._stop:
+            self._remember()
             self._draw()
-        return self._first + len(self._block)
+            self._stop += len(self._block)
+        return self._stop
 
     def _draw(self) -> None:
         firsts = self._block[:, :: self._group]
@@ -168,8 +319,9 @@ class _Orders:
             self._block[:, k :: self._group] = firsts + k
 
     def rows(self, first: int, last: int) -> np.ndarray:
-        """The orders of these epochs, (last - first + 1, n)."""
-        return self._block[first - self._first : last + 1 - self._first]
+        """The orders of these epochs of the block, (last - first + 1, n)."""
+        start = self._stop - len(self._block)
+        return self._block[first - start : last + 1 - start]
 
 
 # Why a rate is too large.

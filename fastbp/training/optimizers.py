@@ -6,6 +6,7 @@ and in each backend.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -14,6 +15,9 @@ import numpy as np
 from .._errors import unknown_name
 from ..backends import contract
 from ..backends.contract import Optimizer
+from . import schedules
+
+Rate = float | Callable[[float], float]
 
 
 def _set(instance: Any, **values: Any) -> None:
@@ -28,8 +32,13 @@ def _number(name: str, value: Any) -> float:
         raise TypeError(f"{name} is {value!r}, expected a number") from None
 
 
-def _rate(value: Any) -> float:
-    lr = _number("lr", value)
+def _rate(value: Any) -> Rate:
+    if callable(value):
+        return value
+    try:
+        lr = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"lr is {value!r}, expected a number or a function of the epoch") from None
     if not 0 < lr < np.inf:
         raise ValueError(f"lr is {lr}, expected a positive finite rate, such as 0.01")
     return lr
@@ -42,14 +51,73 @@ def _share(name: str, value: Any) -> float:
     return share
 
 
+def _not_negative(name: str, value: Any, such_as: str) -> float:
+    number = _number(name, value)
+    if not 0 <= number < np.inf:
+        raise ValueError(f"{name} is {number}, expected a finite number >= 0, such as {such_as}")
+    return number
+
+
+def _used(eps: float) -> float:
+    """The eps of the rule: with float32's smallest normal number 0/0 does not come up."""
+    return max(eps, float(np.finfo(np.float32).tiny))
+
+
 @dataclass(frozen=True)
-class SGD:
+class FirstOrder:
+    """What the methods have in common: a rate, and a rule of update for the backends.
+
+    Parameters
+    ----------
+    lr : float or callable
+        The rate: a number or a function of the epoch, such as those of `fastbp.schedules`.
+    """
+
+    lr: Rate
+
+    @property
+    def rule(self) -> Optimizer:
+        """The update as a backend takes it."""
+        raise NotImplementedError
+
+    @property
+    def initial_moment(self) -> float:
+        """What the rule's vectors are full of at first."""
+        return 0.0
+
+    @property
+    def changes(self) -> bool:
+        """Whether the rate is another from step to step."""
+        return callable(self.lr)
+
+    def rates(self, steps: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """The rates of these steps, float64 (n,).
+
+        Parameters
+        ----------
+        steps : numpy.ndarray of int64 (n,)
+            Counted from 0.
+        epochs : numpy.ndarray of float64 (n,)
+            The same in epochs: a step divided by the steps an epoch has.
+
+        Raises
+        ------
+        ValueError
+            If a schedule gives a rate that is negative or not finite.
+        TypeError
+            If it gives what is not a number.
+        """
+        return schedules.rates(self.lr, epochs)
+
+
+@dataclass(frozen=True)
+class SGD(FirstOrder):
     """Gradient descent, with momentum if asked for: v = momentum·v + g, p -= lr·v.
 
     Parameters
     ----------
-    lr : float, default 0.01
-        The rate.
+    lr : float or callable, default 0.01
+        The rate: a number or a function of the epoch (see `fastbp.schedules`).
     momentum : float, default 0.0
         The share of the last step's v that is kept, in [0, 1); v starts at 0 [1]_.
     nesterov : bool, default False
@@ -77,7 +145,7 @@ class SGD:
     SGD(lr=0.1, momentum=0.9, nesterov=False)
     """
 
-    lr: float = 0.01
+    lr: Rate = 0.01
     momentum: float = 0.0
     nesterov: bool = False
 
@@ -91,7 +159,7 @@ class SGD:
     def rule(self) -> Optimizer:
         """The update as a backend takes it."""
         kind = contract.NESTEROV if self.nesterov else contract.SGD
-        return Optimizer(kind, 1 if self.momentum else 0, (self.momentum,))
+        return Optimizer(kind, 1 if self.momentum else 0, (self.momentum, 0.0, 0.0, 0.0))
 
     @property
     def stable_limit(self) -> float:
@@ -106,7 +174,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(FirstOrder):
     """Adam: steps scaled by running means of the gradient and of its square [1]_.
 
     m = β1·m + (1-β1)·g, s = β2·s + (1-β2)·g², both from 0; in step t = 1, 2, ...
@@ -114,8 +182,8 @@ class Adam:
 
     Parameters
     ----------
-    lr : float, default 1e-3
-        The rate.
+    lr : float or callable, default 1e-3
+        The rate: a number or a function of the epoch (see `fastbp.schedules`).
     betas : tuple of two floats, default (0.9, 0.999)
         The shares of the means that are kept, in [0, 1).
     eps : float, default 1e-8
@@ -134,7 +202,7 @@ class Adam:
     .. [1] D. P. Kingma, J. Ba, "Adam: A method for stochastic optimization", ICLR 2015.
     """
 
-    lr: float = 1e-3
+    lr: Rate = 1e-3
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
 
@@ -144,24 +212,198 @@ class Adam:
         except (TypeError, ValueError):
             raise TypeError(f"betas is {self.betas!r}, expected two numbers in [0, 1)") from None
         _set(self, lr=_rate(self.lr), betas=(_share("betas[0]", beta1), _share("betas[1]", beta2)))
-        _set(self, eps=_number("eps", self.eps))
-        if not 0 <= self.eps < np.inf:
-            raise ValueError(f"eps is {self.eps}, expected a small number >= 0, such as 1e-8")
+        _set(self, eps=_not_negative("eps", self.eps, "1e-8"))
 
     @property
     def rule(self) -> Optimizer:
         """The update as a backend takes it."""
-        eps = max(self.eps, float(np.finfo(np.float32).tiny))
-        return Optimizer(contract.ADAM, 2, (*self.betas, eps))
+        return Optimizer(contract.ADAM, 2, (*self.betas, _used(self.eps), 0.0))
 
 
-FirstOrder = SGD | Adam
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay: p -= lr·weight_decay·p before Adam's step [1]_.
+
+    Unlike the gradient of a penalty, the decay is not divided by the gradients' size. Every free
+    parameter decays, biases too; one that is masked or frozen stays as it is.
+
+    Parameters
+    ----------
+    lr : float or callable, default 1e-3
+        The rate: a number or a function of the epoch (see `fastbp.schedules`).
+    betas : tuple of two floats, default (0.9, 0.999)
+        The shares of Adam's means that are kept, in [0, 1).
+    eps : float, default 1e-8
+        As Adam's.
+    weight_decay : float, default 0.01
+        The decay, >= 0; 0 makes it Adam.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of these ranges, or a rate that is not positive and finite.
+    TypeError
+        If one of them is not a number.
+
+    References
+    ----------
+    .. [1] I. Loshchilov, F. Hutter, "Decoupled weight decay regularization", ICLR 2019.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> fb.AdamW(lr=0.01, weight_decay=0.1)
+    AdamW(lr=0.01, betas=(0.9, 0.999), eps=1e-08, weight_decay=0.1)
+    """
+
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _set(self, weight_decay=_not_negative("weight_decay", self.weight_decay, "0.01"))
+
+    @property
+    def rule(self) -> Optimizer:
+        """The update as a backend takes it."""
+        return Optimizer(contract.ADAM, 2, (*self.betas, _used(self.eps), self.weight_decay))
+
+
+@dataclass(frozen=True)
+class RMSprop(FirstOrder):
+    """Steps divided by the running root mean square of the gradient [1]_.
+
+    s = α·s + (1-α)·g² from 0, d = g/(sqrt(s) + eps), p -= lr·d. If `centered`, s less the square of
+    the running mean a = α·a + (1-α)·g stands under the root, an estimate of the variance [2]_. With
+    momentum v = momentum·v + d from 0 and p -= lr·v.
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.01
+        The rate: a number or a function of the epoch (see `fastbp.schedules`).
+    alpha : float, default 0.99
+        The share of the running means that is kept, in [0, 1).
+    eps : float, default 1e-8
+        Bounds the step where gradients vanish; >= 0. Below 1.2e-38 it counts as that.
+    momentum : float, default 0.0
+        The share of the last step's v that is kept, in [0, 1).
+    centered : bool, default False
+        Whether to divide by the root of the variance. Of gradients that hardly change little but
+        rounding is left of it: an eps of 1e-3 or so keeps the steps bounded.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of these ranges, or a rate that is not positive and finite.
+    TypeError
+        If one of them is not a number.
+
+    References
+    ----------
+    .. [1] T. Tieleman, G. Hinton, "Lecture 6.5: rmsprop", Neural Networks for Machine Learning,
+       Coursera, 2012.
+    .. [2] A. Graves, "Generating sequences with recurrent neural networks", arXiv:1308.0850, 2013,
+       which also adds the momentum.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> fb.RMSprop(lr=0.001, alpha=0.9)
+    RMSprop(lr=0.001, alpha=0.9, eps=1e-08, momentum=0.0, centered=False)
+    """
+
+    lr: Rate = 0.01
+    alpha: float = 0.99
+    eps: float = 1e-8
+    momentum: float = 0.0
+    centered: bool = False
+
+    def __post_init__(self) -> None:
+        _set(self, lr=_rate(self.lr), alpha=_share("alpha", self.alpha))
+        _set(self, eps=_not_negative("eps", self.eps, "1e-8"))
+        _set(self, momentum=_share("momentum", self.momentum), centered=bool(self.centered))
+
+    @property
+    def rule(self) -> Optimizer:
+        """The update as a backend takes it."""
+        n_moments = 1 + (self.momentum > 0) + self.centered
+        constants = (self.alpha, _used(self.eps), self.momentum, float(self.centered))
+        return Optimizer(contract.RMSPROP, n_moments, constants)
+
+
+@dataclass(frozen=True)
+class Adagrad(FirstOrder):
+    """Steps divided by the root of the sum of all squared gradients so far [1]_.
+
+    s = s + g², p -= lr/(1 + t·lr_decay) · g/(sqrt(s) + eps) in step t = 0, 1, ...
+
+    Parameters
+    ----------
+    lr : float or callable, default 0.01
+        The rate: a number or a function of the epoch (see `fastbp.schedules`).
+    lr_decay : float, default 0.0
+        Lowers the rate step by step as above, >= 0.
+    initial_accumulator_value : float, default 0.0
+        The sum of squares to begin with, >= 0.
+    eps : float, default 1e-10
+        Bounds the step where gradients vanish; >= 0. Below 1.2e-38 it counts as that.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of these ranges, or a rate that is not positive and finite.
+    TypeError
+        If one of them is not a number.
+
+    References
+    ----------
+    .. [1] J. Duchi, E. Hazan, Y. Singer, "Adaptive subgradient methods for online learning and
+       stochastic optimization", Journal of Machine Learning Research 12, 2011.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> fb.Adagrad(lr=0.1)
+    Adagrad(lr=0.1, lr_decay=0.0, initial_accumulator_value=0.0, eps=1e-10)
+    """
+
+    lr: Rate = 0.01
+    lr_decay: float = 0.0
+    initial_accumulator_value: float = 0.0
+    eps: float = 1e-10
+
+    def __post_init__(self) -> None:
+        _set(self, lr=_rate(self.lr), eps=_not_negative("eps", self.eps, "1e-10"))
+        for name in ("lr_decay", "initial_accumulator_value"):
+            _set(self, **{name: _not_negative(name, getattr(self, name), "0.0")})
+
+    @property
+    def rule(self) -> Optimizer:
+        """The update as a backend takes it."""
+        return Optimizer(contract.ADAGRAD, 1, (_used(self.eps), 0.0, 0.0, 0.0))
+
+    @property
+    def initial_moment(self) -> float:
+        """What the rule's vector is full of at first."""
+        return self.initial_accumulator_value
+
+    @property
+    def changes(self) -> bool:
+        """Whether the rate is another from step to step."""
+        return super().changes or self.lr_decay > 0
+
+    def rates(self, steps: np.ndarray, epochs: np.ndarray) -> np.ndarray:
+        """The rates of these steps, float64 (n,), with the decay (see `FirstOrder.rates`)."""
+        return super().rates(steps, epochs) / (1 + steps * self.lr_decay)
+
 
 METHODS: dict[str, FirstOrder] = {
     "sgd": SGD(),
     "momentum": SGD(momentum=0.9),
     "nesterov": SGD(momentum=0.9, nesterov=True),
     "adam": Adam(),
+    "adamw": AdamW(),
+    "rmsprop": RMSprop(),
+    "adagrad": Adagrad(),
 }
 
 

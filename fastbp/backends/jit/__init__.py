@@ -13,7 +13,8 @@ Python allocates the results and a workspace, and one compiled function does the
     network      all layers on a tile of rows; first derivatives
     objective    the objective and its gradient
     curvature    second-order products
-    training     the optimizers and the training loop
+    optimizers   the update rules
+    training     the training loop
     sharing      threads
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
@@ -34,9 +35,9 @@ from ..contract import (
     N_IN,
     N_OUT,
     PART_ROWS,
-    Optimizer,
     Plan,
     Problem,
+    Recipe,
     Run,
     partition,
 )
@@ -426,19 +427,18 @@ def normal_equations(
 
 def train(
     problem: Problem,
-    optimizer: Optimizer,
+    recipe: Recipe,
     run: Run,
     n_steps: int,
-    batch_size: int,
-    averaged: bool,
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
-    threads: int,
+    validation: np.ndarray,
 ) -> int:
-    plan, n = problem.plan, problem.X.shape[0]
-    p, data = _prepared(plan), _data(problem)
-    constants = (*optimizer.constants, 0.0, 0.0, 0.0)[:3]
+    plan, n, batch_size = problem.plan, problem.X.shape[0], recipe.batch_size
+    p, watched, data = _prepared(plan), recipe.validation, _data(problem)
+    validated = (*p.arrays, *(data if watched is None else _data(watched)), *_recipe(recipe, plan))
+    kept = run.good, run.best, run.average, run.monitor
     compiled, space = training.train[plan.dtype], p.workspace()
 
     def steps(
@@ -446,24 +446,24 @@ def train(
         order: np.ndarray,
         rates: np.ndarray,
         losses: np.ndarray,
+        validation: np.ndarray,
         gradients: np.ndarray,
         sums: np.ndarray,
     ) -> int:
         status, run.step = compiled(
-            *p.dropping, *data, p.frozen, optimizer.kind, optimizer.n_moments, *constants,
-            run.params, run.moments, run.good, run.monitor, run.seed, run.step, count,
-            batch_size, averaged, order, rates, losses, float(np.finfo(plan.dtype).eps),
-            gradients, sums, space,
+            *p.dropping, *data, *validated, p.frozen, run.params, run.moments, *kept, run.seed,
+            run.step, count, order, rates, losses, validation, gradients, sums, space,
         )  # fmt: skip
         return status
 
-    if threads == 1 or batch_size <= PART_ROWS:
+    if recipe.threads == 1 or batch_size <= PART_ROWS:
         order = _NO_ORDER if order is None else order
-        return steps(n_steps, order, rates, losses, p.blank.vector, _NO_NUMBERS)
+        return steps(n_steps, order, rates, losses, validation, p.blank.vector, _NO_NUMBERS)
     steps_per_epoch = -(-n // batch_size)
     first_epoch = run.step // steps_per_epoch
     gradients = np.empty((MOST_PARTS, plan.n_params), plan.dtype)
-    with Team(threads, MOST_PARTS) as team:
+    end_of_epoch = training.end_of_epoch[plan.dtype]
+    with Team(recipe.threads, MOST_PARTS) as team:
         for i in range(n_steps):
             epoch, j = divmod(run.step, steps_per_epoch)
             epoch -= first_epoch
@@ -473,14 +473,39 @@ def train(
                 _NO_INTEGERS if order is None else order[epoch],
                 first,
                 count,
-                problem.scale * n / count if averaged else problem.scale,
+                problem.scale * n / count if recipe.averaged else problem.scale,
                 run.seed,
                 run.step,
                 flush=True,
             )
             sums = _sums(team, problem, p.dropping, run.params, rows, gradients)
             rate = rates[i : i + 1] if len(rates) > 1 else rates
-            status = steps(1, _NO_ORDER, rate, losses[epoch:], gradients.reshape(-1), sums)
+            status = steps(
+                1, _NO_ORDER, rate, losses[epoch:], validation, gradients.reshape(-1), sums
+            )
+            if status == DONE and j == steps_per_epoch - 1:
+                sums = _NO_NUMBERS
+                if watched is not None:
+                    average_begun = 0 <= recipe.average_from < run.step
+                    candidate = run.average.astype(plan.dtype) if average_begun else run.params
+                    rows = _Rows(_NO_INTEGERS, 0, len(watched.X), watched.scale, flush=True)
+                    sums = _sums(team, watched, p.arrays, candidate, rows, gradients[:, :0])
+                mean = losses[epoch] / steps_per_epoch
+                status = end_of_epoch(
+                    *validated, run.params, *kept, run.step, mean, validation[epoch:], sums, space
+                )
             if status != DONE:
                 return status
     return DONE
+
+
+def _recipe(recipe: Recipe, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+    """A recipe as the compiled functions take it: see training.KIND."""
+    rule, validated = recipe.optimizer, recipe.validation is not None
+    integers = [
+        rule.kind, rule.n_moments, recipe.batch_size, recipe.averaged, recipe.average_from,
+        validated, recipe.patience,
+    ]  # fmt: skip
+    epsilon = float(np.finfo(plan.dtype).eps)
+    numbers = [*rule.constants, recipe.clip_norm, recipe.goal, recipe.tol, epsilon]
+    return np.array(integers, np.int64), np.array(numbers, np.float64)

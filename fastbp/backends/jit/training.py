@@ -1,4 +1,4 @@
-"""Training: the steps of a chunk in one call, and the optimizers' update rules."""
+"""The training loop: the steps of a chunk in one call, and what happens at the end of an epoch."""
 
 from __future__ import annotations
 
@@ -7,31 +7,43 @@ import math
 from numba import types
 
 from ..contract import (
-    ADAM,
     DONE,
+    GOAL_MET,
     GROWN,
     GROWTH_EPOCHS,
     GROWTH_LIMIT,
-    NESTEROV,
+    NO_PROGRESS,
     NON_FINITE_OBJECTIVE,
     NON_FINITE_PARAMETERS,
 )
 from .compiling import (
-    FLAG,
     INTEGER,
     NUMBER,
     PAIR,
     Entry,
+    given,
     given_doubles,
     given_integers,
+    inner,
     part,
     result,
     result_doubles,
 )
-from .network import GRADIENT
-from .objective import DATA, PLAN, SCALE, SUMS, objective_of, sum_of_parts, sum_of_rows
+from .network import GRADIENT, PART_GRADIENT
+from .objective import (
+    DATA,
+    PLAN,
+    SCALE,
+    SUMS,
+    add_parts,
+    objective_of,
+    part_size,
+    sum_of_parts,
+    sum_of_rows,
+    sum_of_squares,
+)
+from .optimizers import update
 from .vectors import (
-    Vector,
     aligned,
     as_real,
     at,
@@ -43,136 +55,217 @@ from .vectors import (
     set_floating_point_mode,
 )
 
-
-def _momentum_rule(p: Vector, v: Vector, g: Vector, lr: Vector, momentum: Vector) -> tuple:
-    v = v * momentum + g
-    return p - lr * v, v
-
-
-def _nesterov_rule(p: Vector, v: Vector, g: Vector, lr: Vector, momentum: Vector) -> tuple:
-    v = v * momentum + g
-    return p - lr * (g + momentum * v), v
-
-
-def _adam_rule(
-    p: Vector,
-    m: Vector,
-    s: Vector,
-    g: Vector,
-    rest1: Vector,  # 1 - β1
-    beta2: Vector,
-    rest2: Vector,  # 1 - β2
-    rate: Vector,  # lr / (1 - β1^t)
-    correction: Vector,  # 1 / sqrt(1 - β2^t)
-    eps: Vector,
-) -> tuple:
-    m = m + rest1 * (g - m)
-    s = s * beta2 + rest2 * (g * g)
-    return p - rate * m / (s.sqrt() * correction + eps), m, s
-
-
-_sgd = elementwise(lambda p, g, lr: (p - lr * g,), 2, 1)
-_momentum = elementwise(_momentum_rule, 3, 2)
-_nesterov = elementwise(_nesterov_rule, 3, 2)
-_adam = elementwise(_adam_rule, 4, 3)
+# A recipe is, for compiled code, a vector of integers and one of numbers: attributes of `Recipe`
+# and of its optimizer of these names, whether there is a validation, and, last, the dtype's
+# epsilon. The optimizer's four constants come first.
+KIND, N_MOMENTS, BATCH_SIZE, AVERAGED, AVERAGE_FROM, VALIDATED, PATIENCE = range(7)
+CONSTANTS, CLIP_NORM, GOAL, TOL, EPSILON = 0, *range(4, 8)
 
 # 0 for finite numbers, NaN for all others.
 _finite_probe = elementwise(lambda x: (x - x,), 1, 0, total=True)
+_multiply = elementwise(lambda x, factor: (x * factor,), 1, 1)
+# The mean of `count` vectors from that of the others and the last one.
+_add_to_mean = elementwise(lambda mean, x, count: (mean + (x - mean) / count,), 2, 1)
+_convert = elementwise(lambda to, x: (x,), 2, 1)
 
 
 @part
-def _update(kind, n_moments, c0, c1, c2, lr, step, n, p, moments, g):
-    """One step of the optimizer's rule."""
-    if kind == ADAM:
-        t = float(step + 1)
-        rate, correction = lr / (1.0 - c0**t), 1.0 / math.sqrt(1.0 - c1**t)
-        _adam(
-            n, p, moments, at(moments, n), g,
-            as_real(p, 1.0 - c0), as_real(p, c1), as_real(p, 1.0 - c1),
-            as_real(p, rate), as_real(p, correction), as_real(p, c2),
-        )  # fmt: skip
-    elif n_moments == 0:
-        _sgd(n, p, g, as_real(p, lr))
-    elif kind == NESTEROV:
-        _nesterov(n, p, moments, g, as_real(p, lr), as_real(p, c0))
-    else:
-        _momentum(n, p, moments, g, as_real(p, lr), as_real(p, c0))
+def _clip(n, g, clip_norm):
+    """Scale a gradient down to a norm."""
+    factor = clip_norm / (math.sqrt(sum_of_squares(n, g)) + 1e-6)
+    if factor < 1.0:
+        _multiply(n, g, as_real(g, factor))
+
+
+@part
+def _check(n_params, params, good, monitor, mean):
+    """Whether an epoch was sound: its parameters finite, its mean objective not grown."""
+    if _finite_probe(n_params, params) != 0.0:
+        return NON_FINITE_PARAMETERS
+    if mean <= GROWTH_LIMIT * monitor[0]:
+        copy(good, at(good, n_params), n_params)
+        monitor[1] = 0.0
+        return DONE
+    monitor[1] += 1.0
+    return GROWN if monitor[1] == GROWTH_EPOCHS else DONE
+
+
+@part
+def _watches(whole, limits):
+    """Whether there is anything to do for `_watch`."""
+    return whole[VALIDATED] or whole[PATIENCE] > 0 or limits[GOAL] > -math.inf
+
+
+@inner
+def _watch(
+    whole, limits, plan, constants, terms, numbers, x, t, labels, weights, n_rows, n_sums, sums,
+    n_params, params, best, average, monitor, step, mean, validation, space,
+):  # fmt: skip
+    """What follows a sound epoch: the validation on its data, the best parameters, the stops.
+
+    Where there are `sums`, they are those of the validation's parts.
+    """
+    candidate = params
+    if 0 <= whole[AVERAGE_FROM] < step:
+        candidate = at(space, plan[GRADIENT])
+        _convert(n_params, candidate, average)
+    watched = mean
+    if whole[VALIDATED]:
+        factor = numbers[SCALE]
+        if n_sums > 0:
+            total = sum_of_parts(n_sums, sums)
+        else:
+            total = sum_of_rows(
+                plan, constants, candidate, terms, numbers, x, t, labels, weights, labels, False,
+                0, 0, n_rows, part_size(n_rows), factor, types.uint64(0), 0, candidate, False,
+                n_params, space,
+            )  # fmt: skip
+        watched = objective_of(total, factor, plan, candidate, numbers, candidate, False, space)
+        validation[0] = watched
+    patience = whole[PATIENCE]
+    if patience > 0:
+        if watched < monitor[3]:
+            copy(best, candidate, n_params)
+            monitor[3] = watched
+        bound = monitor[4]
+        if bound < math.inf:
+            bound -= limits[TOL] * abs(bound)
+        if watched < bound:
+            monitor[4] = watched
+            monitor[5] = 0.0
+        else:
+            monitor[5] += 1.0
+    if mean <= limits[GOAL]:
+        return GOAL_MET
+    if patience > 0 and monitor[5] >= patience:
+        return NO_PROGRESS
+    return DONE
 
 
 def _make_train(fingerprint):
     def train(
-        plan, constants, terms, numbers, X, targets, labels, weights, frozen,
-        kind, n_moments, c0, c1, c2, params, moments, good, monitor, seed,
-        step, n_steps, batch_size, averaged, order, rates, losses, epsilon, gradients, sums,
-        workspace,
+        plan, constants, terms, numbers, X, targets, labels, weights, v_plan, v_constants, v_terms,
+        v_numbers, v_X, v_targets, v_labels, v_weights, whole, limits, frozen, params, moments,
+        good, best, average, monitor, seed, step, n_steps, order, rates, losses, validation,
+        gradients, sums, workspace,
     ):  # fmt: skip
         """Do steps as `contract.train` tells; returns why it stopped and the steps completed.
 
         Where `sums` holds something, the sums and gradients of the parts of one step's batch are
-        there already.
+        there already; the end of the epoch is then left to `end_of_epoch`.
         """
         _ = fingerprint  # see compiling.source_fingerprint
         mode = floating_point_mode()
         set_floating_point_mode(flushing(mode))
-        n, n_params = X.shape[0], params.size
+        n, n_params, batch_size = X.shape[0], params.size, whole[BATCH_SIZE]
         steps_per_epoch = (n + batch_size - 1) // batch_size
-        first_epoch = step // steps_per_epoch
+        epoch, first = 0, step % steps_per_epoch * batch_size
         q, c, p, a = pointer(plan), pointer(constants), pointer(params), pointer(numbers)
         space = aligned(pointer(workspace))
-        start, last_good = at(pointer(good), n_params), pointer(good)
         m, rate, lost = pointer(monitor), pointer(rates), pointer(losses)
         g = pointer(gradients) if sums.size > 0 else at(space, q[GRADIENT])
-        status = DONE
+        held, fixed = at(space, q[PART_GRADIENT]), pointer(frozen)
+        watches, status = _watches(whole, limits), DONE
         for i in range(n_steps):
-            epoch, j = step // steps_per_epoch - first_epoch, step % steps_per_epoch
-            first = j * batch_size
             count = min(batch_size, n - first)
-            factor = a[SCALE] * n / count if averaged else a[SCALE]
-            if j == 0:
-                copy(start, p, n_params)
+            factor = a[SCALE] * n / count if whole[AVERAGED] else a[SCALE]
+            if first == 0:
+                copy(at(pointer(good), n_params), p, n_params)
             if sums.size > 0:
-                total = sum_of_parts(sums.size, pointer(sums), g, True, n_params)
+                total = sum_of_parts(sums.size, pointer(sums))
+                add_parts(sums.size, n_params, g)
             else:
                 total = sum_of_rows(
                     q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
                     pointer(weights), at(pointer(order), epoch * n), order.size > 0,
-                    first, count, factor, seed, step, g, True, n_params, space,
+                    first, 0, count, part_size(count), factor, seed, step, g, True, n_params,
+                    space,
                 )  # fmt: skip
             objective = objective_of(total, factor, q, p, a, g, True, space)
-            for k in range(frozen.size):
-                g[pointer(frozen)[k]] = 0.0
             lost[epoch] += objective
             m[2] = objective
             if not math.isfinite(objective):
                 status = NON_FINITE_OBJECTIVE
                 break
             if step == 0:
-                m[0] = max(abs(objective), epsilon)
+                m[0] = max(abs(objective), limits[EPSILON])
+            for k in range(frozen.size):
+                held[k] = p[fixed[k]]
+                g[fixed[k]] = 0.0
+            if limits[CLIP_NORM] < math.inf:
+                _clip(n_params, g, limits[CLIP_NORM])
             lr = rate[i] if rates.size > 1 else rate[0]
-            _update(kind, n_moments, c0, c1, c2, lr, step, n_params, p, pointer(moments), g)
+            update(
+                whole[KIND], whole[N_MOMENTS], pointer(limits), lr, step, n_params, p,
+                pointer(moments), g,
+            )  # fmt: skip
+            for k in range(frozen.size):  # which the optimizer may decay
+                p[fixed[k]] = held[k]
+            if 0 <= whole[AVERAGE_FROM] <= step:
+                averaged = float(step - whole[AVERAGE_FROM] + 1)
+                _add_to_mean(n_params, pointer(average), p, averaged)
             step += 1
-            if j == steps_per_epoch - 1:
-                if _finite_probe(n_params, p) != 0.0:
-                    status = NON_FINITE_PARAMETERS
+            first += batch_size
+            if first >= n and sums.size == 0:
+                mean = lost[epoch] / steps_per_epoch
+                status = _check(n_params, p, pointer(good), m, mean)
+                if status == DONE and watches:
+                    status = _watch(
+                        pointer(whole), pointer(limits), pointer(v_plan), pointer(v_constants),
+                        pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
+                        pointer(v_labels), pointer(v_weights), v_X.shape[0], 0, pointer(sums),
+                        n_params, p, pointer(best), pointer(average), m, step, mean,
+                        at(pointer(validation), epoch), space,
+                    )  # fmt: skip
+                if status != DONE:
                     break
-                if lost[epoch] / steps_per_epoch <= GROWTH_LIMIT * m[0]:
-                    copy(last_good, start, n_params)
-                    m[1] = 0.0
-                    continue
-                m[1] += 1.0
-                if m[1] == GROWTH_EPOCHS:
-                    status = GROWN
-                    break
+                epoch, first = epoch + 1, 0
         set_floating_point_mode(mode)
         return status, step
 
     return train
 
 
+def _make_end_of_epoch(fingerprint):
+    def end_of_epoch(
+        v_plan, v_constants, v_terms, v_numbers, v_X, v_targets, v_labels, v_weights, whole, limits,
+        params, good, best, average, monitor, step, mean, validation, sums, workspace,
+    ):  # fmt: skip
+        """The end of an epoch whose steps several threads share; returns what `train` does.
+
+        `sums` holds those of the parts of the validation.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        mode = floating_point_mode()
+        set_floating_point_mode(flushing(mode))
+        status = _check(params.size, pointer(params), pointer(good), pointer(monitor), mean)
+        if status == DONE and _watches(whole, limits):
+            status = _watch(
+                pointer(whole), pointer(limits), pointer(v_plan), pointer(v_constants),
+                pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
+                pointer(v_labels), pointer(v_weights), v_X.shape[0], sums.size, pointer(sums),
+                params.size, pointer(params), pointer(best), pointer(average), pointer(monitor),
+                step, mean, pointer(validation), aligned(pointer(workspace)),
+            )  # fmt: skip
+        set_floating_point_mode(mode)
+        return status
+
+    return end_of_epoch
+
+
+# The types of a recipe, and of the arrays of a run that the end of an epoch changes.
+_RECIPE = given_integers(1), given_doubles(1)
+_KEPT = result(2), result(1), result_doubles(1), result_doubles(1)
+
 train = Entry(
     _make_train, PAIR,
-    *PLAN, *DATA, given_integers(1), INTEGER, INTEGER, NUMBER, NUMBER, NUMBER, result(1),
-    result(2), result(2), result_doubles(1), types.uint64, INTEGER, INTEGER, INTEGER, FLAG,
-    given_integers(2), given_doubles(1), result_doubles(1), NUMBER, result(1), given_doubles(1),
+    *PLAN, *DATA, *PLAN, *DATA, *_RECIPE, given_integers(1), result(1), result(2), *_KEPT,
+    types.uint64, INTEGER, INTEGER, given_integers(2), given_doubles(1), result_doubles(1),
+    result_doubles(1), result(1), given_doubles(1), result(1), calls=SUMS,
+)  # fmt: skip
+
+end_of_epoch = Entry(
+    _make_end_of_epoch, INTEGER,
+    *PLAN, *DATA, *_RECIPE, given(1), *_KEPT, INTEGER, NUMBER, result_doubles(1), given_doubles(1),
     result(1), calls=SUMS,
 )  # fmt: skip

@@ -261,10 +261,17 @@ class Vector:
 
 def widened(vector: Vector) -> Vector:
     """The elements in float64."""
-    lanes = Lanes(vector.lanes.builder, types.float64, vector.lanes.width)
-    if vector.lanes.real == types.float64:
+    return _converted(vector, types.float64)
+
+
+def _converted(vector: Vector, real: types.Float) -> Vector:
+    """The elements in the other type, or this one."""
+    builder, own = vector.lanes.builder, vector.lanes.real
+    lanes = Lanes(builder, real, vector.lanes.width)
+    if own == real:
         return Vector(lanes, vector.value)
-    return Vector(lanes, lanes.builder.fpext(vector.value, lanes.type))
+    convert = builder.fpext if own.bitwidth < real.bitwidth else builder.fptrunc
+    return Vector(lanes, convert(vector.value, lanes.type))
 
 
 def elementwise(
@@ -278,7 +285,8 @@ def elementwise(
         (vector from p1, ..., vector of s1, ...) -> the vectors to store from p1 on (`results` of
         them, in a tuple), and, if `total`, as last one, what is to be summed.
     pointers : int
-        How many of the arguments are pointers; the others are scalars of the same type.
+        How many of the arguments are pointers; the others are scalars of the first one's type, to
+        which what is read elsewhere is converted.
     results : int
         How many pointers are written, the first ones. Others may coincide with them.
     total : bool
@@ -330,9 +338,15 @@ def _loop(
         wide = Lanes(builder, types.float64, lanes.width)
         sums = cgutils.alloca_once_value(builder, wide.constant(0).value) if total else None
 
+        def load(lanes: Lanes, own: types.Float, place: ir.Value, mask: ir.Value | None) -> Vector:
+            return _converted(Lanes(builder, own, lanes.width).load(place, mask), real)
+
         def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> Vector | None:
             places = [builder.gep(p, [i]) for p in starts]
-            vectors = [lanes.load(p, mask) for p in places]
+            vectors = [
+                load(lanes, a.dtype, p, mask)
+                for a, p in zip(arguments[:pointers], places, strict=True)
+            ]
             outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
             for vector, place in zip(outcome[:results], places[:results], strict=True):
                 lanes.store(vector, place, mask)

@@ -1,0 +1,112 @@
+/* The optimizers' update rules: one pass over the parameters each. Formulas: the contract's
+ * Optimizer.
+ *
+ * Vectors are padded, so that the rules work on whole vectors: a gradient of 0 moves no parameter,
+ * and it is 0 in the padding as it is for parameters that are not free. Weight decay alone would
+ * move those and has a pass of its own.
+ */
+
+static void sgd_step(idx n, real *p, real *v, const real *g, double momentum, double lr,
+                     int nesterov)
+{
+    vec rate = splat((real)lr), mu = splat((real)momentum);
+    if (!v) {
+        for (idx i = 0; i < n; i += VL) store(p + i, load(p + i) - rate * load(g + i));
+        return;
+    }
+    for (idx i = 0; i < n; i += VL) {
+        vec gi = load(g + i), vi = mu * load(v + i) + gi;
+        store(v + i, vi);
+        store(p + i, load(p + i) - rate * (nesterov ? gi + mu * vi : vi));
+    }
+}
+
+static void decay_weights(idx n, real *p, const uint8_t *free, double share)
+{
+    real kept = (real)(1 - share);
+    for (idx i = 0; i < n; i++) p[i] *= free && !free[i] ? 1 : kept;
+}
+
+/* β^t, exactly 0 from where 1 - β^t rounds to 1. */
+static double power(double beta, int64_t t)
+{
+    return (double)t * (1 - beta) > 40 ? 0 : pow(beta, (double)t);
+}
+
+static void adam_step(idx n, real *p, real *m, real *s, const real *g, const double *constants,
+                      double lr, int64_t t)
+{
+    double beta1 = constants[0], beta2 = constants[1];
+    vec rate = splat((real)(lr / (1 - power(beta1, t))));
+    vec correction = splat((real)(1 / sqrt(1 - power(beta2, t))));
+    vec share1 = splat((real)(1 - beta1)), share2 = splat((real)(1 - beta2));
+    vec keep2 = splat((real)beta2), eps = splat((real)constants[2]);
+    for (idx i = 0; i < n; i += VL) {
+        vec gi = load(g + i), mi = load(m + i), si = load(s + i);
+        mi += share1 * (gi - mi);
+        si = keep2 * si + share2 * gi * gi;
+        store(m + i, mi);
+        store(s + i, si);
+        store(p + i, load(p + i) - rate * mi / (vsqrt(si) * correction + eps));
+    }
+}
+
+/* With momentum if there is a `v`, centered if there is an `a`. */
+static void rmsprop_step(idx n, real *p, real *s, real *v, real *a, const real *g,
+                         const double *constants, double lr)
+{
+    vec keep = splat((real)constants[0]), share = splat((real)(1 - constants[0]));
+    vec eps = splat((real)constants[1]), mu = splat((real)constants[2]), rate = splat((real)lr);
+    for (idx i = 0; i < n; i += VL) {
+        vec gi = load(g + i), q = keep * load(s + i) + share * gi * gi;
+        store(s + i, q);
+        if (a) {
+            vec ai = load(a + i);
+            ai += share * (gi - ai);
+            store(a + i, ai);
+            q = vmax((vec){0}, q - ai * ai); /* a NaN remains one */
+        }
+        vec d = gi / (vsqrt(q) + eps);
+        if (v) {
+            d += mu * load(v + i);
+            store(v + i, d);
+        }
+        store(p + i, load(p + i) - rate * d);
+    }
+}
+
+static void adagrad_step(idx n, real *p, real *s, const real *g, double epsilon, double lr)
+{
+    vec eps = splat((real)epsilon), rate = splat((real)lr);
+    for (idx i = 0; i < n; i += VL) {
+        vec gi = load(g + i), si = load(s + i) + gi * gi;
+        store(s + i, si);
+        store(p + i, load(p + i) - rate * gi / (vsqrt(si) + eps));
+    }
+}
+
+/* One step of the run's rule; moments lie one after another, `n` numbers each. */
+static void update(const fb_run *run, const uint8_t *free, idx n_params, idx n, real *p,
+                   real *moments, const real *g, double lr)
+{
+    const double *constants = run->constants;
+    real *second = moments + n, *third = second + n;
+    switch (run->optimizer) {
+    case FB_ADAM:
+        if (constants[3] != 0) decay_weights(n_params, p, free, lr * constants[3]);
+        adam_step(n, p, moments, second, g, constants, lr, run->step + 1);
+        break;
+    case FB_RMSPROP: {
+        real *v = constants[2] != 0 ? second : NULL;
+        real *a = constants[3] != 0 ? (v ? third : second) : NULL;
+        rmsprop_step(n, p, moments, v, a, g, constants, lr);
+        break;
+    }
+    case FB_ADAGRAD:
+        adagrad_step(n, p, moments, g, constants[0], lr);
+        break;
+    default:
+        sgd_step(n, p, run->n_moments > 0 ? moments : NULL, g, constants[0], lr,
+                 run->optimizer == FB_NESTEROV);
+    }
+}

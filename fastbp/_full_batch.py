@@ -1,0 +1,358 @@
+"""Full-batch methods inside `fit`: iterations recorded, shown and told, and stopped if asked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import optimize
+from ._arrays import FLOAT64
+from ._errors import unknown_name
+from ._objective import Objective
+from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, STUCK
+from .optimize._free import FreeCoordinates
+from .optimize._function import CONVERGED
+from .optimize._scg import Search
+from .optimize._scipy import METHODS as MINIMIZE
+from .training import state as states
+from .training.data import Data
+from .training.watch import Watch
+
+LEAST_SQUARES = ("trf", "dogbox")
+METHODS = (*MINIMIZE, *LEAST_SQUARES)
+CONTINUED = ("scg",)  # those with a state to go on from
+
+
+@dataclass(eq=False)
+class Outcome:
+    """What a full-batch method came to; `params` are float64, for columns as they were scaled."""
+
+    params: np.ndarray
+    status: int
+    message: str
+    nit: int
+    nfev: int
+    losses: list[float]
+    validation: list[float]
+    loss: float
+    state: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When `fit` stops a method: see its arguments of the same names."""
+
+    epochs: int
+    goal: float
+    patience: int | None
+    tol: float | None
+
+
+class _Stop(Exception):
+    """Ends a method from inside its callback."""
+
+    def __init__(self, status: int, message: str):
+        super().__init__(message)
+        self.status, self.message = status, message
+
+
+class _Trace:
+    """A callback that keeps the objective after each iteration, and the parameters to return."""
+
+    def __init__(self, data: Data, start: np.ndarray, limits: Limits, watch: Watch):
+        self._obj = data.training.astype(FLOAT64)
+        valid = data.validation
+        self._validation = None if valid is None else valid.astype(FLOAT64)
+        self._data, self._limits, self._watch = data, limits, watch
+        self.params = start
+        self.best: np.ndarray | None = None
+        self.losses: list[float] = []
+        self.validation: list[float] = []
+        self._lowest, self._waited = np.inf, 0
+        self.keep: Callable[[], None] = lambda: None  # notes the state of the method itself
+        self.state: Callable[[], dict[str, Any] | None] = lambda: None
+
+    def __call__(self, intermediate_result: Any) -> None:
+        if isinstance(intermediate_result, np.ndarray):  # TNC tells no value
+            x, loss = intermediate_result, self._obj.value(intermediate_result)
+        elif "cost" in intermediate_result:  # half the sum of squared residuals
+            x = intermediate_result.x
+            loss = 2 * self._obj.problem.scale * float(intermediate_result.cost)
+        else:
+            x, loss = intermediate_result.x, float(intermediate_result.fun)
+        self.record(np.array(x), loss)
+
+    def records(self) -> dict[str, Any]:
+        """What goes into a state beside the method's own."""
+        best = self.params[:0] if self.best is None else self.best
+        return {
+            "losses": np.array(self.losses),
+            "validation": np.array(self.validation),
+            "best": best.copy(),
+            "lowest": self._lowest,
+            "waited": self._waited,
+        } | states.of_data(self._data)
+
+    def restore(self, state: dict[str, Any], nit: int) -> None:
+        """Take these out of the state of a run with so many iterations."""
+        validated = nit if self._validation is not None else 0
+        self.losses = states.array(state, "losses", (nit,)).tolist()
+        self.validation = states.array(state, "validation", (validated,)).tolist()
+        self._lowest = states.number(state, "lowest", float, -np.inf)
+        self._waited = states.number(state, "waited")
+        found = self._lowest < np.inf
+        best = states.array(state, "best", self.params.shape if found else (0,))
+        self.best = best if found else None
+
+    def record(self, x: np.ndarray, loss: float) -> None:
+        """An iteration has reached `x` (n_params,), where the objective is `loss`."""
+        # What takes time, and may be interrupted, comes first.
+        val_loss = None if self._validation is None else self._validation.value(x)
+        self.losses.append(loss)
+        if np.isfinite(loss):
+            self.params = x
+        if val_loss is not None:
+            self.validation.append(val_loss)
+            self._compare(x, val_loss)
+        self.keep()
+        self._watch.show(len(self.losses), loss, val_loss, None)
+        self._stop_if_asked(loss, val_loss)
+
+    def _compare(self, x: np.ndarray, val_loss: float) -> None:
+        self._waited += 1
+        if self._limits.patience is not None and val_loss < self._lowest:
+            self.best, self._lowest, self._waited = x, val_loss, 0
+
+    def _stop_if_asked(self, loss: float, val_loss: float | None) -> None:
+        limits, watch, nit = self._limits, self._watch, len(self.losses)
+        done = counted(nit, "iteration")
+        told = watch.tell(
+            nit, loss, val_loss, None, lambda: self._data.outside(self.params), self.state
+        )
+        if loss <= limits.goal:
+            raise _Stop(FINISHED, f"the goal of {limits.goal:g} was met in {done}")
+        if limits.patience is not None and self._waited >= limits.patience:
+            raise _Stop(FINISHED, no_progress(limits.patience, "iteration", nit, self._lowest))
+        if told:
+            raise _Stop(STOPPED, f"a callback stopped the fit after {done}")
+        if watch.time_is_up:
+            raise _Stop(LIMIT, f"max_time is over after {done}")
+
+
+def minimise(
+    data: Data,
+    method: str,
+    start: np.ndarray,
+    limits: Limits,
+    watch: Watch,
+    options: dict[str, Any],
+    identity: dict[str, Any],
+    state: dict[str, Any] | None,
+) -> Outcome:
+    """Run a full-batch method.
+
+    Parameters
+    ----------
+    data : Data
+    method : str
+        One of METHODS.
+    start : numpy.ndarray (n_params,)
+        For columns as they were scaled.
+    limits : Limits
+    watch : Watch
+    options : dict
+        What `fastbp.optimize` takes.
+    identity : dict
+        What the states of one run have in common.
+    state : dict or None
+        Of a run with this identity that is to go on, for methods in CONTINUED.
+    """
+    if "callback" in options:
+        raise TypeError(
+            "callback is not an option of fit, whose callbacks=... are told of every iteration; "
+            "fastbp.optimize.minimize and least_squares take one"
+        )
+    obj = data.training.astype(FLOAT64)
+    x0 = obj.net._params(start).copy()
+    loss, grad = obj.value_and_grad(x0)
+    if not (np.isfinite(loss) and np.isfinite(grad).all()):
+        message = f"{method} cannot start: the objective is {loss:g}{AT_START}"
+        return Outcome(x0, DIVERGED, message, 0, 1, [], [], loss)
+    trace = _Trace(data, x0, limits, watch)
+    if method in CONTINUED:
+        return _scg(obj, x0, limits, trace, options, identity, state)
+    search = _least_squares if method in LEAST_SQUARES else _minimize
+    try:
+        with np.errstate(all="ignore"):  # what overflows on the way is backed off from, or told
+            found = search(obj, x0, method, limits, trace, options)
+    except (KeyboardInterrupt, _Stop) as stop:
+        return _stopped(trace, stop)
+    return _outcome(obj, method, found, trace, limits)
+
+
+def _stopped(trace: _Trace, stop: KeyboardInterrupt | _Stop) -> Outcome:
+    nit = len(trace.losses)
+    if isinstance(stop, _Stop):
+        status, message = stop.status, stop.message
+    else:
+        status, message = INTERRUPTED, f"interrupted (Ctrl-C) after {counted(nit, 'iteration')}"
+    params = trace.params if trace.best is None else trace.best
+    loss = trace.losses[-1] if nit else np.nan
+    return Outcome(params, status, message, nit, nit, trace.losses, trace.validation, loss)
+
+
+def _outcome(obj: Objective, method: str, found: Any, trace: _Trace, limits: Limits) -> Outcome:
+    least_squares = method in LEAST_SQUARES
+    loss = found.cost * 2 * obj.problem.scale if least_squares else found.fun
+    nit = len(trace.losses) if least_squares else found.nit
+    if not (np.isfinite(loss) and np.isfinite(found.x).all()):
+        status, params = DIVERGED, trace.params
+        message = (
+            f"{method} diverged in iteration {nit}: the objective is {loss:g}; start from other "
+            f"parameters or scale X and y to about unit size"
+        )
+    else:
+        status, params, message = FINISHED, found.x, str(found.message)
+        if not found.success:
+            spent = found.nfev if method in (*LEAST_SQUARES, "TNC") else nit
+            status = LIMIT if spent >= limits.epochs else STUCK
+        if trace.best is not None:
+            params = trace.best
+    loss = trace.losses[-1] if trace.losses else float(loss)
+    return Outcome(params, status, message, nit, found.nfev, trace.losses, trace.validation, loss)
+
+
+def _minimize(
+    obj: Objective,
+    x0: np.ndarray,
+    method: str,
+    limits: Limits,
+    trace: _Trace,
+    options: dict[str, Any],
+) -> Any:
+    own: dict[str, Any] = {"maxfun" if method == "TNC" else "maxiter": limits.epochs}
+    if method == "L-BFGS-B":  # its own limit of 15000 may come first; maxls is 20
+        own["maxfun"] = 21 * limits.epochs
+    if limits.tol is not None:
+        own["tol"] = limits.tol
+    return optimize.minimize(obj, x0, method=method, callback=trace, **(own | options))
+
+
+def _least_squares(
+    obj: Objective,
+    x0: np.ndarray,
+    method: str,
+    limits: Limits,
+    trace: _Trace,
+    options: dict[str, Any],
+) -> Any:
+    from scipy.optimize import least_squares
+
+    own: dict[str, Any] = {"max_nfev": limits.epochs}
+    if limits.tol is not None:
+        own |= dict.fromkeys(("ftol", "xtol", "gtol"), limits.tol)
+    options = own | options
+    if "callback" in inspect.signature(least_squares).parameters:  # SciPy 1.16
+        return optimize.least_squares(obj, x0, method=method, callback=trace, **options)
+    trace.record(x0, obj.value(x0))
+    found = optimize.least_squares(obj, x0, method=method, **options)
+    trace.record(found.x, 2 * obj.problem.scale * float(found.cost))
+    return found
+
+
+# Scaled conjugate gradients, which can be continued.
+
+
+def _scg(
+    obj: Objective,
+    x0: np.ndarray,
+    limits: Limits,
+    trace: _Trace,
+    options: dict[str, Any],
+    identity: dict[str, Any],
+    state: dict[str, Any] | None,
+) -> Outcome:
+    for option in options:
+        if option not in ("hessp", "sigma"):
+            raise TypeError(unknown_name("option of method 'scg'", option, ("hessp", "sigma")))
+    if callable(options.get("hessp")):
+        raise TypeError(
+            f"hessp is {options['hessp']!r}, expected True or False: the objective brings its own"
+        )
+    inside = FreeCoordinates(obj, x0)
+    own = None
+    if state is not None:
+        states.require_same(state, identity)
+        own = _searched(state, len(inside.x0))
+        trace.restore(state, own["nit"])
+    search = Search(
+        inside.value_and_grad,
+        inside.hessp if options.get("hessp") else None,
+        inside.x0,
+        tol=limits.tol or 0.0,
+        state=own,
+        **{name: value for name, value in options.items() if name == "sigma"},
+    )
+    if search.nit >= limits.epochs:
+        raise ValueError(
+            f"state is of a run with {search.nit} iterations, and epochs is {limits.epochs}: it "
+            f"counts those before it too; pass a larger number to go on"
+        )
+    # An interrupt may leave the search in the middle of a step; this is whole.
+    kept = search.state()
+
+    def keep() -> None:
+        nonlocal kept
+        kept = search.state()
+
+    trace.keep, trace.state = keep, lambda: identity | trace.records() | kept
+    try:
+        while search.status is None and search.nit < limits.epochs:
+            search.step()
+            trace.record(inside.full(search.x), search.f)
+    except (KeyboardInterrupt, _Stop) as stop:
+        out = _stopped(trace, stop)
+    else:
+        status = {None: LIMIT, CONVERGED: FINISHED}.get(search.status, STUCK)
+        message = search.message or "the maximum number of iterations (epochs) has been reached"
+        params = inside.full(search.x) if trace.best is None else trace.best
+        records = (trace.losses, trace.validation)
+        out = Outcome(params, status, message, search.nit, search.nfev, *records, search.f)
+    out.nfev, out.state = kept["nfev"], trace.state()
+    return out
+
+
+def _searched(state: dict[str, Any], n: int) -> dict[str, Any]:
+    """What `Search` goes on from, of a search in n coordinates."""
+    found = {name: states.array(state, name, (n,)) for name in ("x", "g", "direction")}
+    found |= {name: states.number(state, name) for name in ("nit", "nfev", "nhev")}
+    found |= {"f": states.number(state, "f", float, -np.inf)}
+    found |= {"damping": states.number(state, "damping", float)}
+    if "curvature" in state:
+        found["curvature"] = states.number(state, "curvature", float, -np.inf)
+    if "status" in state:
+        found["status"] = states.number(state, "status")
+    return found
+
+
+# Words that all methods share.
+
+AT_START = (
+    " at the initial parameters, or its gradient overflows; scale X and y to about unit size, or "
+    "start from smaller parameters"
+)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
+def no_progress(patience: int, noun: str, nit: int, lowest: float) -> str:
+    return (
+        f"no progress in {counted(patience, noun)} beyond {lowest:.6g}: stopped after "
+        f"{counted(nit, noun)}"
+    )

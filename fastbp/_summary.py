@@ -1,0 +1,107 @@
+"""`FitResult.summary`: a fit in a few lines of text."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from ._full_batch import counted
+from .training.optimizers import METHODS
+
+WIDTH = 80
+
+
+def summary(res: Any) -> str:
+    """A fit as aligned lines of at most 80 columns.
+
+    Parameters
+    ----------
+    res : FitResult
+
+    Returns
+    -------
+    str
+        A line for each of the network, the method, the loss, what was done, how it ended, the
+        objective and its gradient, the validation if there was one, the time, the seed and the
+        backend; long ones go on below.
+    """
+    rows = {
+        "network": _network(res.net),
+        "method": res.method,
+        "loss": f"{res.loss_function!r} over {counted(res.n_rows, 'row')}{_scaled(res)}",
+        "done": _work(res),
+        "ended": f"{_OUTCOMES[res.status]}: {res.message}",
+        "objective": f"{res.fun:.6g}",
+        "largest |gradient|": _steepest(res.grad, res.net),
+        "validation": _validation(res),
+        "time": _time(res.elapsed),
+        "seed": str(res.seed),
+        "backend": res.backend,
+    }
+    margin = max(map(len, rows)) + 2
+    return "\n".join(
+        textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent=name.ljust(margin),
+            subsequent_indent=" " * margin,
+            break_on_hyphens=False,
+        )
+        for name, text in rows.items()
+        if text
+    )
+
+
+def step_noun(res: Any) -> str:
+    """What an entry of the history is: "epoch" of a method on batches, else "iteration"."""
+    batched = {type(method).__name__ for method in METHODS.values()}
+    return "epoch" if res.method.partition("(")[0] in batched else "iteration"
+
+
+# Words for `FitResult.status`, in its order.
+_OUTCOMES = ("success", "limit reached", "stuck", "divergence", "interrupted", "stopped")
+
+
+def _network(net: Any) -> str:
+    acts = ", ".join(repr(layer.act).strip("'") for layer in net.layers)
+    text = f"{net.sizes} ({acts}), {net.dtype}, {counted(net.n_params, 'parameter')}"
+    return text + (f", {net.n_free} of them free" if net.n_free != net.n_params else "")
+
+
+def _scaled(res: Any) -> str:
+    return "" if res.scale is None else f", scale={res.scale!r}"
+
+
+def _work(res: Any) -> str:
+    noun = step_noun(res)
+    work = "step" if noun == "epoch" else "evaluation"
+    return f"{counted(res.nit, noun)}, {counted(res.nfev, work)}"
+
+
+def _steepest(grad: np.ndarray, net: Any) -> str:
+    places = {}
+    for k, (W, b) in enumerate(net.unpack(grad)):
+        places[f"W of layer {k}"] = np.abs(W).max()
+        if b is not None:
+            places[f"b of layer {k}"] = np.abs(b).max()
+    place = max(places, key=lambda name: places[name])
+    return f"{places[place]:.3g} ({place})"
+
+
+def _validation(res: Any) -> str:
+    values = res.history.get("val_loss", np.empty(0))
+    if not len(values):
+        return ""
+    best, noun = int(np.argmin(np.where(np.isnan(values), np.inf, values))), step_noun(res)
+    return f"best {values[best]:.6g} in {noun} {best + 1}, last {values[-1]:.6g}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,61 @@
+"""`checkpoint`: a callback of `fit` that saves the network as the run goes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from .._arrays import whole_number
+from ._model import save
+
+if TYPE_CHECKING:
+    from ..training.watch import Epoch
+
+
+@dataclass(frozen=True)
+class checkpoint:
+    """A callback of `fastbp.fit` that saves network, parameters and state every few epochs.
+
+    The file always holds a complete run, the old or the new one, even if the process is killed
+    while it is written: ``saved = fb.load(path)``, then ``fb.fit(..., state=saved.state)`` goes on
+    as if nothing had happened.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        The file, as `fastbp.save` takes it.
+    every : int, default 1
+        Save after each epoch whose number is a multiple of this.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If `every` is not a positive whole number.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> X = np.linspace(-1, 1, 50).reshape(-1, 1)
+    >>> net, y = fb.Network(1, fb.Dense(1)), 3 * X[:, 0] - 1
+    >>> saver = fb.checkpoint("line.safetensors", every=10)
+    >>> whole = fb.fit(net, X, y, epochs=30, seed=0, callbacks=saver)
+    >>> saved = fb.load("line.safetensors")
+    >>> saved.meta["epoch"]
+    30
+    >>> resumed = fb.fit(net, X, y, epochs=50, state=saved.state)
+    >>> np.array_equal(resumed.params, fb.fit(net, X, y, epochs=50, seed=0).params)
+    True
+    """
+
+    path: str | os.PathLike[str]
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "every", whole_number("every", self.every))
+
+    def __call__(self, epoch: Epoch) -> None:
+        if epoch.epoch % self.every == 0:
+            save(
+                self.path, epoch.net, epoch.params, epoch.state, epoch=epoch.epoch, loss=epoch.loss
+            )

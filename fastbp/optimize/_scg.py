@@ -1,0 +1,406 @@
+"""Scaled conjugate gradients: Møller's, without line searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._arrays import FLOAT64, whole_number
+from .._objective import Objective
+from ._free import FreeCoordinates
+from ._function import (
+    CONVERGED,
+    MAXFUN,
+    MAXITER,
+    MESSAGES,
+    STOPPED,
+    STUCK,
+    Function,
+    derivative,
+    listener,
+    require_unbounded,
+    require_usable,
+    starting_point,
+    tolerance,
+    unresolvable,
+)
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
+SIGMA = 1e-4  # how far away the second gradient of a difference is taken
+DAMPING = 1e-6  # what is first added to the curvature
+# The comparison parameter of a step, gained/expected: below POOR the curvature is damped more, from
+# GOOD on less. Steps become at most CUT times shorter at once, however bad they were.
+POOR = 0.25
+GOOD = 0.75
+CUT = 10.0
+
+_TINY = float(np.finfo(float).tiny)  # a quotient by this is a number, if need be infinite
+
+_MESSAGES = MESSAGES | {
+    STUCK: "No step straight downhill decreases the function: the gradient is wrong (see "
+    "fastbp.check_grad) or the function has a kink or a steep wall here."
+}
+
+# What a search consists of beside its function.
+_STATE = "x f g direction curvature damping nit nfev nhev status".split()
+
+
+def scg(
+    fun: Callable[..., Any] | Objective,
+    x0: Any,
+    args: Any = (),
+    *,
+    jac: Any = True,
+    hessp: Any = None,
+    maxiter: int = 100,
+    maxfun: int | None = None,
+    sigma: float = SIGMA,
+    tol: float | None = None,
+    callback: Callable[..., Any] | None = None,
+    hess: Any = None,
+    bounds: Any = None,
+    constraints: Any = (),
+) -> OptimizeResult:
+    """Minimise a smooth function by Møller's scaled conjugate gradients [1]_.
+
+    Along the unit vector u the step is -g·u/δ, where δ = u·Hu + λ; if that is not positive, λ
+    becomes -2 u·Hu first. It is taken if f does not rise. Δ is the ratio of
+    what it gains to what the parabola of this slope and curvature promises: below 0.25, λ rises by
+    δ(1 - Δ), from 0.75 on it falls to a quarter. The next direction is that of -g' + βu with
+    β = g'·(g' - g)/(-g·u), or of -g' after every n iterations.
+
+    Parameters
+    ----------
+    fun : callable or Objective
+        ``fun(x, *args) -> (f, g)``, a number and the gradient (n,); only f if `jac` is callable.
+        An `Objective` is computed in float64; its masked and frozen parameters stay as they are.
+    x0 : array_like (n,)
+        Where to start; it is not modified.
+    args : tuple, optional
+        Further arguments of `fun`, `jac` and `hessp`.
+    jac : True or callable
+        The gradient ``jac(x, *args) -> (n,)``, unless `fun` gives it.
+    hessp : callable or True, optional
+        The Hessian's products ``hessp(x, p, *args) -> (n,)``; True for those of an `Objective`. By
+        default Hu is the difference of two gradients, (g(x + sigma·u) - g(x))/sigma.
+    maxiter : int, default 100
+        The most iterations: steps, whether taken or not.
+    maxfun : int, optional
+        The most evaluations of `fun`. A step in a new direction takes two, or one with `hessp`; one
+        that would exceed this is not begun.
+    sigma : float, default 1e-4
+        How far from x that second gradient is taken; it should be a small part of the size of x.
+    tol : float, optional
+        Stop where no entry of the gradient is larger than this; by default run until nothing more
+        can be gained.
+    callback : callable, optional
+        ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun`` if its
+        argument has that name, called after each iteration. It stops the run by returning True or
+        raising StopIteration.
+    hess
+        Ignored: what `scipy.optimize.minimize` passes to every method.
+    bounds, constraints
+        Passed by `scipy.optimize.minimize` too; they must not be given.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        ``x``, ``fun`` and ``jac`` are the last point, whose value is the least of those accepted;
+        ``history[k]`` is the value after k iterations; ``nit``, ``nfev``, ``njev`` and ``nhev``
+        count. ``status`` is 0 (converged; ``success`` is True for it alone), 1 (maxiter), 2
+        (maxfun), 3 (no step goes down) or 99 (callback); ``message`` says it in words.
+
+    Raises
+    ------
+    ShapeError
+        If `x0` is not a vector or a derivative has another shape.
+    NonFiniteError
+        If `x0`, or the function or gradient there, is not finite.
+    ValueError
+        Without a gradient or anything free, for bounds or constraints, numbers out of range, or
+        ``hessp=True`` where an activation or the loss has no second derivative.
+    TypeError
+        If x0 or the derivatives are not real, `fun` does not return a pair, or `hessp` does not fit
+        `fun`.
+
+    Notes
+    -----
+    Networks are fitted faster with differences: exact products take two to three times as long as
+    the one gradient more, and save no iterations.
+
+    Beyond the paper: a step is never cut to less than a tenth at once, also where f or g is not
+    finite. Where neither f nor x can be resolved any longer along a direction, the search starts
+    afresh along -g, and ends if that was the direction. With λ and δ divided by ‖p‖², the paper's p
+    is the unit vector; λ̄, which undoes the last scaling of δ, is not needed, since δ is always made
+    from u·Hu.
+
+    References
+    ----------
+    .. [1] M. F. Møller, "A scaled conjugate gradient algorithm for fast supervised learning",
+       Neural Networks 6(4), 1993.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> def bowl(x):
+    ...     return ((x - [1.0, 2.0]) ** 2).sum(), 2 * (x - [1.0, 2.0])
+    >>> result = fb.optimize.scg(bowl, [5.0, 5.0])
+    >>> result.success, np.round(result.x, 6).tolist()
+    (True, [1.0, 2.0])
+
+    As a method of SciPy:
+
+    >>> import scipy.optimize
+    >>> result = scipy.optimize.minimize(bowl, [5.0, 5.0], jac=True, method=fb.optimize.scg)
+    >>> np.round(result.x, 6).tolist()
+    [1.0, 2.0]
+    """
+    from scipy.optimize import OptimizeResult
+
+    if isinstance(fun, Objective):
+        if callable(hessp):
+            raise TypeError(
+                "hessp was given with an objective, which brings its own; pass hessp=True for it, "
+                "or leave it out"
+            )
+        if fun.net.plan.free is not None:
+            inside = FreeCoordinates(fun, x0)
+            return inside.full(
+                scg(
+                    inside.value_and_grad, inside.x0, hessp=inside.hessp if hessp else None,
+                    maxiter=maxiter, maxfun=maxfun, sigma=sigma, tol=tol,
+                    callback=inside.callback(callback), bounds=bounds, constraints=constraints,
+                )
+            )  # fmt: skip
+        fun = fun.astype(FLOAT64)
+    require_unbounded("scg", bounds, constraints)
+    maxiter = whole_number("maxiter", maxiter)
+    budget = inf if maxfun is None else whole_number("maxfun", maxfun)
+    function = Function("scg", fun, jac, args)
+    products = _products(fun, hessp, function.args)
+    search = Search(function, products, x0, tol=tolerance(tol), sigma=sigma)
+    tell = listener(callback)
+
+    history = [search.f]
+    status = search.status
+    while status is None:
+        if search.nfev + search.cost > budget:
+            status = MAXFUN
+        elif search.nit == maxiter:
+            status = MAXITER
+        else:
+            search.step()
+            history.append(search.f)
+            stopped = tell(search)
+            status = STOPPED if stopped and search.status is None else search.status
+    return OptimizeResult(
+        x=search.x,
+        fun=search.f,
+        jac=search.g,
+        nit=search.nit,
+        nfev=search.nfev,
+        njev=search.nfev,
+        nhev=search.nhev,
+        status=status,
+        success=status == CONVERGED,
+        message=_MESSAGES[status],
+        history=np.array(history),
+    )
+
+
+def _products(
+    fun: Any, hessp: Any, args: tuple[Any, ...]
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
+    """The Hessian's products as `Search` takes them."""
+    if hessp is None or hessp is False:
+        return None
+    if isinstance(fun, Objective):
+        return fun.hvp
+    if not callable(hessp):
+        raise TypeError(
+            f"hessp is {hessp!r}, expected a function (x, p) -> Hp, or None; True is for a "
+            f"network's objective"
+        )
+    return lambda x, p: derivative("what hessp gave", hessp(x.copy(), p.copy(), *args), x)
+
+
+class Search:
+    """A search by scaled conjugate gradients, one `step` at a time.
+
+    Parameters
+    ----------
+    value_and_grad : callable
+        x (n,) -> (f, g (n,)), g being a new array of float64; it does not modify x.
+    hessp : callable or None
+        (x, p) -> Hp (n,); by default a difference of gradients.
+    x0 : array_like (n,)
+        Where to start.
+    tol : float, default 0.0
+        The largest entry of a gradient that counts as zero.
+    sigma : float, default 1e-4
+        See `scg`.
+    state : dict, optional
+        What `state` gave: go on from there instead of from x0, with the same iterates as if the
+        search had not been interrupted.
+
+    Attributes
+    ----------
+    x, f, g : numpy.ndarray (n,), float, numpy.ndarray (n,)
+        The point that has been reached, its value and gradient.
+    nit, nfev, nhev : int
+        Iterations, evaluations and Hessian products so far.
+    status : int or None
+        None while there is more to gain, then CONVERGED or STUCK.
+
+    Raises
+    ------
+    ShapeError, NonFiniteError, TypeError, ValueError
+        As `scg`.
+    """
+
+    x: np.ndarray
+    f: float
+    g: np.ndarray
+    direction: np.ndarray  # a unit vector
+    curvature: float | None  # along the direction; None until it is asked for
+    damping: float
+    status: int | None
+
+    def __init__(
+        self,
+        value_and_grad: Callable[[np.ndarray], tuple[float, np.ndarray]],
+        hessp: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
+        x0: Any,
+        *,
+        tol: float = 0.0,
+        sigma: float = SIGMA,
+        state: dict[str, Any] | None = None,
+    ):
+        if not (isfinite(sigma) and sigma > 0):
+            raise ValueError(f"sigma is {sigma}, expected a small positive number, such as 1e-4")
+        self._value_and_grad, self._hessp = value_and_grad, hessp
+        self.tol, self.sigma = tol, sigma
+        self.nit = self.nfev = self.nhev = 0
+        self.curvature = self.status = None
+        if state is None:
+            self._start(starting_point(x0))
+        else:
+            for name, value in state.items():
+                setattr(self, name, np.array(value) if np.ndim(value) else value)
+
+    def _start(self, x: np.ndarray) -> None:
+        self.x = x
+        self.f, self.g = self._evaluate(x)
+        require_usable(self.f, self.g)
+        if self._flat:
+            self.status = CONVERGED
+        self._restart()
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next steps depend on: numbers, and vectors (n,) of float64.
+
+        What is None is left out.
+        """
+        found = {name: getattr(self, name) for name in _STATE}
+        return {
+            name: value.copy() if isinstance(value, np.ndarray) else value
+            for name, value in found.items()
+            if value is not None
+        }
+
+    @property
+    def message(self) -> str:
+        """The status in words; empty while there is more to gain."""
+        return "" if self.status is None else _MESSAGES[self.status]
+
+    @property
+    def cost(self) -> int:
+        """How many evaluations the next step takes."""
+        return 2 if self.curvature is None and self._hessp is None else 1
+
+    @np.errstate(over="ignore", invalid="ignore")  # what overflows is backed off from
+    def step(self) -> None:
+        """One iteration: try a step along the direction, and take it if f does not rise."""
+        self.nit += 1
+        u, slope = self.direction, float(self.g.dot(self.direction))
+        if self.curvature is None:
+            self.curvature = self._measured(u)
+        if self.curvature + self.damping <= 0:
+            self.damping = -2 * self.curvature
+        delta = max(self.curvature + self.damping, _TINY)
+        length = -slope / delta  # backwards where u leads uphill
+        x = self.x + length * u
+        f, g = self._evaluate(x)
+
+        expected = -slope * length / 2
+        finite = isfinite(f) and isfinite(g.dot(g))
+        ratio = (self.f - f) / expected if finite and expected > 0 else -inf
+        if ratio < POOR:
+            # The parabola of this slope through f(x) has its minimum at 1/(2 - Δ) of the step.
+            self.damping += delta * (min(2 - ratio, CUT) - 1)
+        elif ratio >= GOOD:
+            self.damping /= 4
+        exhausted = not ratio > 0 and unresolvable(self.f, slope, self.x, u, length)
+        ended = self._ending(self.curvature, slope) if exhausted else None
+        if ratio >= 0:
+            self._accept(x, f, g, slope)
+        if self._flat:
+            ended = CONVERGED
+        elif exhausted:
+            self._restart()
+        self.status = ended
+
+    def _measured(self, u: np.ndarray) -> float:
+        """The curvature u·Hu at x, 0 if it is not finite."""
+        if self._hessp is not None:
+            self.nhev += 1
+            curvature = float(u.dot(self._hessp(self.x, u)))
+        else:
+            _, beyond = self._evaluate(self.x + self.sigma * u)
+            curvature = float(u.dot(beyond - self.g)) / self.sigma
+        return curvature if isfinite(curvature) else 0.0
+
+    def _accept(self, x: np.ndarray, f: float, g: np.ndarray, slope: float) -> None:
+        """Go there and turn into the next direction."""
+        beta = float(g.dot(g - self.g)) / -slope
+        following = beta * self.direction - g
+        self.x, self.f, self.g = x, f, g
+        usable = isfinite(following.dot(following)) and self.nit % len(x)
+        self._turn(following if usable else -g)
+
+    def _turn(self, direction: np.ndarray) -> None:
+        self.direction, self.curvature = _unit(direction), None
+
+    def _restart(self) -> None:
+        self._turn(-self.g)
+        self.damping = DAMPING
+
+    def _ending(self, curvature: float, slope: float) -> int | None:
+        """How the search ends if nothing is gained along its direction; None if others are left."""
+        if not np.array_equal(self.direction, _unit(-self.g)):
+            return None
+        # Without damping, is there still something to gain? Then the slope does not tell the truth.
+        reach = -slope / curvature if curvature > 0 else inf
+        resolved = not unresolvable(self.f, slope, self.x, self.direction, reach)
+        return STUCK if resolved else CONVERGED
+
+    @property
+    def _flat(self) -> bool:
+        """Whether the gradient is zero within tol."""
+        return self.g.dot(self.g) == 0 or bool(self.tol and np.abs(self.g).max() <= self.tol)
+
+    def _evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        self.nfev += 1
+        f, g = self._value_and_grad(x)
+        return float(f), g
+
+
+def _unit(v: np.ndarray) -> np.ndarray:
+    """v over its norm; 0 remains."""
+    norm = np.sqrt(v.dot(v))
+    return v / norm if norm else v
