@@ -2,10 +2,11 @@
 
 Question: everybody says so. How much does standardising gain, and what does dropout do?
 
-Answer: measure. Inputs of sizes 0.02 to 50 take nine times as many epochs to the same loss as
-standardised ones. Dropout on a layer's outputs, `fb.Dense(..., dropout=0.5)`, is a penalty: in a
-linear model it is ridge regression, with p/(1 - p)·mean(x_j²) on w_j², and comes to that model's
-weights. Where rows are few, here 20 for 11 weights, it helps; with 500 it does harm.
+Answer: measure. Logistic regression on inputs of sizes 0.2 to 5 takes 2229 epochs to a loss that
+standardised ones meet in 6, each at its own best rate. Dropout on a layer's outputs,
+`fb.Dense(..., dropout=0.5)`, is a penalty: in a linear model it is ridge regression, with
+p/(1 - p)·mean(x_j²) on w_j², and comes to that model's weights. Where rows are few, here 20 for 11
+weights, it helps; with 500 it does harm.
 
 Lesson: standardise always, it is one word, `scale="standard"`. Dropout is for few data.
 """
@@ -16,9 +17,12 @@ import fastbp as fb
 
 
 def fit_to(goal, scale, X, labels):
-    net = fb.Network.mlp([3, 8, 1])
-    options = {"method": "adam", "lr": 0.01, "batch_size": None, "epochs": 10_000, "seed": 0}
-    return fb.fit(net, X, labels, loss="bce_logits", scale=scale, goal=goal, **options)
+    """Logistic regression by gradient descent, at half the largest stable rate."""
+    net = fb.Network(3, fb.Dense(1))
+    seen = X if scale is None else fb.Scaler.standard(X).transform(X)
+    lr = 0.5 * net.max_stable_rate(np.zeros(4), seen, labels, "bce_logits")
+    options = {"method": "sgd", "loss": "bce_logits", "batch_size": None, "epochs": 10_000}
+    return fb.fit(net, X, labels, lr=lr, params=np.zeros(4), scale=scale, goal=goal, **options)
 
 
 def linear_model(X, y, dropout, steps):
@@ -34,10 +38,10 @@ def linear_model(X, y, dropout, steps):
 def main(steps=10_000):
     rng = np.random.default_rng(0)
     Z = rng.standard_normal((200, 3))
-    X, labels = Z * [50, 1, 0.02], (Z[:, 0] * Z[:, 1] + Z[:, 2] > 0).astype(float)
+    X, labels = Z * [5, 1, 0.2], Z.sum(axis=1) + rng.standard_normal(200) > 0
     result = {"X": X, "labels": labels, "fits": {}, "weights": {}}
     for scale in ("standard", None):
-        res = result["fits"][scale] = fit_to(0.2, scale, X, labels)
+        res = result["fits"][scale] = fit_to(0.35, scale, X, labels)
         print(f"scale={scale}: {res.nit} epochs, loss {res.history['loss'][-1]:.4f}")
 
     truth, fresh = rng.standard_normal(10), rng.standard_normal((10_000, 10))

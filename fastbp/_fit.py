@@ -202,6 +202,7 @@ def fit(
         raise ValueError(unknown_name("on_divergence", on_divergence, ("raise", "return")))
     ending = _ending(rule, validation, patience, goal, tol)
     clip_norm = _positive("clip_norm", clip_norm)
+    shuffle, average = _flag("shuffle", shuffle), _flag("average", average)
     if isinstance(rule, str):
         _require_full_batch(net, rule, clip_norm, average, state)
     told = _callbacks(callbacks)
@@ -299,6 +300,12 @@ def _positive(name: str, value: Any) -> float:
     if not number > 0:
         raise ValueError(f"{name} is {number:g}, expected a positive number, or None for no limit")
     return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} is {value!r}, expected True or False")
+    return bool(value)
 
 
 def _callbacks(callbacks: Any) -> tuple[Callable[[Epoch], Any], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,7 @@ class FitResult:
         if loss.target == "counts":
             with np.errstate(over="ignore"):
                 Y = np.exp(Y)
-        return _r_squared(Y[:, : T.shape[1]], T)
+        return r_squared(Y[:, : T.shape[1]], T)
 
     def summary(self) -> str:
         """The fit in words and figures: network, method, what was reached, why it ended."""
@@ -181,7 +182,7 @@ class FitResult:
 
         return summary(self)
 
-    def plot(self, X: Any = None, y: Any = None) -> Figure:
+    def plot(self, X: Any = None, y: Any = None, classes: Sequence[Any] | None = None) -> Figure:
         """Plot the losses of the epochs and, beside them, how well the outputs meet the targets.
 
         For values these are predictions against targets and the residuals, for classes the
@@ -191,6 +192,8 @@ class FitResult:
         ----------
         X, y : array_like, optional
             As `fit` takes them; by default the rows that it trained on.
+        classes : sequence, optional
+            What classes are called, in the order of their labels.
 
         Returns
         -------
@@ -211,7 +214,7 @@ class FitResult:
                     "the rows that this result was fitted to are not kept in files; pass X and y"
                 )
             X, y = self.data
-        return fit_result(self, X, y)
+        return fit_result(self, X, y, classes)
 
     def to_scipy(self) -> OptimizeResult:
         """The same as SciPy names it: x, fun, jac, success, status, message, nit, nfev."""
@@ -222,7 +225,7 @@ class FitResult:
         return OptimizeResult(x=self.params, jac=self.grad, **found)
 
 
-def _r_squared(Y: np.ndarray, T: np.ndarray) -> float:
+def r_squared(Y: np.ndarray, T: np.ndarray) -> float:
     if len(T) == 1:
         return float("nan")
     with np.errstate(over="ignore", invalid="ignore"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,7 +55,7 @@ class _Figure(Figure):
         return png.getvalue()
 
 
-def fit_result(res: Any, X: Any, y: Any) -> Figure:
+def fit_result(res: Any, X: Any, y: Any, classes: Sequence[Any] | None = None) -> Figure:
     """Losses of the epochs, and how well the outputs meet the targets.
 
     Parameters
@@ -62,6 +64,8 @@ def fit_result(res: Any, X: Any, y: Any) -> Figure:
     X : array_like (n, n_in), n >= 1
     y : array_like or None
         As `fit` takes it.
+    classes : sequence, optional
+        What classes are called, in the order of the labels.
 
     Returns
     -------
@@ -87,9 +91,11 @@ def fit_result(res: Any, X: Any, y: Any) -> Figure:
     elif loss.target == "none":
         draw, panels = _outputs, 1
     elif loss.target == "classes":
-        draw, panels = _classes, 1
+        draw, panels = partial(_classes, names=classes or range(n_out)), 1
     elif loss.target in ("probabilities", "signs"):
-        draw, panels = _two_classes, 2 if 1 < n_out <= MAX_MATRICES else 1
+        usual = (-1, 1) if loss.target == "signs" else (0, 1)
+        draw = partial(_two_classes, names=classes or usual)
+        panels = 2 if 1 < n_out <= MAX_MATRICES else 1
     else:
         draw, panels = _values, 2
     layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06)  # inches
@@ -242,21 +248,24 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
 # Classes.
 
 
-def _classes(panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str) -> None:
+def _classes(
+    panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str, names: Sequence[Any]
+) -> None:
     labels = T if T.ndim == 1 else T.argmax(axis=1)
     axes = panel.subplots()
-    _matrix(axes, _confusion(labels, Y.argmax(axis=1), Y.shape[1]), range(Y.shape[1]))
+    _matrix(axes, _confusion(labels, Y.argmax(axis=1), Y.shape[1]), names)
     axes.set_title(quality)
 
 
-def _two_classes(panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str) -> None:
+def _two_classes(
+    panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str, names: Sequence[Any]
+) -> None:
     """A matrix for each output, or accuracies of many."""
     loss, width = res.loss_function, Y.shape[1]
     found, true = Y > (0.5 if loss.kind == BCE else 0.0), T > 0.5
     if width > MAX_MATRICES:
         _accuracies(panel.subplots(), found, true, quality)
         return
-    names = (-1, 1) if loss.target == "signs" else (0, 1)
     columns = 2 if width == 4 else min(width, 3)
     grid = panel.subplots(-(-width // columns), columns, squeeze=False)
     for j, axes in enumerate(grid.flat):
@@ -275,7 +284,7 @@ def _confusion(true: np.ndarray, found: np.ndarray, k: int) -> np.ndarray:
     return np.bincount(true * k + found, minlength=k * k).reshape(k, k)
 
 
-def _matrix(axes: Any, counts: np.ndarray, names: Any) -> None:
+def _matrix(axes: Any, counts: np.ndarray, names: Sequence[Any]) -> None:
     """Counts (true, predicted), coloured by their share of the row."""
     k = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -284,6 +293,8 @@ def _matrix(axes: Any, counts: np.ndarray, names: Any) -> None:
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(0, k, every), names[::every])
     axes.set_yticks(range(0, k, every), names[::every])
+    if sum(len(str(name)) for name in names[::every]) > 30:  # they would run into each other
+        axes.tick_params("x", labelrotation=90)
     if k > MAX_NUMBERED:
         bar = axes.figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1, 0))

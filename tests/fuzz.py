@@ -41,8 +41,8 @@ from strategies import (
     n_out_for,
     nasty_layouts,
     new_run,
+    permuted,
     same,
-    shuffled,
 )
 from transcript import follow
 
@@ -482,7 +482,7 @@ class Train:
             patience=2 if self.watched else 0,
             tol=0.01 if self.watched else 0.0,
         )
-        order = np.array([shuffled(rng, c.loss, n) for _ in range(4)]) if self.shuffled else None
+        order = np.array([permuted(rng, c.loss, n) for _ in range(4)]) if self.shuffled else None
         t = Training(c.problem, recipe, order, rate=0.01 / n)
         if self.validated:
             held_out = case_of(rng, c.net, n_for(c.loss, self.n // 2 + 1), c.loss, self.weighted)

@@ -260,7 +260,7 @@ def training(
     )
     penalties = ({}, {"l2": 0.05}, {"l1": 0.01, "group": 0.02})[seed % 3]
     c = case_of(rng, net, n, loss, weighted, **penalties)
-    order = np.array([shuffled(rng, loss, n) for _ in range(20)]) if shuffled else None
+    order = np.array([permuted(rng, loss, n) for _ in range(20)]) if shuffled else None
     averaged = loss_of(loss).averaged
     rates = rng.uniform(0.005, 0.02, 200) / (1 if averaged else 10) if changing else None
     if rate is None:
@@ -273,7 +273,7 @@ def training(
     return c, t, new_run(c.effective, recipe.optimizer, 2**64 - 1 - seed)
 
 
-def shuffled(rng, loss, n):
+def permuted(rng, loss, n):
     """An order of the rows that keeps pairs together."""
     if not loss_of(loss).paired:
         return rng.permutation(n)

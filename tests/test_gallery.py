@@ -88,8 +88,8 @@ def test_form(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
 def test_runs_as_a_script(path, capsys):
-    if path.stem.startswith("g27"):
-        pytest.skip("NumPy calls its function 8 million times; the row's own test does fewer steps")
+    if path.stem.startswith("g27") or (path.stem.startswith("g18") and fb.get_backend() == "numpy"):
+        pytest.skip("millions of steps or calls with NumPy; the row's own test does fewer")
     load(path)  # skips where a package is missing
     runpy.run_path(str(path), run_name="__main__")
     assert capsys.readouterr().out.strip()
@@ -577,7 +577,7 @@ def test_g17_cubic_explodes(example):
 
 
 def test_g18_lms_stuck(example, backend):
-    epochs = 2000 if backend == "numpy" else 100_000
+    epochs = 500 if backend == "numpy" else 100_000
     result, text = example("g18", epochs=epochs)
     y = np.array([400.0, 330, 369, 232, 540])
     X = np.column_stack([np.ones(5), [2104, 1600, 2400, 1416, 3000], [3, 3, 3, 2, 4]])
@@ -861,38 +861,25 @@ def test_g27_own_activation(example, backend):
     assert f"y = {a:.6f} {b:+.6f}·P3({c:.6f} {d:+.6f}·x)\n" in text
 
 
-def adam_by_hand(net, params, X, labels, steps):
-    """The objectives that Adam meets on a tanh network with one logit, all rows in one batch."""
-    (W1, b1), (W2, b2) = net.unpack(params.copy())
-    weights = [W1, b1, W2, b2]
-    m, s, losses = [0.0] * 4, [0.0] * 4, []
-    for t in range(1, steps + 1):
-        H = np.tanh(X @ W1 + b1)
-        z = (H @ W2 + b2)[:, 0]
-        losses.append(np.mean(np.logaddexp(0, z) - labels * z))
-        dz = (sigmoid(z) - labels)[:, None] / len(X)
-        dH = dz @ W2.T * (1 - H**2)
-        for k, g in enumerate([X.T @ dH, dH.sum(axis=0), H.T @ dz, dz.sum(axis=0)]):
-            m[k] = 0.9 * m[k] + 0.1 * g
-            s[k] = 0.999 * s[k] + 0.001 * g**2
-            step = m[k] / (1 - 0.9**t) / (np.sqrt(s[k] / (1 - 0.999**t)) + 1e-8)
-            weights[k] -= 0.01 * step
-    return np.array(losses)
-
-
 def test_g28_rules_of_thumb(example, backend, rng):
-    steps = 2000 if backend == "numpy" else 10_000
+    steps = 1000 if backend == "numpy" else 10_000
     result, text = example("g28", steps=steps)
     X, labels = result["X"], result["labels"]
-    net = result["fits"][None].net
-    start = net.init(np.random.SeedSequence(0).spawn(1)[0])
+    epochs = {}
     for scale, inputs in ((None, X), ("standard", (X - X.mean(axis=0)) / X.std(axis=0))):
+        A = np.column_stack([inputs, np.ones(200)])
+        # At 0 the curvature of cross-entropy, p(1 - p), is greatest.
+        lr = 0.5 * 2 / np.linalg.eigvalsh(A.T @ A / 4 / 200)[-1]
+        w, losses = np.zeros(4), []
+        while not losses or losses[-1] > 0.35:
+            z = A @ w
+            losses.append(np.mean(np.logaddexp(0, z) - labels * z))
+            w -= lr * A.T @ (sigmoid(z) - labels) / 200
+        epochs[scale] = len(losses)
         res = result["fits"][scale]
-        losses = adam_by_hand(net, start, inputs, labels, res.nit)
         np.testing.assert_allclose(res.history["loss"], losses, rtol=1e-6)
-        assert losses[-1] <= 0.2 < losses[:-1].min()
-        assert f"scale={scale}: {res.nit} epochs, loss {losses[-1]:.4f}\n" in text
-    assert 8.5 < result["fits"][None].nit / result["fits"]["standard"].nit < 9.5
+        assert f"scale={scale}: {len(losses)} epochs, loss {losses[-1]:.4f}\n" in text
+    assert epochs == {None: 2229, "standard": 6}  # as the docstring says
 
     errors = {}
     for (n, dropout), (X, y, truth, w) in result["weights"].items():
@@ -920,5 +907,5 @@ def test_g28_rules_of_thumb(example, backend, rng):
         errors[n, dropout] = fresh @ fresh + w[-1] ** 2
         (shown,) = re.findall(rf"^{n} rows, dropout {dropout:g}: .* (\S+)$", text, re.M)
         assert float(shown) == pytest.approx(errors[n, dropout], rel=0.08)
-    assert errors[20, 0.5] < 0.8 * errors[20, 0.0]
-    assert errors[500, 0.5] > 10 * errors[500, 0.0]
+    assert 2 * errors[20, 0.5] < errors[20, 0.0]
+    assert errors[500, 0.5] > 2 * errors[500, 0.0]

@@ -256,6 +256,16 @@ def test_rows_of_probabilities_count_as_their_likeliest_class(rng):
     assert numbers(panels(res.plot())[1]) == confusion(y.argmax(axis=1), found, 3)
 
 
+@pytest.mark.parametrize("loss, n_out", [("softmax_ce", 2), ("bce_logits", 1)])
+def test_classes_have_the_names_that_are_given(rng, loss, n_out):
+    X, y = rng.standard_normal((40, 3)), rng.integers(2, size=40)
+    res = fb.fit(net_of(n_out), X, y, loss=loss, epochs=2, seed=0)
+    axes = drawn(res.plot(classes=["blossom of an apple", "blossom of a pear"]))[1]
+    for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [text.get_text() for text in labels] == ["blossom of an apple", "blossom of a pear"]
+    assert axes.get_xticklabels()[0].get_rotation() == 90  # long ones side by side would overlap
+
+
 @pytest.mark.parametrize(
     "loss, border, names",
     [("bce", 0.5, "01"), ("bce_logits", 0.0, "01"), ("hinge", 0.0, ("-1", "1"))],

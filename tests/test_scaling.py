@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
 import fastbp as fb
+from fastbp import _scaling
 
 preprocessing = pytest.importorskip("sklearn.preprocessing")
 
@@ -62,6 +63,24 @@ def test_exact_moments(rng):
         variance = sum((x - mean) ** 2 for x in column) / 40
         assert scaler.shift[j] == float(mean)
         assert scaler.scale[j] == pytest.approx(float(variance) ** 0.5, rel=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+@pytest.mark.parametrize("name", PAIRS)
+def test_large_data_are_looked_at_in_blocks(name, dtype, rng, monkeypatch):
+    """The same to rounding as at once, of whatever type, without a float64 copy of it all."""
+    X = (1000 * data(rng, 101)).astype(dtype)
+    at_once = PAIRS[name][0](X.astype(float))
+    monkeypatch.setattr(_scaling, "BLOCK_BYTES", 7 * 3 * 8)
+    scaler = PAIRS[name][0](X)
+    for part in ("shift", "scale"):
+        expected = getattr(at_once, part)
+        assert (
+            abs(getattr(scaler, part) - expected) <= gamma(101, np.float64) * abs(X).max(0)
+        ).all()
+    scaled = scaler.transform(X, np.float32)
+    assert scaled.dtype == np.float32
+    assert np.array_equal(scaled, scaler.transform(X.astype(float)).astype(np.float32))
 
 
 def test_results(rng):

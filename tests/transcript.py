@@ -39,7 +39,9 @@ def follow(module, c, t, run, n_steps, beyond=False, sharp=True):
         if c is not None:
             check_arithmetic(c, t, before, run, sharp)
         expected = transcript.step(run, losses, validation)
-        assert (code, run.step) == (expected, k + 1)
+        assert (code, run.step) == (expected, k + 1), (
+            f"code {code} and step {run.step} after step {k}, expected code {expected}"
+        )
         transcript.check(run, f"after step {k}")
         if code and not (beyond and code in (contract.GOAL_MET, contract.NO_PROGRESS)):
             break
@@ -104,7 +106,7 @@ class Transcript:
         total, epoch = 0.0, self.steps // self.t.steps_per_epoch - 1
         for objective in self.met:
             total += objective
-        assert losses[epoch] == total
+        assert losses[epoch] == total, f"epoch {epoch}: {losses[epoch]!r} instead of {total!r}"
         self.met = []
         return self._end_of_epoch(run, total / self.t.steps_per_epoch, validation[epoch:])
 
@@ -149,8 +151,9 @@ class Transcript:
     def check(self, run, what):
         """Assert that the run has what was taken down."""
         monitor = [self.base, self.beyond, self.last, self.lowest, self.reference, self.stale]
-        assert run.monitor.tolist() == monitor, what
-        assert same([*run.good, run.best], [*self.good, self.best]), what
+        assert run.monitor.tolist() == monitor, f"{run.monitor} instead of {monitor} {what}"
+        for name, kept in (("good", np.array(self.good)), ("best", self.best)):
+            assert same(getattr(run, name), kept), f"{name} parameters are others {what}"
         if self.counted:
             # A step of the mean rounds three times, relative to at most four times the largest.
             iterates = np.array(self.counted, EXACT)
@@ -158,4 +161,4 @@ class Transcript:
             mean = bounds.Approx(iterates.mean(axis=0), np.full(iterates.shape[1], error))
             mean.check(run.average, f"average {what}")
         else:
-            assert not run.average.any(), what
+            assert not run.average.any(), f"an average has begun {what}"

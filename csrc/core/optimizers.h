@@ -23,8 +23,8 @@ static void sgd_step(idx n, real *p, real *v, const real *g, double momentum, do
 
 static void decay_weights(idx n, real *p, const uint8_t *free, double share)
 {
-    real kept = (real)(1 - share);
-    for (idx i = 0; i < n; i++) p[i] *= free && !free[i] ? 1 : kept;
+    real lost = (real)share;
+    for (idx i = 0; i < n; i++) p[i] *= 1 - lost * (real)(free ? free[i] : 1);
 }
 
 /* β^t, exactly 0 from where 1 - β^t rounds to 1. */

@@ -68,8 +68,21 @@ def _batch_size(_: click.Context, parameter: click.Parameter, text: str) -> int 
     raise click.BadParameter(f"{text!r} is neither a number of rows nor auto or all")
 
 
+def _known(what: str, names: Callable[[], Iterable[str]]) -> Any:
+    """A check that need not wait until DATA are read."""
+
+    def check(_: click.Context, __: click.Parameter, text: str) -> str:
+        if text.lower() not in {name.lower() for name in names()}:
+            from .._errors import unknown_name
+
+            raise ValueError(unknown_name(what, text, names()))
+        return text
+
+    return check
+
+
 def _one_of(names: Callable[[], Iterable[str]]) -> Any:
-    """Completion for an option; what is given is checked where the names are defined."""
+    """Completion for an option."""
 
     def complete(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
         return [name for name in names() if name.startswith(begun)]
@@ -155,6 +168,7 @@ def _columns_option(name: str, help: str) -> Any:
     "--activation",
     default="tanh",
     show_default=True,
+    callback=_known("activation", _activations),
     shell_complete=_one_of(_activations),
     help="Of the hidden layers.",
 )
@@ -163,7 +177,13 @@ def _columns_option(name: str, help: str) -> Any:
     shell_complete=_one_of(_losses),
     help="mse, mae, huber:1.0, quantile:0.9, ...  [default: mse, or softmax_ce for classes]",
 )
-@click.option("--method", default="adam", show_default=True, shell_complete=_one_of(_methods))
+@click.option(
+    "--method",
+    default="adam",
+    show_default=True,
+    callback=_known("method", _methods),
+    shell_complete=_one_of(_methods),
+)
 @click.option("--lr", type=float, help="The method's rate.  [default: the method's]")
 @click.option("--epochs", type=int, default=100, show_default=True)
 @click.option(
@@ -238,8 +258,8 @@ def fit(data: str, out: str, plot: str | None, as_json: bool, **options: Any) ->
     fitted.model.save(out)
     files = {"model": out}
     if plot is not None:
-        rows = fitted.held_out if len(fitted.held_out[0]) else ()
-        fitted.result.plot(*rows).savefig(plot)
+        X, y = fitted.held_out if len(fitted.held_out[0]) else (None, None)
+        fitted.result.plot(X, y, classes=fitted.model.target.classes).savefig(plot)
         files["plot"] = plot
     if as_json:
         history = {name: losses.tolist() for name, losses in fitted.result.history.items()}

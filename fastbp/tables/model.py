@@ -11,7 +11,7 @@ import numpy as np
 
 from .._arrays import FLOAT64
 from .._errors import unknown_name
-from .._result import _r_squared
+from .._result import r_squared
 from ..io import load, save
 from ..losses import Loss, huber, loss as loss_of, quantile
 from ..network import Network
@@ -142,7 +142,7 @@ class Target:
     def score(self, predictions: np.ndarray, y: np.ndarray) -> float:
         """As `FitResult.score`, of `predictions` and `values`."""
         if self.classes is None:
-            return _r_squared(predictions[:, : len(self.names)].astype(FLOAT64), y)
+            return r_squared(predictions[:, : len(self.names)].astype(FLOAT64), y)
         return float(np.mean(predictions.argmax(axis=1) == y.ravel()))
 
 

@@ -44,12 +44,15 @@ class Progress:
         The validation's value after each epoch; empty without one.
     order : dict or None
         Where the orders of rows come from (see `Orders.position`).
+    partial : tuple of float
+        Of a copy: the running epoch's sum, if it has begun; `losses` then ends before it.
     """
 
     run: Run
     losses: np.ndarray
     validation: np.ndarray
     order: dict[str, Any] | None = None
+    partial: tuple[float, ...] = ()
 
     def make_room(self, epochs: int, validated: bool) -> None:
         """Make the records long enough for so many epochs, doubling them as they grow."""
@@ -67,10 +70,8 @@ class Progress:
             r.params.copy(), r.moments.copy(), r.good.copy(), r.best.copy(), r.average.copy(),
             r.monitor.copy(), r.seed, r.step,
         )  # fmt: skip
-        losses = self.losses[:done]
-        if r.step % per_epoch:  # the running epoch's sum, which goes on to change
-            losses = np.append(losses, self.losses[done])
-        return Progress(run, losses, self.validation[:done], self.order)
+        partial = (float(self.losses[done]),) if r.step % per_epoch else ()
+        return Progress(run, self.losses[:done], self.validation[:done], self.order, partial)
 
 
 def beginning(params: np.ndarray, recipe: Recipe, moment: float, seed: int) -> Progress:

@@ -20,7 +20,6 @@ from .data import Data
 from .loop import Progress
 
 ARRAYS = ("params", "moments", "good", "best", "average", "monitor")  # of a Run
-RECORDS = ("losses", "validation")  # of a Progress
 
 
 def fingerprint(net: Network) -> str:
@@ -118,7 +117,8 @@ def packed(identity: dict[str, Any], average_from: int, progress: Progress) -> d
     """The state of a first-order run."""
     run = progress.run
     arrays = {name: getattr(run, name).copy() for name in ARRAYS}
-    records = {name: getattr(progress, name).copy() for name in RECORDS}
+    losses = np.append(progress.losses, progress.partial)
+    records = {"losses": losses, "validation": progress.validation.copy()}
     numbers = {"step": run.step, "average_from": average_from, "order": progress.order}
     return identity | numbers | arrays | records
 

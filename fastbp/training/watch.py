@@ -32,7 +32,8 @@ class Epoch:
     elapsed : float
         Seconds since `fit` began.
     params : numpy.ndarray (n_params,)
-        A new vector of what `fit` would return if it stopped here for another reason than patience.
+        A new vector of the parameters now, or of their average if that has begun, for data as they
+        were given; `fit` returns it if it stops here without patience, else the best ones met.
     state : dict or None
         What ``fit(state=...)`` goes on from; None for methods that cannot.
     """
@@ -118,7 +119,10 @@ class Watch:
             return False
         told = Epoch(self._net, epoch, loss, val_loss, rate, self.elapsed, params, state)
         # All are called: one that stops must not keep another from its checkpoint.
-        answers = [callback(told) for callback in self.callbacks]
+        try:
+            answers = [callback(told) for callback in self.callbacks]
+        except StopIteration as error:  # which would end a method of SciPy's without a word
+            raise RuntimeError("a callback raised StopIteration; return True to stop") from error
         return any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
 
     def close(self) -> None:

@@ -152,49 +152,62 @@ def _take_rows(m, width, order, source, to):
             copy(at(to, i * width), at(source, order[i] * width), width)
 
 
-@part
-def _sum_of_part(
-    plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-    first, start, count, factor, seed, step, gradient, need_gradient, space,
-):  # fmt: skip
-    """Σ w ℓ of a part of a batch, and its gradient times the factor.
+def _make_sum_of_part(fingerprint):
+    def sum_of_part(
+        plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
+        first, start, count, factor, seed, step, gradient, need_gradient, space,
+    ):  # fmt: skip
+        """Σ w ℓ of a part of a batch, and its gradient times the factor.
 
-    The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands in
-    the workspace.
-    """
-    tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
-    n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
-    of_labels = terms[LOSS] == SOFTMAX_CE_LABELS
-    tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
-    d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
-    x_rows, t_rows = at(space, plan[X_ROWS]), at(space, plan[TARGET_ROWS])
-    w_rows = at(space, plan[WEIGHT_ROWS])
-    label_rows = taken_as(labels, at(space, plan[LABEL_ROWS]))
-    total = 0.0
-    for i in range(0, count, tile):
-        m, place = min(tile, count - i), first + start + i
-        xi, ti = at(x, place * n_in), at(t, place * n_targets)
-        ki, wi = at(labels, place), at(weights, place)
-        if has_order:
-            rows = at(order, place)
-            _take_rows(m, n_in, rows, x, x_rows)
-            if of_labels:
-                _take_rows(m, 1, rows, labels, label_rows)
-            else:
-                _take_rows(m, n_targets, rows, t, t_rows)
-            if terms[HAS_WEIGHTS]:
-                _take_rows(m, 1, rows, weights, w_rows)
-            xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
-        _draw_factors(plan, constants, seed, step, start + i, m, tape)
-        forward_tile(plan, constants, params, xi, m, tape, tile, 0)
-        y = last_y(plan, tape, tile, 0)
-        total += loss_of_rows(FIRST, terms, numbers, m, n_out, y, ti, ki, wi, y, factor, d, next_d)
-        if need_gradient:
-            backward_tile(
-                plan, constants, params, transposed, xi, m, tape, tile, 0,
-                d, next_d, gradient, True, i > 0, next_d, False,
-            )  # fmt: skip
-    return total
+        The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
+        in the workspace.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
+        n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
+        of_labels = terms[LOSS] == SOFTMAX_CE_LABELS
+        tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
+        d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
+        x_rows, t_rows = at(space, plan[X_ROWS]), at(space, plan[TARGET_ROWS])
+        w_rows = at(space, plan[WEIGHT_ROWS])
+        label_rows = taken_as(labels, at(space, plan[LABEL_ROWS]))
+        total = 0.0
+        for i in range(0, count, tile):
+            m, place = min(tile, count - i), first + start + i
+            xi, ti = at(x, place * n_in), at(t, place * n_targets)
+            ki, wi = at(labels, place), at(weights, place)
+            if has_order:
+                rows = at(order, place)
+                _take_rows(m, n_in, rows, x, x_rows)
+                if of_labels:
+                    _take_rows(m, 1, rows, labels, label_rows)
+                else:
+                    _take_rows(m, n_targets, rows, t, t_rows)
+                if terms[HAS_WEIGHTS]:
+                    _take_rows(m, 1, rows, weights, w_rows)
+                xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
+            _draw_factors(plan, constants, seed, step, start + i, m, tape)
+            forward_tile(plan, constants, params, xi, m, tape, tile, 0)
+            y = last_y(plan, tape, tile, 0)
+            total += loss_of_rows(
+                FIRST, terms, numbers, m, n_out, y, ti, ki, wi, y, factor, d, next_d
+            )
+            if need_gradient:
+                backward_tile(
+                    plan, constants, params, transposed, xi, m, tape, tile, 0,
+                    d, next_d, gradient, True, i > 0, next_d, False,
+                )  # fmt: skip
+        return total
+
+    return sum_of_part
+
+
+_linked_sum_of_part = Linked(
+    _make_sum_of_part, NUMBER,
+    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
+    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, reals, calls=PRODUCTS,
+)  # fmt: skip
+sum_of_part = _linked_sum_of_part.call
 
 
 @part
@@ -209,39 +222,37 @@ def part_size(n):
 add = elementwise(lambda to, x: (to + x,), 2, 1)
 
 
-def _make_sum_of_rows(fingerprint):
-    def sum_of_rows(
-        plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-        first, start, stop, size, factor, seed, step, gradient, need_gradient, n_params, space,
-    ):  # fmt: skip
-        """Σ w ℓ of rows of a batch, and its gradient times the factor, in parts of that size.
-
-        The batch begins with row `first` of the order; its rows from `start` to `stop` are summed.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        if need_gradient:
-            transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
-        total = 0.0
-        for i in range(start, stop, size):
-            of_part = gradient if i == start else at(space, plan[PART_GRADIENT])
-            total += _sum_of_part(
-                plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-                first, i, min(size, stop - i), factor, seed, step, of_part, need_gradient, space,
-            )  # fmt: skip
-            if need_gradient and i > start:
-                add(n_params, gradient, of_part)
-        return total
-
-    return sum_of_rows
+@part
+def sum_of_rows(
+    plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
+    first, count, factor, seed, step, gradient, need_gradient, n_params, space,
+):  # fmt: skip
+    """Σ w ℓ of a batch, and its gradient times the factor: part after part."""
+    if need_gradient:
+        transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
+    total, size = 0.0, part_size(count)
+    for start in range(0, count, size):
+        of_part = gradient if start == 0 else at(space, plan[PART_GRADIENT])
+        total += sum_of_part(
+            plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
+            first, start, min(size, count - start), factor, seed, step, of_part, need_gradient,
+            space,
+        )  # fmt: skip
+        if need_gradient and start > 0:
+            add(n_params, gradient, of_part)
+    return total
 
 
-_linked_sum_of_rows = Linked(
-    _make_sum_of_rows, NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
-    INTEGER, INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, INTEGER, reals,
-    calls=PRODUCTS,
-)  # fmt: skip
-sum_of_rows = _linked_sum_of_rows.call
+@part
+def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights, n, space):
+    """Σ w ℓ of n rows as stored, part after part."""
+    total, size, nothing = 0.0, part_size(n), types.uint64(0)
+    for start in range(0, n, size):
+        total += sum_of_part(
+            plan, constants, params, terms, numbers, x, t, labels, weights, labels, False,
+            0, start, min(size, n - start), 0.0, nothing, 0, params, False, space,
+        )  # fmt: skip
+    return total
 
 
 @part
@@ -255,7 +266,7 @@ def sum_of_parts(n_parts, sums):
 
 @part
 def add_parts(n_parts, n_params, gradients):
-    """The parts' gradients are added to the first one."""
+    """Add the parts' gradients to the first one."""
     for i in range(1, n_parts):
         add(n_params, gradients, at(gradients, i * n_params))
 
@@ -341,7 +352,7 @@ def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, 
 
 
 # What an entry that calls these functions declares.
-SUMS = (*PRODUCTS, _linked_sum_of_rows, _linked_penalties)
+SUMS = (*PRODUCTS, _linked_sum_of_part, _linked_penalties)
 
 
 def _make_part(fingerprint):
@@ -349,16 +360,18 @@ def _make_part(fingerprint):
         plan, constants, params, terms, numbers, X, targets, labels, weights, order,
         first, start, count, factor, seed, step, gradient, need_gradient, flush, workspace,
     ):  # fmt: skip
-        """The sum over `count` rows for a thread; `flush` flushes subnormal numbers to zero."""
+        """`sum_of_part` for a thread of several; `flush` flushes subnormal numbers to zero."""
         _ = fingerprint  # see compiling.source_fingerprint
         mode = floating_point_mode()
         if flush:
             set_floating_point_mode(flushing(mode))
-        total = sum_of_rows(
-            pointer(plan), pointer(constants), pointer(params), pointer(terms), pointer(numbers),
-            pointer(X), pointer(targets), pointer(labels), pointer(weights), pointer(order),
-            order.size > 0, first, start, start + count, count, factor, seed, step,
-            pointer(gradient), need_gradient, params.size, aligned(pointer(workspace)),
+        q, p, space = pointer(plan), pointer(params), aligned(pointer(workspace))
+        if need_gradient:
+            transpose_weights(q, p, False, at(space, q[TRANSPOSED]))
+        total = sum_of_part(
+            q, pointer(constants), p, pointer(terms), pointer(numbers), pointer(X),
+            pointer(targets), pointer(labels), pointer(weights), pointer(order), order.size > 0,
+            first, start, count, factor, seed, step, pointer(gradient), need_gradient, space,
         )  # fmt: skip
         set_floating_point_mode(mode)
         return total
@@ -391,15 +404,14 @@ def _make_objective(fingerprint):
         _ = fingerprint  # see compiling.source_fingerprint
         q, c, p = pointer(plan), pointer(constants), pointer(params)
         a, g, space = pointer(numbers), pointer(gradients), aligned(pointer(workspace))
-        n, n_parts = X.shape[0], sums.size
-        if n_parts > 0:
-            total = sum_of_parts(n_parts, pointer(sums))
+        if sums.size > 0:
+            total = sum_of_parts(sums.size, pointer(sums))
             if need_gradient:
-                add_parts(n_parts, params.size, g)
+                add_parts(sums.size, params.size, g)
         else:
             total = sum_of_rows(
                 q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
-                pointer(weights), pointer(labels), False, 0, 0, n, part_size(n), a[SCALE],
+                pointer(weights), pointer(labels), False, 0, X.shape[0], a[SCALE],
                 types.uint64(0), 0, g, need_gradient, params.size, space,
             )  # fmt: skip
         return objective_of(total, a[SCALE], q, p, a, g, need_gradient, space)

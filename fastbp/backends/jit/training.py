@@ -37,10 +37,10 @@ from .objective import (
     SUMS,
     add_parts,
     objective_of,
-    part_size,
     sum_of_parts,
     sum_of_rows,
     sum_of_squares,
+    value_of_rows,
 )
 from .optimizers import update
 from .vectors import (
@@ -115,11 +115,9 @@ def _watch(
         if n_sums > 0:
             total = sum_of_parts(n_sums, sums)
         else:
-            total = sum_of_rows(
-                plan, constants, candidate, terms, numbers, x, t, labels, weights, labels, False,
-                0, 0, n_rows, part_size(n_rows), factor, types.uint64(0), 0, candidate, False,
-                n_params, space,
-            )  # fmt: skip
+            total = value_of_rows(
+                plan, constants, candidate, terms, numbers, x, t, labels, weights, n_rows, space
+            )
         watched = objective_of(total, factor, plan, candidate, numbers, candidate, False, space)
         validation[0] = watched
     patience = whole[PATIENCE]
@@ -178,8 +176,7 @@ def _make_train(fingerprint):
                 total = sum_of_rows(
                     q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
                     pointer(weights), at(pointer(order), epoch * n), order.size > 0,
-                    first, 0, count, part_size(count), factor, seed, step, g, True, n_params,
-                    space,
+                    first, count, factor, seed, step, g, True, n_params, space,
                 )  # fmt: skip
             objective = objective_of(total, factor, q, p, a, g, True, space)
             lost[epoch] += objective
