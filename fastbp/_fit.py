@@ -150,7 +150,7 @@ def fit(
     state : dict, optional
         `FitResult.state` of a run that was stopped, or what `fastbp.load` gave as such: go on as if
         it had not been. The other arguments are those of that run; `epochs`, limits, callbacks and
-        the method's numbers may be others.
+        the method's numbers may be others, `params` and `seed` need not be given again.
     backend : {"c", "numba", "numpy"}, optional
         The current one by default.
     **options
@@ -227,8 +227,12 @@ def fit(
     call = _Call(data, rule, epochs, seed, watch, ending)
     batch = _batch_size(batch_size, data.training, rule if isinstance(rule, str) else None)
     # Drawn for scaled columns, where units are about 1, but given for raw ones.
-    inside = net.init(_child(seed, INITIAL)) if params is None else data.inside(_start(net, params))
-    data.start = data.outside(inside) if params is None else _start(net, params)
+    if params is None:
+        inside = net.init(_child(seed, INITIAL))
+        data.start = data.outside(inside)
+    else:
+        data.start = _start(net, params)
+        inside = data.inside(data.start)
     try:
         if isinstance(rule, str):
             result = _by_full_batch(call, inside, options, state)
@@ -329,6 +333,7 @@ def _method(method: Any, options: dict[str, Any]) -> FirstOrder | str:
         return with_options(METHODS[method], options, _ARGUMENTS)
     for name in FULL_BATCH:
         if name.lower() == method.lower():
+            full_batch.require_options(name, options, _ARGUMENTS)
             return name
     raise ValueError(unknown_name("method", method, (*METHODS, *FULL_BATCH)))
 
@@ -410,9 +415,10 @@ def _require_finite_target(y: Any) -> None:
 
 
 def _start(net: Network, params: Any) -> np.ndarray:
-    bad = np.flatnonzero(~np.isfinite(net._params(params)))
+    finite = np.isfinite(net._params(params))
     start = np.array(net._vector(params))
-    if bad.size:
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
         raise NonFiniteError(
             f"params holds {start[bad[0]]} at entry {bad[0]}, expected finite numbers; "
             f"start from net.init(seed)"
@@ -460,7 +466,9 @@ def _by_steps(
         "validation_rows": data.n_held_out,
         "seed": call.seed,
     }
-    noise = int(_child(call.seed, DROPOUT).generate_state(1, np.uint64)[0])
+    noise = 0
+    if net.plan.dropout is not None:
+        noise = int(_child(call.seed, DROPOUT).generate_state(1, np.uint64)[0])
     run = loop.beginning(net._params(inside), recipe, method.initial_moment, noise)
     if state is not None:
         states.require_same(state, identity)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, STUCK
 from .optimize._free import FreeCoordinates
 from .optimize._function import CONVERGED
 from .optimize._scg import Search
-from .optimize._scipy import METHODS as MINIMIZE
+from .optimize._scipy import METHODS as MINIMIZE, least_squares_names
 from .training import state as states
 from .training.data import Data
 from .training.watch import Watch
@@ -50,6 +50,28 @@ class Limits:
     goal: float
     patience: int | None
     tol: float | None
+
+
+def require_options(method: str, options: Iterable[str], others: Iterable[str]) -> None:
+    """Raise TypeError for an option that the method has not.
+
+    The message lists those it has, and `others`, the arguments that the caller takes itself.
+    """
+    if "callback" in options:
+        raise TypeError(
+            "callback is not an option of fit, whose callbacks=... are told of every iteration; "
+            "fastbp.optimize.minimize and least_squares take one"
+        )
+    if method in LEAST_SQUARES:
+        known = least_squares_names()
+    elif method in CONTINUED:
+        known = {"hessp", "sigma"}
+    else:
+        known = {"args", "options", *MINIMIZE[method].options, *MINIMIZE[method].constrained}
+    for option in options:
+        if option not in known:
+            names = [*sorted(known), *others]
+            raise TypeError(unknown_name(f"option of method {method!r}", option, names))
 
 
 class _Stop(Exception):
@@ -171,11 +193,6 @@ def minimise(
     state : dict or None
         Of a run with this identity that is to go on, for methods in CONTINUED.
     """
-    if "callback" in options:
-        raise TypeError(
-            "callback is not an option of fit, whose callbacks=... are told of every iteration; "
-            "fastbp.optimize.minimize and least_squares take one"
-        )
     obj = data.training.astype(FLOAT64)
     x0 = obj.net._params(start).copy()
     loss, grad = obj.value_and_grad(x0)
@@ -276,9 +293,6 @@ def _scg(
     identity: dict[str, Any],
     state: dict[str, Any] | None,
 ) -> Outcome:
-    for option in options:
-        if option not in ("hessp", "sigma"):
-            raise TypeError(unknown_name("option of method 'scg'", option, ("hessp", "sigma")))
     if callable(options.get("hessp")):
         raise TypeError(
             f"hessp is {options['hessp']!r}, expected True or False: the objective brings its own"

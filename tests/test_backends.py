@@ -22,6 +22,7 @@ from strategies import (
     OPTIMIZERS,
     SMOOTH_ACTIVATIONS,
     SMOOTH_LOSSES,
+    Case,
     Training,
     case,
     case_of,
@@ -589,6 +590,17 @@ def test_each_step_is_within_rounding(module, dtype, method, loss):
 
 
 @pytest.mark.backend
+@pytest.mark.parametrize("method", ["rmsprop centered", "rmsprop both"])
+def test_a_variance_below_zero_counts_as_zero(module, dtype, method):
+    """Rounding leaves a little of either sign where gradients hardly change; here it is much."""
+    c, t, run = training(1, dtype, method)
+    run.moments[-1] = 10
+    follow(module, c, t, run, 1)
+    s, a = run.moments[[0, -1]]
+    assert (s < a * a).all()
+
+
+@pytest.mark.backend
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_chunks_of_steps_are_one_run_bitwise(module, dtype, method):
     _, t, run = training(7, dtype, method)
@@ -868,6 +880,17 @@ def test_a_norm_below_the_limit_is_left_alone(module, dtype, method):
     below, above, unlimited = results
     assert same(contents(above), contents(unlimited))
     assert not same(contents(below), contents(unlimited))
+
+
+@pytest.mark.backend
+def test_the_norm_of_many_gradients_loses_nothing(module, dtype):
+    """Equal squares summed one by one in float32 would drift."""
+    net = fb.Network(300, fb.Dense(70), dtype=dtype)
+    params, X, y = np.zeros(net.n_params, dtype), np.full((1, 300), 0.7), np.full((1, 70), 0.3)
+    c = Case(net, params, X.astype(dtype), y.astype(dtype))
+    t = Training(c.problem, Recipe(OPTIMIZERS["sgd"], 1, True, clip_norm=0.01))
+    run = new_run(params, OPTIMIZERS["sgd"])
+    follow(module, c, t, run, 1, sharp=dtype == np.float32)  # the bound knows no order of sums
 
 
 # Averages.

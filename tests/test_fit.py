@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import signal
@@ -14,13 +15,14 @@ import fastbp as fb
 from fastbp import backends
 from fastbp.losses import TABLE
 from fastbp.network import Objective
+from fastbp.training.optimizers import METHODS
 
 pytestmark = pytest.mark.backend
 
 NET = fb.Network(3, fb.Dense(5, "tanh"), fb.Dense(2))
 LINE = fb.Network(3, fb.Dense(1))
-FIRST_ORDER = ["sgd", "momentum", "nesterov", "adam"]
-MINIMIZE = ["fmincg", "L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP", "trust-constr"]
+FIRST_ORDER = list(METHODS)
+MINIMIZE = ["scg", "fmincg", "L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP", "trust-constr"]
 LEAST_SQUARES = ["trf", "dogbox"]
 
 
@@ -218,6 +220,17 @@ def test_options_go_before_the_method_s_own(backend, data):
     assert np.array_equal(params("adam", lr=1e-2, betas=(0.5, 0.9), eps=1e-6), adam)
     nesterov = params("nesterov")
     assert np.array_equal(params("sgd", momentum=0.9, nesterov=True), nesterov)
+    adamw = params(fb.AdamW(1e-2, weight_decay=0.3))
+    assert np.array_equal(params("adamw", lr=1e-2, weight_decay=0.3), adamw)
+    rmsprop = params(fb.RMSprop(1e-2, 0.9, 1e-6, 0.5, centered=True))
+    options = {"lr": 1e-2, "alpha": 0.9, "eps": 1e-6, "momentum": 0.5, "centered": True}
+    assert np.array_equal(params("rmsprop", **options), rmsprop)
+    adagrad = params(fb.Adagrad(0.1, 0.2, 0.3, 1e-6))
+    options = {"lr": 0.1, "lr_decay": 0.2, "initial_accumulator_value": 0.3, "eps": 1e-6}
+    assert np.array_equal(params("adagrad", **options), adagrad)
+    plain = [params(name) for name in METHODS]
+    for a, b in itertools.combinations([momentum, adam, adamw, rmsprop, adagrad, *plain], 2):
+        assert not np.array_equal(a, b)
 
 
 def test_backends_agree(data):
@@ -243,7 +256,7 @@ def test_backend_argument(data, monkeypatch):
 # What goes in stays as it was.
 
 
-@pytest.mark.parametrize("method", ["adam", "fmincg", "L-BFGS-B", "trf"])
+@pytest.mark.parametrize("method", ["adam", "scg", "fmincg", "L-BFGS-B", "trf"])
 def test_inputs_are_only_read(backend, data, method):
     X, y = data
     start, weights = NET.init(0), np.linspace(0.5, 1, 70)
@@ -322,7 +335,9 @@ def test_no_method_changes_a_fixed_entry(backend, data, dtype, method):
     assert res.fun < net.value(start, X, y, "sse", l2=0.1)
 
 
-@pytest.mark.parametrize("method", ["sgd", "adam", "L-BFGS-B", "BFGS", "fmincg", "trf", "dogbox"])
+@pytest.mark.parametrize(
+    "method", ["sgd", "adamw", "scg", "L-BFGS-B", "BFGS", "fmincg", "trf", "dogbox"]
+)
 def test_divergence_and_ctrl_c_keep_fixed_entries(backend, data, monkeypatch, method):
     X, y = data
     net, start = partly_fixed(np.dtype(np.float64))
@@ -353,7 +368,7 @@ def test_divergence_and_ctrl_c_keep_fixed_entries(backend, data, monkeypatch, me
     assert (res.params[net.free] != start[net.free]).any()
 
 
-@pytest.mark.parametrize("method", ["fmincg", "L-BFGS-B", "BFGS", "trf"])
+@pytest.mark.parametrize("method", ["scg", "fmincg", "L-BFGS-B", "BFGS", "trf"])
 def test_a_masked_input_is_as_good_as_none(backend, line, method):
     X, y = line
     net = fb.Network(3, fb.Dense(1, mask=[[1], [0], [1]]))
@@ -433,7 +448,7 @@ def test_bad_data(backend, data):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("method", ["adam", "fmincg"])
+@pytest.mark.parametrize("method", ["adam", "fmincg", "scg"])
 def test_non_finite_data(backend, data, bad, method):
     X, y = data
     A, b, p = X.copy(), y.copy(), NET.init(0)
@@ -477,6 +492,18 @@ def test_bad_parameters(backend, data):
         ({"beta": 0.9}, TypeError, "option of Adam 'beta': .*'eps'.* did you mean 'betas'"),
         ({"epoch": 5}, TypeError, "option of Adam 'epoch': .* did you mean 'epochs'"),
         ({"method": "sgd", "momentun": 0.9}, TypeError, "did you mean 'momentum'"),
+        ({"lr": 0, "method": "adagrad"}, ValueError, "lr is 0.0, expected a positive finite rate"),
+        (
+            {"eps": -1, "method": "rmsprop"},
+            ValueError,
+            r"eps is -1\.0, expected a finite number >=",
+        ),
+        (
+            {"weight_decay": "a", "method": "adamw"},
+            TypeError,
+            "weight_decay is 'a', expected a num",
+        ),
+        ({"centred": 1, "method": "rmsprop"}, TypeError, "did you mean 'centered'"),
         ({"lr": 0}, ValueError, r"lr is 0\.0, expected a positive finite rate"),
         ({"lr": np.nan}, ValueError, "lr is nan, expected a positive finite rate"),
         ({"method": "nesterov", "momentum": 0}, ValueError, "nesterov=True needs momentum"),
@@ -629,7 +656,7 @@ def test_overflow_within_few_steps(backend, dtype, data, batch):
 
 def test_the_start_itself_overflows(backend, data):
     X, y = data
-    for method in ("sgd", "adam", "fmincg", "L-BFGS-B", "trf"):
+    for method in (*FIRST_ORDER, "scg", "fmincg", "L-BFGS-B", "trf"):
         with pytest.raises(fb.DivergenceError, match="objective is inf at the initial parameters"):
             fb.fit(NET, X, 1e200 * y, method=method)
         res = fb.fit(NET, X, 1e200 * y, method=method, on_divergence="return", seed=0)
@@ -679,7 +706,7 @@ def test_interrupt_keeps_the_work(backend, data, batch):
         assert np.array_equal(again.params, res.params)
 
 
-@pytest.mark.parametrize("method", ["fmincg", "L-BFGS-B", "trf"])
+@pytest.mark.parametrize("method", ["scg", "fmincg", "L-BFGS-B", "trf"])
 def test_interrupt_of_a_full_batch_method(backend, data, monkeypatch, method):
     X, y = data
     name = "residuals" if method == "trf" else "value_and_grad"
@@ -741,7 +768,7 @@ def test_full_batch_methods_find_the_line(backend, line, method):
     assert isinstance(res.message, str)
 
 
-@pytest.mark.parametrize("method", ["fmincg", "L-BFGS-B", "trf"])
+@pytest.mark.parametrize("method", ["scg", "fmincg", "L-BFGS-B", "trf"])
 def test_full_batch_methods_round_once(backend, data, method):
     X, y = (a.astype(np.float32) for a in data)
     start = NET.astype("float32").init(0)
@@ -753,7 +780,7 @@ def test_full_batch_methods_round_once(backend, data, method):
     assert single.fun == pytest.approx(double.fun, rel=1e-5)
 
 
-@pytest.mark.parametrize("method", ["fmincg", "L-BFGS-B", "BFGS", "SLSQP", "trf"])
+@pytest.mark.parametrize("method", ["scg", "fmincg", "L-BFGS-B", "BFGS", "SLSQP", "trf"])
 def test_epochs_limit_the_iterations(backend, data, method):
     X, y = data
     res = fb.fit(NET, X, y, method=method, epochs=3, seed=0)
@@ -771,7 +798,7 @@ def test_penalty_and_weights_reach_every_method(backend, line):
     X, y = line
     terms = {"sample_weight": np.linspace(0.5, 2, 40), "l2": 0.3, "loss": "half_mse", "seed": 0}
     trf = fb.fit(LINE, X, y, method="trf", **terms)
-    for method in ("fmincg", "BFGS"):
+    for method in ("scg", "fmincg", "BFGS"):
         res = fb.fit(LINE, X, y, method=method, **terms)
         np.testing.assert_allclose(res.params, trf.params, atol=1e-4)
     sgd = fb.fit(LINE, X, y, method="sgd", lr=0.3, batch_size=None, epochs=2000, **terms)

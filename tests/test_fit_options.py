@@ -358,6 +358,26 @@ def test_targets_of_every_form_are_held_out(backend, rng, raw):
         assert res.history["val_loss"][-1] == pytest.approx(last, rel=1e-13), loss.name
 
 
+def test_a_diverging_run_is_not_validated_at_its_end(backend, data, held):
+    seen = []
+    res = fitted(
+        data, method="sgd", loss="sse", lr=1.0, batch_size=None, epochs=50, validation=held,
+        on_divergence="return", callbacks=lambda epoch: seen.append(epoch.val_loss),
+    )  # fmt: skip
+    assert (res.status, res.state) == (3, None)
+    assert res.nit == len(seen) + 1
+    assert res.history["val_loss"][:-1].tolist() == seen
+    assert np.isnan(res.history["val_loss"][-1])
+
+
+def test_scaled_validation_must_be_finite(backend, data):
+    X, y = data
+    with pytest.raises(fb.NonFiniteError, match="validation: X holds inf at row 0"):
+        fitted(
+            (1e-30 * X, y), NET.astype("float32"), scale="standard", validation=(1e30 * abs(X), y)
+        )
+
+
 # Patience.
 
 
@@ -497,9 +517,9 @@ def test_out_of_time(backend, data, method):
 
     res = fitted(data, method=method, epochs=10**6, max_time=0.05, callbacks=slow)
     assert (res.success, res.status) == (False, 1)
-    assert 1 <= res.nit <= 3  # each takes at least 0.02 s
+    assert res.nit <= 3  # each takes at least 0.02 s
     done = f"{res.nit} {'epoch' if method in FIRST_ORDER else 'iteration'}"
-    assert res.message in (f"max_time is over after {done}", f"max_time is over after {done}s")
+    assert res.message == f"max_time is over after {done}" + ("s" if res.nit != 1 else "")
     assert res.elapsed >= 0.05
 
 
@@ -857,11 +877,14 @@ COMBINED = {
 }
 
 
-@pytest.mark.parametrize("name", COMBINED)
-@pytest.mark.parametrize("method", [*FIRST_ORDER, "scg", "L-BFGS-B"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        *itertools.product(FIRST_ORDER, COMBINED),
+        *itertools.product(["scg", "L-BFGS-B"], ["watched", "scaled"]),
+    ],
+)
 def test_backends_agree(data, method, name):
-    if name == "averaged" and method not in FIRST_ORDER:
-        pytest.skip("it chooses its own steps")
     runs = {
         backend: fitted(data, method=method, backend=backend, **COMBINED[name])
         for backend in fb.available_backends()
@@ -876,25 +899,20 @@ def test_backends_agree(data, method, name):
 
 
 def test_memory_does_not_grow_with_epochs_times_rows(backend):
-    X = np.linspace(-1, 1, 40).reshape(20, 2)
-    net = fb.Network(2, fb.Dense(1))
-    fb.fit(net, X, X[:, 0], epochs=2, seed=0, batch_size=10)  # loads and compiles
+    X = np.linspace(-1, 1, 2000).reshape(1000, 2)
+    net, options = fb.Network(2, fb.Dense(1)), {"seed": 0, "batch_size": 400, "validation": 0.2}
+    fb.fit(net, X, X[:, 0], epochs=2, **options)  # loads and compiles
     tracemalloc.start()
     try:
-        fb.fit(net, X, X[:, 0], epochs=40_000, seed=0, batch_size=10, validation=0.2)
+        fb.fit(net, X, X[:, 0], epochs=1500, **options)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # Orders of all epochs would be 40 000·16 numbers, 5 MB; two records of 40 000 are 0.6 MB,
-    # doubled while they grow and copied into the result and its state.
-    assert peak < 4e6
+    # The orders of all epochs would be 1500·800 numbers, 9.6 MB; those of a block are 0.5 MB.
+    assert peak < 3e6
 
 
 # What cannot be.
-
-
-def cases(options, methods):
-    return list(itertools.product(methods, options))
 
 
 MEANINGLESS = [
@@ -905,7 +923,7 @@ MEANINGLESS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "case"), cases(MEANINGLESS, FULL_BATCH))
+@pytest.mark.parametrize(("method", "case"), itertools.product(FULL_BATCH, MEANINGLESS))
 def test_what_has_no_meaning_for_full_batch_methods(backend, data, method, case):
     options, message = case
     with pytest.raises(ValueError, match=message.format(method)):
@@ -967,6 +985,10 @@ WRONG = [
     ({"progress": "yes"}, ValueError, "progress is 'yes', expected 'auto'"),
     ({"weight_decay": -1, "method": "adamw"}, ValueError, "weight_decay is -1.0, expected a fin"),
     ({"weight_decay": 0.1}, TypeError, "unknown option of Adam 'weight_decay'"),
+    ({"thread": 2, "method": "BFGS"}, TypeError, "did you mean 'threads'"),
+    ({"gtoll": 2, "method": "bfgs"}, TypeError, "did you mean 'gtol'"),
+    ({"max_nfevs": 2, "method": "trf"}, TypeError, "did you mean 'max_nfev'"),
+    ({"sigm": 2, "method": "scg"}, TypeError, "did you mean 'sigma'"),
     ({"weight_decai": 0.1, "method": "adamw"}, TypeError, "did you mean 'weight_decay'"),
     ({"alpha": 1, "method": "rmsprop"}, ValueError, r"alpha is 1\.0, expected a number in \[0"),
     ({"lr_decay": np.inf, "method": "adagrad"}, ValueError, "lr_decay is inf, expected a finite"),

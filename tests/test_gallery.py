@@ -66,7 +66,7 @@ def sigmoid(z):
 
 
 def test_there_are_examples():
-    assert len(FILES) >= 16
+    assert len(FILES) >= 23
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)

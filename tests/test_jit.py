@@ -72,7 +72,13 @@ print(len(recorder.buffer))
     assert python(code).split() == ["0"]
 
 
-def use_all(c, methods, batch_size):
+METHODS = (
+    "sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad",
+    fb.RMSprop(momentum=0.9, centered=True),
+)  # fmt: skip
+
+
+def use_all(c, method, batch_size):
     """Every function of the contract, the sums over two parts."""
     Y, pullback = c.net.vjp(c.params, c.X)
     pullback(Y)
@@ -90,22 +96,26 @@ def use_all(c, methods, batch_size):
     Y, cache = fb.dense_forward(c.X, W, W[0] if c.terms else None, act)
     fb.dense_backward(Y, cache)
     act.f(c.X), act.df(c.X), act.d2f(c.X)
-    for method in methods:
-        fb.fit(
-            c.net, c.X, c.y, method=method, loss=c.loss, params=c.params, epochs=2,
-            batch_size=batch_size, shuffle=bool(c.terms), seed=0, on_divergence="return",
-            **c.terms,
-        )  # fmt: skip
+    options = {"method": method, "epochs": 2, "seed": 0, "on_divergence": "return"}
+    if "sample_weight" in c.terms:
+        more = {"validation": (c.X, c.y), "patience": 2, "clip_norm": 1.0, "average": True}
+    else:
+        more = {"shuffle": False}
+    fb.fit(
+        c.net, c.X, c.y, loss=c.loss, params=c.params, batch_size=batch_size, goal=0.0,
+        **options, **more, **c.terms,
+    )  # fmt: skip
+    for validation in (many, None):
+        fb.fit(c.net, *many, batch_size=None, threads=2, validation=validation, **options)
 
 
 def test_one_version_per_dtype_whatever_the_arguments(rng, dtype):
     """Users' functions among them: their addresses are arguments."""
-    methods = ["sgd", "momentum", "nesterov", "adam"]
     read_only = case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5)
     for array in (read_only.params, read_only.X, read_only.y):
         array.flags.writeable = False
     with fb.use_backend("numba"):
-        use_all(case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5), methods[:1], 5)
+        use_all(case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5), "sgd", 5)
         compiled = {name: function[dtype] for name, function in functions().items()}
         for i, act in enumerate(EVERY_ACTIVATION):
             loss = EVERY_LOSS[i % len(EVERY_LOSS)]
@@ -114,7 +124,7 @@ def test_one_version_per_dtype_whatever_the_arguments(rng, dtype):
             layers += (fb.Dense(n_out_for(loss, 2 + i), "sigmoid", bias=bool(i % 3)),)
             net = fb.Network(1 + i, *layers, dtype=dtype)
             c = case_of(rng, net, n_for(loss, 1 + 20 * i), loss, i % 2 == 1, l2=0.1, group=0.1 * i)
-            use_all(c, methods[i % 4 :][:1], n_for(loss, 1 + i))
+            use_all(c, METHODS[i % len(METHODS)], n_for(loss, 1 + i))
         read_only.net.value_and_grad(*read_only.arguments)
         read_only.net.jacobian(read_only.params, read_only.X)
         read_only.net.vjp(read_only.params, read_only.X)[1](read_only.y)
@@ -139,8 +149,10 @@ for name, function in functions().items():
 """
     names = set(python(code, NUMBA_CACHE_DIR=tmp_path).splitlines())
     assert "train" in names
-    unused = "jvp hvp row_gradients normal_equations derivatives activation dense_forward".split()
-    assert not names & {*unused, "dense_backward"}
+    assert not names & {
+        "jvp", "hvp", "row_gradients", "normal_equations", "derivatives", "activation",
+        "dense_forward", "dense_backward", "end_of_epoch", "part_of_sum",
+    }  # fmt: skip
     kinds = sorted(name.split("_")[0] for name in names if "_functions " in name)
     assert kinds == ["activations", "activations", "losses"]
 

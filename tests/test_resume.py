@@ -153,6 +153,18 @@ def test_ctrl_c_in_the_middle(backend, module, data, monkeypatch, method, call):
     same_runs(res, whole)
 
 
+@pytest.mark.parametrize("method", CONTINUED)
+def test_ctrl_c_in_a_callback(backend, data, method):
+    def interrupted(epoch):
+        if epoch.epoch == 3:
+            raise KeyboardInterrupt
+
+    whole = fitted(data, method=method, validation=0.2)
+    res = fitted(data, method=method, validation=0.2, callbacks=interrupted)
+    assert (res.status, res.nit) == (4, 3)
+    same_runs(fitted(data, state=res.state, method=method, validation=0.2), whole)
+
+
 @pytest.mark.parametrize("place", ["value_and_grad", "value", "callback"])
 def test_ctrl_c_in_the_middle_of_scg(backend, data, monkeypatch, place):
     options = {"method": "scg", "epochs": 12, "validation": 0.2, "patience": 8}
@@ -185,7 +197,7 @@ def test_ctrl_c_in_the_middle_of_scg(backend, data, monkeypatch, place):
 def test_a_real_ctrl_c(backend, data):
     """Wherever it comes, in epochs of fifty steps."""
     fitted(data, batch_size=1, epochs=1)  # compiles
-    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
     timer.start()
     res = fitted(data, batch_size=1, epochs=10**9)
     timer.join()
@@ -321,6 +333,20 @@ def test_an_average_begins_anew_in_a_longer_run(backend, data):
     same_runs(dropped, fitted(data, epochs=8, method="sgd", lr=0.3))
 
 
+def test_the_seed_may_be_given_again(backend, data):
+    X, y = data
+    state = fitted(data, epochs=3).state
+    res = fb.fit(NET, X, y, seed=5, epochs=9, batch_size=16, state=state)
+    same_runs(res, fitted(data))
+
+
+def test_on_another_backend(data):
+    whole, state = fitted(data, backend="numpy"), fitted(data, epochs=3, backend="numpy").state
+    for backend in fb.available_backends():
+        res = fitted(data, state=state, backend=backend)
+        np.testing.assert_allclose(res.params, whole.params, rtol=0, atol=1e-12)
+
+
 def test_limits_and_rates_may_be_others(backend, data):
     some = fitted(data, epochs=3, method="sgd", lr=0.1)
     res = fitted(data, state=some.state, epochs=5, method="sgd", lr=0.02, goal=-1.0, patience=9)
@@ -422,6 +448,8 @@ def test_checkpoints_are_saved_though_another_callback_stops(backend, data, tmp_
 def test_a_checkpoint_that_cannot_be_written(backend, data, tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist"):
         fitted(data, callbacks=fb.checkpoint(tmp_path / "missing" / "run.safetensors"))
+    with pytest.raises(TypeError, match=r"path is .*, expected the name of a file; callbacks="):
+        fitted(data, callbacks=fb.checkpoint)
     for every, error in [(0, ValueError), (1.5, TypeError), ("2", TypeError)]:
         with pytest.raises(error, match="every is"):
             fb.checkpoint("run.safetensors", every=every)

@@ -65,6 +65,40 @@ class Adam:
         return p - self.lr * m / (np.sqrt(s) + self.eps)
 
 
+class AdamW(Adam):
+    def __init__(self, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, decay=0.01):
+        super().__init__(lr, betas, eps)
+        self.decay = decay
+
+    def step(self, p, g):
+        return super().step(p - self.lr * self.decay * p, g)
+
+
+class RMSprop:
+    def __init__(self, lr=0.01, alpha=0.99, eps=1e-8, momentum=0.0, centered=False):
+        self.lr, self.alpha, self.eps = lr, alpha, eps
+        self.momentum, self.centered = momentum, centered
+        self.s = self.a = self.v = 0.0
+
+    def step(self, p, g):
+        self.s = self.alpha * self.s + (1 - self.alpha) * g**2
+        self.a = self.alpha * self.a + (1 - self.alpha) * g
+        square = self.s - self.a**2 if self.centered else self.s
+        self.v = self.momentum * self.v + g / (np.sqrt(square) + self.eps)
+        return p - self.lr * self.v
+
+
+class Adagrad:
+    def __init__(self, lr=0.01, lr_decay=0.0, initial=0.0, eps=1e-10):
+        self.lr, self.lr_decay, self.s, self.eps = lr, lr_decay, initial, eps
+        self.t = 0
+
+    def step(self, p, g):
+        self.s, lr = self.s + g**2, self.lr / (1 + self.t * self.lr_decay)
+        self.t += 1
+        return p - lr * g / (np.sqrt(self.s) + self.eps)
+
+
 def by_hand(rule, data, p, epochs, batch, orders, l2=0.0, loss="mse"):
     X, T, w = data
     history = []
@@ -86,7 +120,15 @@ RULES = {
     "momentum": (fb.SGD(lr=0.02, momentum=0.8), Sgd(0.02, 0.8)),
     "nesterov": (fb.SGD(0.02, 0.9, nesterov=True), Sgd(0.02, 0.9, True)),
     "adam": (fb.Adam(lr=0.03, betas=(0.8, 0.99), eps=1e-7), Adam(0.03, (0.8, 0.99), 1e-7)),
-}
+    "adamw": (
+        fb.AdamW(0.03, (0.8, 0.99), 1e-7, weight_decay=0.2), AdamW(0.03, (0.8, 0.99), 1e-7, 0.2)
+    ),
+    "rmsprop": (fb.RMSprop(0.02, 0.9, 1e-6), RMSprop(0.02, 0.9, 1e-6)),
+    "rmsprop, centered": (
+        fb.RMSprop(0.01, 0.9, 1e-3, 0.6, centered=True), RMSprop(0.01, 0.9, 1e-3, 0.6, True)
+    ),
+    "adagrad": (fb.Adagrad(0.1, 0.05, 0.2, 1e-8), Adagrad(0.1, 0.05, 0.2, 1e-8)),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -148,6 +190,9 @@ def test_names_are_pytorch_s_defaults(backend, data, name):
         "momentum": Sgd(0.01, 0.9),
         "nesterov": Sgd(0.01, 0.9, True),
         "adam": Adam(),
+        "adamw": AdamW(),
+        "rmsprop": RMSprop(),
+        "adagrad": Adagrad(),
     }[name]
     params, _ = by_hand(rule, (X, T, np.ones(N)), NET.init(0), 2, N, [np.arange(N)] * 2)
     res = fb.fit(NET, X, T, method=name, params=NET.init(0), epochs=2)
@@ -442,8 +487,8 @@ def test_history_grows_past_its_first_allocation(backend, data):
 
 def test_orders_are_numpy_s_permutations(monkeypatch):
     monkeypatch.setattr(loop, "ORDER_ROWS", 3 * N)
-    orders = loop._Orders(np.random.default_rng(0), N, 100)
-    rng = np.random.default_rng(0)
+    orders = loop.Orders(np.random.SeedSequence(0), N, 100)
+    rng = np.random.default_rng(np.random.SeedSequence(0))
     for epoch in range(8):
         assert orders.ready_for(epoch) == 3 * (epoch // 3 + 1)
         assert np.array_equal(orders.rows(epoch, epoch)[0], rng.permutation(N))
@@ -452,8 +497,8 @@ def test_orders_are_numpy_s_permutations(monkeypatch):
 
 def test_orders_of_pairs(monkeypatch):
     monkeypatch.setattr(loop, "ORDER_ROWS", 3 * 2 * N)
-    orders = loop._Orders(np.random.default_rng(0), 2 * N, 100, 2)
-    rng = np.random.default_rng(0)
+    orders = loop.Orders(np.random.SeedSequence(0), 2 * N, 100, 2)
+    rng = np.random.default_rng(np.random.SeedSequence(0))
     for epoch in range(5):
         assert orders.ready_for(epoch) == 3 * (epoch // 3 + 1)
         pairs = rng.permutation(N)
@@ -463,8 +508,9 @@ def test_orders_of_pairs(monkeypatch):
 
 
 def test_orders_take_bounded_memory():
-    assert loop._Orders(np.random.default_rng(0), 10, 10**9)._block.size <= loop.ORDER_ROWS
-    assert loop._Orders(np.random.default_rng(0), 10**5, 10**9)._block.shape == (1, 10**5)
+    seed = np.random.SeedSequence(0)
+    assert loop.Orders(seed, 10, 10**9)._block.size <= loop.ORDER_ROWS
+    assert loop.Orders(seed, 10**5, 10**9)._block.shape == (1, 10**5)
 
 
 # Stability.

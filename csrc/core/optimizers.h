@@ -21,6 +21,7 @@ static void sgd_step(idx n, real *p, real *v, const real *g, double momentum, do
     }
 }
 
+/* p -= share·p where training may change p; `free` holds zeros and ones. */
 static void decay_weights(idx n, real *p, const uint8_t *free, double share)
 {
     real lost = (real)share;

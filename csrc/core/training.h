@@ -12,8 +12,8 @@ typedef struct {
     const fb_plan *plan;
     fb_run *run;
     real *params, *moments, *grad;
-    row_sum batch, validation;
     fb_team *team;
+    row_sum batch, validation;
 } training;
 
 /* A step. */
@@ -173,53 +173,49 @@ static void unpad(const fb_plan *plan, const real *padded, idx count, real *vect
         memcpy(vectors + i * n, padded + i * size, (size_t)n * sizeof(real));
 }
 
+/* Over n rows of the problem; all workers flush subnormal numbers. */
+static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, const buffers *crew,
+                            idx n)
+{
+    return (row_sum){.plan = plan,
+                     .problem = problem,
+                     .crew = crew,
+                     .n = n,
+                     .tile = tile_rows(plan, n),
+                     .scale = problem->scale,
+                     .penalised = has_penalties(problem),
+                     .flush = 1};
+}
+
 static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
 {
-    const fb_problem *validation = run->validation ? run->validation : problem;
-    idx batch = (idx)run->batch_size, n_validated = run->validation ? (idx)validation->n : 0;
-    idx most = batch > n_validated ? batch : n_validated, threads = (idx)run->threads;
-    idx rows = tile_rows(plan, most), padded = round_up(plan->n_params);
-    idx workers = useful_workers(most, threads);
+    idx batch = (idx)run->batch_size, n_validated = run->validation ? (idx)run->validation->n : 0;
+    idx most = batch > n_validated ? batch : n_validated, rows = tile_rows(plan, most);
+    idx padded = round_up(plan->n_params), threads = (idx)run->threads;
     idx n_slots = slots_for(batch, useful_workers(batch, threads), padded);
     needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows, 0};
     if (plan->drops) others.what |= FOR_DROPOUT;
     needs first = others;
     first.what |= FOR_WEIGHTS | FOR_TRAINING;
     first.extra = n_slots * padded;
-    buffers crew[FB_MOST_PARTS], undropped[FB_MOST_PARTS];
-    workers = take_crew(crew, plan, workers, first, others);
+    buffers crew[FB_MOST_PARTS], without_dropout[FB_MOST_PARTS];
+    idx workers = take_crew(crew, plan, useful_workers(most, threads), first, others);
     if (!workers) return FB_NO_MEMORY;
-    for (idx i = 0; i < workers; i++) {
-        undropped[i] = crew[i];
-        undropped[i].A = crew[i].Y, undropped[i].factors = NULL;
+    training t = {.plan = plan, .run = run, .team = fb_team_new(workers)};
+    t.params = crew->params, t.moments = crew->moments, t.grad = crew->grad;
+    t.batch = flushing_sum(plan, problem, crew, batch);
+    t.batch.params = t.params, t.batch.grad = t.grad;
+    t.batch.slots = crew->extra, t.batch.n_slots = n_slots;
+    if (run->validation) {
+        for (idx i = 0; i < workers; i++) {
+            without_dropout[i] = crew[i];
+            without_dropout[i].A = crew[i].Y, without_dropout[i].factors = NULL;
+        }
+        t.validation = flushing_sum(plan, run->validation, without_dropout, n_validated);
     }
-    training t = {.plan = plan,
-                  .run = run,
-                  .params = crew->params,
-                  .moments = crew->moments,
-                  .grad = crew->grad,
-                  .batch = {.plan = plan,
-                            .problem = problem,
-                            .params = crew->params,
-                            .crew = crew,
-                            .tile = tile_rows(plan, batch),
-                            .penalised = has_penalties(problem),
-                            .flush = 1,
-                            .grad = crew->grad,
-                            .slots = crew->extra,
-                            .n_slots = n_slots},
-                  .validation = {.plan = plan,
-                                 .problem = validation,
-                                 .crew = undropped,
-                                 .n = n_validated,
-                                 .tile = tile_rows(plan, n_validated),
-                                 .scale = validation->scale,
-                                 .penalised = has_penalties(validation),
-                                 .flush = 1}};
     pad(plan, run->params, 1, t.params);
     pad(plan, run->moments, (idx)run->n_moments, t.moments);
     memset(t.grad, 0, (size_t)padded * sizeof(real));
-    t.team = fb_team_new(workers);
     fp_mode mode = flush_subnormals();
     int reason = run_steps(&t);
     restore_mode(mode);

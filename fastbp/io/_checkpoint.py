@@ -52,6 +52,11 @@ class checkpoint:
     every: int = 1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, str | bytes | os.PathLike):
+            raise TypeError(
+                f"path is {self.path!r}, expected the name of a file; callbacks="
+                f"fastbp.checkpoint(path)"
+            )
         object.__setattr__(self, "every", whole_number("every", self.every))
 
     def __call__(self, epoch: Epoch) -> None:

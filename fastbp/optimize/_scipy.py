@@ -197,9 +197,7 @@ def least_squares(
     import scipy.optimize
 
     name = _lookup(method, LEAST_SQUARES)
-    signature = inspect.signature(scipy.optimize.least_squares)
-    known = set(signature.parameters) - {"fun", "x0", "method"}
-    _check_names(scipy_options, known, (), "keyword of least_squares")
+    _check_names(scipy_options, least_squares_names(), (), "keyword of least_squares")
 
     objective, p0 = _float64(obj, p0)
     fun, jac = objective, scipy_options.pop("jac", None)
@@ -229,6 +227,14 @@ def least_squares(
             )
     found = scipy.optimize.least_squares(fun, p0, jac=jac, method=name, **scipy_options)
     return _finished(obj, objective, found)
+
+
+def least_squares_names() -> set[str]:
+    """The keywords that `least_squares` takes."""
+    import scipy.optimize
+
+    signature = inspect.signature(scipy.optimize.least_squares)
+    return set(signature.parameters) - {"fun", "x0", "method"}
 
 
 class _Remembered:

@@ -54,7 +54,7 @@ class Data:
         return self._folded(params, _inverse(self.x_scaler), _inverse(self._output_scaler))
 
     def outside(self, params: np.ndarray) -> np.ndarray:
-        """The parameters for raw columns; a new vector of the network's dtype."""
+        """The parameters for raw columns, fixed entries as at the start; a new vector."""
         found = self._folded(params, self.x_scaler, self._output_scaler)
         if self.start is not None and self.raw.net.plan.free is not None:
             found = np.where(self.raw.net.plan.free, found, self.start)
@@ -242,11 +242,7 @@ def prepare(
     found = Data(raw, raw, scale=scale)
     unpenalised = terms | {"l2": 0.0, "l1": 0.0, "group": 0.0}
     if valid is not None:
-        try:
-            found.validation = _objective(net, valid, loss, unpenalised)
-            _require_finite(found.validation)
-        except (ValueError, TypeError) as error:
-            raise type(error)(f"validation: {error}") from None
+        found.validation = _validation(net, valid, loss, unpenalised)
     if scale is None:
         return found
     found.x_scaler, found.y_scaler = scalers or _scalers(train, loss, scale)
@@ -254,12 +250,21 @@ def prepare(
     found.training = _objective(net, _scaled(train, found, net), loss, terms)
     _require_finite(found.training)
     if valid is not None:
-        found.validation = _objective(net, _scaled(valid, found, net), loss, unpenalised)
+        found.validation = _validation(net, _scaled(valid, found, net), loss, unpenalised)
     return found
 
 
 def _objective(net: Network, rows: Rows, loss: Loss, terms: dict[str, Any]) -> Objective:
     return net.objective(rows.X, rows.y, loss, sample_weight=rows.weights, **terms)
+
+
+def _validation(net: Network, rows: Rows, loss: Loss, terms: dict[str, Any]) -> Objective:
+    try:
+        found = _objective(net, rows, loss, terms)
+        _require_finite(found)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"validation: {error}") from None
+    return found
 
 
 def _scaled(rows: Rows, found: Data, net: Network) -> Rows:

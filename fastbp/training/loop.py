@@ -59,7 +59,9 @@ class Progress:
         for name in ("losses", "validation") if validated else ("losses",):
             record = getattr(self, name)
             if epochs > len(record):
-                longer = np.zeros(max(epochs, 2 * len(record), 1024))
+                # Sums begin at 0; where a run ends in divergence there is no last validation.
+                empty = 0.0 if name == "losses" else np.nan
+                longer = np.full(max(epochs, 2 * len(record), 1024), empty)
                 longer[: len(record)] = record
                 setattr(self, name, longer)
 
@@ -178,7 +180,7 @@ def train(
     backend_train, validated = obj.backend.train, recipe.validation is not None
     per_epoch = -(-len(problem.X) // recipe.batch_size)
     total = epochs * per_epoch
-    rates = method.rates(np.array([run.step]), np.array([run.step / per_epoch]))
+    rates = _rates(method, run.step, run.step + 1, per_epoch)
     chunk, code, stopped = 1, contract.DONE, None
     # An interrupt may leave `run` in the middle of a step; this is whole.
     kept = progress.copy(per_epoch)
@@ -194,8 +196,7 @@ def train(
                 order = orders.rows(epoch, (stop - 1) // per_epoch)
             progress.make_room((stop - 1) // per_epoch + 1, validated)
             if method.changes:
-                steps = np.arange(first, stop)
-                rates = method.rates(steps, steps / per_epoch)
+                rates = _rates(method, first, stop, per_epoch)
             touched = slice(epoch, (stop - 1) // per_epoch + 1)
             code = backend_train(
                 problem, recipe, run, stop - first, order, rates, progress.losses[touched],
@@ -211,8 +212,16 @@ def train(
         stopped, code = INTERRUPT, contract.DONE
     if method.changes:
         last = max(kept.run.step - (code != contract.NON_FINITE_OBJECTIVE), 0)
-        rates = method.rates(np.array([last]), np.array([last / per_epoch]))
+        rates = _rates(method, last, last + 1, per_epoch)
     return _outcome(recipe, kept, per_epoch, float(rates[-1]), code, stopped)
+
+
+def _rates(method: FirstOrder, first: int, stop: int, per_epoch: int) -> np.ndarray:
+    """The rates of these steps, or one for all."""
+    if not method.changes:
+        return np.array([method.lr], np.float64)
+    steps = np.arange(first, stop)
+    return method.rates(steps, steps / per_epoch)
 
 
 def _look(
@@ -233,7 +242,7 @@ def _look(
     complete = run.step % per_epoch == 0 and code not in DIVERGED
     if complete and watch.tell(
         done, loss, val_loss, rate, lambda: params_of(candidate(recipe, run)),
-        lambda: state_of(kept),
+        lambda: state_of(kept.copy(per_epoch)),
     ):  # fmt: skip
         return CALLBACK
     return TIME_IS_UP if watch.time_is_up else None

@@ -23,6 +23,8 @@ loads it from Numba's cache; sizes, activations, losses and optimizers are argum
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -435,77 +437,107 @@ def train(
     losses: np.ndarray,
     validation: np.ndarray,
 ) -> int:
-    plan, n, batch_size = problem.plan, problem.X.shape[0], recipe.batch_size
-    p, watched, data = _prepared(plan), recipe.validation, _data(problem)
-    validated = (*p.arrays, *(data if watched is None else _data(watched)), *_recipe(recipe, plan))
-    kept = run.good, run.best, run.average, run.monitor
-    compiled, space = training.train[plan.dtype], p.workspace()
+    plan, dtype = problem.plan, problem.plan.dtype
+    p, watched = _prepared(plan), problem if recipe.validation is None else recipe.validation
+    given = (*p.arrays, *_data(watched), *_recipe(recipe, dtype))
+    changed = run.good, run.best, run.average, run.monitor
+    steps = partial(
+        training.train[dtype], *p.dropping, *_data(problem), *given, p.frozen, run.params,
+        run.moments, *changed, run.seed,
+    )  # fmt: skip
+    order = _NO_ORDER if order is None else order
+    if recipe.threads == 1 or recipe.batch_size <= PART_ROWS:
+        nothing = p.blank.vector, _NO_NUMBERS
+        status, run.step = steps(
+            run.step, n_steps, order, rates, losses, validation, *nothing, p.workspace()
+        )
+        return status
+    end_of_epoch = partial(training.end_of_epoch[dtype], *given, run.params, *changed)
+    together = _Together(problem, recipe, run, steps, end_of_epoch)
+    return together.train(n_steps, order, rates, losses, validation)
 
-    def steps(
-        count: int,
+
+class _Together:
+    """Training where threads share each step, and the validation.
+
+    They compute the sums of its parts, and the compiled functions do the rest.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        recipe: Recipe,
+        run: Run,
+        steps: Callable[..., tuple[int, int]],
+        end_of_epoch: Callable[..., int],
+    ):
+        plan = problem.plan
+        self._problem, self._recipe, self._run = problem, recipe, run
+        self._steps, self._end_of_epoch = steps, end_of_epoch
+        self._prepared = _prepared(plan)
+        self._space = self._prepared.workspace()
+        self._gradients = np.empty((MOST_PARTS, plan.n_params), plan.dtype)
+
+    def train(
+        self,
+        n_steps: int,
         order: np.ndarray,
         rates: np.ndarray,
         losses: np.ndarray,
         validation: np.ndarray,
-        gradients: np.ndarray,
-        sums: np.ndarray,
     ) -> int:
-        status, run.step = compiled(
-            *p.dropping, *data, *validated, p.frozen, run.params, run.moments, *kept, run.seed,
-            run.step, count, order, rates, losses, validation, gradients, sums, space,
+        run, steps_per_epoch = self._run, -(-len(self._problem.X) // self._recipe.batch_size)
+        first_epoch = run.step // steps_per_epoch
+        with Team(self._recipe.threads, MOST_PARTS) as team:
+            for i in range(n_steps):
+                epoch, j = divmod(run.step, steps_per_epoch)
+                epoch -= first_epoch
+                of_epoch = order[epoch] if order.size else _NO_INTEGERS
+                rate = rates[i : i + 1] if len(rates) > 1 else rates
+                status = self._step(team, j, of_epoch, rate, losses[epoch:])
+                if status == DONE and j == steps_per_epoch - 1:
+                    mean = losses[epoch] / steps_per_epoch
+                    status = self._end(team, mean, validation[epoch:])
+                if status != DONE:
+                    return status
+        return DONE
+
+    def _step(
+        self, team: Team, j: int, order: np.ndarray, rate: np.ndarray, loss: np.ndarray
+    ) -> int:
+        """One step, on batch j of the epoch."""
+        problem, recipe, run, n = self._problem, self._recipe, self._run, len(self._problem.X)
+        first = j * recipe.batch_size
+        count = min(recipe.batch_size, n - first)
+        factor = problem.scale * n / count if recipe.averaged else problem.scale
+        rows = _Rows(order, first, count, factor, run.seed, run.step, flush=True)
+        arrays, gradients = self._prepared.dropping, self._gradients
+        sums = _sums(team, problem, arrays, run.params, rows, gradients)
+        status, run.step = self._steps(
+            run.step, 1, _NO_ORDER, rate, loss, _NO_NUMBERS, gradients.reshape(-1), sums,
+            self._space,
         )  # fmt: skip
         return status
 
-    if recipe.threads == 1 or batch_size <= PART_ROWS:
-        order = _NO_ORDER if order is None else order
-        return steps(n_steps, order, rates, losses, validation, p.blank.vector, _NO_NUMBERS)
-    steps_per_epoch = -(-n // batch_size)
-    first_epoch = run.step // steps_per_epoch
-    gradients = np.empty((MOST_PARTS, plan.n_params), plan.dtype)
-    end_of_epoch = training.end_of_epoch[plan.dtype]
-    with Team(recipe.threads, MOST_PARTS) as team:
-        for i in range(n_steps):
-            epoch, j = divmod(run.step, steps_per_epoch)
-            epoch -= first_epoch
-            first = j * batch_size
-            count = min(batch_size, n - first)
-            rows = _Rows(
-                _NO_INTEGERS if order is None else order[epoch],
-                first,
-                count,
-                problem.scale * n / count if recipe.averaged else problem.scale,
-                run.seed,
-                run.step,
-                flush=True,
-            )
-            sums = _sums(team, problem, p.dropping, run.params, rows, gradients)
-            rate = rates[i : i + 1] if len(rates) > 1 else rates
-            status = steps(
-                1, _NO_ORDER, rate, losses[epoch:], validation, gradients.reshape(-1), sums
-            )
-            if status == DONE and j == steps_per_epoch - 1:
-                sums = _NO_NUMBERS
-                if watched is not None:
-                    average_begun = 0 <= recipe.average_from < run.step
-                    candidate = run.average.astype(plan.dtype) if average_begun else run.params
-                    rows = _Rows(_NO_INTEGERS, 0, len(watched.X), watched.scale, flush=True)
-                    sums = _sums(team, watched, p.arrays, candidate, rows, gradients[:, :0])
-                mean = losses[epoch] / steps_per_epoch
-                status = end_of_epoch(
-                    *validated, run.params, *kept, run.step, mean, validation[epoch:], sums, space
-                )
-            if status != DONE:
-                return status
-    return DONE
+    def _end(self, team: Team, mean: float, validation: np.ndarray) -> int:
+        recipe, run, sums = self._recipe, self._run, _NO_NUMBERS
+        if recipe.validation is not None:
+            averaged = 0 <= recipe.average_from < run.step
+            candidate = run.average.astype(run.params.dtype) if averaged else run.params
+            n, factor = len(recipe.validation.X), recipe.validation.scale
+            rows = _Rows(_NO_INTEGERS, 0, n, factor, flush=True)
+            arrays, nothing = self._prepared.arrays, self._gradients[:, :0]
+            sums = _sums(team, recipe.validation, arrays, candidate, rows, nothing)
+        return self._end_of_epoch(run.step, mean, validation, sums, self._space)
 
 
-def _recipe(recipe: Recipe, plan: Plan) -> tuple[np.ndarray, np.ndarray]:
+def _recipe(recipe: Recipe, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """A recipe as the compiled functions take it: see training.KIND."""
     rule, validated = recipe.optimizer, recipe.validation is not None
     integers = [
         rule.kind, rule.n_moments, recipe.batch_size, recipe.averaged, recipe.average_from,
         validated, recipe.patience,
     ]  # fmt: skip
-    epsilon = float(np.finfo(plan.dtype).eps)
+    epsilon = float(np.finfo(dtype).eps)
     numbers = [*rule.constants, recipe.clip_norm, recipe.goal, recipe.tol, epsilon]
     return np.array(integers, np.int64), np.array(numbers, np.float64)

@@ -246,18 +246,18 @@ def sum_of_rows(
 @part
 def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights, n, space):
     """Σ w ℓ of n rows as stored, part after part."""
-    total, size, nothing = 0.0, part_size(n), types.uint64(0)
+    total, size, seed = 0.0, part_size(n), types.uint64(0)
     for start in range(0, n, size):
         total += sum_of_part(
             plan, constants, params, terms, numbers, x, t, labels, weights, labels, False,
-            0, start, min(size, n - start), 0.0, nothing, 0, params, False, space,
+            0, start, min(size, n - start), 0.0, seed, 0, params, False, space,
         )  # fmt: skip
     return total
 
 
 @part
 def sum_of_parts(n_parts, sums):
-    """The same where the parts' sums are there already."""
+    """The sum over rows where those of its parts are there already."""
     total = 0.0
     for i in range(n_parts):
         total += sums[i]

@@ -55,11 +55,11 @@ from .vectors import (
     set_floating_point_mode,
 )
 
-# A recipe is, for compiled code, a vector of integers and one of numbers: attributes of `Recipe`
-# and of its optimizer of these names, whether there is a validation, and, last, the dtype's
-# epsilon. The optimizer's four constants come first.
+# A recipe is, for compiled code, a vector of integers and one of numbers, its settings: attributes
+# of `Recipe` and `Optimizer` of these names, whether there is a validation, and the epsilon of the
+# dtype. The settings begin with the optimizer's four constants.
 KIND, N_MOMENTS, BATCH_SIZE, AVERAGED, AVERAGE_FROM, VALIDATED, PATIENCE = range(7)
-CONSTANTS, CLIP_NORM, GOAL, TOL, EPSILON = 0, *range(4, 8)
+CLIP_NORM, GOAL, TOL, EPSILON = range(4, 8)
 
 # 0 for finite numbers, NaN for all others.
 _finite_probe = elementwise(lambda x: (x - x,), 1, 0, total=True)
@@ -91,14 +91,14 @@ def _check(n_params, params, good, monitor, mean):
 
 
 @part
-def _watches(whole, limits):
+def _watches(recipe, settings):
     """Whether there is anything to do for `_watch`."""
-    return whole[VALIDATED] or whole[PATIENCE] > 0 or limits[GOAL] > -math.inf
+    return recipe[VALIDATED] or recipe[PATIENCE] > 0 or settings[GOAL] > -math.inf
 
 
 @inner
 def _watch(
-    whole, limits, plan, constants, terms, numbers, x, t, labels, weights, n_rows, n_sums, sums,
+    recipe, settings, plan, constants, terms, numbers, x, t, labels, weights, n_rows, n_sums, sums,
     n_params, params, best, average, monitor, step, mean, validation, space,
 ):  # fmt: skip
     """What follows a sound epoch: the validation on its data, the best parameters, the stops.
@@ -106,11 +106,11 @@ def _watch(
     Where there are `sums`, they are those of the validation's parts.
     """
     candidate = params
-    if 0 <= whole[AVERAGE_FROM] < step:
+    if 0 <= recipe[AVERAGE_FROM] < step:
         candidate = at(space, plan[GRADIENT])
         _convert(n_params, candidate, average)
     watched = mean
-    if whole[VALIDATED]:
+    if recipe[VALIDATED]:
         factor = numbers[SCALE]
         if n_sums > 0:
             total = sum_of_parts(n_sums, sums)
@@ -120,20 +120,20 @@ def _watch(
             )
         watched = objective_of(total, factor, plan, candidate, numbers, candidate, False, space)
         validation[0] = watched
-    patience = whole[PATIENCE]
+    patience = recipe[PATIENCE]
     if patience > 0:
         if watched < monitor[3]:
             copy(best, candidate, n_params)
             monitor[3] = watched
         bound = monitor[4]
         if bound < math.inf:
-            bound -= limits[TOL] * abs(bound)
+            bound -= settings[TOL] * abs(bound)
         if watched < bound:
             monitor[4] = watched
             monitor[5] = 0.0
         else:
             monitor[5] += 1.0
-    if mean <= limits[GOAL]:
+    if mean <= settings[GOAL]:
         return GOAL_MET
     if patience > 0 and monitor[5] >= patience:
         return NO_PROGRESS
@@ -143,7 +143,7 @@ def _watch(
 def _make_train(fingerprint):
     def train(
         plan, constants, terms, numbers, X, targets, labels, weights, v_plan, v_constants, v_terms,
-        v_numbers, v_X, v_targets, v_labels, v_weights, whole, limits, frozen, params, moments,
+        v_numbers, v_X, v_targets, v_labels, v_weights, recipe, settings, frozen, params, moments,
         good, best, average, monitor, seed, step, n_steps, order, rates, losses, validation,
         gradients, sums, workspace,
     ):  # fmt: skip
@@ -155,7 +155,7 @@ def _make_train(fingerprint):
         _ = fingerprint  # see compiling.source_fingerprint
         mode = floating_point_mode()
         set_floating_point_mode(flushing(mode))
-        n, n_params, batch_size = X.shape[0], params.size, whole[BATCH_SIZE]
+        n, n_params, batch_size = X.shape[0], params.size, recipe[BATCH_SIZE]
         steps_per_epoch = (n + batch_size - 1) // batch_size
         epoch, first = 0, step % steps_per_epoch * batch_size
         q, c, p, a = pointer(plan), pointer(constants), pointer(params), pointer(numbers)
@@ -163,10 +163,10 @@ def _make_train(fingerprint):
         m, rate, lost = pointer(monitor), pointer(rates), pointer(losses)
         g = pointer(gradients) if sums.size > 0 else at(space, q[GRADIENT])
         held, fixed = at(space, q[PART_GRADIENT]), pointer(frozen)
-        watches, status = _watches(whole, limits), DONE
+        watches, status = _watches(recipe, settings), DONE
         for i in range(n_steps):
             count = min(batch_size, n - first)
-            factor = a[SCALE] * n / count if whole[AVERAGED] else a[SCALE]
+            factor = a[SCALE] * n / count if recipe[AVERAGED] else a[SCALE]
             if first == 0:
                 copy(at(pointer(good), n_params), p, n_params)
             if sums.size > 0:
@@ -185,21 +185,21 @@ def _make_train(fingerprint):
                 status = NON_FINITE_OBJECTIVE
                 break
             if step == 0:
-                m[0] = max(abs(objective), limits[EPSILON])
+                m[0] = max(abs(objective), settings[EPSILON])
             for k in range(frozen.size):
                 held[k] = p[fixed[k]]
                 g[fixed[k]] = 0.0
-            if limits[CLIP_NORM] < math.inf:
-                _clip(n_params, g, limits[CLIP_NORM])
+            if settings[CLIP_NORM] < math.inf:
+                _clip(n_params, g, settings[CLIP_NORM])
             lr = rate[i] if rates.size > 1 else rate[0]
             update(
-                whole[KIND], whole[N_MOMENTS], pointer(limits), lr, step, n_params, p,
+                recipe[KIND], recipe[N_MOMENTS], pointer(settings), lr, step, n_params, p,
                 pointer(moments), g,
             )  # fmt: skip
             for k in range(frozen.size):  # which the optimizer may decay
                 p[fixed[k]] = held[k]
-            if 0 <= whole[AVERAGE_FROM] <= step:
-                averaged = float(step - whole[AVERAGE_FROM] + 1)
+            if 0 <= recipe[AVERAGE_FROM] <= step:
+                averaged = float(step - recipe[AVERAGE_FROM] + 1)
                 _add_to_mean(n_params, pointer(average), p, averaged)
             step += 1
             first += batch_size
@@ -208,7 +208,7 @@ def _make_train(fingerprint):
                 status = _check(n_params, p, pointer(good), m, mean)
                 if status == DONE and watches:
                     status = _watch(
-                        pointer(whole), pointer(limits), pointer(v_plan), pointer(v_constants),
+                        pointer(recipe), pointer(settings), pointer(v_plan), pointer(v_constants),
                         pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
                         pointer(v_labels), pointer(v_weights), v_X.shape[0], 0, pointer(sums),
                         n_params, p, pointer(best), pointer(average), m, step, mean,
@@ -225,8 +225,8 @@ def _make_train(fingerprint):
 
 def _make_end_of_epoch(fingerprint):
     def end_of_epoch(
-        v_plan, v_constants, v_terms, v_numbers, v_X, v_targets, v_labels, v_weights, whole, limits,
-        params, good, best, average, monitor, step, mean, validation, sums, workspace,
+        v_plan, v_constants, v_terms, v_numbers, v_X, v_targets, v_labels, v_weights, recipe,
+        settings, params, good, best, average, monitor, step, mean, validation, sums, workspace,
     ):  # fmt: skip
         """The end of an epoch whose steps several threads share; returns what `train` does.
 
@@ -236,9 +236,9 @@ def _make_end_of_epoch(fingerprint):
         mode = floating_point_mode()
         set_floating_point_mode(flushing(mode))
         status = _check(params.size, pointer(params), pointer(good), pointer(monitor), mean)
-        if status == DONE and _watches(whole, limits):
+        if status == DONE and _watches(recipe, settings):
             status = _watch(
-                pointer(whole), pointer(limits), pointer(v_plan), pointer(v_constants),
+                pointer(recipe), pointer(settings), pointer(v_plan), pointer(v_constants),
                 pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
                 pointer(v_labels), pointer(v_weights), v_X.shape[0], sums.size, pointer(sums),
                 params.size, pointer(params), pointer(best), pointer(average), pointer(monitor),
