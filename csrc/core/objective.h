@@ -180,6 +180,14 @@ static void sum_part(void *context, idx worker, idx part)
     s->sums[part] = sum_rows(s, &B, rows.start, rows.stop, grad);
 }
 
+static void merge_part(void *context, idx part)
+{
+    row_sum *s = context;
+    if (s->grad && part) add_slot(s->plan->n_params, slot_of(s, part), s->grad);
+}
+
+/* The same with subnormal numbers flushed, whichever worker it is. */
+
 static void sum_part_flushing(void *context, idx worker, idx part)
 {
     fp_mode mode = flush_subnormals();
@@ -187,10 +195,11 @@ static void sum_part_flushing(void *context, idx worker, idx part)
     restore_mode(mode);
 }
 
-static void merge_part(void *context, idx part)
+static void merge_part_flushing(void *context, idx part)
 {
-    row_sum *s = context;
-    if (s->grad && part) add_slot(s->plan->n_params, slot_of(s, part), s->grad);
+    fp_mode mode = flush_subnormals();
+    merge_part(context, part);
+    restore_mode(mode);
 }
 
 /* Σ w ℓ, and the gradient of scale · Σ w ℓ. */
@@ -198,7 +207,8 @@ INLINE double sum_parts(row_sum *s, fb_team *team)
 {
     if (s->n <= FB_PART_ROWS) return sum_rows(s, s->crew, 0, s->n, s->grad);
     idx count = partition(s->n).count;
-    fb_work work = {s->flush ? sum_part_flushing : sum_part, merge_part, s, count,
+    fb_work work = {s->flush ? sum_part_flushing : sum_part,
+                    s->flush ? merge_part_flushing : merge_part, s, count,
                     s->grad ? s->n_slots : count};
     fb_share(team, &work);
     double sum = 0;

@@ -1,4 +1,4 @@
-/* Training: the loop that runs whole stretches of steps, and what it does after an epoch's last one.
+/* Training: the loop that runs stretches of steps, and what it does after the last one of an epoch.
  *
  * Parameters, gradient and moments lie in padded copies, so that loops over them work on whole
  * vectors; the padding holds zeros. Subnormal numbers are flushed to zero meanwhile. The validation
