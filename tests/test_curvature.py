@@ -492,3 +492,15 @@ def test_rate_of_non_finite_parameters_is_nan(backend):
         params = net.init(0)
         params[0] = np.nan
         assert np.isnan(net.max_stable_rate(params, np.ones((5, 4)), np.ones(5)))
+
+
+@pytest.mark.parametrize(
+    "loss", ["mae", "hinge", "squared_hinge", fb.quantile(0.25), fb.huber(0.25)], ids=str
+)
+def test_no_curvature_of_nan_either(compiled, loss, dtype):
+    """Where the second derivative is 0, so is the product: a NaN row adds none to the bias's."""
+    net = fb.Network(1, fb.Dense(1), dtype=dtype)
+    arguments = ([1.0, 0.5], [[np.nan], [2.0]], [1.0, -1.0], [0.3, -0.7], loss)
+    found, expected = net.gnvp(*arguments), net.gnvp(*arguments, backend="numpy")
+    assert np.isfinite(found[1])
+    assert np.array_equal(np.isnan(found), np.isnan(expected))

@@ -197,7 +197,14 @@ def _first_formula(kind: int) -> Callable:
 
 def _second_formula(kind: int) -> Callable:
     formula = ELEMENTWISE[kind].second
-    return lambda d, y, t, u, factor, c: (formula(y, t, c) * u * factor,)
+
+    def second(
+        d: Vector, y: Vector, t: Vector, u: Vector, factor: Vector, c: Vector
+    ) -> tuple[Vector]:
+        found, zero = formula(y, t, c), y.lanes.constant(0)
+        return (zero.where(found.equals(zero), found * u * factor),)  # also where u is NaN
+
+    return second
 
 
 _first = elementwise_of(_first_formula, 3, 1, total=True)
