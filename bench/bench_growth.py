@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import partial
 
 import numpy as np
 import pytest
@@ -19,7 +19,6 @@ EPOCHS = 5
 WORK = Training((16, 32, 1), "relu", "linear", "mse", "adam", 1e-3, batch=32, batches=1)
 
 
-@cache
 def data(rows: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(11)
     return rng.random((rows, WORK.sizes[0]), dtype), rng.random((rows, WORK.sizes[-1]), dtype)

@@ -83,7 +83,7 @@ def test_step(measure, workload, name, dtype):
     work = WORKLOADS[workload]
     makers = {other: partial(contestant, other, work, dtype) for other in entrants(workload)}
     row = f"{workload} {work.title}"
-    measure(makers, name, 0.5, suite="training", row=row, dtype=dtype, unit="step")
+    measure(makers, name, 0.4, suite="training", row=row, dtype=dtype, unit="step")
 
 
 @pytest.mark.parametrize("name", CONTESTANTS)
