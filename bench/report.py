@@ -131,9 +131,12 @@ def number(value: float | None) -> str:
     return f"{value:.3g}" if value < 0.1 else f"{value:.{1 if value >= 10 else 2}f}"
 
 
-def comparison(run: Run, suite: str, lost: str, without: tuple[str, ...]) -> Table:
-    """The table of a suite, its heading first; `lost` formats a ratio below 1."""
-    names = [name for name in run.contestants((suite,)) if name not in without]
+def comparison(run: Run, suite: str, lost: str) -> Table:
+    """The table of a suite, its heading first; `lost` formats a ratio below 1.
+
+    It goes without the reference, which is there to be read; the plot has it.
+    """
+    names = [name for name in run.contestants((suite,)) if name != "numpy"]
     ours = [name for name in names if name in OURS]
     peers = [name for name in names if name not in OURS]
     best = "best peer" if len(peers) > 1 else "by hand"
@@ -179,9 +182,9 @@ def growth(run: Run) -> Table:
     return table
 
 
-def tables(run: Run, lost: str, without: tuple[str, ...] = ()) -> dict[str, Table]:
+def tables(run: Run, lost: str) -> dict[str, Table]:
     """All tables by their headings."""
-    found = {text: comparison(run, suite, lost, without) for suite, text in SUITES.items()}
+    found = {text: comparison(run, suite, lost) for suite, text in SUITES.items()}
     found["C kernels without the call from Python, relu, of the FMA peak"] = peak_shares(run)
     for row in run.suite(GROWTH)[:1]:
         found[f"Time of a row in an epoch, {row.name}, ns"] = growth(run)
@@ -222,9 +225,9 @@ def text(run: Run) -> str:
 
 
 def markdown(run: Run) -> str:
-    """All tables, as a README takes them: without the reference, which is there to be read."""
+    """All tables, as a README takes them."""
     lines = []
-    for heading, table in tables(run, "**{}**", without=("numpy",)).items():
+    for heading, table in tables(run, "**{}**").items():
         lines += [f"{heading}:", "", "| " + " | ".join(table[0]) + " |"]
         lines.append("| --- | --- |" + " ---: |" * (len(table[0]) - 2))
         lines += ["| " + " | ".join(row) + " |" for row in table[1:]]
