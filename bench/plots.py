@@ -20,6 +20,7 @@ from report import (
     SUITES,
     Run,
     describe,
+    fma_peak,
     growth_curves,
     number,
     title,
@@ -110,7 +111,7 @@ def peak(run: Run) -> Any:
     )
     for dtype, ax in zip(dtypes, axes[0], strict=True):
         rows = [row for row in run.suite(PEAK) if row.dtype == dtype]
-        roof = 1e-9 / min(row.seconds[FMA] for row in rows)
+        roof = fma_peak(run, dtype)
         ax.axhline(roof, color=RED, lw=1, label=f"FMA peak, {number(roof)}")
         for name in (name for name in run.contestants((PEAK,)) if name != FMA):
             for way, line in (("forward", "-"), ("backward", "--")):
