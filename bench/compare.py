@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from report import HAND
+from report import GROWTH, LOOP, OURS
 
 REPEATS = 2
 BENCH = Path(__file__).parent
@@ -38,8 +39,9 @@ def least(item: dict[str, Any]) -> float:
     return item["stats"]["min"]
 
 
-def is_hand(item: dict[str, Any]) -> bool:
-    return item["extra_info"]["contestant"] == HAND
+def is_ours(item: dict[str, Any]) -> bool:
+    info = item["extra_info"]
+    return info["contestant"] in OURS or info["suite"] in (LOOP, GROWTH)
 
 
 def slower(old: dict[str, Any], new: dict[str, Any], limit: float) -> list[str]:
@@ -47,7 +49,7 @@ def slower(old: dict[str, Any], new: dict[str, Any], limit: float) -> list[str]:
     grown = {
         name: least(new[name]) / least(old[name])
         for name in old.keys() & new.keys()
-        if not is_hand(old[name])
+        if is_ours(old[name])
     }
     found = [name for name, growth in grown.items() if growth > 1 + limit]
     return sorted(found, key=grown.__getitem__, reverse=True)
@@ -56,6 +58,7 @@ def slower(old: dict[str, Any], new: dict[str, Any], limit: float) -> list[str]:
 def compare(path: Path, limit: float) -> int:
     saved = json.loads(path.read_text())
     old = by_name(saved)
+    os.environ["FASTBP_BENCH_SEED"] = str(saved["machine_info"]["fastbp"]["seed"])
     output = path.resolve().with_name("compared.json")  # the benches run in the repository's root
     new = measure(output, [str(BENCH)])
     for _ in range(REPEATS):
@@ -72,10 +75,10 @@ def compare(path: Path, limit: float) -> int:
         sys.exit(f"{path} has nothing in common with this run: make bench saves a new one")
     if missing := sorted(old.keys() - new.keys()):
         print(f"{len(missing)} figures of {path} were not measured now, such as {missing[0]}")
-    hand = [least(new[n]) / least(old[n]) for n in common if is_hand(old[n])]
-    if hand:
+    peers = [least(new[n]) / least(old[n]) for n in common if not is_ours(old[n])]
+    if peers:
         print(
-            f"Hand-written NumPy takes {statistics.median(hand) - 1:+.0%} (median): that is the "
+            f"What is not fastbp takes {statistics.median(peers) - 1:+.0%} (median): that is the "
             f"machine's part in what follows."
         )
     offenders = slower(old, new, limit)

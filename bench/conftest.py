@@ -11,8 +11,10 @@ for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIM
     os.environ[f"{_library}_THREADS"] = "1"
 
 import numpy as np  # noqa: E402
+import peers  # noqa: E402
 import pytest  # noqa: E402
 from race import FINE, race  # noqa: E402
+from workloads import SEED  # noqa: E402
 
 import fastbp as fb  # noqa: E402
 
@@ -95,12 +97,19 @@ def measure(benchmark, races):
     return measure
 
 
+def pytest_report_header():
+    """How to draw the random workloads again."""
+    return f"FASTBP_BENCH_SEED={SEED}"
+
+
 def pytest_benchmark_update_machine_info(config, machine_info):
     """Add what the figures depend on beside the processor."""
     shown = fb.show_config("dicts")
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
     machine_info["fastbp"] = {
-        "versions": shown["versions"],
+        "versions": shown["versions"] | peers.versions(),
+        "left out": peers.left_out(),
+        "seed": SEED,
         "c": shown["c"],
         "threads": "1" if THREADS_LIMITED else "1, NumPy's BLAS not limited",
         "clock": "processor time" if FINE else "wall clock",

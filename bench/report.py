@@ -1,6 +1,6 @@
-"""Table and plot of a saved run: ``python bench/report.py bench/results/latest.json``.
+"""Tables and plots of a saved run: ``python bench/report.py bench/results/latest.json``.
 
-Times are the least of all turns. A ratio is hand-written NumPy's time over the contestant's, both
+Times are the least of all turns. A ratio is the best peer's time over the contestant's, both
 measured in turns in the same run: above 1 fastbp is faster, and what is not is marked.
 """
 
@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-HAND = "by hand"  # as in workloads.py, which this file does without
-TITLES = {"c": "C", "numba": "Numba", "numpy": "reference", HAND: "NumPy by hand"}
+OURS = {"c": "C", "numba": "Numba", "numpy": "reference"}  # every other contestant is a peer
+TITLES = {**OURS, "by hand": "NumPy by hand"}
 SUITES = {
-    "training": "Training steps within one call of fit, µs per step",
+    "training": "Training steps within one call, µs per step",
     "kernels": "dense_forward + dense_backward (rows × n_in × n_out), µs per pair",
     "calls": "Calls on a network, µs per call",
 }
 
-# What is compared with the backend's bare steps instead, see bench_loop.py.
+# What is not compared with peers: see bench_loop.py, bench_peak.py, bench_growth.py.
 LOOP, BARE = "loop", "bare steps"
+PEAK, FMA = "peak", "FMA peak"
+GROWTH = "growth"
 
-# The plot begins at this ratio; what is less stands at the edge with its value.
-LEFT_EDGE = 0.05
-STYLES = {"c": ("o", "#1f5fa8"), "numba": ("D", "#e07b00"), "numpy": ("x", "#888888")}
+Table = list[list[str]]
 
 
 @dataclass
@@ -38,11 +39,21 @@ class Row:
     dtype: str
     seconds: dict[str, float] = field(default_factory=dict)
 
+    def best_peer(self) -> str | None:
+        """The fastest contestant that is not ours."""
+        peers = [name for name in self.seconds if name not in OURS]
+        return min(peers, key=self.seconds.__getitem__, default=None)
+
     def ratio(self, contestant: str) -> float | None:
-        """Hand-written NumPy's time over the contestant's."""
-        if HAND in self.seconds and contestant in self.seconds:
-            return self.seconds[HAND] / self.seconds[contestant]
-        return None
+        """The best peer's time over the contestant's."""
+        peer = self.best_peer()
+        if peer is None or contestant not in self.seconds:
+            return None
+        return self.seconds[peer] / self.seconds[contestant]
+
+    def share(self, contestant: str) -> float:
+        """Of the FMA peak."""
+        return self.seconds[FMA] / self.seconds[contestant]
 
 
 @dataclass
@@ -51,12 +62,19 @@ class Run:
 
     machine: dict[str, Any]
     rows: list[Row]
-    contestants: list[str]
     warmup: dict[str, float]
-    loop: list[Row] = field(default_factory=list)
 
     def suite(self, suite: str) -> list[Row]:
         return [row for row in self.rows if row.suite == suite]
+
+    def raced(self) -> list[Row]:
+        """The rows with peers."""
+        return [row for row in self.rows if row.suite in SUITES]
+
+    def contestants(self, suites: tuple[str, ...] = tuple(SUITES)) -> list[str]:
+        """Of these suites, ours first."""
+        found = {name: None for row in self.rows if row.suite in suites for name in row.seconds}
+        return sorted(found, key=lambda name: [*TITLES, *found].index(name))
 
 
 def load(path: str | Path) -> Run:
@@ -66,36 +84,36 @@ def load(path: str | Path) -> Run:
     warmup: dict[str, float] = {}
     for item in saved["benchmarks"]:
         info = item["extra_info"]
-        key = info["suite"], info["row"], info["dtype"]
+        key, name = (info["suite"], info["row"], info["dtype"]), info["contestant"]
         row = rows.setdefault(key, Row(*key))
-        row.seconds[info["contestant"]] = item["stats"]["min"]
-        if info["suite"] == LOOP:
-            continue
-        name = info["contestant"]
-        warmup[name] = warmup.get(name, 0.0) + info["warmup_s"]
-    known = [name for name in TITLES if name in warmup]
-    others = [name for name in warmup if name not in TITLES]
-    loop = [row for row in rows.values() if row.suite == LOOP]
-    raced = [row for row in rows.values() if row.suite != LOOP]
-    return Run(saved["machine_info"], raced, known + others, warmup, loop)
+        row.seconds[name] = item["stats"]["min"]
+        if info["suite"] in SUITES:
+            warmup[name] = warmup.get(name, 0.0) + info["warmup_s"]
+    return Run(saved["machine_info"], list(rows.values()), warmup)
 
 
 def describe(run: Run) -> list[str]:
     """What the figures depend on, a line each."""
     cpu = run.machine.get("cpu", {}).get("brand_raw") or run.machine.get("machine", "unknown")
     ours = run.machine["fastbp"]
-    versions = ", ".join(f"{name} {version}" for name, version in ours["versions"].items())
-    if ours["c"]:
-        c = f"C backend: {ours['c']['instruction set']}, {ours['c']['compiler']}"
-    else:
-        c = "C backend: not available"
-    warmup = ", ".join(f"{title(n)} {run.warmup[n]:.1f}" for n in run.contestants if n != HAND)
-    return [
-        f"Processor: {cpu}, one core; {c}; threads: {ours['threads']}; clock: {ours['clock']}",
-        f"Versions: {versions}; NumPy's BLAS: {ours['blas']}",
-        f"First calls of all groups (compiled, or loaded from a cache) in s, not counted: {warmup}",
-        *(["Quick run: few workloads, little time for each."] if ours["quick"] else []),
-    ]
+    c = ours["c"]
+    c = f"{c['instruction set']}, {c['compiler']}" if c else "not available"
+    dtypes = sorted({row.dtype for row in run.suite(PEAK)})
+    peak = ", ".join(f"{dtype} {number(fma_peak(run, dtype))} GFLOP/s" for dtype in dtypes)
+    warmup = ", ".join(f"{title(name)} {run.warmup[name]:.1f}" for name in run.contestants())
+    missing = ", ".join(f"{name} (needs {need})" for name, need in ours["left out"].items())
+    lines = {
+        "Processor": f"{cpu}, one core; C backend: {c}; threads: {ours['threads']}; "
+        f"clock: {ours['clock']}",
+        "FMA peak": peak,
+        "Versions": ", ".join(f"{name} {version}" for name, version in ours["versions"].items())
+        + f"; NumPy's BLAS: {ours['blas']}",
+        "First calls of all groups (compiled, or loaded from a cache) in s, not counted": warmup,
+        "R1, R2, ... are drawn at random; drawn again with": f"FASTBP_BENCH_SEED={ours['seed']}",
+        "Peers left out": missing,
+        "Quick run": "few workloads, little time for each" if ours["quick"] else "",
+    }
+    return [f"{name}: {value}" for name, value in lines.items() if value]
 
 
 def title(contestant: str) -> str:
@@ -111,29 +129,98 @@ def number(value: float | None) -> str:
     return f"{value:.3g}" if value < 0.1 else f"{value:.{1 if value >= 10 else 2}f}"
 
 
-def cells(run: Run, suite: str, lost: str, without: tuple[str, ...] = ()) -> list[list[str]]:
-    """The table of a suite, its heading first; `lost` formats a ratio below 1."""
-    others = [name for name in run.contestants if name not in (HAND, *without)]
-    heading = ["", "dtype", title(HAND), *map(title, others)]
-    heading += [f"hand / {title(name)}" for name in others]
-    table = [heading]
+def comparison(run: Run, suite: str, lost: str) -> Table:
+    """The table of a suite, its heading first; `lost` formats a ratio below 1.
+
+    It goes without the reference, which is there to be read; the plot has it.
+    """
+    names = [name for name in run.contestants((suite,)) if name != "numpy"]
+    ours = [name for name in names if name in OURS]
+    peers = [name for name in names if name not in OURS]
+    best = "best peer" if len(peers) > 1 else "by hand"
+    heading = ["", "dtype", *map(title, names), *(f"{best} / {title(name)}" for name in ours)]
+    table = [heading + ["best peer"] * (len(peers) > 1)]
     for row in run.suite(suite):
-        micro = [1e6 * row.seconds[n] if n in row.seconds else None for n in (HAND, *others)]
-        ratios = [row.ratio(name) for name in others]
+        micro = [1e6 * row.seconds[n] if n in row.seconds else None for n in names]
+        ratios = [row.ratio(name) for name in ours]
         texts = [lost.format(number(r)) if r is not None and r < 1 else number(r) for r in ratios]
-        table.append([row.name, row.dtype, *map(number, micro), *texts])
+        winner = [title(row.best_peer() or "-")] * (len(peers) > 1)
+        table.append([row.name, row.dtype, *map(number, micro), *texts, *winner])
     return table
+
+
+def peak_shares(run: Run) -> Table:
+    """How much of the FMA peak the kernels reach."""
+    names = [name for name in run.contestants((PEAK,)) if name != FMA]
+    table = [["", "dtype", *(f"{title(name)}, % of peak" for name in names)]]
+    for row in run.suite(PEAK):
+        table.append([row.name, row.dtype, *(f"{100 * row.share(name):.0f}" for name in names)])
+    return table
+
+
+def fma_peak(run: Run, dtype: str) -> float:
+    """GFLOP/s, the median of the groups: the clock rate is not the same in all."""
+    return statistics.median(
+        1e-9 / row.seconds[FMA] for row in run.suite(PEAK) if row.dtype == dtype
+    )
+
+
+def growth_curves(row: Row) -> dict[str, dict[int, float]]:
+    """Nanoseconds per row and epoch by the number of rows, in each order."""
+    curves: dict[str, dict[int, float]] = {}
+    for name, seconds in row.seconds.items():
+        rows, order = name.split(" ", 1)
+        curves.setdefault(order, {})[int(rows)] = 1e9 * seconds
+    return curves
+
+
+def growth(run: Run) -> Table:
+    """The time of a row as their number grows."""
+    table = [["rows", "dtype", "in order", "of the first", "shuffled", "of in order"]]
+    for row in run.suite(GROWTH):
+        curves = growth_curves(row)
+        ordered, shuffled = curves["in order"], curves["shuffled"]
+        first = ordered[min(ordered)]
+        for n, ns in ordered.items():
+            times = ns, ns / first, shuffled[n], shuffled[n] / ns
+            table.append([f"{n:,}", row.dtype, *map(number, times)])
+    return table
+
+
+def tables(run: Run, lost: str) -> dict[str, Table]:
+    """All tables by their headings."""
+    found = {text: comparison(run, suite, lost) for suite, text in SUITES.items()}
+    found["C kernels without the call from Python, relu, of the FMA peak"] = peak_shares(run)
+    for row in run.suite(GROWTH)[:1]:
+        found[f"Time of a row in an epoch, {row.name}, ns"] = growth(run)
+    return {heading: table for heading, table in found.items() if len(table) > 1}
+
+
+def around(run: Run) -> list[str]:
+    """How much longer a run takes than its bare steps, a line for each type."""
+    lines = []
+    for row in run.suite(LOOP):
+        more = {n: t / row.seconds[BARE] - 1 for n, t in row.seconds.items() if n != BARE}
+        told = ", ".join(f"{name} {share:+.1%}" for name, share in more.items())
+        lines.append(f"Beside the bare steps of {row.name}, {row.dtype}: {told}")
+    return lines
+
+
+def losses(run: Run) -> str:
+    """How often each of ours loses against the best peer."""
+    counts = []
+    for name in (name for name in run.contestants() if name in OURS):
+        ratios = [r for row in run.raced() if (r := row.ratio(name)) is not None]
+        counts.append(f"{title(name)} {sum(r < 1 for r in ratios)} of {len(ratios)}")
+    return f"Slower than the best peer (ratio below 1): {', '.join(counts)}"
 
 
 def text(run: Run) -> str:
     """All tables, in columns."""
     lines = [*describe(run), ""]
-    for suite, heading in SUITES.items():
-        if not run.suite(suite):
-            continue
-        table = cells(run, suite, "< {}")
+    for heading, table in tables(run, "< {}").items():
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines += [heading]
+        lines.append(heading)
         for row in table:
             first = [cell.ljust(w) for cell, w in zip(row[:2], widths[:2], strict=True)]
             rest = [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
@@ -143,97 +230,16 @@ def text(run: Run) -> str:
 
 
 def markdown(run: Run) -> str:
-    """All tables, as a README takes them: without the reference, which is there to be read."""
+    """All tables, as a README takes them."""
     lines = []
-    for suite, heading in SUITES.items():
-        if not run.suite(suite):
-            continue
-        table = cells(run, suite, "**{}**", without=("numpy",))
+    for heading, table in tables(run, "**{}**").items():
         lines += [f"{heading}:", "", "| " + " | ".join(table[0]) + " |"]
         lines.append("| --- | --- |" + " ---: |" * (len(table[0]) - 2))
         lines += ["| " + " | ".join(row) + " |" for row in table[1:]]
         lines.append("")
-    lines += [f"- {line}" for line in describe(run)]
-    return "\n".join([*lines, *(f"- {line}" for line in (*around(run), losses(run)))])
-
-
-def around(run: Run) -> list[str]:
-    """How much longer a run takes than its bare steps, a line for each type."""
-    lines = []
-    for row in run.loop:
-        more = {n: t / row.seconds[BARE] - 1 for n, t in row.seconds.items() if n != BARE}
-        told = ", ".join(f"{name} {share:+.1%}" for name, share in more.items())
-        lines.append(f"Beside the bare steps of {row.name}, {row.dtype}: {told}")
-    return lines
-
-
-def losses(run: Run) -> str:
-    """How often each contestant loses against hand-written NumPy."""
-    counts = []
-    for name in run.contestants:
-        ratios = [r for r in (row.ratio(name) for row in run.rows) if r is not None]
-        if name != HAND:
-            counts.append(f"{title(name)} {sum(r < 1 for r in ratios)} of {len(ratios)}")
-    return f"Slower than NumPy by hand (ratio below 1): {', '.join(counts)}"
-
-
-def plot(run: Run, path: Path) -> None:
-    """Ratios per row, a panel for each suite and type."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    suites = [suite for suite in SUITES if run.suite(suite)]
-    dtypes = sorted({row.dtype for row in run.rows})
-    heights = [len({row.name for row in run.suite(suite)}) for suite in suites]
-    figure, axes = plt.subplots(
-        len(suites),
-        len(dtypes),
-        figsize=(6 + 4 * len(dtypes), 1.5 + 0.8 * len(suites) + 0.3 * sum(heights)),
-        height_ratios=heights,
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
+    return "\n".join(
+        [*lines, *(f"- {line}" for line in (*describe(run), *around(run), losses(run)))]
     )
-    for suite, line in zip(suites, axes, strict=True):
-        names = list(dict.fromkeys(row.name for row in run.suite(suite)))
-        for dtype, ax in zip(dtypes, line, strict=True):
-            rows = [row for row in run.suite(suite) if row.dtype == dtype]
-            for name in run.contestants:
-                points = [(r, names.index(row.name)) for row in rows if (r := row.ratio(name))]
-                if name != HAND and points:
-                    _points(ax, name, points)
-            ax.axvspan(LEFT_EDGE / 2, 1, color="#c03030", alpha=0.07, lw=0)
-            ax.axvline(1, color="#c03030", lw=1)
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-            ax.xaxis.set_minor_formatter(NullFormatter())
-            ax.set_ylim(len(names) - 0.4, -0.8)
-            ax.set_yticks(range(len(names)), names if ax is line[0] else [""] * len(names))
-            ax.grid(alpha=0.3)
-            ax.set_title(f"{SUITES[suite].split(',')[0]}, {dtype}", fontsize=9)
-    largest = max(r for row in run.rows for n in run.contestants if (r := row.ratio(n)))
-    axes[0, 0].set_xlim(LEFT_EDGE / 1.3, largest * 1.5)
-    axes[0, -1].legend(loc="lower right", fontsize=8)
-    figure.supxlabel("times as fast as hand-written NumPy (red: slower)", fontsize=9)
-    figure.suptitle(describe(run)[0].replace("; threads", "\nthreads"), fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
-
-
-def _points(ax: Any, name: str, points: list[tuple[float, int]]) -> None:
-    """A contestant's ratios, those left of the edge at it; these and C's with their values."""
-    marker, color = STYLES.get(name, ("s", None))
-    places = [(max(ratio, LEFT_EDGE), y) for ratio, y in points]
-    (drawn,) = ax.plot(*zip(*places, strict=True), marker, color=color, label=title(name), ms=6)
-    style = {"textcoords": "offset points", "fontsize": 7, "color": drawn.get_color()}
-    for (ratio, y), place in zip(points, places, strict=True):
-        if ratio < LEFT_EDGE:
-            ax.annotate(f"← {number(ratio)}", place, (5, -3), **style)
-        elif name == "c":
-            ax.annotate(number(ratio), (ratio, y), (0, 5), ha="center", **style)
 
 
 def main() -> int:
@@ -250,12 +256,12 @@ def main() -> int:
         print(markdown(run))
         return 0
     print(text(run))
-    path = arguments.plot or arguments.results.with_suffix(".png")
     try:
-        plot(run, path)
+        import plots
     except ImportError:
-        print("No plot: Matplotlib is not installed; pip install matplotlib")
-    else:
+        print("No plots: Matplotlib is not installed; pip install matplotlib")
+        return 0
+    for path in plots.draw(run, arguments.plot or arguments.results.with_suffix(".png")):
         print(f"Plot: {path}")
     return 0
 

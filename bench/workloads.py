@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import secrets
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +14,10 @@ import fastbp as fb
 DTYPES = ("float32", "float64")
 HAND = "by hand"
 CONTESTANTS = (*fb.available_backends(), HAND)
+
+# The methods' constants, fastbp's and PyTorch's defaults, and how many moments each keeps.
+ADAM_BETAS, ADAM_EPS, MOMENTUM = (0.9, 0.999), 1e-8, 0.9
+N_MOMENTS = {"sgd": 0, "momentum": 1, "adam": 2}
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,11 @@ class Training:
     batches: int
 
     @property
+    def activations(self) -> list[str]:
+        """Of each layer."""
+        return [self.activation] * (len(self.sizes) - 2) + [self.output]
+
+    @property
     def title(self) -> str:
         """Such as "2-30-1 relu, mse, batch 4, sgd"."""
         sizes = "-".join(map(str, self.sizes))
@@ -59,6 +70,13 @@ class Training:
         if self.loss == "softmax_ce":
             return X, rng.integers(n_out, size=rows)
         return X, rng.uniform(0, 1, (rows, n_out)).astype(dtype)
+
+    def cut(self, X: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The batches for the peers; labels as rows of zeros and a one, which is faster in all."""
+        if self.loss == "softmax_ce":
+            y = np.eye(self.sizes[-1], dtype=X.dtype)[y]
+        starts = range(0, len(X), self.batch)
+        return [(X[i : i + self.batch], y[i : i + self.batch]) for i in starts]
 
     def fit(
         self, net: fb.Network, params: np.ndarray, X: np.ndarray, y: np.ndarray, epochs: int
@@ -79,6 +97,26 @@ TRAINING = {
     "T6": Training((24, 64, 64, 8), "tanh", "linear", "mse", "adam", 1e-3, 256, 8),
     "T7": Training((512, 1024, 1024, 10), "relu", "linear", "softmax_ce", "sgd", 1e-3, 256, 2),
 }
+
+# So that nothing is tuned for the table: so many more in each run, by a seed that it tells.
+N_DRAWN = 3
+SEED = int(os.environ.get("FASTBP_BENCH_SEED") or secrets.randbelow(10**6))
+RATES = {"sgd": 0.05, "momentum": 0.01, "adam": 1e-3}
+
+
+def draw(rng: np.random.Generator) -> Training:
+    """A workload of any shape; sizes and batch evenly on a logarithmic scale."""
+    sizes = np.exp2(rng.uniform(0, 8, rng.integers(3, 6))).round().astype(int).tolist()
+    activation, method = rng.choice(("relu", "tanh", "sigmoid")), str(rng.choice(list(RATES)))
+    classes = sizes[-1] > 1 and rng.random() < 0.5
+    loss, batch = "softmax_ce" if classes else "mse", round(2 ** rng.uniform(0, 8))
+    return Training(
+        tuple(sizes), str(activation), "linear", loss, method, RATES[method], batch, batches=8
+    )
+
+
+_rng = np.random.default_rng(SEED)
+DRAWN = {f"R{i}": draw(_rng) for i in range(1, N_DRAWN + 1)}
 
 # Rows, n_in, n_out of one dense layer.
 KERNELS = (
