@@ -7,17 +7,32 @@ steady state allocates only its result, and every call releases the GIL.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import backends
 from .._errors import unknown_name
-from ..activations import Activation
+from ..activations import BY_NAME, Activation
 from ..losses import SOFTMAX_CE_LABELS
 from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Plan, Problem, Recipe, Run
 
 LEVELS = ("baseline", "avx2", "avx512")
+
+
+def _open_door() -> None:
+    """Hand the library's kernels to the C functions before those of `_kernels`, if there are."""
+    try:
+        from ._door import connect
+    except ImportError:
+        return
+    names = ("fb_dense_forward", "fb_dense_backward")
+    addresses = [int(ffi.cast("uintptr_t", ffi.addressof(lib, name))) for name in names]
+    this, context = sys.modules[__name__], backends._context
+    connect(this, context.get, vars(backends), BY_NAME, *addresses)
+
 
 try:
     from ._c import ffi, lib
@@ -30,6 +45,7 @@ else:
     _cap = os.environ.get("FASTBP_MAX_ISA")
     if not lib.fb_set_isa(_cap.encode() if _cap else _NULL):
         raise ValueError("FASTBP_MAX_ISA: " + unknown_name("instruction set", _cap, LEVELS))
+    _open_door()
 
 
 def why_missing() -> str | None:
