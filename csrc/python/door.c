@@ -32,13 +32,17 @@ static PyArray_Descr *float32, *float64;
 static PyObject *str_default, *str_linear, *str_numbers;
 static newfunc new_tuple;
 
-/* Whether kernels take it as it is: a plain array of that type and so many dimensions. */
-static int is_ready(PyObject *value, const PyArray_Descr *type, int ndim)
+/* Whether kernels take it as it is: a plain array of that type. */
+static int is_ready(PyObject *value, const PyArray_Descr *type)
 {
     if (!PyArray_CheckExact(value)) return 0;
     const PyArrayObject *a = (const PyArrayObject *)value;
-    return PyArray_DESCR(a) == type && PyArray_NDIM(a) == ndim &&
-           PyArray_CHKFLAGS(a, NPY_ARRAY_CARRAY_RO);
+    return PyArray_DESCR(a) == type && PyArray_CHKFLAGS(a, NPY_ARRAY_CARRAY_RO);
+}
+
+static int has_dimensions(PyObject *value, const PyArray_Descr *type, int ndim)
+{
+    return is_ready(value, type) && PyArray_NDIM((PyArrayObject *)value) == ndim;
 }
 
 static npy_intp length(PyObject *array, int axis)
@@ -61,14 +65,14 @@ typedef struct {
 
 static int fits_output(const layer *l, PyObject *value)
 {
-    return is_ready(value, l->type, 2) && length(value, 0) == l->n && length(value, 1) == l->n_out;
+    return has_dimensions(value, l->type, 2) && length(value, 0) == l->n && length(value, 1) == l->n_out;
 }
 
 /* What X, W and an Activation say; 0 if they do not fit, or the function is the user's own. */
 static int read_layer(layer *l, PyObject *X, PyObject *W, PyObject *activation)
 {
-    l->type = is_ready(X, float32, 2) ? float32 : float64;
-    if (!is_ready(X, l->type, 2) || !is_ready(W, l->type, 2)) return 0;
+    l->type = has_dimensions(X, float32, 2) ? float32 : float64;
+    if (!has_dimensions(X, l->type, 2) || !has_dimensions(W, l->type, 2)) return 0;
     l->n = length(X, 0), l->n_in = length(W, 0), l->n_out = length(W, 1);
     PyObject *numbers = PyObject_GetAttr(activation, str_numbers);
     int built_in = numbers && PyTuple_CheckExact(numbers);
@@ -123,7 +127,7 @@ static PyObject *quick_forward(PyObject **arguments)
     if (!act) act = str_linear;
     if (PyUnicode_CheckExact(act)) act = PyDict_GetItemWithError(activations, act);
     if (!act || !read_layer(&l, X, W, act) || !native_is_in_use()) return NULL;
-    if (b != Py_None && !(is_ready(b, l.type, 1) && length(b, 0) == l.n_out)) return NULL;
+    if (b != Py_None && !(has_dimensions(b, l.type, 1) && length(b, 0) == l.n_out)) return NULL;
 
     PyObject *Y = result(1, &l, 2, l.n, l.n_out), *Z = result(l.keeps_z, &l, 2, l.n, l.n_out);
     PyObject *cache = NULL, *results = NULL, *has_bias = b == Py_None ? Py_False : Py_True;
@@ -253,8 +257,16 @@ static PyObject *connect(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
+/* is_ready(value, dtype), as in fastbp/_arrays.py */
+static PyObject *python_is_ready(PyObject *Py_UNUSED(module), PyObject *const *given, Py_ssize_t n)
+{
+    return PyBool_FromLong(n == 2 && is_ready(given[0], (PyArray_Descr *)given[1]));
+}
+
 static PyMethodDef functions[] = {{"stand_before", stand_before, METH_VARARGS, NULL},
                                   {"connect", connect, METH_VARARGS, NULL},
+                                  {"is_ready", (PyCFunction)(void (*)(void))python_is_ready,
+                                   METH_FASTCALL, NULL},
                                   {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {

@@ -41,7 +41,7 @@ except ImportError as error:
 else:
     _import_error = None
     _address = ffi.from_buffer
-    _NULL = ffi.NULL
+    _NULL, _DOUBLE = ffi.NULL, ffi.typeof("double *")
     _cap = os.environ.get("FASTBP_MAX_ISA")
     if not lib.fb_set_isa(_cap.encode() if _cap else _NULL):
         raise ValueError("FASTBP_MAX_ISA: " + unknown_name("instruction set", _cap, LEVELS))
@@ -225,43 +225,32 @@ def _problem(problem: Problem) -> tuple[Any, Any]:
     """The library's plan and problem; the buffers behind the latter live as long as it does."""
     handle = problem.handles.get("c")
     if handle is None:
-        labels = problem.loss == SOFTMAX_CE_LABELS
-        X, targets = _address(problem.X), _address(problem.targets)
-        weights = _or_null(problem.weights)
-        functions = problem.functions
-        struct = ffi.new(
-            "fb_problem *",
-            {
-                "X": X,
-                "y": _NULL if labels else targets,
-                "labels": ffi.cast("int64_t *", targets) if labels else _NULL,
-                "weights": weights,
-                "n": len(problem.X),
-                "n_targets": 0 if labels else problem.targets.shape[1],
-                "loss": problem.loss,
-                "function": 0 if functions is None else functions.address(problem.plan.dtype),
-                "constant": problem.constant,
-                "scale": problem.scale,
-                "l2": problem.l2,
-                "l1": problem.l1,
-                "group": problem.group,
-            },
-        )
-        handle = problem.handles["c"] = (_plan(problem.plan), struct, (X, targets, weights))
+        plan, struct = _plan(problem.plan), ffi.new("fb_problem *")
+        buffers = _address(problem.X), _address(problem.targets), _or_null(problem.weights)
+        struct.X, targets, struct.weights = buffers
+        struct.n = len(problem.X)
+        if problem.loss == SOFTMAX_CE_LABELS:
+            struct.labels = ffi.cast("int64_t *", targets)
+        else:
+            struct.y, struct.n_targets = targets, problem.targets.shape[1]
+        struct.loss, struct.constant, struct.scale = problem.loss, problem.constant, problem.scale
+        if problem.functions is not None:
+            struct.function = problem.functions.address(problem.plan.dtype)
+        struct.l2, struct.l1, struct.group = problem.l2, problem.l1, problem.group
+        handle = problem.handles["c"] = (plan, struct, buffers)
     return handle[0], handle[1]
 
 
 def value(problem: Problem, params: np.ndarray, threads: int) -> float:
     plan, struct = _problem(problem)
-    result = ffi.new("double *")
+    result = ffi.new(_DOUBLE)
     _check(lib.fb_value_and_grad(plan, struct, _address(params), threads, result, _NULL))
     return result[0]
 
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
     plan, struct = _problem(problem)
-    result = ffi.new("double *")
-    grad = np.empty(problem.plan.n_params, problem.plan.dtype)
+    result, grad = ffi.new(_DOUBLE), np.empty(len(params), params.dtype)
     _check(lib.fb_value_and_grad(plan, struct, _address(params), threads, result, _address(grad)))
     return result[0], grad
 
