@@ -1,4 +1,4 @@
-"""The C functions before dense_forward and dense_backward: nothing shows that they are there."""
+"""What the C functions on the way in do is what Python does without them."""
 
 from __future__ import annotations
 
@@ -31,14 +31,20 @@ def c_backend():
         yield
 
 
-@pytest.fixture(scope="module")
-def plain():
+def without_door(name):
     """A copy of the module as it is where the door is not built."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "fastbp.backends._door", None)
-        spec = importlib.util.find_spec("fastbp._kernels")
+        spec = importlib.util.find_spec(name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The kernels without their door."""
+    module = without_door("fastbp._kernels")
     assert inspect.isfunction(module.dense_forward)
     return module
 
@@ -274,6 +280,33 @@ def test_memory_does_not_grow(rng, dtype):
     finally:
         tracemalloc.stop()
     assert after - before < 1000  # less than a result
+
+
+def test_what_is_ready(dtype, rng):
+    in_python = without_door("fastbp._arrays").is_ready
+    assert inspect.isfunction(in_python) and not inspect.isfunction(is_ready)
+    for array in layer(rng, dtype) + [np.zeros((), dtype), np.zeros((0, 3), dtype)]:
+        variants = {"as it is": array, **nasty_layouts(array), **nasty_types(array)}
+        for what, variant in variants.items():
+            assert is_ready(variant, dtype) is bool(in_python(variant, dtype)), what
+    for other in (None, 1.0, dtype, np.dtype(dtype, metadata={"unit": "m"}).type(1)):
+        assert is_ready(other, dtype) is in_python(other, dtype) is False
+
+
+@pytest.mark.parametrize("loss", ["mse", "softmax_ce", "gaussian_kl"])
+def test_value_and_gradient(monkeypatch, dtype, rng, loss):
+    net = fb.Network(4, fb.Dense(6, "gelu"), fb.Dense(2), dtype=dtype)
+    X, params = rng.standard_normal((9, 4)), net.init(seed=3)
+    y = {"mse": X[:, :2], "softmax_ce": rng.integers(0, 2, 9), "gaussian_kl": None}[loss]
+    objective = net.objective(X, y, loss, l2=0.1)
+    value, grad = objective.value_and_grad(params)
+    assert type(value) is float and grad.flags.owndata and grad.flags.writeable
+    count = sys.getrefcount(params)
+    for _ in range(100):
+        objective.value_and_grad(params)
+    assert sys.getrefcount(params) == count
+    monkeypatch.setattr(backends.load("c"), "_door", None)
+    assert same((value, grad), objective.value_and_grad(params))
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (64, 48, 40)], ids=str)  # with the GIL and without

@@ -1,11 +1,12 @@
-/* dense_forward and dense_backward from Python where all is as usual: arguments, results and the
- * call of the kernel in one C function.
+/* The way in from Python where calls are short: arguments, results and the call of the library's
+ * function in one C function.
  *
- * A layer of 8 units takes the kernels 0.15 µs, and Python and cffi 3 µs to come to them. The
- * functions here stand before those of fastbp/_kernels.py. They serve what most calls are: plain
- * arrays of one float type that fit each other and need no conversion, a built-in activation, the C
- * backend in use. All else goes to the Python function behind, which converts, and knows what to say
- * of errors.
+ * A layer of 8 units takes the kernels 0.15 µs, and Python and cffi 3 µs to come to them. So
+ * dense_forward and dense_backward here stand before those of fastbp/_kernels.py. They serve what
+ * most calls are: plain arrays of one float type that fit each other and need no conversion, a
+ * built-in activation, the C backend in use. All else goes to the Python function behind, which
+ * converts, and knows what to say of errors. is_ready and value_and_grad do what their namesakes in
+ * fastbp/_arrays.py and backends/native.py do.
  *
  * This is an extension module of its own, over the limited API and NumPy's, so that the library
  * needs neither; it is handed the library's functions. The GIL guards what is static here.
@@ -25,6 +26,7 @@ enum { C_X, C_W, C_Y, C_Z, C_ACTIVATION, C_HAS_BIAS, C_MASK, C_BACKEND, C_FIELDS
 /* What connect() and stand_before() were given. */
 static __typeof__(fb_dense_forward) *kernel_forward;
 static __typeof__(fb_dense_backward) *kernel_backward;
+static __typeof__(fb_value_and_grad) *kernel_value_and_grad;
 static PyObject *native, *backends, *chosen_backend, *activations, *python_functions[2];
 static PyTypeObject *cache_type;
 
@@ -65,7 +67,8 @@ typedef struct {
 
 static int fits_output(const layer *l, PyObject *value)
 {
-    return has_dimensions(value, l->type, 2) && length(value, 0) == l->n && length(value, 1) == l->n_out;
+    return has_dimensions(value, l->type, 2) && length(value, 0) == l->n &&
+           length(value, 1) == l->n_out;
 }
 
 /* What X, W and an Activation say; 0 if they do not fit, or the function is the user's own. */
@@ -243,21 +246,45 @@ static PyObject *stand_before(PyObject *module, PyObject *args)
     return PyCFunction_NewEx(&fronts[i], module, home);
 }
 
+/* value_and_grad(addresses of a plan and a problem, checked params, threads) -> (value, gradient);
+ * None if memory is short */
+static PyObject *value_and_grad(PyObject *Py_UNUSED(module), PyObject *const *given, Py_ssize_t n)
+{
+    if (n != 4 || !PyArray_CheckExact(given[2])) Py_RETURN_NONE;
+    PyObject *grad = PyArray_NewLikeArray((PyArrayObject *)given[2], NPY_CORDER, NULL, 0);
+    if (!grad) return NULL;
+    fb_plan *plan = PyLong_AsVoidPtr(given[0]);
+    const fb_problem *problem = PyLong_AsVoidPtr(given[1]);
+    int64_t threads = PyLong_AsLongLong(given[3]);
+    double value = 0;
+    PyThreadState *state = PyEval_SaveThread();
+    int code = kernel_value_and_grad(plan, problem, data(given[2]), threads, &value, data(grad));
+    PyEval_RestoreThread(state);
+    PyObject *number = PyFloat_FromDouble(value), *results = NULL;
+    if (code == FB_NO_MEMORY)
+        results = Py_NewRef(Py_None);
+    else if (number)
+        results = PyTuple_Pack(2, number, grad);
+    Py_XDECREF(number), Py_DECREF(grad);
+    return results;
+}
+
 /* connect(the C backend, backends._context.get, vars(backends), activations by name, addresses of
- * fb_dense_forward and fb_dense_backward) */
+ * fb_dense_forward, fb_dense_backward and fb_value_and_grad) */
 static PyObject *connect(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    unsigned long long forward_address, backward_address;
-    if (!PyArg_ParseTuple(args, "OOOOKK", &native, &chosen_backend, &backends, &activations,
-                          &forward_address, &backward_address))
+    unsigned long long addresses[3];
+    if (!PyArg_ParseTuple(args, "OOOOKKK", &native, &chosen_backend, &backends, &activations,
+                          &addresses[0], &addresses[1], &addresses[2]))
         return NULL;
     Py_INCREF(args);
-    kernel_forward = (__typeof__(kernel_forward))(uintptr_t)forward_address;
-    kernel_backward = (__typeof__(kernel_backward))(uintptr_t)backward_address;
+    kernel_forward = (__typeof__(kernel_forward))(uintptr_t)addresses[0];
+    kernel_backward = (__typeof__(kernel_backward))(uintptr_t)addresses[1];
+    kernel_value_and_grad = (__typeof__(kernel_value_and_grad))(uintptr_t)addresses[2];
     Py_RETURN_NONE;
 }
 
-/* is_ready(value, dtype), as in fastbp/_arrays.py */
+/* is_ready(value, dtype) */
 static PyObject *python_is_ready(PyObject *Py_UNUSED(module), PyObject *const *given, Py_ssize_t n)
 {
     return PyBool_FromLong(n == 2 && is_ready(given[0], (PyArray_Descr *)given[1]));
@@ -266,6 +293,8 @@ static PyObject *python_is_ready(PyObject *Py_UNUSED(module), PyObject *const *g
 static PyMethodDef functions[] = {{"stand_before", stand_before, METH_VARARGS, NULL},
                                   {"connect", connect, METH_VARARGS, NULL},
                                   {"is_ready", (PyCFunction)(void (*)(void))python_is_ready,
+                                   METH_FASTCALL, NULL},
+                                  {"value_and_grad", (PyCFunction)(void (*)(void))value_and_grad,
                                    METH_FASTCALL, NULL},
                                   {NULL, NULL, 0, NULL}};
 
