@@ -28,7 +28,7 @@ static __typeof__(fb_dense_forward) *kernel_forward;
 static __typeof__(fb_dense_backward) *kernel_backward;
 static __typeof__(fb_value_and_grad) *kernel_value_and_grad;
 static PyObject *native, *backends, *chosen_backend, *activations, *python_functions[2];
-static PyTypeObject *cache_type;
+static PyTypeObject *cache_type, *activation_type;
 
 static PyArray_Descr *float32, *float64;
 static PyObject *str_default, *str_linear, *str_numbers;
@@ -77,6 +77,7 @@ static int read_layer(layer *l, PyObject *X, PyObject *W, PyObject *activation)
     l->type = has_dimensions(X, float32, 2) ? float32 : float64;
     if (!has_dimensions(X, l->type, 2) || !has_dimensions(W, l->type, 2)) return 0;
     l->n = length(X, 0), l->n_in = length(W, 0), l->n_out = length(W, 1);
+    if (length(X, 1) != l->n_in || Py_TYPE(activation) != activation_type) return 0;
     PyObject *numbers = PyObject_GetAttr(activation, str_numbers);
     int built_in = numbers && PyTuple_CheckExact(numbers);
     if (built_in) {
@@ -85,7 +86,7 @@ static int read_layer(layer *l, PyObject *X, PyObject *W, PyObject *activation)
         l->keeps_z = PyTuple_GetItem(numbers, 2) == Py_True;
     }
     Py_XDECREF(numbers);
-    return built_in && length(X, 1) == l->n_in;
+    return built_in;
 }
 
 /* A new array of one or two dimensions, or None. */
@@ -153,7 +154,8 @@ static PyObject *quick_backward(PyObject **arguments)
     PyObject *dY = arguments[0], *cache = arguments[1], *need_dX = arguments[2], *field[C_FIELDS];
     layer l;
     if (!need_dX) need_dX = Py_True;
-    if (Py_TYPE(cache) != cache_type || !PyBool_Check(need_dX)) return NULL;
+    if (Py_TYPE(cache) != cache_type || PyTuple_Size(cache) != C_FIELDS) return NULL;
+    if (!PyBool_Check(need_dX)) return NULL;
     for (int i = 0; i < C_FIELDS; i++) field[i] = PyTuple_GetItem(cache, i);
     PyObject *X = field[C_X], *W = field[C_W], *Y = field[C_Y], *Z = field[C_Z];
     if (field[C_MASK] != Py_None || field[C_BACKEND] != native) return NULL;
@@ -278,6 +280,8 @@ static PyObject *connect(PyObject *Py_UNUSED(module), PyObject *args)
                           &addresses[0], &addresses[1], &addresses[2]))
         return NULL;
     Py_INCREF(args);
+    PyObject *linear = PyDict_GetItemWithError(activations, str_linear);
+    if (linear) activation_type = Py_TYPE(linear);
     kernel_forward = (__typeof__(kernel_forward))(uintptr_t)addresses[0];
     kernel_backward = (__typeof__(kernel_backward))(uintptr_t)addresses[1];
     kernel_value_and_grad = (__typeof__(kernel_value_and_grad))(uintptr_t)addresses[2];
