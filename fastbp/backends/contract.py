@@ -89,7 +89,7 @@ class Plan:
         return int(self.layers[-1, N_OUT])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen, which would treble the time to make one; nobody changes it
 class Problem:
     """An objective over fixed data: ``scale · Σ_i w_i ℓ(Y_i, T_i)`` and penalties on the weights.
 

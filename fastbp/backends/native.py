@@ -36,7 +36,7 @@ def _open_door() -> Any:
 
 
 def _integer(pointer: Any) -> int:
-    return int(ffi.cast("uintptr_t", pointer))
+    return int(ffi.cast(_INTEGER, pointer))
 
 
 try:
@@ -46,7 +46,7 @@ except ImportError as error:
 else:
     _import_error = None
     _address = ffi.from_buffer
-    _NULL, _DOUBLE = ffi.NULL, ffi.typeof("double *")
+    _NULL, _DOUBLE, _INTEGER = ffi.NULL, ffi.typeof("double *"), ffi.typeof("uintptr_t")
     _cap = os.environ.get("FASTBP_MAX_ISA")
     if not lib.fb_set_isa(_cap.encode() if _cap else _NULL):
         raise ValueError("FASTBP_MAX_ISA: " + unknown_name("instruction set", _cap, LEVELS))
