@@ -1,8 +1,9 @@
-"""The C extension; everything else about the package is in pyproject.toml.
+"""The C extensions; everything else about the package is in pyproject.toml.
 
-The extension is optional: without a working compiler the package installs all the same and runs on
-Numba or NumPy. Why it is missing is left in `fastbp/backends/_c_build_failure.txt`, which
-`fastbp.show_config()` quotes. FASTBP_NO_EXTENSION=1 leaves it out on purpose.
+Both are optional. Without the library `_c` the package installs all the same and runs on Numba or
+NumPy. Why it is missing is left in `fastbp/backends/_c_build_failure.txt`, which
+`fastbp.show_config()` quotes. Without the `_door`, calls of single layers take some microseconds
+more. FASTBP_NO_EXTENSION=1 leaves both out on purpose.
 """
 
 import os
@@ -16,9 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
+LIBRARY = "fastbp.backends._c"
 FAILURE_NOTE = "fastbp/backends/_c_build_failure.txt"
 
 # One wheel for all Pythons of a platform. Free-threaded and debug builds cannot load it.
@@ -30,19 +32,17 @@ LIMITED_API = (
 
 
 class BuildOptional(build_ext):
-    """build_ext that compiles the sources in parallel and turns a failure into a note."""
-
-    failure: str | None = None
+    """build_ext that compiles in parallel and goes on after a failure; the library's is noted."""
 
     def run(self) -> None:
+        self.failures: dict[str, str] = {}
         super().run()
         note = Path("" if self.inplace else self.build_lib, FAILURE_NOTE)
-        if self.failure is None:
-            note.unlink(missing_ok=True)
-        else:
-            self._remove_stale_extension()
+        note.unlink(missing_ok=True)
+        self._remove_failed()
+        if LIBRARY in self.failures:
             note.parent.mkdir(parents=True, exist_ok=True)
-            note.write_text(self.failure + "\n", encoding="utf-8")
+            note.write_text(self.failures[LIBRARY] + "\n", encoding="utf-8")
 
     def build_extension(self, ext) -> None:
         messages: list[str] = []
@@ -51,9 +51,9 @@ class BuildOptional(build_ext):
             with _copy_of_stderr(messages), _compiling_in_parallel(self.compiler):
                 super().build_extension(ext)
         except Exception as error:
-            self.failure = _summary(messages) or str(error)
-            self._remove_stale_extension()  # or build_ext --inplace would copy it
-            self.warn(f"fastbp is built without its C backend: {self.failure}")
+            self.failures[ext.name] = _summary(messages) or str(error)
+            self._remove_failed()  # or build_ext --inplace would copy a stale one
+            self.warn(f"fastbp is built without {ext.name}: {self.failures[ext.name]}")
 
     def _refuse_if_hopeless(self) -> None:
         if os.environ.get("FASTBP_NO_EXTENSION", "0") not in ("", "0"):
@@ -63,9 +63,9 @@ class BuildOptional(build_ext):
             name = os.path.basename(command[0])
             raise RuntimeError(f"no C compiler was found ({name}) when fastbp was built")
 
-    def _remove_stale_extension(self) -> None:
-        for ext in self.extensions:
-            Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+    def _remove_failed(self) -> None:
+        for name in self.failures:
+            Path(self.get_ext_fullpath(name)).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -110,8 +110,31 @@ def _summary(messages: list[str]) -> str:
     return "\n".join(re.sub(r"(?<![^\s'\"(])/[^\s:]*/", "", line) for line in lines[:2])
 
 
+def door() -> list[Extension]:
+    """The module of csrc/python, where there are a limited API and NumPy's headers."""
+    if not LIMITED_API:
+        return []
+    try:
+        import numpy
+    except ImportError:
+        return []
+    return [
+        Extension(
+            "fastbp.backends._door",
+            ["csrc/python/door.c"],
+            depends=["csrc/fastbp.h"],
+            include_dirs=[numpy.get_include()],
+            define_macros=[("Py_LIMITED_API", "0x030B0000")],
+            extra_compile_args=["-O3", "-g0", "-std=gnu11", "-fvisibility=hidden"],
+            py_limited_api=True,
+            optional=True,
+        )
+    ]
+
+
 setup(
     cffi_modules=["csrc/build_ffi.py:ffi"],
+    ext_modules=door(),
     cmdclass={"build_ext": BuildOptional},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
 )

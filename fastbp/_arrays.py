@@ -39,6 +39,12 @@ def is_ready(value: Any, dtype: np.dtype) -> bool:
     return flags.c_contiguous and flags.aligned
 
 
+try:
+    from .backends._door import is_ready  # type: ignore[no-redef]  # the same in C
+except ImportError:
+    pass
+
+
 def real_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     """`value` as a C-contiguous array of `dtype`.
 
@@ -64,18 +70,22 @@ def matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -
     return _checked_matrix(name, real_array(name, value, dtype), columns, meaning)
 
 
-def lazy_matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -> np.ndarray:
+def lazy_matrix(
+    name: str, value: Any, dtype: np.dtype, columns: int, meaning: str
+) -> tuple[np.ndarray, list[slice]]:
     """As `matrix`, but what would take more than BLOCK_BYTES to convert is returned as it is.
 
-    It may be a memory-mapped file; `converted` is then called for one of its `row_blocks` at a
-    time.
+    It may be a memory-mapped file; `converted` is then to be called for each of the blocks of rows
+    that come with it.
     """
     if is_ready(value, dtype):
-        return _checked_matrix(name, value, columns, meaning)
+        return _checked_matrix(name, value, columns, meaning), []
     array = as_array(name, value)
-    if array.ndim == 2 and array.dtype.kind in "fiub" and row_blocks(array, dtype):
-        return _checked_matrix(name, array, columns, meaning)
-    return matrix(name, value, dtype, columns, meaning)
+    if array.ndim == 2 and array.dtype.kind in "fiub":
+        blocks = row_blocks(array, dtype)
+        if blocks:
+            return _checked_matrix(name, array, columns, meaning), blocks
+    return matrix(name, value, dtype, columns, meaning), []
 
 
 def _checked_matrix(name: str, array: np.ndarray, columns: int, meaning: str) -> np.ndarray:

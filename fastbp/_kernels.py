@@ -6,8 +6,10 @@ otherwise the caller's own.
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +17,13 @@ from . import backends
 from ._arrays import float_type, real_array
 from ._errors import ShapeError
 from .activations import Activation, activation as activation_of
+
+try:
+    from .backends._door import stand_before
+except ImportError:  # not built: no compiler, or a Python without limited API
+    stand_before = None
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 class DenseCache(NamedTuple):
@@ -30,6 +39,19 @@ class DenseCache(NamedTuple):
     backend: ModuleType
 
 
+def _behind_door(function: F) -> F:
+    """The C function before this one: it serves the usual calls, and passes all others on."""
+    if stand_before is None:
+        return function
+    parameters = inspect.signature(function).parameters.values()
+    signature = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
+    # How C functions carry their signature, which `inspect` and `help` read.
+    text = f"{function.__name__}{signature}\n--\n\n{function.__doc__}"
+    place = ("dense_forward", "dense_backward").index(function.__name__)
+    return stand_before(function, function.__module__, place, text, DenseCache)
+
+
+@_behind_door
 def dense_forward(
     X: Any,
     W: Any,
@@ -101,6 +123,7 @@ def dense_forward(
     return Y, DenseCache(X, W, Y, Z, act, b is not None, mask, module)
 
 
+@_behind_door
 def dense_backward(
     dY: Any, cache: DenseCache, *, need_dX: bool = True
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:

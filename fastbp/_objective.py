@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import FLOAT64, converted, dtype_of, lazy_matrix, row_blocks, whole_number
+from ._arrays import FLOAT64, converted, dtype_of, lazy_matrix, whole_number
 from ._errors import ShapeError
 from ._targets import prepare_target, prepare_weights
 from .backends.contract import Problem
@@ -51,7 +51,7 @@ class Objective:
         self.net = net
         self.loss = loss_of(loss)
         self.threads = whole_number("threads", threads)
-        X = lazy_matrix("X", X, net.dtype, net.n_in, "input of the network")
+        X, self._blocks = lazy_matrix("X", X, net.dtype, net.n_in, "input of the network")
         n = len(X)
         if n == 0:
             raise ShapeError(f"X has shape {X.shape}, expected at least one row")
@@ -70,7 +70,6 @@ class Objective:
             _penalty("l1", l1),
             _penalty("group", group),
         )
-        self._blocks = row_blocks(X, net.dtype)
         self.backend = module
 
     @cached_property

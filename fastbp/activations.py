@@ -410,6 +410,8 @@ class Activation:
         The initial spread of the weights that suits the function.
     functions : ScalarFunctions or None
         The user's functions, None for a built-in one.
+    numbers : tuple or None
+        (kind, constant, keeps_z) of a built-in function, for whoever reads them all at once.
 
     Raises
     ------
@@ -432,7 +434,7 @@ class Activation:
     array([ 3., 12.])
     """
 
-    __slots__ = ("constant", "functions", "init", "keeps_z", "kind", "name", "row")
+    __slots__ = ("constant", "functions", "init", "keeps_z", "kind", "name", "numbers", "row")
 
     name: str
     constant: float
@@ -440,6 +442,7 @@ class Activation:
     keeps_z: bool
     init: str
     functions: ScalarFunctions | None
+    numbers: tuple[int, float, bool] | None
     row: Row | None
 
     def __init__(self, name: str, f: Callable, df: Callable, d2f: Callable | None = None):
@@ -466,6 +469,8 @@ class Activation:
         names = ("name", "constant", "kind", "keeps_z", "init", "functions", "row")
         for name, value in zip(names, values, strict=True):
             object.__setattr__(self, name, value)
+        numbers = (self.kind, self.constant, self.keeps_z) if self.functions is None else None
+        object.__setattr__(self, "numbers", numbers)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError("an Activation cannot be changed; make another one")
@@ -491,7 +496,7 @@ class Activation:
     def __repr__(self) -> str:
         if self.functions is not None:
             return f"<activation {self.name!r} of the user's own>"
-        usual = _BY_NAME[self.name]
+        usual = BY_NAME[self.name]
         return repr(self.name) if self == usual else f"fb.{self.name}({self.constant:g})"
 
     def f(self, Z: Any, *, backend: str | None = None) -> np.ndarray:
@@ -632,7 +637,7 @@ def celu(alpha: float = 1.0) -> Activation:
 
 
 _USUAL = {"relu": 0.0, "leaky_relu": 0.01, "elu": 1.0, "celu": 1.0}
-_BY_NAME = {name: Activation._built_in(name, _USUAL.get(name, 0.0)) for name in NAMES}
+BY_NAME = {name: Activation._built_in(name, _USUAL.get(name, 0.0)) for name in NAMES}
 
 
 def activation(name: str | Activation) -> Activation:
@@ -678,7 +683,7 @@ def activation(name: str | Activation) -> Activation:
     """
     if isinstance(name, Activation):
         return name
-    found = _BY_NAME.get(name) if isinstance(name, str) else None
+    found = BY_NAME.get(name) if isinstance(name, str) else None
     if found is None:
         raise ValueError(unknown_name("activation", name, NAMES))
     return found

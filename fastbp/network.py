@@ -23,7 +23,6 @@ from ._arrays import (
     lazy_matrix,
     matrix,
     real_array,
-    row_blocks,
     whole_number,
 )
 from ._errors import ShapeError, unknown_name
@@ -553,10 +552,8 @@ class Network:
 
     def _params(self, params: Any) -> np.ndarray:
         """Checked parameters as the backends take them: masked entries are zero."""
-        params = self._vector(params)
-        if self._masked is None:
-            return params
-        return np.where(self._masked, params.dtype.type(0), params)
+        params, masked = self._vector(params), self._masked
+        return params if masked is None else np.where(masked, params.dtype.type(0), params)
 
     def _tangent(self, name: str, v: Any) -> np.ndarray:
         """A checked direction in parameter space, zero where nothing can move."""
@@ -595,8 +592,7 @@ class Network:
             For complex, object or string arrays.
         """
         module, plan, params = backends.resolve(backend), self.plan, self._params(params)
-        X = lazy_matrix("X", X, self.dtype, self.n_in, "input of the network")
-        blocks = row_blocks(X, self.dtype)
+        X, blocks = lazy_matrix("X", X, self.dtype, self.n_in, "input of the network")
         if not blocks:
             return module.forward(plan, params, X)
         Y = np.empty((len(X), self.n_out), self.dtype)

@@ -13,6 +13,7 @@ shape of A. Rows are samples.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -77,18 +78,18 @@ class Plan:
     dropout: np.ndarray | None = None
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
-    @property
+    @cached_property
     def n_in(self) -> int:
         """Columns of X."""
         return int(self.layers[0, N_IN])
 
-    @property
+    @cached_property
     def n_out(self) -> int:
         """Columns of the last Y."""
         return int(self.layers[-1, N_OUT])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen, which would treble the time to make one; nobody changes it
 class Problem:
     """An objective over fixed data: ``scale · Σ_i w_i ℓ(Y_i, T_i)`` and penalties on the weights.
 

@@ -7,17 +7,37 @@ steady state allocates only its result, and every call releases the GIL.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import backends
 from .._errors import unknown_name
-from ..activations import Activation
+from ..activations import BY_NAME, Activation
 from ..losses import SOFTMAX_CE_LABELS
 from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Plan, Problem, Recipe, Run
 
 LEVELS = ("baseline", "avx2", "avx512")
+
+
+def _open_door() -> Any:
+    """Hand the library's functions to the C functions of the door; its module, or None."""
+    try:
+        from . import _door as door
+    except ImportError:  # not built: a Python without limited API
+        return None
+    names = ("fb_dense_forward", "fb_dense_backward", "fb_value_and_grad")
+    addresses = [_integer(ffi.addressof(lib, name)) for name in names]
+    this, context = sys.modules[__name__], backends._context
+    door.connect(this, context.get, vars(backends), BY_NAME, *addresses)
+    return door
+
+
+def _integer(pointer: Any) -> int:
+    return int(ffi.cast(_INTEGER, pointer))
+
 
 try:
     from ._c import ffi, lib
@@ -26,10 +46,11 @@ except ImportError as error:
 else:
     _import_error = None
     _address = ffi.from_buffer
-    _NULL = ffi.NULL
+    _NULL, _DOUBLE, _INTEGER = ffi.NULL, ffi.typeof("double *"), ffi.typeof("uintptr_t")
     _cap = os.environ.get("FASTBP_MAX_ISA")
     if not lib.fb_set_isa(_cap.encode() if _cap else _NULL):
         raise ValueError("FASTBP_MAX_ISA: " + unknown_name("instruction set", _cap, LEVELS))
+    _door = _open_door()
 
 
 def why_missing() -> str | None:
@@ -206,46 +227,43 @@ def input_jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
 
 
 def _problem(problem: Problem) -> tuple[Any, Any]:
-    """The library's plan and problem; the buffers behind the latter live as long as it does."""
-    handle = problem.handles.get("c")
-    if handle is None:
-        labels = problem.loss == SOFTMAX_CE_LABELS
-        X, targets = _address(problem.X), _address(problem.targets)
-        weights = _or_null(problem.weights)
-        functions = problem.functions
-        struct = ffi.new(
-            "fb_problem *",
-            {
-                "X": X,
-                "y": _NULL if labels else targets,
-                "labels": ffi.cast("int64_t *", targets) if labels else _NULL,
-                "weights": weights,
-                "n": len(problem.X),
-                "n_targets": 0 if labels else problem.targets.shape[1],
-                "loss": problem.loss,
-                "function": 0 if functions is None else functions.address(problem.plan.dtype),
-                "constant": problem.constant,
-                "scale": problem.scale,
-                "l2": problem.l2,
-                "l1": problem.l1,
-                "group": problem.group,
-            },
-        )
-        handle = problem.handles["c"] = (_plan(problem.plan), struct, (X, targets, weights))
-    return handle[0], handle[1]
+    """The library's plan and problem."""
+    return (problem.handles.get("c") or _new_problem(problem))[:2]
+
+
+def _new_problem(problem: Problem) -> tuple[Any, Any, tuple[int, int], Any]:
+    """The same with their addresses, and the buffers, which live as long as the problem does."""
+    plan, struct = _plan(problem.plan), ffi.new("fb_problem *")
+    buffers = _address(problem.X), _address(problem.targets), _or_null(problem.weights)
+    struct.X, targets, struct.weights = buffers
+    struct.n = len(problem.X)
+    if problem.loss == SOFTMAX_CE_LABELS:
+        struct.labels = ffi.cast("int64_t *", targets)
+    else:
+        struct.y, struct.n_targets = targets, problem.targets.shape[1]
+    struct.loss, struct.constant, struct.scale = problem.loss, problem.constant, problem.scale
+    if problem.functions is not None:
+        struct.function = problem.functions.address(problem.plan.dtype)
+    struct.l2, struct.l1, struct.group = problem.l2, problem.l1, problem.group
+    addresses = _integer(plan), _integer(struct)
+    handle = problem.handles["c"] = (plan, struct, addresses, buffers)
+    return handle
 
 
 def value(problem: Problem, params: np.ndarray, threads: int) -> float:
     plan, struct = _problem(problem)
-    result = ffi.new("double *")
+    result = ffi.new(_DOUBLE)
     _check(lib.fb_value_and_grad(plan, struct, _address(params), threads, result, _NULL))
     return result[0]
 
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
-    plan, struct = _problem(problem)
-    result = ffi.new("double *")
-    grad = np.empty(problem.plan.n_params, problem.plan.dtype)
+    plan, struct, addresses, _ = problem.handles.get("c") or _new_problem(problem)
+    if _door is not None:
+        results = _door.value_and_grad(*addresses, params, threads)
+        if results is not None:
+            return results
+    result, grad = ffi.new(_DOUBLE), np.empty(len(params), params.dtype)
     _check(lib.fb_value_and_grad(plan, struct, _address(params), threads, result, _address(grad)))
     return result[0], grad
 

@@ -1,0 +1,344 @@
+"""What the C functions on the way in do is what Python does without them."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import inspect
+import pickle
+import sys
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import numpy as np
+import pytest
+from strategies import BUMP, EVERY_ACTIVATION, attempt, bits, nasty_layouts, nasty_types, same
+
+import fastbp as fb
+from fastbp import _kernels, backends
+from fastbp._arrays import is_ready
+
+pytestmark = pytest.mark.skipif(
+    _kernels.stand_before is None or backends.why_missing("c") is not None,
+    reason="fastbp was built without its door, or without the C backend",
+)
+
+
+@pytest.fixture(autouse=True)
+def c_backend():
+    with fb.use_backend("c"):
+        yield
+
+
+def without_door(name):
+    """A copy of the module as it is where the door is not built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "fastbp.backends._door", None)
+        spec = importlib.util.find_spec(name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def plain():
+    """The kernels without their door."""
+    module = without_door("fastbp._kernels")
+    assert inspect.isfunction(module.dense_forward)
+    return module
+
+
+@pytest.fixture
+def long_way(monkeypatch):
+    """The names of the functions that came to be called in Python, in their order."""
+    native, calls = backends.load("c"), []
+
+    def watched(name, function, *args):
+        calls.append(name)
+        return function(*args)
+
+    for name in ("dense_forward", "dense_backward"):
+        monkeypatch.setattr(native, name, partial(watched, name, getattr(native, name)))
+    return calls
+
+
+def layer(rng, dtype, n=5, n_in=4, n_out=3):
+    """X, W, b, dY of whole numbers 0 and 1, which every type holds."""
+    shapes = (n, n_in), (n_in, n_out), n_out, (n, n_out)
+    return [rng.integers(0, 2, shape).astype(dtype) for shape in shapes]
+
+
+def both(kernels, X, W, b, dY, act="tanh", **options):
+    """All that the functions of a module give, and what the cache holds but for the types."""
+    Y, cache = kernels.dense_forward(X, W, b, act, **options)
+    kept = *cache[:4], cache.mask
+    assert type(cache) is kernels.DenseCache
+    assert cache.Y is Y and cache.backend is backends.load(options.get("backend", "c"))
+    assert cache.activation == fb.activation(act) and cache.has_bias is (b is not None)
+    return kept, kernels.dense_backward(dY, cache)
+
+
+@pytest.mark.parametrize("act", [*EVERY_ACTIVATION, fb.elu(0.3), fb.relu(1.0)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 8, 8), (33, 5, 17), (64, 40, 32), (0, 4, 3), (3, 0, 2)], ids=str
+)
+def test_usual_calls_never_come_to_python(plain, long_way, dtype, rng, act, shape):
+    X, W, b, dY = layer(rng, dtype, *shape)
+    act = fb.activation(act)
+    for bias in (b, None):
+        Y, cache = fb.dense_forward(X, W, bias, act)
+        results = fb.dense_backward(dY, cache), fb.dense_backward(dY, cache, need_dX=False)
+        assert long_way == [] or act is BUMP
+        assert cache.X is X and cache.W is W and cache.Y is Y and cache.activation is act
+        expected, plain_cache = plain.dense_forward(X, W, bias, act)
+        assert same(Y, expected) and same(cache.Z, plain_cache.Z)
+        assert same(results[0], plain.dense_backward(dY, plain_cache))
+        assert same(results[1], plain.dense_backward(dY, plain_cache, need_dX=False))
+        long_way.clear()
+
+
+def test_arguments_by_name(plain, long_way, rng, dtype):
+    X, W, b, dY = layer(rng, dtype)
+    usual = [
+        lambda f: f(X, W),
+        lambda f: f(X, W, b),
+        lambda f: f(X, W, activation="relu"),
+        lambda f: f(X, W, activation="relu", b=b),
+        lambda f: f(W=W, X=X),
+        lambda f: f(**{"".join(("activ", "ation")): "relu", "".join("XW"[:1]): X}, W=W, b=b),
+    ]
+    for call in usual:
+        results = call(fb.dense_forward)
+        assert long_way == []
+        assert same(tuple(results[1][:4]), tuple(call(plain.dense_forward)[1][:4]))
+        long_way.clear()
+    _, cache = fb.dense_forward(X, W, b)
+    first = fb.dense_backward(dY, cache)
+    assert same(fb.dense_backward(cache=cache, dY=dY), first)
+    assert same(fb.dense_backward(dY, need_dX=True, cache=cache), first)
+    assert long_way == []
+    assert same(fb.dense_backward(dY, cache, need_dX=1), first)
+    assert same(fb.dense_backward(dY, tuple(cache)), first)
+    assert long_way == ["dense_backward"] * 2
+
+
+def test_unusual_arrays_take_the_long_way(plain, long_way, dtype, rng):
+    clean = layer(rng, dtype)
+    for i, array in enumerate(clean):
+        variants = {**nasty_layouts(array), **nasty_types(array)}
+        for what, variant in variants.items():
+            arrays = [*clean[:i], variant, *clean[i + 1 :]]
+            before = bits(variant)
+            found, passed = both(_kernels, *arrays), list(long_way)
+            assert same(found, both(plain, *arrays)), (i, what)
+            assert bits(variant) == before
+            assert (passed == []) is is_ready(variant, dtype), (i, what)
+            long_way.clear()
+
+
+def test_other_calls_take_the_long_way(plain, long_way, rng, dtype):
+    X, W, b, dY = layer(rng, dtype)
+    mask = rng.integers(0, 2, W.shape)
+    for options in ({"mask": mask}, {"backend": "c"}, {"mask": None}, {"act": BUMP}):
+        assert same(both(_kernels, X, W, b, dY, **options), both(plain, X, W, b, dY, **options))
+        assert "dense_forward" in long_way
+        long_way.clear()
+
+
+X, W, B, DY = np.ones((5, 4)), np.ones((4, 3)), np.ones(3), np.ones((5, 3))
+
+
+def backward(kernels, *args, **options):
+    _, cache = kernels.dense_forward(X, W, B)
+    return kernels.dense_backward(*[cache if a == "cache" else a for a in args], **options)
+
+
+class NoActivation:
+    numbers = (1,)
+
+    def __repr__(self):
+        return "none"
+
+
+FAILURES = [
+    lambda k: k.dense_forward(X, W, B, NoActivation()),
+    lambda k: k.dense_backward(DY, tuple.__new__(k.DenseCache, (X, W))),
+    lambda k: k.dense_forward(),
+    lambda k: k.dense_forward(X),
+    lambda k: k.dense_forward(W=W),
+    lambda k: k.dense_forward(X, W, B, "tanh", None),
+    lambda k: k.dense_forward(X, W, B, X=X),
+    lambda k: k.dense_forward(X, W, B, bias=B),
+    lambda k: k.dense_forward(X, W, B, activation=None),
+    lambda k: k.dense_forward(X, W, B, "rleu"),
+    lambda k: k.dense_forward(X, W, B, ["tanh"]),
+    lambda k: k.dense_forward(X, W, B, "tanh", mask=W / 2),
+    lambda k: k.dense_forward(X, W, B, backend="d"),
+    lambda k: k.dense_forward(None, W),
+    lambda k: k.dense_forward(X, None),
+    lambda k: k.dense_forward(X[0], W),
+    lambda k: k.dense_forward(X, W[0]),
+    lambda k: k.dense_forward(X[None], W),
+    lambda k: k.dense_forward(X, W.T),
+    lambda k: k.dense_forward(X, W, B[:2]),
+    lambda k: k.dense_forward(X, W, B[None]),
+    lambda k: k.dense_forward(X * 1j, W),
+    lambda k: k.dense_forward(X.astype(object), W),
+    lambda k: k.dense_forward(np.empty((2**40, 0)), np.empty((0, 2**40))),
+    lambda k: k.dense_forward(np.empty((2**25, 0)), np.empty((0, 2**25))),
+    lambda k: k.dense_backward(DY),
+    lambda k: k.dense_backward(DY, None),
+    lambda k: k.dense_backward(DY, (X, W)),
+    lambda k: backward(k, DY, "cache", True),
+    lambda k: backward(k, DY, "cache", need_dx=True),
+    lambda k: backward(k, DY[:4], "cache"),
+    lambda k: backward(k, DY[0], "cache"),
+    lambda k: backward(k, None, "cache"),
+    lambda k: backward(k, DY * 1j, "cache"),
+]
+
+
+@pytest.mark.parametrize("call", FAILURES, ids=range(len(FAILURES)))
+def test_errors_are_the_same(plain, call):
+    expected = attempt(lambda: call(plain))
+    assert expected is not None
+    assert attempt(lambda: call(_kernels)) == expected
+
+
+def test_the_backend_in_use_is_used(rng, long_way):
+    X, W, b, dY = layer(rng, "float32")
+    _, cache = fb.dense_forward(X, W, b)
+    with fb.use_backend("numpy"):
+        assert fb.dense_forward(X, W, b)[1].backend is backends.load("numpy")
+        assert same(
+            fb.dense_backward(dY, cache), both(_kernels, X, W, b, dY, "linear", backend="c")[1]
+        )
+        with ThreadPoolExecutor(1) as pool:  # whose context is empty
+            default = pool.submit(fb.get_backend).result()
+            cache = pool.submit(fb.dense_forward, X, W, b).result()[1]
+        assert cache.backend is backends.load(default)
+
+
+def test_a_cache_that_was_changed(plain, rng, dtype):
+    X, W, b, dY = layer(rng, dtype)
+    changes = [
+        {"has_bias": False},
+        {"activation": fb.activation("relu")},
+        {"mask": np.eye(4, 3)},
+        {"backend": backends.load("numpy")},
+    ]
+    for change in changes:
+        results = []
+        for kernels in (_kernels, plain):
+            cache = kernels.dense_forward(X, W, b, "tanh")[1]
+            results.append(kernels.dense_backward(dY, cache._replace(**change)))
+        assert same(*results), change
+    for change in ({"X": 1}, {"W": np.asfortranarray(W)}, {"Y": X.tolist()}):
+        failures = []
+        for kernels in (_kernels, plain):
+            cache = kernels.dense_forward(X, W, b, "tanh")[1]._replace(**change)
+            failures.append(attempt(partial(kernels.dense_backward, dY, cache)))
+        assert failures[0] == failures[1] is not None, change
+
+
+def test_references_are_given_back(rng, dtype):
+    arrays = layer(rng, dtype)
+    act = fb.leaky_relu(0.2)
+    counted = [*arrays, act, dtype, backends.load("c"), fb.activation("gelu")]
+
+    def calls():
+        for function in (act, "gelu", "linear"):
+            X, W, b, dY = arrays
+            _, cache = fb.dense_forward(X, W, b, function)
+            fb.dense_backward(dY, cache)
+            fb.dense_backward(dY, cache, need_dX=False)
+            fb.dense_forward(X, W, activation=function)
+            for failure in (
+                partial(fb.dense_forward, X, W.T),
+                partial(fb.dense_backward, X, cache),
+            ):
+                attempt(failure)
+
+    calls()
+    gc.collect()
+    before = [sys.getrefcount(x) for x in counted]
+    for _ in range(100):
+        calls()
+    gc.collect()
+    assert [sys.getrefcount(x) for x in counted] == before
+
+
+def test_memory_does_not_grow(rng, dtype):
+    X, W, b, dY = layer(rng, dtype, 30, 20, 10)
+
+    def calls(times):
+        for _ in range(times):
+            _, cache = fb.dense_forward(X, W, b, "gelu")
+            fb.dense_backward(dY, cache)
+
+    calls(10)
+    tracemalloc.start()
+    try:
+        calls(10)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        calls(1000)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 1000  # less than a result
+
+
+def test_what_is_ready(dtype, rng):
+    in_python = without_door("fastbp._arrays").is_ready
+    assert inspect.isfunction(in_python) and not inspect.isfunction(is_ready)
+    for array in [*layer(rng, dtype), np.zeros((0, 3), dtype)]:
+        variants = {"as it is": array, **nasty_layouts(array), **nasty_types(array)}
+        for what, variant in variants.items():
+            assert is_ready(variant, dtype) is bool(in_python(variant, dtype)), what
+    for other in (None, 1.0, dtype, np.dtype(dtype, metadata={"unit": "m"}).type(1)):
+        assert is_ready(other, dtype) is in_python(other, dtype) is False
+
+
+@pytest.mark.parametrize("loss", ["mse", "softmax_ce", "gaussian_kl"])
+def test_value_and_gradient(monkeypatch, dtype, rng, loss):
+    net = fb.Network(4, fb.Dense(6, "gelu"), fb.Dense(2), dtype=dtype)
+    X, params = rng.standard_normal((9, 4)), net.init(seed=3)
+    y = {"mse": X[:, :2], "softmax_ce": rng.integers(0, 2, 9), "gaussian_kl": None}[loss]
+    objective = net.objective(X, y, loss, l2=0.1)
+    value, grad = objective.value_and_grad(params)
+    assert type(value) is float and grad.flags.owndata and grad.flags.writeable
+    count = sys.getrefcount(params)
+    for _ in range(100):
+        objective.value_and_grad(params)
+    assert sys.getrefcount(params) == count
+    monkeypatch.setattr(backends.load("c"), "_door", None)
+    assert same((value, grad), objective.value_and_grad(params))
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8), (64, 48, 40)], ids=str)  # with the GIL and without
+def test_threads(rng, dtype, shape):
+    arrays = layer(rng, dtype, *shape)
+    expected = both(_kernels, *arrays)
+
+    def calls(_):
+        with fb.use_backend("c"):
+            return all(same(both(_kernels, *arrays), expected) for _ in range(200))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(calls, range(8)))
+
+
+@pytest.mark.parametrize("name", ["dense_forward", "dense_backward"])
+def test_they_look_as_the_functions_behind_them(plain, name):
+    function, behind = getattr(fb, name), getattr(plain, name)
+    parameters = [
+        [(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()]
+        for f in (function, behind)
+    ]
+    assert parameters[0] == parameters[1]
+    assert function.__name__ == name and function.__doc__ == behind.__doc__
+    assert function.__module__ == "fastbp._kernels"
+    assert pickle.loads(pickle.dumps(function)) is function
