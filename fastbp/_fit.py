@@ -212,14 +212,16 @@ def fit(
     if state is not None:
         states.require_same(state, {"network": states.fingerprint(net), "scale": scale})
         params = states.array(state, "start", (net.n_params,), net.dtype)
-    _require_finite_target(y)
+    loss = loss_of(loss)
+    if loss.target != "values":
+        _require_finite_target(y)
     terms = {"l2": l2, "l1": l1, "group": group, "threads": threads, "backend": backend}
     data = prepare(
         net,
         Rows(X, y, sample_weight),
-        loss_of(loss),
+        loss,
         validation=validation,
-        seed=_child(seed, HELD_OUT),
+        seed=lambda: _child(seed, HELD_OUT),
         scale=scale,
         scalers=None if state is None or scale is None else states.scalers(state),
         terms=terms,
@@ -405,7 +407,7 @@ def _child(seed: int, number: int) -> np.random.SeedSequence:
 
 
 def _require_finite_target(y: Any) -> None:
-    """Say so if y holds NaN, which else would come out as a label that is out of range."""
+    """Say so if y is not finite, which else would come out as a target that is out of range."""
     try:
         array = np.asarray(y)
     except ValueError:  # the objective says what is wrong with it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +113,7 @@ class Rows:
 
 
 def held_out(
-    data: Rows, validation: Any, seed: np.random.SeedSequence, paired: bool
+    data: Rows, validation: Any, seed: Callable[[], np.random.SeedSequence], paired: bool
 ) -> tuple[Rows, Rows | None]:
     """The rows to train on, and those to validate on.
 
@@ -122,8 +123,8 @@ def held_out(
         Of equal lengths.
     validation : None, float or tuple
         A fraction of the rows (or pairs of them), or (X, y) or (X, y, sample_weight).
-    seed : SeedSequence
-        Draws the rows of a fraction; those left keep their order.
+    seed : callable
+        Gives the SeedSequence that draws the rows of a fraction; those left keep their order.
     paired : bool
         Whether rows 2i and 2i + 1 belong together.
 
@@ -158,7 +159,7 @@ def held_out(
             f"validation={fraction:g} of {groups} {unit} leaves none to train on; take a smaller "
             f"fraction"
         )
-    order = np.random.default_rng(seed).permutation(groups)
+    order = np.random.default_rng(seed()).permutation(groups)
     chosen, rest = np.sort(order[:count]), np.sort(order[count:])
     return data.taken(rest, size), data.taken(chosen, size)
 
@@ -206,7 +207,7 @@ def prepare(
     loss: Loss,
     *,
     validation: Any,
-    seed: np.random.SeedSequence,
+    seed: Callable[[], np.random.SeedSequence],
     scale: str | None,
     scalers: tuple[Scaler, Scaler | None] | None,
     terms: dict[str, Any],

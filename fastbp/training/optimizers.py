@@ -423,4 +423,4 @@ def with_options(
         if option not in names:
             what = f"option of {type(method).__name__}"
             raise TypeError(unknown_name(what, option, [*names, *others]))
-    return replace(method, **options)
+    return replace(method, **options) if options else method
