@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import importlib.util
 import inspect
+import os
 import pickle
+import subprocess
 import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -342,3 +344,20 @@ def test_they_look_as_the_functions_behind_them(plain, name):
     assert function.__name__ == name and function.__doc__ == behind.__doc__
     assert function.__module__ == "fastbp._kernels"
     assert pickle.loads(pickle.dumps(function)) is function
+
+
+@pytest.mark.parametrize("name", ["numba", "numpy"])
+def test_before_the_library_is_loaded(name):
+    """A process that never comes to use the C backend."""
+    if backends.why_missing(name) is not None:
+        pytest.skip(backends.why_missing(name))
+    program = (
+        "import numpy as np, sys, fastbp as fb\n"
+        "Y, cache = fb.dense_forward(np.ones((2, 3)), np.ones((3, 1)), np.zeros(1), 'tanh')\n"
+        "Y, cache = fb.dense_forward(np.ones((2, 3)), np.ones((3, 1)))\n"
+        "dX, dW, db = fb.dense_backward(np.ones((2, 1)), cache)\n"
+        "assert Y.tolist() == [[3.0], [3.0]] and dW.tolist() == 3 * [[2.0]] and db is None\n"
+        "assert 'fastbp.backends.native' not in sys.modules\n"
+    )
+    environment = os.environ | {"FASTBP_BACKEND": name}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)

@@ -115,7 +115,7 @@ static PyObject *new_cache(PyObject *fields)
 
 static int native_is_in_use(void)
 {
-    PyObject *backend = native ? PyObject_CallNoArgs(chosen_backend) : NULL;
+    PyObject *backend = PyObject_CallNoArgs(chosen_backend);
     if (!backend) return 0;
     Py_DECREF(backend); /* a module, which stays, or None */
     if (backend == Py_None) backend = PyDict_GetItemWithError(backends, str_default);
@@ -127,6 +127,7 @@ static PyObject *quick_forward(PyObject **arguments)
 {
     PyObject *X = arguments[0], *W = arguments[1], *b = arguments[2], *act = arguments[3];
     layer l;
+    if (!native) return NULL; /* connect() has not been called: another backend is in use */
     if (!b) b = Py_None;
     if (!act) act = str_linear;
     if (PyUnicode_CheckExact(act)) act = PyDict_GetItemWithError(activations, act);
