@@ -105,8 +105,6 @@ def _checked_matrix(name: str, array: np.ndarray, columns: int, meaning: str) ->
 
 def row_blocks(array: np.ndarray, dtype: np.dtype) -> list[slice]:
     """Blocks of rows (n, columns) to convert one at a time; none where nothing large needs it."""
-    if is_ready(array, dtype):
-        return []
     n, columns = array.shape
     bytes_of_row = max(1, columns * dtype.itemsize)
     ready = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
@@ -167,6 +165,14 @@ def require_finite(name: str, array: np.ndarray) -> None:
         f"{name} holds {array[tuple(place)]} at {where}{more}, expected finite numbers; "
         f"remove or fill such rows first"
     )
+
+
+def number(name: str, value: Any, expected: str = "a number") -> float:
+    """`value` as a float; TypeError, with what was expected, for what is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected {expected}") from None
 
 
 def whole_number(name: str, value: Any, least: int = 1) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import _full_batch as full_batch, backends
-from ._arrays import require_finite, whole_number
+from ._arrays import number, require_finite, whole_number
 from ._errors import DivergenceError, NonFiniteError, unknown_name
 from ._full_batch import AT_START, METHODS as FULL_BATCH, Limits, counted, no_progress
 from ._objective import Objective
@@ -279,11 +279,11 @@ def _ending(rule: FirstOrder | str, validation: Any, patience: Any, goal: Any, t
                 f"patience is {patience}, but method {rule!r} never lets the objective rise, so "
                 f"that there is nothing to watch; pass validation=0.2, or goal or tol instead"
             )
-    goal = -np.inf if goal is None else _number("goal", goal)
+    goal = -np.inf if goal is None else number("goal", goal)
     if np.isnan(goal):
         raise ValueError("goal is nan, expected the objective at which to stop")
     if tol is not None:
-        tol = _number("tol", tol)
+        tol = number("tol", tol)
         if not 0 <= tol < np.inf:
             raise ValueError(f"tol is {tol}, expected a finite number >= 0, such as 1e-4")
         if patience is None and not isinstance(rule, str):
@@ -291,21 +291,14 @@ def _ending(rule: FirstOrder | str, validation: Any, patience: Any, goal: Any, t
     return _Ending(goal, patience, tol)
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {value!r}, expected a number") from None
-
-
 def _positive(name: str, value: Any) -> float:
     """A positive number; None is infinity."""
     if value is None:
         return np.inf
-    number = _number(name, value)
-    if not number > 0:
-        raise ValueError(f"{name} is {number:g}, expected a positive number, or None for no limit")
-    return number
+    limit = number(name, value)
+    if not limit > 0:
+        raise ValueError(f"{name} is {limit:g}, expected a positive number, or None for no limit")
+    return limit
 
 
 def _flag(name: str, value: Any) -> bool:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays import FLOAT64, converted, dtype_of, lazy_matrix, whole_number
+from ._arrays import FLOAT64, converted, dtype_of, lazy_matrix, number, whole_number
 from ._errors import ShapeError
 from ._targets import prepare_target, prepare_weights
 from .backends.contract import Problem
@@ -303,10 +303,7 @@ def largest_eigenvalue(
 def _penalty(name: str, value: Any) -> float:
     if type(value) is float and value == 0:
         return value
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {value!r}, expected a number >= 0") from None
-    if not (np.isfinite(number) and number >= 0):
-        raise ValueError(f"{name} is {number}, expected a finite number >= 0")
-    return number
+    factor = number(name, value, "a number >= 0")
+    if not (np.isfinite(factor) and factor >= 0):
+        raise ValueError(f"{name} is {factor}, expected a finite number >= 0")
+    return factor

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import number
 from .._errors import unknown_name
 from ..backends import contract
 from ..backends.contract import Optimizer
@@ -25,37 +26,27 @@ def _set(instance: Any, **values: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {value!r}, expected a number") from None
-
-
 def _rate(value: Any) -> Rate:
     if callable(value):
         return value
-    try:
-        lr = float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"lr is {value!r}, expected a number or a function of the epoch") from None
+    lr = number("lr", value, "a number or a function of the epoch")
     if not 0 < lr < np.inf:
         raise ValueError(f"lr is {lr}, expected a positive finite rate, such as 0.01")
     return lr
 
 
 def _share(name: str, value: Any) -> float:
-    share = _number(name, value)
+    share = number(name, value)
     if not 0 <= share < 1:
         raise ValueError(f"{name} is {share}, expected a number in [0, 1), such as 0.9")
     return share
 
 
 def _not_negative(name: str, value: Any, such_as: str) -> float:
-    number = _number(name, value)
-    if not 0 <= number < np.inf:
-        raise ValueError(f"{name} is {number}, expected a finite number >= 0, such as {such_as}")
-    return number
+    found = number(name, value)
+    if not 0 <= found < np.inf:
+        raise ValueError(f"{name} is {found}, expected a finite number >= 0, such as {such_as}")
+    return found
 
 
 def _used(eps: float) -> float:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import number
+
 __all__ = ["cosine", "exponential", "inverse_time", "step", "warmup"]
 
 # An epoch is a quotient: two roundings of it, and one of its own quotient, are no step behind.
@@ -73,7 +75,7 @@ class cosine(Schedule):
 
     def __post_init__(self) -> None:
         _set(self, lr=_positive("lr", self.lr), epochs=_positive("epochs", self.epochs))
-        _set(self, final=_number("final", self.final))
+        _set(self, final=number("final", self.final))
         if not 0 <= self.final < np.inf:
             raise ValueError(f"final is {self.final}, expected a finite rate >= 0, such as 0.0")
 
@@ -249,7 +251,7 @@ class warmup(Schedule):
     def __post_init__(self) -> None:
         if not callable(self.lr):
             _set(self, lr=_positive("lr", self.lr, "a number or a function of the epoch"))
-        _set(self, epochs=_positive("epochs", self.epochs), start=_number("start", self.start))
+        _set(self, epochs=_positive("epochs", self.epochs), start=number("start", self.start))
         if not 0 <= self.start <= 1:
             raise ValueError(f"start is {self.start}, expected a share in [0, 1], such as 0.1")
 
@@ -302,7 +304,7 @@ def _evaluated(lr: Any, epochs: np.ndarray) -> np.ndarray:
         return np.full(len(epochs), lr)
     found = np.empty(len(epochs))
     for i, epoch in enumerate(epochs.tolist()):
-        found[i] = _number(f"the rate at epoch {epoch:g} that {lr!r} gave", lr(epoch))
+        found[i] = number(f"the rate at epoch {epoch:g} that {lr!r} gave", lr(epoch))
     return found
 
 
@@ -311,15 +313,8 @@ def _set(instance: Any, **values: Any) -> None:
         object.__setattr__(instance, name, value)
 
 
-def _number(name: str, value: Any, expected: str = "a number") -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} is {value!r}, expected {expected}") from None
-
-
 def _positive(name: str, value: Any, expected: str = "a number") -> float:
-    number = _number(name, value, expected)
-    if not 0 < number < np.inf:
-        raise ValueError(f"{name} is {number}, expected a positive finite number")
-    return number
+    positive = number(name, value, expected)
+    if not 0 < positive < np.inf:
+        raise ValueError(f"{name} is {positive}, expected a positive finite number")
+    return positive
