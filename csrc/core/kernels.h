@@ -26,7 +26,7 @@ static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_ac
     if (!workspace) return FB_NO_MEMORY;
     real *pack = (real *)(void *)workspace->bytes;
     block dZ = {pack + PACK_SIZE, ld}, Wt = {dZ.p + round_up(most * ld), ldt};
-    if (dX) transpose(n_in, n_out, W, n_out, Wt.p, ldt);
+    if (dX) transpose(n_in, n_out, W, n_out, NULL, Wt.p, ldt);
     if (n == 0 || n_out == 0) {
         memset(dW, 0, (size_t)(n_in * n_out) * sizeof(real));
         if (db) memset(db, 0, (size_t)n_out * sizeof(real));

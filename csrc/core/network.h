@@ -17,7 +17,7 @@ typedef struct {
 } block; /* rows of a matrix in memory */
 
 typedef struct {
-    real *pack, *row; /* scratch of gemm; one padded row */
+    real *pack, *scratch; /* of gemm; of losses, for outputs and targets of VL rows */
     block *Y, *Z; /* per layer; no Z where it is not kept */
     block *A; /* what the next layer gets: Y, or what dropout leaves of it */
     block *factors; /* of dropout, for layers that have it; null if none has */
@@ -111,7 +111,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     B->A = drops ? tables + 3 * L : B->Y, B->factors = drops ? tables + 4 * L : NULL;
     B->RZ = tables + 5 * L, B->RY = tables + 6 * L, B->Vt = tables + 7 * L;
     B->pack = CARVE(PACK_SIZE);
-    B->row = CARVE(round_up(plan->max_width));
+    B->scratch = CARVE(2 * VL * plan->layers[L - 1].n_out);
     for (idx l = 0; l < L; l++) {
         const fb_layer *layer = plan->layers + l;
         idx ld = leading(layer->n_out), ldt = round_up(layer->n_in);
@@ -219,7 +219,7 @@ static void transpose_weights(const fb_plan *plan, const real *params, int first
         if (layer->n_out == 1) /* a column is its own transpose */
             memcpy(Wt[l].p, W, (size_t)layer->n_in * sizeof(real));
         else
-            transpose(layer->n_in, layer->n_out, W, layer->n_out, Wt[l].p, Wt[l].ld);
+            transpose(layer->n_in, layer->n_out, W, layer->n_out, NULL, Wt[l].p, Wt[l].ld);
     }
 }
 

@@ -8,6 +8,7 @@
 typedef struct {
     const real *X, *T, *weights;
     const int64_t *labels;
+    int across; /* whether X and T are transposed, as everything of a slim network is */
 } rows_of_data;
 
 INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, idx i)
@@ -15,7 +16,7 @@ INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, 
     const real *X = problem->X, *T = problem->y, *weights = problem->weights;
     return (rows_of_data){X + i * plan->layers[0].n_in,
                           T ? T + i * (idx)problem->n_targets : NULL, weights ? weights + i : NULL,
-                          problem->labels ? problem->labels + i : NULL};
+                          problem->labels ? problem->labels + i : NULL, 0};
 }
 
 /* Rows of a shuffled batch, copied side by side. */
@@ -32,7 +33,22 @@ static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_probl
         if (problem->labels) B->labels[i] = problem->labels[row];
     }
     return (rows_of_data){B->X, T ? B->T : NULL, weights ? B->weights : NULL,
-                          problem->labels ? B->labels : NULL};
+                          problem->labels ? B->labels : NULL, 0};
+}
+
+/* Rows of data, or those of them that `order` names, transposed. */
+static rows_of_data gather_slim(const fb_plan *plan, const buffers *B, const fb_problem *problem,
+                                rows_of_data data, const int64_t *order, idx n, int resident)
+{
+    idx ld = B->Y[0].ld;
+    if (!resident) transpose_rows(n, plan->layers[0].n_in, data.X, order, B->X, ld);
+    if (data.T && !resident) transpose_rows(n, (idx)problem->n_targets, data.T, order, B->T, ld);
+    for (idx i = 0; order && i < n; i++) {
+        if (data.weights) B->weights[i] = data.weights[order[i]];
+        if (data.labels) B->labels[i] = data.labels[order[i]];
+    }
+    return (rows_of_data){B->X, data.T ? B->T : NULL, order && data.weights ? B->weights : data.weights,
+                          order && data.labels ? B->labels : data.labels, 1};
 }
 
 /* Σ w ℓ of a tile whose outputs are there, and dL/dY to `D`, or with a direction `U` the product
@@ -49,8 +65,10 @@ static double tile_objective(const fb_plan *plan, const buffers *B, const fb_pro
                       .weights = data.weights,
                       .U = U,
                       .D = D,
-                      .row = B->row,
+                      .scratch = B->scratch,
+                      .across = data.across || plan->layers[last].n_out == 1,
                       .ld = B->Y[last].ld,
+                      .ldt = data.across ? B->Y[last].ld : (idx)problem->n_targets,
                       .scale = scale,
                       .constant = problem->constant,
                       .function = (user_loss_function *)problem->function};
@@ -139,8 +157,9 @@ typedef struct {
     const buffers *crew; /* of each worker; the first has the transposed weights */
     const int64_t *order; /* the rows, or null: as stored, from row `first` */
     idx first, n, tile; /* rows in all, of a tile */
+    int resident; /* whether the first tile's rows are in the buffers of a slim network */
     double scale;
-    int penalised; /* whether the problem has penalties */
+    int slim, penalised; /* whether the network is slim, whether the problem has penalties */
     const uint64_t *dropout; /* key of the step, or null */
     int flush; /* whether to flush subnormal numbers */
     real *grad; /* null if only the value is wanted */
@@ -155,14 +174,25 @@ static double sum_rows(const row_sum *s, const buffers *B, idx start, idx stop, 
     double sum = 0;
     for (idx i = start; i < stop; i += s->tile) {
         idx rows = stop - i < s->tile ? stop - i : s->tile;
-        rows_of_data data = s->order ? gather(s->plan, B, s->problem, s->order + s->first + i, rows)
-                                     : stored_rows(s->plan, s->problem, s->first + i);
+        const int64_t *order = s->order ? s->order + s->first + i : NULL;
+        rows_of_data data = stored_rows(s->plan, s->problem, order ? 0 : s->first + i);
+        if (s->slim) {
+            data = gather_slim(s->plan, B, s->problem, data, order, rows, s->resident);
+            slim_tile t = {rows, B->Y[0].ld, s->params, B->extra, i > start};
+            slim_forward(s->plan, B, &t);
+            sum += tile_objective(s->plan, B, s->problem, data, rows, s->scale, NULL,
+                                  grad ? B->delta[0].p : NULL);
+            if (grad) slim_backward(s->plan, B, &t);
+            continue;
+        }
+        if (order) data = gather(s->plan, B, s->problem, order, rows);
         if (s->dropout) draw_factors(s->plan, B, *s->dropout, i, rows);
         tile_forward(s->plan, B, s->params, rows, data.X);
         sum += tile_objective(s->plan, B, s->problem, data, rows, s->scale, NULL,
                               grad ? B->delta[0].p : NULL);
         if (grad) tile_backward(s->plan, B, rows, data.X, grad, i > start, NULL);
     }
+    if (s->slim && grad && start < stop) add_lanes(s->plan->n_params, B->extra, grad, s->flush);
     return sum;
 }
 
@@ -281,7 +311,7 @@ INLINE int has_penalties(const fb_problem *problem)
 INLINE double objective(row_sum *s, fb_team *team)
 {
     const fb_problem *problem = s->problem;
-    if (s->grad) transpose_weights(s->plan, s->params, 0, s->crew->Wt);
+    if (s->grad && !s->slim) transpose_weights(s->plan, s->params, 0, s->crew->Wt);
     double value = s->scale * sum_parts(s, team);
     if (!s->penalised) return value;
     if (problem->l2 != 0) value += l2_penalty(s->plan, problem->l2, s->params, s->grad);
@@ -295,12 +325,16 @@ static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *
 {
     idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
     idx workers = useful_workers(n, threads), n_slots = grad ? slots_for(n, workers, size) : 0;
-    needs others = {grad ? FOR_FORWARD | FOR_BACKWARD : FOR_FORWARD, tile, tile, 0}, first = others;
+    int slim = fb_is_slim(plan, n);
+    needs others = {grad ? FOR_FORWARD | FOR_BACKWARD : FOR_FORWARD, tile, tile,
+                    size_of_slim(plan, slim, tile)};
+    needs first = others;
     if (grad) first.what |= FOR_WEIGHTS;
-    first.extra = n_slots * size;
+    first.extra += n_slots * size;
     buffers crew[FB_MOST_PARTS];
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
+    for (idx i = 0; slim && i < workers; i++) lay_out_slim(plan, crew + i, tile);
     row_sum s = {.plan = plan,
                  .problem = problem,
                  .params = params,
@@ -308,9 +342,10 @@ static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *
                  .n = n,
                  .tile = tile,
                  .scale = problem->scale,
+                 .slim = slim,
                  .penalised = has_penalties(problem),
                  .grad = grad,
-                 .slots = crew->extra,
+                 .slots = crew->extra + others.extra,
                  .n_slots = n_slots};
     fb_team *team = fb_team_new(workers);
     *value = objective(&s, team);

@@ -16,6 +16,13 @@ typedef struct {
     row_sum batch, validation;
 } training;
 
+INLINE void copy(idx n, const real *from, real *to)
+{
+    idx i = 0;
+    for (; i + VL <= n; i += VL) store(to + i, load(from + i));
+    if (i < n) store_first(to + i, first_lanes(n - i), load_first(from + i, first_lanes(n - i)));
+}
+
 /* A step. */
 
 /* The gradient of parameters that are not free counts as 0. */
@@ -101,7 +108,7 @@ static int end_of_epoch(training *t, double mean, double *validated)
     real *good = run->good, *start = good + n_params;
     if (!all_finite(round_up(n_params), t->params)) return FB_NON_FINITE_PARAMETERS;
     if (mean <= run->growth_limit * run->monitor[FIRST_OBJECTIVE]) {
-        memcpy(good, start, (size_t)n_params * sizeof(real));
+        copy(n_params, start, good);
         run->monitor[EPOCHS_GROWN] = 0;
     } else if (++run->monitor[EPOCHS_GROWN] >= (double)run->growth_epochs) {
         return FB_GROWN;
@@ -137,10 +144,10 @@ static int run_steps(training *t)
         sum->scale = problem->scale * (run->averaged ? (double)n / (double)rows : 1);
         sum->dropout = plan->drops ? &key : NULL;
         if (j == 0)
-            memcpy((real *)run->good + plan->n_params, t->params,
-                   (size_t)plan->n_params * sizeof(real));
+            copy(plan->n_params, t->params, (real *)run->good + plan->n_params);
         double value = objective(sum, t->team);
         *losses += value;
+        sum->resident = sum->slim && !run->order && n <= batch && n <= sum->tile && !run->validation;
         run->monitor[LAST_OBJECTIVE] = value;
         if (!isfinite(value)) return FB_NON_FINITE_OBJECTIVE;
         if (run->step == 0)
@@ -175,7 +182,7 @@ static void unpad(const fb_plan *plan, const real *padded, idx count, real *vect
 
 /* Over n rows of the problem; all workers flush subnormal numbers. */
 static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, const buffers *crew,
-                            idx n)
+                            idx n, int slim)
 {
     return (row_sum){.plan = plan,
                      .problem = problem,
@@ -183,6 +190,7 @@ static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, cons
                      .n = n,
                      .tile = tile_rows(plan, n),
                      .scale = problem->scale,
+                     .slim = slim,
                      .penalised = has_penalties(problem),
                      .flush = 1};
 }
@@ -193,25 +201,28 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
     idx most = batch > n_validated ? batch : n_validated, rows = tile_rows(plan, most);
     idx padded = round_up(plan->n_params), threads = (idx)run->threads;
     idx n_slots = slots_for(batch, useful_workers(batch, threads), padded);
-    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows, 0};
+    int slim = fb_is_slim(plan, batch);
+    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows,
+                    size_of_slim(plan, slim, rows)};
     if (plan->drops) others.what |= FOR_DROPOUT;
     needs first = others;
     first.what |= FOR_WEIGHTS | FOR_TRAINING;
-    first.extra = n_slots * padded;
+    first.extra += n_slots * padded;
     buffers crew[FB_MOST_PARTS], without_dropout[FB_MOST_PARTS];
     idx workers = take_crew(crew, plan, useful_workers(most, threads), first, others);
     if (!workers) return FB_NO_MEMORY;
+    for (idx i = 0; slim && i < workers; i++) lay_out_slim(plan, crew + i, rows);
     training t = {.plan = plan, .run = run, .team = fb_team_new(workers)};
     t.params = crew->params, t.moments = crew->moments, t.grad = crew->grad;
-    t.batch = flushing_sum(plan, problem, crew, batch);
+    t.batch = flushing_sum(plan, problem, crew, batch, slim);
     t.batch.params = t.params, t.batch.grad = t.grad;
-    t.batch.slots = crew->extra, t.batch.n_slots = n_slots;
+    t.batch.slots = crew->extra + others.extra, t.batch.n_slots = n_slots;
     if (run->validation) {
         for (idx i = 0; i < workers; i++) {
             without_dropout[i] = crew[i];
             without_dropout[i].A = crew[i].Y, without_dropout[i].factors = NULL;
         }
-        t.validation = flushing_sum(plan, run->validation, without_dropout, n_validated);
+        t.validation = flushing_sum(plan, run->validation, without_dropout, n_validated, slim);
     }
     pad(plan, run->params, 1, t.params);
     pad(plan, run->moments, (idx)run->n_moments, t.moments);

@@ -229,17 +229,22 @@ INLINE double total_of(double_sum sum)
 #define STAGES 1
 #endif
 
-/* T (columns, ldt) = transpose of A (rows, lda), in blocks of VL x VL that stay in registers:
+/* T (columns, ldt) = transpose of A (rows, lda), or of the rows that `order` names, in blocks of VL x VL that stay in registers:
  * interleaving row i with row i + VL/2, log2(VL) times over, transposes. Rows of T are padded with
  * zeros to a whole number of vectors, for which ldt must have room. */
-static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt)
+static void transpose(idx rows, idx columns, const real *A, idx lda, const int64_t *order, real *T,
+                      idx ldt)
 {
     for (idx i = 0; i < rows; i += VL) {
         for (idx j = 0; j < columns; j += VL) {
             vec r[VL], t[VL];
             mask m = first_lanes(columns - j);
-            UNROLL for (int k = 0; k < VL; k++)
-                r[k] = i + k < rows ? load_first(A + (i + k) * lda + j, m) : (vec){0};
+            UNROLL for (int k = 0; k < VL; k++) {
+                r[k] = (vec){0};
+                if (i + k >= rows) continue;
+                idx row = order ? (idx)order[i + k] : i + k;
+                r[k] = load_first(A + row * lda + j, m);
+            }
             UNROLL for (int stage = 0; stage < STAGES; stage++) {
                 UNROLL for (int k = 0; k < VL / 2; k++) {
                     t[2 * k] = ZIP_LOW(r[k], r[k + VL / 2]);
