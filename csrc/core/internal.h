@@ -87,12 +87,12 @@ struct fb_plan {
 /* Whether a sum over the losses of rows treats the network as slim: with rows along the vectors (see
  * slim.h). Widths from which on units fill vectors better: by training steps of n-n-n tanh networks
  * on 1 to 64 rows, AVX-512 and AVX2, a step of a slim one takes 0.3 to 0.9 of the time, the shortest
- * for many rows and few units. Dropout's factors lie row by row. */
+ * for many rows and few units. */
 static inline int fb_is_slim(const fb_plan *plan, idx rows)
 {
     enum { FEW_ROWS = 8, WIDTH_FOR_FEW = 4, WIDTH_OF_DOUBLES = 6, WIDTH = 8 };
     idx width = rows < FEW_ROWS ? WIDTH_FOR_FEW : plan->is_double ? WIDTH_OF_DOUBLES : WIDTH;
-    return plan->max_width <= width && !plan->drops;
+    return plan->max_width <= width;
 }
 
 /* One instruction set and dtype: the functions of fastbp.h without the choice. */

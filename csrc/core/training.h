@@ -201,7 +201,7 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
     idx most = batch > n_validated ? batch : n_validated, rows = tile_rows(plan, most);
     idx padded = round_up(plan->n_params), threads = (idx)run->threads;
     idx n_slots = slots_for(batch, useful_workers(batch, threads), padded);
-    int slim = fb_is_slim(plan, batch);
+    int slim = fb_is_slim(plan, batch) && !plan->drops; /* factors of dropout lie row by row */
     needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows,
                     size_of_slim(plan, slim, rows)};
     if (plan->drops) others.what |= FOR_DROPOUT;
