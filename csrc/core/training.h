@@ -14,6 +14,7 @@ typedef struct {
     real *params, *moments, *grad;
     fb_team *team;
     row_sum batch, validation;
+    double powers[2]; /* of Adam's constants, for the step before */
 } training;
 
 INLINE void copy(idx n, const real *from, real *to)
@@ -51,14 +52,15 @@ static void add_to_average(idx n, double *average, const real *p, int64_t count)
     for (idx i = 0; i < n; i++) average[i] += share * ((double)p[i] - average[i]);
 }
 
-static void step(const training *t, double lr)
+static void step(training *t, double lr)
 {
     const fb_plan *plan = t->plan;
     fb_run *run = t->run;
     idx n_params = plan->n_params, padded = round_up(n_params);
     if (plan->free) freeze(n_params, plan->free, t->grad);
     if (run->clip_norm < INFINITY) clip(padded, t->grad, run->clip_norm);
-    update(run, plan->free, n_params, padded, t->params, t->moments, t->grad, lr);
+    update(run, plan->free, n_params, padded, t->params, t->moments, t->grad, lr,
+           t->powers);
     run->step++;
     if (run->average_from >= 0 && run->step > run->average_from)
         add_to_average(n_params, run->average, t->params, run->step - run->average_from);
@@ -224,6 +226,7 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
         }
         t.validation = flushing_sum(plan, run->validation, without_dropout, n_validated, slim);
     }
+    for (int k = 0; k < 2; k++) t.powers[k] = power(run->constants[k], run->step);
     pad(plan, run->params, 1, t.params);
     pad(plan, run->moments, (idx)run->n_moments, t.moments);
     memset(t.grad, 0, (size_t)padded * sizeof(real));
