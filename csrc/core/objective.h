@@ -67,21 +67,24 @@ static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_probl
                           problem->labels ? B->labels : NULL, 0};
 }
 
-/* Rows of data, or those of them that `order` names, transposed. */
+/* Rows first.. of the data or of `order`, transposed; `resident` says that they are already. */
 static rows_of_data gather_slim(const fb_plan *plan, const buffers *B, const fb_problem *problem,
-                                rows_of_data data, const int64_t *order, idx n, idx left,
-                                int resident)
+                                const int64_t *order, idx first, idx n, int resident)
 {
-    idx ld = B->Y[0].ld;
-    for (idx i = 0; order && i < n; i++) prefetch_ahead(plan, problem, order + i, left - i);
-    if (!resident) transpose_rows(n, plan->layers[0].n_in, data.X, order, B->X, ld);
-    if (data.T && !resident) transpose_rows(n, (idx)problem->n_targets, data.T, order, B->T, ld);
+    rows_of_data data = stored_rows(plan, problem, order ? 0 : first);
+    idx ld = B->Y[0].ld, left = (idx)problem->n - first;
+    if (order) order += first;
     for (idx i = 0; order && i < n; i++) {
+        prefetch_ahead(plan, problem, order + i, left - i);
         if (data.weights) B->weights[i] = data.weights[order[i]];
         if (data.labels) B->labels[i] = data.labels[order[i]];
     }
-    return (rows_of_data){B->X, data.T ? B->T : NULL, order && data.weights ? B->weights : data.weights,
-                          order && data.labels ? B->labels : data.labels, 1};
+    if (!resident) transpose_rows(n, plan->layers[0].n_in, data.X, order, B->X, ld);
+    if (!resident && data.T) transpose_rows(n, (idx)problem->n_targets, data.T, order, B->T, ld);
+    if (order && data.weights) data.weights = B->weights;
+    if (order && data.labels) data.labels = B->labels;
+    data.X = B->X, data.T = data.T ? B->T : NULL, data.across = 1;
+    return data;
 }
 
 /* Σ w ℓ of a tile whose outputs are there, and dL/dY to `D`, or with a direction `U` the product
@@ -201,30 +204,43 @@ typedef struct {
     double sums[FB_MOST_PARTS]; /* Σ w ℓ of the parts */
 } row_sum;
 
+/* Σ w ℓ of rows i.. of the sum in one tile; their part of the gradient is set or added to `grad`, if
+ * that is not null, or to the lanes of a slim network's. */
+
+static double sum_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *grad, int add)
+{
+    const fb_plan *plan = s->plan;
+    idx first = s->first + i;
+    rows_of_data data = s->order ? gather(plan, B, s->problem, s->order + first, rows,
+                                          (idx)s->problem->n - first)
+                                 : stored_rows(plan, s->problem, first);
+    if (s->dropout) draw_factors(plan, B, *s->dropout, i, rows);
+    tile_forward(plan, B, s->params, rows, data.X);
+    double sum = tile_objective(plan, B, s->problem, data, rows, s->scale, NULL,
+                                grad ? B->delta[0].p : NULL);
+    if (grad) tile_backward(plan, B, rows, data.X, grad, add, NULL);
+    return sum;
+}
+
+static double sum_slim_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *grad, int add)
+{
+    const fb_plan *plan = s->plan;
+    slim_tile tile = {rows, B->Y[0].ld, s->params, B->extra, add};
+    rows_of_data data = gather_slim(plan, B, s->problem, s->order, s->first + i, rows, s->resident);
+    slim_forward(plan, B, &tile);
+    double sum = tile_objective(plan, B, s->problem, data, rows, s->scale, NULL,
+                                grad ? B->delta[0].p : NULL);
+    if (grad) slim_backward(plan, B, &tile);
+    return sum;
+}
+
 /* Σ w ℓ of rows start..stop, and their part of the gradient to `grad` if it is not null. */
 static double sum_rows(const row_sum *s, const buffers *B, idx start, idx stop, real *grad)
 {
     double sum = 0;
     for (idx i = start; i < stop; i += s->tile) {
         idx rows = stop - i < s->tile ? stop - i : s->tile;
-        const int64_t *order = s->order ? s->order + s->first + i : NULL;
-        rows_of_data data = stored_rows(s->plan, s->problem, order ? 0 : s->first + i);
-        idx left = (idx)s->problem->n - s->first - i; /* rows of the epoch */
-        if (s->slim) {
-            data = gather_slim(s->plan, B, s->problem, data, order, rows, left, s->resident);
-            slim_tile t = {rows, B->Y[0].ld, s->params, B->extra, i > start};
-            slim_forward(s->plan, B, &t);
-            sum += tile_objective(s->plan, B, s->problem, data, rows, s->scale, NULL,
-                                  grad ? B->delta[0].p : NULL);
-            if (grad) slim_backward(s->plan, B, &t);
-            continue;
-        }
-        if (order) data = gather(s->plan, B, s->problem, order, rows, left);
-        if (s->dropout) draw_factors(s->plan, B, *s->dropout, i, rows);
-        tile_forward(s->plan, B, s->params, rows, data.X);
-        sum += tile_objective(s->plan, B, s->problem, data, rows, s->scale, NULL,
-                              grad ? B->delta[0].p : NULL);
-        if (grad) tile_backward(s->plan, B, rows, data.X, grad, i > start, NULL);
+        sum += (s->slim ? sum_slim_tile : sum_tile)(s, B, i, rows, grad, i > start);
     }
     if (s->slim && grad && start < stop) add_lanes(s->plan->n_params, B->extra, grad, s->flush);
     return sum;

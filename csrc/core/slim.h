@@ -24,8 +24,9 @@ static idx size_of_slim(const fb_plan *plan, int slim, idx rows)
 static void lay_out_slim(const fb_plan *plan, buffers *B, idx rows)
 {
     idx ld = round_up(rows), last = plan->n_layers - 1;
-    real *end = B->extra + VL * round_up(plan->n_params);
-    memset(B->extra, 0, sizeof(real) * (size_t)(VL * round_up(plan->n_params)));
+    idx n = plan->n_params, padded = round_up(n);
+    real *end = B->extra + VL * padded;
+    memset(B->extra + VL * n, 0, sizeof(real) * (size_t)(VL * (padded - n)));
     B->X = end, end += plan->layers[0].n_in * ld;
     B->T = end, end += plan->layers[last].n_out * ld;
     for (idx l = 0; l <= last; l++) {
@@ -172,7 +173,7 @@ INLINE void slim_backward(const fb_plan *plan, const buffers *B, const slim_tile
 }
 
 /* sums[p] = Σ of lanes p·VL.. for p < n: interleaving row i with row i + VL/2 is the step that
- * transposes, and adding both results halves the rows. */
+ * transposes, and adding both results halves the rows. Padded sums are written as whole vectors. */
 static void add_lanes(idx n, const real *lanes, real *sums, int padded)
 {
     for (idx p = 0; p < n; p += VL, lanes += VL * VL) {
