@@ -83,6 +83,8 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
     plan->free = free ? memcpy((char *)plan + size, free, (size_t)n_params) : NULL;
     plan->drops = 0;
     plan->table = tables[level][is_double != 0];
+    plan->half = tables[level < 1 ? level : 1][is_double != 0];
+    plan->is_double = is_double;
     fb_pool_init(&plan->pool);
     plan->n_layers = (idx)n_layers;
     plan->n_params = (idx)n_params;
@@ -173,10 +175,18 @@ int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *
     return plan->table->input_jacobian(plan, params, (idx)n, X, J);
 }
 
+/* Rows of a slim network that fit half a vector of AVX-512 take 0.7 to 0.85 of the time with AVX2. */
+static const fb_table *table_for_sum(const fb_plan *plan, int64_t rows)
+{
+    int64_t bytes = rows * (int64_t)(plan->is_double ? sizeof(double) : sizeof(float));
+    return fb_is_slim(plan, (idx)rows) && bytes <= 32 ? plan->half : plan->table;
+}
+
 int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
                       int64_t threads, double *value, void *grad)
 {
-    return plan->table->value_and_grad(plan, problem, params, (idx)threads, value, grad);
+    return table_for_sum(plan, problem->n)
+        ->value_and_grad(plan, problem, params, (idx)threads, value, grad);
 }
 
 int fb_row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows)
@@ -198,5 +208,5 @@ int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *pa
 
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run)
 {
-    return plan->table->train(plan, problem, run);
+    return table_for_sum(plan, run->batch_size)->train(plan, problem, run);
 }

@@ -240,21 +240,26 @@ class Training:
 
 def training(
     seed, dtype, method, loss="mse", n=23, batch_size=5, act="tanh", fixed=False, dropout=0.0,
-    rate=None, validation=0, **options,
+    rate=None, validation=0, widths=(9, 6), **options,
 ):  # fmt: skip
     """A run's ingredients; shuffled, weighted, penalised and with changing rates by the seed.
 
-    `validation` is its number of rows; `options` are the recipe's.
+    `validation` is its number of rows, `widths` the hidden layers'; `options` are the recipe's.
     """
     rng = np.random.default_rng(seed)
     shuffled, weighted, changing = seed & 1, bool(seed & 2), seed & 4
     n, batch_size = n_for(loss, n), n_for(loss, batch_size)
     n_out, last = n_out_for(loss, 3), "sigmoid" if loss == "bce" else "linear"
-    hidden = {"mask": rng.random((9, 6)) < 0.6, "bias_mask": rng.random(6) < 0.6} if fixed else {}
+    first, second = widths
+    hidden = {}
+    if fixed:
+        hidden = {"mask": rng.random(widths) < 0.6, "bias_mask": rng.random(second) < 0.6}
     net = fb.Network(
         4,
-        fb.Dense(9, act, trainable=rng.random((4, 9)) < 0.5 if fixed else True, dropout=dropout),
-        fb.Dense(6, "sigmoid", dropout=dropout / 2, **hidden),
+        fb.Dense(
+            first, act, trainable=rng.random((4, first)) < 0.5 if fixed else True, dropout=dropout
+        ),
+        fb.Dense(second, "sigmoid", dropout=dropout / 2, **hidden),
         fb.Dense(n_out, last),
         dtype=dtype,
     )

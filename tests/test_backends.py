@@ -185,6 +185,23 @@ def test_every_loss_agrees_with_the_reference(compiled, dtype, loss, penalties):
             agree_on(compiled, c, OF_PROBLEM)
 
 
+@pytest.mark.backend
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+def test_narrow_networks_agree_with_the_reference(compiled, dtype, loss):
+    """Layers of 1 to 8 units, which C may treat by units, with every activation and odd rows."""
+    rng = np.random.default_rng(8)
+    last = "sigmoid" if loss == "bce" else "linear"
+    for k, act in enumerate(EVERY_ACTIVATION):
+        sizes = [1 + k % 4, 1 + k % 3, 4 - k % 2, n_out_for(loss, 1 + k % 4)]
+        if k % 3 == 0:
+            sizes = [1 + k % 8, 8 - k % 4, n_out_for(loss, 1 + k % 5)]
+        n = n_for(loss, (1, 3, 7, 8, 15, 33, 64, 65, 130, 259)[k % 10])
+        bias, l2 = k % 5 > 0, 0.1 * (k % 2)
+        acts = [*[act, "tanh"][: len(sizes) - 2], last]
+        c = case(rng, sizes, acts, dtype, n, loss, weighted=k % 2 == 1, l2=l2, bias=bias)
+        agree_on(compiled, c, ["value", "value_and_grad"])
+
+
 WIDTHS = {
     "1-11": range(1, 12),
     "12-22": range(12, 23),
@@ -536,6 +553,28 @@ def test_training_agrees_with_the_reference(compiled, method, loss):
     for seed in range(8):
         _, t, run = training(seed, "float64", method, loss, act=["tanh", "relu"][seed % 2])
         agree_in_training(compiled, t, run, (1, 3, 9, 5, 20))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+def test_training_of_narrow_networks_agrees_with_the_reference(compiled, loss):
+    """Shuffled or not, of a few rows up to all, with fixed entries and a validation."""
+    for seed, method in enumerate(OPTIMIZERS):
+        act = EVERY_ACTIVATION[seed % len(EVERY_ACTIVATION)]
+        options = {"fixed": seed % 3 == 2, "validation": 9 * (seed % 2), "widths": (3, 4)}
+        for batch_size in (3, 9, 23):
+            _, t, run = training(
+                seed, "float64", method, loss, act=act, batch_size=batch_size, **options
+            )
+            agree_in_training(compiled, t, run, (1, 3, 5))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", ["sgd", "adam"])
+def test_steps_of_a_narrow_network_are_within_rounding(module, dtype, method):
+    for seed in range(8):
+        c, t, run = training(seed, dtype, method, batch_size=(4, 23)[seed // 4], widths=(4, 3))
+        assert follow(module, c, t, run, 12)[0] == contract.DONE
 
 
 @pytest.mark.backend

@@ -48,6 +48,9 @@ def table_of_cases(dtype):
     for k in range(len(EVERY_ACTIVATION) + 8):  # test_pairwise.py has all pairs
         sizes = [4 + k % 7, 6 + k % 9, 5, 3]
         table.append(combined(rng, k, sizes, dtype, weighted=k % 2 == 0, l2=0.03 * (k % 3)))
+    for k in range(len(EVERY_ACTIVATION)):  # rows and units fill no vector
+        sizes = [1 + k % 8, 2 + k % 3, 4, 1 + k % 3]
+        table.append(combined(rng, k, sizes, dtype, 1 + 7 * k % 67, weighted=k % 2 == 1))
     table.append(case(rng, [1, 1], ["tanh"], dtype, 1))
     table.append(case(rng, [2, 30, 1], ["relu", "linear"], dtype, 4, "bce_logits"))
     table.append(case(rng, [3, 3, 1], ["sigmoid", "sigmoid"], dtype, 4, "half_mse"))

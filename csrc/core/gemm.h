@@ -146,7 +146,7 @@ typedef struct {
 enum { LINE = 64 / sizeof(real) };
 
 /* Share number `i` of `n`, towards the second-level cache. */
-INLINE void prefetch(region r, idx i, idx n)
+INLINE void prefetch_share(region r, idx i, idx n)
 {
     for (idx row = r.rows * i / n; row < r.rows * (i + 1) / n; row++)
         for (idx j = 0; j < r.columns; j += LINE) __builtin_prefetch(r.p + row * r.ld + j, 0, 2);
@@ -163,8 +163,8 @@ INLINE void panel_product(idx M, idx columns, idx K, const real *A, idx ars, idx
     for (idx block = 0, i = 0; block < blocks; block++) {
         idx rows = (M - i) / (blocks - block); /* even shares, smaller ones first */
         if (next.rows) {
-            prefetch(next, block, blocks);
-            prefetch((region){C + (i + rows) * ldc, rows, columns, ldc}, 0, 1);
+            prefetch_share(next, block, blocks);
+            prefetch_share((region){C + (i + rows) * ldc, rows, columns, ldc}, 0, 1);
         }
         (*tile_of)[rows - 1](K, A + i * ars, ars, acs, B, ldb, C + i * ldc, ldc, last, &e);
         i += rows;

@@ -1,8 +1,8 @@
 /* Losses of a tile of rows: Σ w ℓ(Y, T) in double, and dL/dY = scale · w · ℓ'(Y, T), or the product
  * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U.
  *
- * Y is read and dL/dY written row by row with the leading dimensions of the tile's buffers. A tile
- * with one output has its rows side by side in memory and is treated as one long row.
+ * Y is read and dL/dY written row by row, or where rows lie along the vectors (of slim networks, and
+ * of one output) unit by unit.
  */
 
 /* A user's loss: order 1 writes losses and slopes, order 2 second derivatives as slopes. */
@@ -12,13 +12,14 @@ typedef void user_loss_function(int64_t order, int64_t n, const real *y, const r
 typedef struct {
     idx rows, n_out;
     const real *Y; /* leading dimension ld */
-    const real *T; /* targets, without gaps; null for labels */
+    const real *T; /* targets; null for labels */
     const int64_t *labels;
     const real *weights; /* or null */
     const real *U; /* leading dimension ld; null unless ℓ''·U is wanted, which then is all */
     real *D; /* dL/dY or ℓ''·U, leading dimension ld; null if only the value is wanted */
-    real *row; /* room for a padded row of outputs */
-    idx ld;
+    real *scratch; /* room for outputs and targets of VL rows */
+    int across; /* whether rows lie along vectors: units, not rows, are ld apart */
+    idx ld, ldt; /* of Y, U and D; of T */
     double scale;
     double constant; /* the row function's parameter */
     user_loss_function *function;
@@ -35,29 +36,28 @@ INLINE double weight_of(const loss_tile *tile, idx i)
 #define ELEMENTWISE(name, term, slope, curve)                                                      \
     static double name(const loss_tile *tile)                                                      \
     {                                                                                              \
-        int across = tile->n_out == 1; /* rows lie along the vector, and so do their weights */    \
-        idx rows = across ? 1 : tile->rows, columns = across ? tile->rows : tile->n_out;           \
-        const real *weights = tile->weights ? tile->weights : ones, *U = tile->U;                  \
+        const int across = tile->across, weighted = tile->weights != NULL;                         \
+        idx lines = across ? tile->n_out : tile->rows, n = across ? tile->rows : tile->n_out;      \
+        const real *weights = weighted ? tile->weights : ones, *U = tile->U;                       \
         const real factor = (real)tile->scale;                                                     \
         const vec zero = {0}, c = splat((real)tile->constant);                                     \
         double_sum sum = {{{0}}};                                                                  \
         (void)zero, (void)c;                                                                       \
-        for (idx i = 0; i < rows; i++, weights += tile->weights != NULL) {                         \
-            for (idx j = 0; j < columns; j += VL) {                                                \
+        for (idx i = 0; i < lines; i++, weights += weighted && !across) {                          \
+            for (idx j = 0; j < n; j += VL) {                                                      \
                 idx at = i * tile->ld + j;                                                         \
-                mask m = first_lanes(columns - j);                                                 \
-                vec y = load_first(tile->Y + at, m), t = load_first(tile->T + i * columns + j, m); \
-                vec w = across && tile->weights /* 0 past the end */                               \
-                            ? load_first(weights + j, m)                                           \
-                            : load_first(ones, m) * *weights;                                      \
+                mask m = first_lanes(n - j);                                                       \
+                vec y = load_first(tile->Y + at, m), t = load_first(tile->T + i * tile->ldt + j, m); \
+                vec w = across && weighted ? load_first(weights + j, m) /* 0 past the end */       \
+                                           : load_first(ones, m) * *weights;                       \
                 if (U) {                                                                           \
                     vec u = load_first(U + at, m);                                                 \
                     (void)u;                                                                       \
-                    store_first(tile->D + at, m, (curve) * w * factor);                            \
+                    store(tile->D + at, (curve) * w * factor);                                     \
                     continue;                                                                      \
                 }                                                                                  \
                 add_to(&sum, (term) * w);                                                          \
-                if (tile->D) store_first(tile->D + at, m, (slope) * w * factor);                   \
+                if (tile->D) store(tile->D + at, (slope) * w * factor);                            \
             }                                                                                      \
         }                                                                                          \
         return total_of(sum);                                                                      \
@@ -150,50 +150,58 @@ INLINE real exponentials(const real *y, idx n, real *row, real *max)
     return hsum(total);
 }
 
-/* Cross-entropy of softmax(Y): log Σ e^(y - max) + max - y_label, or Σ t (log Σ + max - y). */
-static double softmax_loss(const loss_tile *tile)
+/* Cross-entropy of softmax(y), log Σ e^(y - max) + max - y_label or Σ t (log Σ + max - y), of up to
+ * VL rows, one in each lane, from row `first` on: y and t by units, dL/dY to `d` unless that is null,
+ * which may be y. */
+INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const real *y, idx ldy,
+                            const real *t, idx ldt, real *d, idx ldd)
 {
     idx n = tile->n_out;
-    real *row = tile->row;
-    double sum = 0;
-    /* Σ log s is the log of Π s, with s from 1 to n: one logarithm for many rows. */
-    double product = 1;
-    int together = !tile->weights && tile->labels;
-    for (idx i = 0; i < tile->rows; i++) {
-        const real *y = tile->Y + i * tile->ld;
-        real top, sum_exp = exponentials(y, n, row, &top);
-        double w = weight_of(tile, i), target_sum = 1, dot = 0;
-        const real *t = tile->T ? tile->T + i * n : NULL;
+    mask m = first_lanes(rows);
+    real labels[VL] = {0};
+    for (idx i = 0; !t && i < rows; i++) labels[i] = (real)tile->labels[first + i];
+    vec zero = {0}, label = load(labels), top = load(y);
+    for (idx j = 1; j < n; j++) top = vmax(top, load(y + j * ldy)); /* a NaN reaches `total` */
+    vec total = {0}, dot = {0}, target_sum = t ? zero : splat(1);
+    for (idx j = 0; j < n; j++) {
+        vec v = load(y + j * ldy) - top, e = vexp(v);
+        if (d) store(d + j * ldd, e);
+        total += e;
         if (t) {
-            target_sum = 0;
-            for (idx j = 0; j < n; j++) {
-                target_sum += (double)t[j];
-                dot += (double)t[j] * ((double)y[j] - (double)top);
-            }
+            vec tj = load(t + j * ldt);
+            dot += tj * v, target_sum += tj;
         } else {
-            dot = (double)y[tile->labels[i]] - (double)top;
+            dot += if_equal(label, splat((real)j), v, zero);
         }
-        if (together) {
-            product *= (double)sum_exp;
-            sum -= dot;
-            if (!(product < 1e290)) { /* NaN too */
-                sum += log(product);
-                product = 1;
-            }
-        } else {
-            sum += w * (target_sum * log((double)sum_exp) - dot);
-        }
-        if (!tile->D) continue;
-        real *d = tile->D + i * tile->ld;
-        real factor = (real)(tile->scale * w), share = (real)target_sum * factor / sum_exp;
-        for (idx j = 0; j < n; j += VL) {
-            mask m = first_lanes(n - j);
-            vec s = load(row + j) * share;
-            store_first(d + j, m, t ? s - load_first(t + j, m) * factor : s);
-        }
-        if (!t) d[tile->labels[i]] -= factor;
     }
-    return sum + log(product);
+    vec w = load_first(tile->weights ? tile->weights + first : ones, m);
+    vec factor = w * (real)tile->scale, share = target_sum * factor / total;
+    for (idx j = 0; d && j < n; j++) {
+        vec target = t ? load(t + j * ldt) * factor : if_equal(label, splat((real)j), factor, zero);
+        store(d + j * ldd, load(d + j * ldd) * share - target);
+    }
+    return fill_after(w * (target_sum * vlog(total) - dot), m, zero);
+}
+
+static double softmax_loss(const loss_tile *tile)
+{
+    idx n = tile->n_out, ld = tile->ld;
+    double_sum sum = {{{0}}};
+    for (idx i = 0; i < tile->rows; i += VL) {
+        idx rows = tile->rows - i < VL ? tile->rows - i : VL;
+        const real *T = tile->T;
+        if (tile->across) {
+            add_to(&sum, softmax_of_lanes(tile, i, rows, tile->Y + i, ld, T ? T + i : NULL, tile->ldt,
+                                          tile->D ? tile->D + i : NULL, ld));
+            continue;
+        }
+        real *y = tile->scratch, *t = T ? y + n * VL : NULL;
+        transpose(rows, n, tile->Y + i * ld, ld, y, VL, 1);
+        if (t) transpose(rows, n, T + i * tile->ldt, tile->ldt, t, VL, 1);
+        add_to(&sum, softmax_of_lanes(tile, i, rows, y, VL, t, VL, y, VL));
+        if (tile->D) transpose(n, rows, y, VL, tile->D + i * ld, ld, 1);
+    }
+    return total_of(sum);
 }
 
 /* With p = softmax(y) the Hessian's product is Σt · p ∘ (u - p·u). */
@@ -203,18 +211,18 @@ static void softmax_curve(const loss_tile *tile)
     for (idx i = 0; i < tile->rows; i++) {
         const real *u = tile->U + i * tile->ld, *t = tile->T ? tile->T + i * n : NULL;
         real *d = tile->D + i * tile->ld;
-        real top, sum_exp = exponentials(tile->Y + i * tile->ld, n, tile->row, &top);
+        real top, sum_exp = exponentials(tile->Y + i * tile->ld, n, tile->scratch, &top);
         double target_sum = 0;
         for (idx j = 0; t && j < n; j++) target_sum += (double)t[j];
         vec dot = {0};
         for (idx j = 0; j < n; j += VL)
-            dot += load(tile->row + j) * load_first(u + j, first_lanes(n - j));
+            dot += load(tile->scratch + j) * load_first(u + j, first_lanes(n - j));
         real mean = hsum(dot) / sum_exp;
         double factor = tile->scale * weight_of(tile, i) * (t ? target_sum : 1) / (double)sum_exp;
         for (idx j = 0; j < n; j += VL) {
             mask m = first_lanes(n - j);
             vec centred = load_first(u + j, m) - mean;
-            store_first(d + j, m, load(tile->row + j) * centred * (real)factor);
+            store_first(d + j, m, load(tile->scratch + j) * centred * (real)factor);
         }
     }
 }
@@ -225,35 +233,38 @@ static void softmax_curve(const loss_tile *tile)
 #define GAUSSIAN(name, terms, term, slope_m, slope_v, curve_m, curve_v)                            \
     static double name(const loss_tile *tile)                                                      \
     {                                                                                              \
-        idx k = tile->n_out / 2;                                                                   \
+        const int across = tile->across, weighted = tile->weights != NULL;                         \
+        idx k = tile->n_out / 2, lines = across ? k : tile->rows, n = across ? tile->rows : k;     \
+        idx variances = across ? k * tile->ld : k; /* their distance from the means */             \
+        const real *weights = weighted ? tile->weights : ones, factor = (real)tile->scale;         \
         const vec half = splat((real)0.5);                                                         \
         double_sum sum = {{{0}}};                                                                  \
-        for (idx i = 0; i < tile->rows; i++) {                                                     \
-            double weight = weight_of(tile, i);                                                    \
-            real factor = (real)(tile->scale * weight);                                            \
-            for (idx j = 0; j < k; j += VL) {                                                      \
+        for (idx i = 0; i < lines; i++, weights += weighted && !across) {                          \
+            for (idx j = 0; j < n; j += VL) {                                                      \
                 idx at = i * tile->ld + j;                                                         \
-                mask lanes = first_lanes(k - j);                                                   \
-                vec m = load_first(tile->Y + at, lanes), v = load_first(tile->Y + at + k, lanes);  \
+                mask lanes = first_lanes(n - j);                                                   \
+                vec m = load_first(tile->Y + at, lanes);                                           \
+                vec v = load_first(tile->Y + at + variances, lanes);                               \
                 terms                                                                              \
-                vec w = load_first(ones, lanes) * (real)weight; /* 0 past the end */               \
+                vec w = across && weighted ? load_first(weights + j, lanes) /* 0 past the end */   \
+                                           : load_first(ones, lanes) * *weights;                   \
                 add_to(&sum, (term) * w);                                                          \
                 if (!tile->D) continue;                                                            \
                 vec dm = slope_m, dv = slope_v;                                                    \
                 if (tile->U) {                                                                     \
                     const real *u = tile->U + at;                                                  \
-                    vec um = load_first(u, lanes), uv = load_first(u + k, lanes);                  \
+                    vec um = load_first(u, lanes), uv = load_first(u + variances, lanes);          \
                     dm = curve_m, dv = curve_v;                                                    \
                 }                                                                                  \
-                store_first(tile->D + at, lanes, dm * factor);                                     \
-                store_first(tile->D + at + k, lanes, dv * factor);                                 \
+                store_first(tile->D + at, lanes, dm * w * factor);                                 \
+                store_first(tile->D + at + variances, lanes, dv * w * factor);                     \
             }                                                                                      \
         }                                                                                          \
         return total_of(sum);                                                                      \
     }
 
 #define NLL_TERMS /* error and precision */                                                        \
-    vec e = m - load_first(tile->T + i * k + j, lanes), p = vexp(-v);
+    vec e = m - load_first(tile->T + i * tile->ldt + j, lanes), p = vexp(-v);
 GAUSSIAN(gaussian_nll_loss, NLL_TERMS, (v + e * e * p) * half + (real)0.91893853320467274,
          e * p, (1 - e * e * p) * half, p * (um - e * uv), p * e * (half * e * uv - um))
 
@@ -279,28 +290,30 @@ static double margin_ranking_loss(const loss_tile *tile)
     return sum;
 }
 
-/* The user's function gets vectors without gaps, of elements in the order of T. */
+/* The user's function gets vectors without gaps, of the lines' elements in their order. */
 static double user_loss(const loss_tile *tile)
 {
     enum { MOST = 128 };
-    _Alignas(64) real y[MOST], loss[MOST], slope[MOST];
-    idx n = tile->n_out, size = tile->rows * n;
-    idx row = 0, column = 0, row_in = 0, column_in = 0;
+    _Alignas(64) real y[MOST], t[MOST], loss[MOST], slope[MOST];
+    int across = tile->across;
+    idx n = across ? tile->rows : tile->n_out, size = tile->rows * tile->n_out;
+    idx line = 0, place = 0, line_in = 0, place_in = 0;
     double sum = 0;
     for (idx start = 0; start < size; start += MOST) {
         idx count = size - start < MOST ? size - start : MOST;
         for (idx e = 0; e < count; e++) {
-            y[e] = tile->Y[row_in * tile->ld + column_in];
-            if (++column_in == n) column_in = 0, row_in++;
+            y[e] = tile->Y[line_in * tile->ld + place_in];
+            t[e] = tile->T[line_in * tile->ldt + place_in];
+            if (++place_in == n) place_in = 0, line_in++;
         }
-        tile->function(tile->U ? 2 : 1, count, y, tile->T + start, loss, slope);
+        tile->function(tile->U ? 2 : 1, count, y, t, loss, slope);
         for (idx e = 0; e < count; e++) {
-            idx at = row * tile->ld + column;
-            double w = weight_of(tile, row);
+            idx at = line * tile->ld + place;
+            double w = weight_of(tile, across ? place : line);
             real factor = (real)(tile->scale * w) * (tile->U ? tile->U[at] : 1);
             if (!tile->U) sum += w * (double)loss[e];
             if (tile->D) tile->D[at] = factor * slope[e];
-            if (++column == n) column = 0, row++;
+            if (++place == n) place = 0, line++;
         }
     }
     return sum;

@@ -17,7 +17,7 @@ typedef struct {
 } block; /* rows of a matrix in memory */
 
 typedef struct {
-    real *pack, *row; /* scratch of gemm; one padded row */
+    real *pack, *scratch; /* of gemm; of losses, for outputs and targets of VL rows */
     block *Y, *Z; /* per layer; no Z where it is not kept */
     block *A; /* what the next layer gets: Y, or what dropout leaves of it */
     block *factors; /* of dropout, for layers that have it; null if none has */
@@ -121,7 +121,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     B->A = drops ? tables + 4 * L : B->Y, B->factors = drops ? tables + 5 * L : NULL;
     B->Wt = carve(&end, (size_t)(2 * L) * sizeof(factor)), B->Vt = B->Wt + L;
     B->pack = CARVE(PACK_SIZE);
-    B->row = CARVE(round_up(plan->max_width));
+    B->scratch = CARVE(2 * VL * plan->layers[L - 1].n_out);
     for (idx l = 0; l < L; l++) {
         const fb_layer *layer = plan->layers + l;
         idx ld = leading(layer->n_out);

@@ -8,6 +8,7 @@
 typedef struct {
     const real *X, *T, *weights;
     const int64_t *labels;
+    int across; /* whether X and T are transposed, as everything of a slim network is */
 } rows_of_data;
 
 INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, idx i)
@@ -15,24 +16,75 @@ INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, 
     const real *X = problem->X, *T = problem->y, *weights = problem->weights;
     return (rows_of_data){X + i * plan->layers[0].n_in,
                           T ? T + i * (idx)problem->n_targets : NULL, weights ? weights + i : NULL,
-                          problem->labels ? problem->labels + i : NULL};
+                          problem->labels ? problem->labels + i : NULL, 0};
 }
 
-/* Rows of a shuffled batch, copied side by side. */
+/* Start to load a row; of a long one the processor fetches the rest itself. */
+INLINE void prefetch(const real *row, idx n)
+{
+    enum { LINE = 64 / sizeof(real), MOST = 4 * LINE };
+    if (n > MOST) n = MOST;
+    for (idx i = 0; i < n; i += LINE) __builtin_prefetch(row + i);
+    __builtin_prefetch(row + n - 1);
+}
+
+/* The same for all that belongs to the row AHEAD places later in the order, if `left` says that there
+ * is one: at 10^6 rows of 20 numbers it makes gathering 1.4 to 1.7 times as fast. */
+INLINE void prefetch_ahead(const fb_plan *plan, const fb_problem *problem, const int64_t *order,
+                           idx left)
+{
+    enum { AHEAD = 32 };
+    const real *X = problem->X, *T = problem->y, *weights = problem->weights;
+    if (left <= AHEAD) return;
+    idx row = (idx)order[AHEAD], n_in = plan->layers[0].n_in, n_targets = (idx)problem->n_targets;
+    prefetch(X + row * n_in, n_in);
+    if (T) prefetch(T + row * n_targets, n_targets);
+    if (weights) __builtin_prefetch(weights + row);
+    if (problem->labels) __builtin_prefetch(problem->labels + row);
+}
+
+/* `to` has room for whole vectors. */
+INLINE void copy_row(idx n, const real *from, real *to)
+{
+    for (idx i = 0; i < n; i += VL) store(to + i, load_first(from + i, first_lanes(n - i)));
+}
+
+/* Rows of a shuffled batch, copied side by side; after the first of them `left` rows are left. */
 static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_problem *problem,
-                           const int64_t *order, idx n)
+                           const int64_t *order, idx n, idx left)
 {
     idx n_in = plan->layers[0].n_in, n_targets = (idx)problem->n_targets;
     const real *X = problem->X, *T = problem->y, *weights = problem->weights;
     for (idx i = 0; i < n; i++) {
         idx row = (idx)order[i];
-        memcpy(B->X + i * n_in, X + row * n_in, (size_t)n_in * sizeof(real));
-        if (T) memcpy(B->T + i * n_targets, T + row * n_targets, (size_t)n_targets * sizeof(real));
+        prefetch_ahead(plan, problem, order + i, left - i);
+        copy_row(n_in, X + row * n_in, B->X + i * n_in);
+        if (T) copy_row(n_targets, T + row * n_targets, B->T + i * n_targets);
         if (weights) B->weights[i] = weights[row];
         if (problem->labels) B->labels[i] = problem->labels[row];
     }
     return (rows_of_data){B->X, T ? B->T : NULL, weights ? B->weights : NULL,
-                          problem->labels ? B->labels : NULL};
+                          problem->labels ? B->labels : NULL, 0};
+}
+
+/* Rows first.. of the data or of `order`, transposed; `resident` says that they are already. */
+static rows_of_data gather_slim(const fb_plan *plan, const buffers *B, const fb_problem *problem,
+                                const int64_t *order, idx first, idx n, int resident)
+{
+    rows_of_data data = stored_rows(plan, problem, order ? 0 : first);
+    idx ld = B->Y[0].ld, left = (idx)problem->n - first;
+    if (order) order += first;
+    for (idx i = 0; order && i < n; i++) {
+        prefetch_ahead(plan, problem, order + i, left - i);
+        if (data.weights) B->weights[i] = data.weights[order[i]];
+        if (data.labels) B->labels[i] = data.labels[order[i]];
+    }
+    if (!resident) transpose_rows(n, plan->layers[0].n_in, data.X, order, B->X, ld);
+    if (!resident && data.T) transpose_rows(n, (idx)problem->n_targets, data.T, order, B->T, ld);
+    if (order && data.weights) data.weights = B->weights;
+    if (order && data.labels) data.labels = B->labels;
+    data.X = B->X, data.T = data.T ? B->T : NULL, data.across = 1;
+    return data;
 }
 
 /* Σ w ℓ of a tile whose outputs are there, and dL/dY to `D`, or with a direction `U` the product
@@ -49,8 +101,10 @@ static double tile_objective(const fb_plan *plan, const buffers *B, const fb_pro
                       .weights = data.weights,
                       .U = U,
                       .D = D,
-                      .row = B->row,
+                      .scratch = B->scratch,
+                      .across = data.across || plan->layers[last].n_out == 1,
                       .ld = B->Y[last].ld,
+                      .ldt = data.across ? B->Y[last].ld : (idx)problem->n_targets,
                       .scale = scale,
                       .constant = problem->constant,
                       .function = (user_loss_function *)problem->function};
@@ -139,8 +193,9 @@ typedef struct {
     const buffers *crew; /* of each worker; the first has the transposed weights */
     const int64_t *order; /* the rows, or null: as stored, from row `first` */
     idx first, n, tile; /* rows in all, of a tile */
+    int resident; /* whether the first tile's rows are in the buffers of a slim network */
     double scale;
-    int penalised; /* whether the problem has penalties */
+    int slim, penalised; /* whether the network is slim, whether the problem has penalties */
     const uint64_t *dropout; /* key of the step, or null */
     int flush; /* whether to flush subnormal numbers */
     real *grad; /* null if only the value is wanted */
@@ -149,20 +204,45 @@ typedef struct {
     double sums[FB_MOST_PARTS]; /* Σ w ℓ of the parts */
 } row_sum;
 
+/* Σ w ℓ of rows i.. of the sum in one tile; their part of the gradient is set or added to `grad`, if
+ * that is not null, or to the lanes of a slim network's. */
+
+static double sum_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *grad, int add)
+{
+    const fb_plan *plan = s->plan;
+    idx first = s->first + i;
+    rows_of_data data = s->order ? gather(plan, B, s->problem, s->order + first, rows,
+                                          (idx)s->problem->n - first)
+                                 : stored_rows(plan, s->problem, first);
+    if (s->dropout) draw_factors(plan, B, *s->dropout, i, rows);
+    tile_forward(plan, B, s->params, rows, data.X);
+    double sum = tile_objective(plan, B, s->problem, data, rows, s->scale, NULL,
+                                grad ? B->delta[0].p : NULL);
+    if (grad) tile_backward(plan, B, rows, data.X, grad, add, NULL);
+    return sum;
+}
+
+static double sum_slim_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *grad, int add)
+{
+    const fb_plan *plan = s->plan;
+    slim_tile tile = {rows, B->Y[0].ld, s->params, B->extra, add};
+    rows_of_data data = gather_slim(plan, B, s->problem, s->order, s->first + i, rows, s->resident);
+    slim_forward(plan, B, &tile);
+    double sum = tile_objective(plan, B, s->problem, data, rows, s->scale, NULL,
+                                grad ? B->delta[0].p : NULL);
+    if (grad) slim_backward(plan, B, &tile);
+    return sum;
+}
+
 /* Σ w ℓ of rows start..stop, and their part of the gradient to `grad` if it is not null. */
 static double sum_rows(const row_sum *s, const buffers *B, idx start, idx stop, real *grad)
 {
     double sum = 0;
     for (idx i = start; i < stop; i += s->tile) {
         idx rows = stop - i < s->tile ? stop - i : s->tile;
-        rows_of_data data = s->order ? gather(s->plan, B, s->problem, s->order + s->first + i, rows)
-                                     : stored_rows(s->plan, s->problem, s->first + i);
-        if (s->dropout) draw_factors(s->plan, B, *s->dropout, i, rows);
-        tile_forward(s->plan, B, s->params, rows, data.X);
-        sum += tile_objective(s->plan, B, s->problem, data, rows, s->scale, NULL,
-                              grad ? B->delta[0].p : NULL);
-        if (grad) tile_backward(s->plan, B, rows, data.X, grad, i > start, NULL);
+        sum += (s->slim ? sum_slim_tile : sum_tile)(s, B, i, rows, grad, i > start);
     }
+    if (s->slim && grad && start < stop) add_lanes(s->plan->n_params, B->extra, grad, s->flush);
     return sum;
 }
 
@@ -281,7 +361,7 @@ INLINE int has_penalties(const fb_problem *problem)
 INLINE double objective(row_sum *s, fb_team *team)
 {
     const fb_problem *problem = s->problem;
-    if (s->grad) transpose_weights(s->plan, s->params, 0, s->crew->Wt);
+    if (s->grad && !s->slim) transpose_weights(s->plan, s->params, 0, s->crew->Wt);
     double value = s->scale * sum_parts(s, team);
     if (!s->penalised) return value;
     if (problem->l2 != 0) value += l2_penalty(s->plan, problem->l2, s->params, s->grad);
@@ -295,12 +375,16 @@ static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *
 {
     idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
     idx workers = useful_workers(n, threads), n_slots = grad ? slots_for(n, workers, size) : 0;
-    needs others = {grad ? FOR_FORWARD | FOR_BACKWARD : FOR_FORWARD, tile, tile, 0}, first = others;
+    int slim = fb_is_slim(plan, n);
+    needs others = {grad ? FOR_FORWARD | FOR_BACKWARD : FOR_FORWARD, tile, tile,
+                    size_of_slim(plan, slim, tile)};
+    needs first = others;
     if (grad) first.what |= FOR_WEIGHTS;
-    first.extra = n_slots * size;
+    first.extra += n_slots * size;
     buffers crew[FB_MOST_PARTS];
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
+    for (idx i = 0; slim && i < workers; i++) lay_out_slim(plan, crew + i, tile);
     row_sum s = {.plan = plan,
                  .problem = problem,
                  .params = params,
@@ -308,9 +392,10 @@ static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *
                  .n = n,
                  .tile = tile,
                  .scale = problem->scale,
+                 .slim = slim,
                  .penalised = has_penalties(problem),
                  .grad = grad,
-                 .slots = crew->extra,
+                 .slots = crew->extra + others.extra,
                  .n_slots = n_slots};
     fb_team *team = fb_team_new(workers);
     *value = objective(&s, team);

@@ -28,18 +28,42 @@ static void decay_weights(idx n, real *p, const uint8_t *free, double share)
     for (idx i = 0; i < n; i++) p[i] *= 1 - lost * (real)(free ? free[i] : 1);
 }
 
-/* β^t, exactly 0 from where 1 - β^t rounds to 1. */
+/* a / d for d >= 0, to about 1.5 ULP. The divider is busy with the square root, so the reciprocal
+ * comes from an estimate of 14 bits and Newton's steps. Steps of 100-100-10 on 2 rows, most of which is
+ * the rule, take 0.85 (f64) and 0.9 (f32) of the time with Adam. */
+INLINE vec divide(vec a, vec d)
+{
+#if FB_ISA == 2
+    d = vmin(splat(LARGEST), d); /* Newton's step would make NaN of infinity */
+    vec r = OP(rcp14)(d);
+    UNROLL for (int i = 0; i <= FB_DOUBLE; i++) r += r * residual(splat(1), d, r);
+    return a * r;
+#else
+    return a / d;
+#endif
+}
+
+/* β^t, by products from the multiple of 64 before on, so that next_power() comes to the same bits
+ * wherever a run is resumed; exactly 0 from where 1 - β^t rounds to 1. */
 static double power(double beta, int64_t t)
 {
-    return (double)t * (1 - beta) > 40 ? 0 : pow(beta, (double)t);
+    int64_t i = t - t % 64;
+    double result = (double)i * (1 - beta) > 40 ? 0 : pow(beta, (double)i);
+    for (; i < t; i++) result *= beta;
+    return result;
+}
+
+INLINE double next_power(double beta, int64_t t, double before)
+{
+    return t % 64 == 0 ? power(beta, t) : before * beta;
 }
 
 static void adam_step(idx n, real *p, real *m, real *s, const real *g, const double *constants,
-                      double lr, int64_t t)
+                      double lr, const double *powers)
 {
     double beta1 = constants[0], beta2 = constants[1];
-    vec rate = splat((real)(lr / (1 - power(beta1, t))));
-    vec correction = splat((real)(1 / sqrt(1 - power(beta2, t))));
+    vec rate = splat((real)(lr / (1 - powers[0])));
+    vec correction = splat((real)(1 / sqrt(1 - powers[1])));
     vec share1 = splat((real)(1 - beta1)), share2 = splat((real)(1 - beta2));
     vec keep2 = splat((real)beta2), eps = splat((real)constants[2]);
     for (idx i = 0; i < n; i += VL) {
@@ -48,7 +72,7 @@ static void adam_step(idx n, real *p, real *m, real *s, const real *g, const dou
         si = keep2 * si + share2 * gi * gi;
         store(m + i, mi);
         store(s + i, si);
-        store(p + i, load(p + i) - rate * mi / (vsqrt(si) * correction + eps));
+        store(p + i, load(p + i) - divide(rate * mi, vsqrt(si) * correction + eps));
     }
 }
 
@@ -67,7 +91,7 @@ static void rmsprop_step(idx n, real *p, real *s, real *v, real *a, const real *
             store(a + i, ai);
             q = vmax((vec){0}, q - ai * ai); /* a NaN remains one */
         }
-        vec d = gi / (vsqrt(q) + eps);
+        vec d = divide(gi, vsqrt(q) + eps);
         if (v) {
             d += mu * load(v + i);
             store(v + i, d);
@@ -82,20 +106,23 @@ static void adagrad_step(idx n, real *p, real *s, const real *g, double epsilon,
     for (idx i = 0; i < n; i += VL) {
         vec gi = load(g + i), si = load(s + i) + gi * gi;
         store(s + i, si);
-        store(p + i, load(p + i) - rate * gi / (vsqrt(si) + eps));
+        store(p + i, load(p + i) - divide(rate * gi, vsqrt(si) + eps));
     }
 }
 
-/* One step of the run's rule; moments lie one after another, `n` numbers each. */
+/* One step of the run's rule; moments lie one after another, `n` numbers each. `powers` of the two
+ * constants that Adam's rule calls β go on by one. */
 static void update(const fb_run *run, const uint8_t *free, idx n_params, idx n, real *p,
-                   real *moments, const real *g, double lr)
+                   real *moments, const real *g, double lr, double *powers)
 {
     const double *constants = run->constants;
     real *second = moments + n, *third = second + n;
     switch (run->optimizer) {
     case FB_ADAM:
         if (constants[3] != 0) decay_weights(n_params, p, free, lr * constants[3]);
-        adam_step(n, p, moments, second, g, constants, lr, run->step + 1);
+        for (int k = 0; k < 2; k++)
+            powers[k] = next_power(constants[k], run->step + 1, powers[k]);
+        adam_step(n, p, moments, second, g, constants, lr, powers);
         break;
     case FB_RMSPROP: {
         real *v = constants[2] != 0 ? second : NULL;

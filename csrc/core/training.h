@@ -14,7 +14,15 @@ typedef struct {
     real *params, *moments, *grad;
     fb_team *team;
     row_sum batch, validation;
+    double powers[2]; /* of Adam's constants, for the step before */
 } training;
+
+INLINE void copy(idx n, const real *from, real *to)
+{
+    idx i = 0;
+    for (; i + VL <= n; i += VL) store(to + i, load(from + i));
+    if (i < n) store_first(to + i, first_lanes(n - i), load_first(from + i, first_lanes(n - i)));
+}
 
 /* A step. */
 
@@ -44,14 +52,15 @@ static void add_to_average(idx n, double *average, const real *p, int64_t count)
     for (idx i = 0; i < n; i++) average[i] += share * ((double)p[i] - average[i]);
 }
 
-static void step(const training *t, double lr)
+static void step(training *t, double lr)
 {
     const fb_plan *plan = t->plan;
     fb_run *run = t->run;
     idx n_params = plan->n_params, padded = round_up(n_params);
     if (plan->free) freeze(n_params, plan->free, t->grad);
     if (run->clip_norm < INFINITY) clip(padded, t->grad, run->clip_norm);
-    update(run, plan->free, n_params, padded, t->params, t->moments, t->grad, lr);
+    update(run, plan->free, n_params, padded, t->params, t->moments, t->grad, lr,
+           t->powers);
     run->step++;
     if (run->average_from >= 0 && run->step > run->average_from)
         add_to_average(n_params, run->average, t->params, run->step - run->average_from);
@@ -101,7 +110,7 @@ static int end_of_epoch(training *t, double mean, double *validated)
     real *good = run->good, *start = good + n_params;
     if (!all_finite(round_up(n_params), t->params)) return FB_NON_FINITE_PARAMETERS;
     if (mean <= run->growth_limit * run->monitor[FIRST_OBJECTIVE]) {
-        memcpy(good, start, (size_t)n_params * sizeof(real));
+        copy(n_params, start, good);
         run->monitor[EPOCHS_GROWN] = 0;
     } else if (++run->monitor[EPOCHS_GROWN] >= (double)run->growth_epochs) {
         return FB_GROWN;
@@ -137,10 +146,10 @@ static int run_steps(training *t)
         sum->scale = problem->scale * (run->averaged ? (double)n / (double)rows : 1);
         sum->dropout = plan->drops ? &key : NULL;
         if (j == 0)
-            memcpy((real *)run->good + plan->n_params, t->params,
-                   (size_t)plan->n_params * sizeof(real));
+            copy(plan->n_params, t->params, (real *)run->good + plan->n_params);
         double value = objective(sum, t->team);
         *losses += value;
+        sum->resident = sum->slim && !run->order && n <= batch && n <= sum->tile && !run->validation;
         run->monitor[LAST_OBJECTIVE] = value;
         if (!isfinite(value)) return FB_NON_FINITE_OBJECTIVE;
         if (run->step == 0)
@@ -175,7 +184,7 @@ static void unpad(const fb_plan *plan, const real *padded, idx count, real *vect
 
 /* Over n rows of the problem; all workers flush subnormal numbers. */
 static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, const buffers *crew,
-                            idx n)
+                            idx n, int slim)
 {
     return (row_sum){.plan = plan,
                      .problem = problem,
@@ -183,6 +192,7 @@ static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, cons
                      .n = n,
                      .tile = tile_rows(plan, n),
                      .scale = problem->scale,
+                     .slim = slim,
                      .penalised = has_penalties(problem),
                      .flush = 1};
 }
@@ -193,26 +203,30 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
     idx most = batch > n_validated ? batch : n_validated, rows = tile_rows(plan, most);
     idx padded = round_up(plan->n_params), threads = (idx)run->threads;
     idx n_slots = slots_for(batch, useful_workers(batch, threads), padded);
-    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows, 0};
+    int slim = fb_is_slim(plan, batch) && !plan->drops; /* factors of dropout lie row by row */
+    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows,
+                    size_of_slim(plan, slim, rows)};
     if (plan->drops) others.what |= FOR_DROPOUT;
     needs first = others;
     first.what |= FOR_WEIGHTS | FOR_TRAINING;
-    first.extra = n_slots * padded;
+    first.extra += n_slots * padded;
     buffers crew[FB_MOST_PARTS], without_dropout[FB_MOST_PARTS];
     idx workers = take_crew(crew, plan, useful_workers(most, threads), first, others);
     if (!workers) return FB_NO_MEMORY;
+    for (idx i = 0; slim && i < workers; i++) lay_out_slim(plan, crew + i, rows);
     training t = {.plan = plan, .run = run, .team = fb_team_new(workers)};
     t.params = crew->params, t.moments = crew->moments, t.grad = crew->grad;
-    t.batch = flushing_sum(plan, problem, crew, batch);
+    t.batch = flushing_sum(plan, problem, crew, batch, slim);
     t.batch.params = t.params, t.batch.grad = t.grad;
-    t.batch.slots = crew->extra, t.batch.n_slots = n_slots;
+    t.batch.slots = crew->extra + others.extra, t.batch.n_slots = n_slots;
     if (run->validation) {
         for (idx i = 0; i < workers; i++) {
             without_dropout[i] = crew[i];
             without_dropout[i].A = crew[i].Y, without_dropout[i].factors = NULL;
         }
-        t.validation = flushing_sum(plan, run->validation, without_dropout, n_validated);
+        t.validation = flushing_sum(plan, run->validation, without_dropout, n_validated, slim);
     }
+    for (int k = 0; k < 2; k++) t.powers[k] = power(run->constants[k], run->step);
     pad(plan, run->params, 1, t.params);
     pad(plan, run->moments, (idx)run->n_moments, t.moments);
     memset(t.grad, 0, (size_t)padded * sizeof(real));

@@ -228,8 +228,27 @@ INLINE half half_max(half a, half b) { return HALF_OP(max)(a, b); }
 #define HAVE_HALVES 0
 #endif
 
+/* Interleaving of the low and of the high halves of two vectors. */
+#if VL == 16
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
+#define STAGES 4
+#elif VL == 8
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
+#define STAGES 3
+#elif VL == 4
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#define STAGES 2
+#else
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 2)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
+#define STAGES 1
+#endif
+
 /* Lanes of 128 bits: a vector has LANES of them, a lane LANE numbers. join() makes a vector of
- * LANES pieces of memory, which is the load unit's work; ZIP_LOW and ZIP_HIGH interleave the low and
+ * LANES pieces of memory, which is the load unit's work; LANE_LOW and LANE_HIGH interleave the low and
  * the high halves of every lane, which stays within lanes and so takes a single cycle. */
 #define LANES (VBYTES / 16)
 #define LANE (VL / LANES)
@@ -242,8 +261,8 @@ INLINE vec join(const real *const *p)
     v = _mm512_insertf32x4(v, _mm_loadu_ps(p[2]), 2);
     return _mm512_insertf32x4(v, _mm_loadu_ps(p[3]), 3);
 }
-#define ZIP_LOW(a, b) _mm512_unpacklo_ps(a, b)
-#define ZIP_HIGH(a, b) _mm512_unpackhi_ps(a, b)
+#define LANE_LOW(a, b) _mm512_unpacklo_ps(a, b)
+#define LANE_HIGH(a, b) _mm512_unpackhi_ps(a, b)
 #elif FB_ISA == 2
 INLINE vec join(const real *const *p)
 {
@@ -252,31 +271,31 @@ INLINE vec join(const real *const *p)
     v = _mm512_insertf64x2(v, _mm_loadu_pd(p[2]), 2);
     return _mm512_insertf64x2(v, _mm_loadu_pd(p[3]), 3);
 }
-#define ZIP_LOW(a, b) _mm512_unpacklo_pd(a, b)
-#define ZIP_HIGH(a, b) _mm512_unpackhi_pd(a, b)
+#define LANE_LOW(a, b) _mm512_unpacklo_pd(a, b)
+#define LANE_HIGH(a, b) _mm512_unpackhi_pd(a, b)
 #elif FB_ISA == 1 && !FB_DOUBLE
 INLINE vec join(const real *const *p) { return _mm256_loadu2_m128(p[1], p[0]); }
-#define ZIP_LOW(a, b) _mm256_unpacklo_ps(a, b)
-#define ZIP_HIGH(a, b) _mm256_unpackhi_ps(a, b)
+#define LANE_LOW(a, b) _mm256_unpacklo_ps(a, b)
+#define LANE_HIGH(a, b) _mm256_unpackhi_ps(a, b)
 #elif FB_ISA == 1
 INLINE vec join(const real *const *p) { return _mm256_loadu2_m128d(p[1], p[0]); }
-#define ZIP_LOW(a, b) _mm256_unpacklo_pd(a, b)
-#define ZIP_HIGH(a, b) _mm256_unpackhi_pd(a, b)
+#define LANE_LOW(a, b) _mm256_unpacklo_pd(a, b)
+#define LANE_HIGH(a, b) _mm256_unpackhi_pd(a, b)
 #else
 INLINE vec join(const real *const *p) { return load(p[0]); }
 #if FB_DOUBLE
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 2)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
+#define LANE_LOW(a, b) SHUFFLE(a, b, 0, 2)
+#define LANE_HIGH(a, b) SHUFFLE(a, b, 1, 3)
 #else
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#define LANE_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define LANE_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
 #endif
 #endif
 
 /* Up to VL rows of a transpose: LANE columns of A at a time, whose pieces join() stacks so that
  * interleaving within lanes, log2(LANE) times over, transposes. Missing rows are zeros; the last
  * pieces of a row may reach into the next one, which is harmless, but not beyond the matrix. */
-INLINE void transpose_rows(idx rows, idx columns, const real *A, idx lda, int ends, real *T, idx ldt,
+INLINE void transpose_some(idx rows, idx columns, const real *A, idx lda, int ends, real *T, idx ldt,
                            int padded)
 {
     static const real zeros[LANE];
@@ -298,8 +317,8 @@ INLINE void transpose_rows(idx rows, idx columns, const real *A, idx lda, int en
         }
         UNROLL for (int width = LANE; width > 1; width /= 2) {
             UNROLL for (int k = 0; k < LANE / 2; k++) {
-                t[2 * k] = ZIP_LOW(r[k], r[k + LANE / 2]);
-                t[2 * k + 1] = ZIP_HIGH(r[k], r[k + LANE / 2]);
+                t[2 * k] = LANE_LOW(r[k], r[k + LANE / 2]);
+                t[2 * k + 1] = LANE_HIGH(r[k], r[k + LANE / 2]);
             }
             UNROLL for (int k = 0; k < LANE; k++) r[k] = t[k];
         }
@@ -316,9 +335,14 @@ INLINE void transpose_rows(idx rows, idx columns, const real *A, idx lda, int en
 static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt, int padded)
 {
     idx whole = rows / VL * VL, left = rows - whole;
+    if (lda == 1) { /* pieces of more rows than the last would reach beyond it */
+        memcpy(T, A, (size_t)rows * sizeof(real));
+        if (padded && left) store(T + whole, load_first(A + whole, first_lanes(left)));
+        return;
+    }
     for (idx i = 0; i < whole; i += VL)
-        transpose_rows(VL, columns, A + i * lda, lda, i + VL == rows, T + i, ldt, 1);
-    if (left) transpose_rows(left, columns, A + whole * lda, lda, 1, T + whole, ldt, padded);
+        transpose_some(VL, columns, A + i * lda, lda, i + VL == rows, T + i, ldt, 1);
+    if (left) transpose_some(left, columns, A + whole * lda, lda, 1, T + whole, ldt, padded);
 }
 
 /* Flushing of subnormal numbers to zero: results of a converging optimizer go subnormal, and each
