@@ -31,7 +31,7 @@ def _open_door() -> Any:
     names = ("fb_dense_forward", "fb_dense_backward", "fb_value_and_grad")
     addresses = [_integer(ffi.addressof(lib, name)) for name in names]
     this, context = sys.modules[__name__], backends._context
-    door.connect(this, context.get, vars(backends), BY_NAME, Activation, *addresses)
+    door.connect(this, context.get, BY_NAME, Activation, *addresses)
     return door
 
 
