@@ -153,7 +153,7 @@ def float_type(*arrays: Any) -> np.dtype:
 def all_finite(array: np.ndarray) -> bool:
     """Whether it holds neither NaN nor infinity."""
     # One number tells almost always: a sum is finite unless an entry is not (or it overflows).
-    total = np.add.reduce(array, axis=None, dtype=np.float64)
+    total = np.add.reduce(array, axis=None)
     return math.isfinite(total) or bool(np.isfinite(array).all())
 
 
