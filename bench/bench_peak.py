@@ -1,85 +1,35 @@
 """The C kernels by themselves, forward and backward, beside the most that the core can multiply.
 
-The kernels run in a loop in C (loops.c), compiled here, so that a small layer shows its arithmetic
-and not Python's cost of a call. NumPy by hand is called from Python as ever.
+The kernels run in a loop in C (loops.c), so that a small layer shows its arithmetic and not
+Python's cost of a call. NumPy by hand is called from Python as ever.
 """
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import subprocess
-import sysconfig
-from functools import cache, partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from functools import partial
 
+import loops
 import numpy as np
 import pytest
 from bench_kernels import check_layer
 from conftest import QUICK
 from handwritten import Dense
 from race import Contestant
+from report import FMA
 from workloads import DTYPES, HAND, KERNELS, QUICK_KERNELS
 
 import fastbp as fb
 
-PEAK = "FMA peak"
-NAMES = (PEAK, "c", HAND)
-# Flags and bytes of a vector for each level; multiply and add stay apart where there is no FMA.
-LEVELS = {
-    "avx512": (["-mavx512f", "-mfma"], 64),
-    "avx2": (["-mavx2", "-mfma"], 32),
-    "baseline": ([], 16),
-}
-ACCUMULATORS = 12  # as in loops.c
+NAMES = (FMA, "c", HAND)
 
-LEVEL = (fb.show_config("dicts")["c"] or {}).get("instruction set")
-COMPILER = shutil.which((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0])
-
-pytestmark = pytest.mark.skipif(
-    LEVEL not in LEVELS or COMPILER is None, reason="needs the C backend and a C compiler"
-)
-
-
-@cache
-def library() -> ctypes.CDLL:
-    """loops.c for the level in use."""
-    here, (flags, width) = Path(__file__).parent, LEVELS[LEVEL]
-    with TemporaryDirectory() as folder:
-        output = Path(folder, "loops.so")
-        options = ["-O2", "-shared", "-fPIC", f"-DBYTES={width}", *flags]
-        include = f"-I{here.parent / 'csrc'}"
-        command = [COMPILER, *options, include, str(here / "loops.c"), "-o", str(output)]
-        subprocess.run(command, check=True)
-        return ctypes.CDLL(str(output))
-
-
-def address(array: np.ndarray) -> ctypes.c_void_p:
-    return ctypes.c_void_p(array.ctypes.data)
-
-
-def fma_loop(flops: int, dtype: str) -> Contestant:
-    """As many multiply-adds as the kernel has."""
-    width = LEVELS[LEVEL][1] // np.dtype(dtype).itemsize
-    loop = getattr(library(), f"fma_{dtype}")
-    loop.restype = {"float32": ctypes.c_float, "float64": ctypes.c_double}[dtype]
-
-    def run(times):
-        loop(ctypes.c_int64(times * flops // (2 * width * ACCUMULATORS)))
-
-    def check():
-        assert loop(ctypes.c_int64(1000)) == ACCUMULATORS  # every sum has reached 1
-
-    return Contestant(run, check, units=flops)
+pytestmark = loops.needed
 
 
 def contestant(name: str, shape: tuple[int, int, int], way: str, dtype: str) -> Contestant:
     n, n_in, n_out = shape
     flops = (2 if way == "forward" else 4) * n * n_in * n_out
-    if name == PEAK:
-        return fma_loop(flops, dtype)
+    if name == FMA:
+        return loops.fma_loop(flops, dtype)
     rng = np.random.default_rng(3)
     X = rng.standard_normal((n, n_in)).astype(dtype)
     W = (rng.standard_normal((n_in, n_out)) / np.sqrt(n_in)).astype(dtype)
@@ -110,20 +60,13 @@ def by_hand(layer: Dense, dY: np.ndarray, way: str):
 
 
 def in_c(layer: Dense, dY: np.ndarray, way: str):
-    from fastbp.backends._c import ffi, lib
-
     n, n_in = layer.X.shape
-    sizes = (int(dY.itemsize == 8), *map(ctypes.c_int64, (n, n_in, dY.shape[1])))
-    function = ffi.addressof(lib, f"fb_dense_{way}")
-    function = ctypes.c_void_p(int(ffi.cast("uintptr_t", function)))
+    sizes = (loops.is_double(dY), n, n_in, dY.shape[1], fb.activation("relu").kind)
     if way == "forward":
         arrays = (layer.X, layer.W, layer.b, layer.Y)
     else:
         arrays = (dY, layer.X, layer.W, layer.Y, layer.dX, layer.dW, layer.db)
-    kind = ctypes.c_int64(fb.activation("relu").kind)
-    given = (function, *sizes, kind, *map(address, arrays))
-    repeat = getattr(library(), f"repeat_{way}")
-    return lambda times: repeat(ctypes.c_int64(times), *given)
+    return loops.repeated(f"repeat_{way}", loops.ours(f"fb_dense_{way}"), *sizes, *arrays)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import levels
 import numpy as np
 import peers
 import pytest
@@ -24,6 +25,7 @@ TOLERANCE = {"float32": 1e-3, "float64": 1e-12}
 
 WORKLOADS = ({name: TRAINING[name] for name in QUICK_TRAINING} if QUICK else TRAINING) | DRAWN
 PEERS = peers.installed()
+BACKENDS = (*fb.available_backends(), *levels.lower())
 
 
 def entrants(workload: str) -> list[str]:
@@ -33,7 +35,7 @@ def entrants(workload: str) -> list[str]:
     def suits(peer: peers.Peer) -> bool:
         return n_params <= peer.most_params and not (peer.slow_to_compile and workload in DRAWN)
 
-    return [*CONTESTANTS, *(name for name in PEERS if suits(peers.PEERS[name]))]
+    return [*BACKENDS, HAND, *(name for name in PEERS if suits(peers.PEERS[name]))]
 
 
 def by_hand(work: Training, dtype: str) -> TrainingLoop:
@@ -72,7 +74,7 @@ def contestant(name: str, work: Training, dtype: str, least: int = LEAST_EPOCHS)
         assert way > 0
         assert np.linalg.norm(found - expected) <= TOLERANCE[dtype] * way
 
-    return Contestant(run, check, work.batches, least if name in fb.available_backends() else 1)
+    return Contestant(run, check, work.batches, least if name in BACKENDS else 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -18,6 +18,8 @@ from workloads import SEED  # noqa: E402
 
 import fastbp as fb  # noqa: E402
 
+# Those that the session was given; none where the system does not tell.
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
 QUICK = os.environ.get("FASTBP_BENCH_QUICK", "0") not in ("", "0")
 
 
@@ -52,13 +54,12 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session", autouse=True)
 def one_core():
     """The whole session on one core, where the system allows it."""
-    if not hasattr(os, "sched_setaffinity"):
+    if not CORES:
         yield
         return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(before)})  # interrupts go to the first core as a rule
+    os.sched_setaffinity(0, {max(CORES)})  # interrupts go to the first core as a rule
     yield
-    os.sched_setaffinity(0, before)
+    os.sched_setaffinity(0, CORES)
 
 
 @pytest.fixture(scope="session")

@@ -29,8 +29,8 @@ from report import (
 # The plot of ratios begins here; what is less stands at the edge with its value.
 LEFT_EDGE = 0.05
 STYLES = {
-    "c": ("o", "#1f5fa8"), "numba": ("D", "#e07b00"), "numpy": ("x", "#888888"),
-    "by hand": ("s", "#888888"),
+    "c": ("o", "#1f5fa8"), "c avx2": ("v", "#6aa8e0"), "numba": ("D", "#e07b00"),
+    "numpy": ("x", "#888888"), "by hand": ("s", "#888888"),
 }  # fmt: skip
 RED = "#c03030"
 

@@ -37,12 +37,15 @@ class Contestant:
         What is counted (steps, calls) in the work done once.
     least : int
         The fewest times in a turn; where a call has a fixed cost, as many as its users have.
+    clock : callable
+        What a turn is timed by.
     """
 
     run: Callable[[int], Any]
     check: Callable[[], Any]
     units: int = 1
     least: int = 1
+    clock: Callable[[], float] = clock
 
 
 @dataclass
@@ -94,7 +97,7 @@ def race(makers: dict[str, Callable[[], Contestant]], seconds: float) -> dict[st
         while turns < LEAST_TURNS or clock() - start < seconds * len(runners):
             for name, contestant in runners.items():
                 times = outcomes[name].times
-                spent = _seconds(contestant.run, times)
+                spent = _seconds(contestant, times)
                 outcomes[name].seconds.append(spent / (times * contestant.units))
             turns += 1
     finally:
@@ -106,13 +109,13 @@ def _times_of_a_turn(contestant: Contestant) -> int:
     times = contestant.least
     contestant.run(times)
     while True:
-        spent = _seconds(contestant.run, times)
+        spent = _seconds(contestant, times)
         if spent >= TURN_SECONDS / 4:
             return max(contestant.least, round(times * TURN_SECONDS / spent))
         times = max(times + 1, round(times * min(16, TURN_SECONDS / max(spent, 1e-9))))
 
 
-def _seconds(function: Callable[..., Any], *args: Any) -> float:
-    start = clock()
-    function(*args)
-    return clock() - start
+def _seconds(contestant: Contestant, times: int) -> float:
+    start = contestant.clock()
+    contestant.run(times)
+    return contestant.clock() - start

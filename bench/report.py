@@ -14,18 +14,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-OURS = {"c": "C", "numba": "Numba", "numpy": "reference"}  # every other contestant is a peer
+# Every other contestant is a peer.
+OURS = {"c": "C", "c avx2": "C at AVX2", "numba": "Numba", "numpy": "reference"}
 TITLES = {**OURS, "by hand": "NumPy by hand"}
 SUITES = {
     "training": "Training steps within one call, µs per step",
     "kernels": "dense_forward + dense_backward (rows × n_in × n_out), µs per pair",
     "calls": "Calls on a network, µs per call",
+    "blas": "Layers of few rows (rows × n_in × n_out), kernels called from C, µs per call",
 }
 
-# What is not compared with peers: see bench_loop.py, bench_peak.py, bench_growth.py.
+# What is not compared with peers: see bench_loop.py, bench_peak.py and so on.
 LOOP, BARE = "loop", "bare steps"
 PEAK, FMA = "peak", "FMA peak"
 GROWTH = "growth"
+FUNCTIONS = "functions"
+THREADED, ALONE, THREADS, PROCESSES = "threads", "one", "two threads", "two processes"
+
+# Nanoseconds of a number at AVX-512 on a core of these GFLOP/s; more is marked.
+LIMIT_PEAK = {"float32": 181, "float64": 92}
+LIMITS = {
+    ("exp", "float32"): 0.25, ("tanh", "float32"): 0.36, ("sigmoid", "float32"): 0.36,
+    ("exp", "float64"): 0.75, ("tanh", "float64"): 0.9, ("sigmoid", "float64"): 0.95,
+}  # fmt: skip
 
 Table = list[list[str]]
 
@@ -137,7 +148,7 @@ def comparison(run: Run, suite: str, lost: str) -> Table:
     names = [name for name in run.contestants((suite,)) if name != "numpy"]
     ours = [name for name in names if name in OURS]
     peers = [name for name in names if name not in OURS]
-    best = "best peer" if len(peers) > 1 else "by hand"
+    best = "best peer" if len(peers) > 1 else title(peers[0])
     heading = ["", "dtype", *map(title, names), *(f"{best} / {title(name)}" for name in ours)]
     table = [heading + ["best peer"] * (len(peers) > 1)]
     for row in run.suite(suite):
@@ -165,6 +176,29 @@ def fma_peak(run: Run, dtype: str) -> float:
     )
 
 
+def functions(run: Run, lost: str) -> Table:
+    """The time of a number, and the limit for C."""
+    table = [["", "dtype", "C", title("by hand"), "limit"]]
+    wide = run.machine["fastbp"]["c"]["instruction set"] == "avx512"
+    for row in run.suite(FUNCTIONS):
+        ns, peak = 1e9 * row.seconds["c"], 1e-9 / row.seconds[FMA]
+        limit = LIMITS[row.name, row.dtype] * LIMIT_PEAK[row.dtype] / peak if wide else None
+        found = lost.format(number(ns)) if limit and ns > limit else number(ns)
+        by_hand = number(1e9 * row.seconds["by hand"])
+        table.append([row.name, row.dtype, found, by_hand, number(limit)])
+    return table
+
+
+def two_at_once(run: Run) -> Table:
+    """How much more is done in a time by two threads, and by two processes."""
+    table = [["", "dtype", "one fit, ms", "two threads", "two processes", "threads / processes"]]
+    for row in run.suite(THREADED):
+        one, threads, processes = (row.seconds[name] for name in (ALONE, THREADS, PROCESSES))
+        gains = 2 * one / threads, 2 * one / processes, processes / threads
+        table.append([row.name, row.dtype, number(1e3 * one), *map(number, gains)])
+    return table
+
+
 def growth_curves(row: Row) -> dict[str, dict[int, float]]:
     """Nanoseconds per row and epoch by the number of rows, in each order."""
     curves: dict[str, dict[int, float]] = {}
@@ -189,8 +223,14 @@ def growth(run: Run) -> Table:
 
 def tables(run: Run, lost: str) -> dict[str, Table]:
     """All tables by their headings."""
-    found = {text: comparison(run, suite, lost) for suite, text in SUITES.items()}
+    raced = {suite: text for suite, text in SUITES.items() if run.suite(suite)}
+    found = {text: comparison(run, suite, lost) for suite, text in raced.items()}
     found["C kernels without the call from Python, relu, of the FMA peak"] = peak_shares(run)
+    if run.suite(FUNCTIONS):
+        found["Functions of numbers in the cache, called from C, ns per number"] = functions(
+            run, lost
+        )
+    found["Two fits at once, times as much as one after the other"] = two_at_once(run)
     for row in run.suite(GROWTH)[:1]:
         found[f"Time of a row in an epoch, {row.name}, ns"] = growth(run)
     return {heading: table for heading, table in found.items() if len(table) > 1}

@@ -6,6 +6,7 @@ below has to look again. An array that already is so is returned as it is.
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -148,15 +149,19 @@ def float_type(*arrays: Any) -> np.dtype:
     return found or FLOAT64
 
 
+@np.errstate(over="ignore", invalid="ignore")
+def all_finite(array: np.ndarray) -> bool:
+    """Whether it holds neither NaN nor infinity."""
+    # One number tells almost always: a sum is finite unless an entry is not (or it overflows).
+    total = np.add.reduce(array, axis=None)
+    return math.isfinite(total) or bool(np.isfinite(array).all())
+
+
 def require_finite(name: str, array: np.ndarray) -> None:
     """Raise `NonFiniteError` naming the first row and column that hold NaN or infinity."""
-    # One number tells almost always: a sum is finite unless an entry is not (or it overflows).
-    with np.errstate(over="ignore", invalid="ignore"):
-        if np.isfinite(array.sum(dtype=np.float64)):
-            return
-    bad = np.argwhere(~np.isfinite(array))
-    if bad.size == 0:
+    if all_finite(array):
         return
+    bad = np.argwhere(~np.isfinite(array))
     place = bad[0]
     where = f"row {place[0]}" + (f", column {place[1]}" if array.ndim > 1 else "")
     count = len(bad)

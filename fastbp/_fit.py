@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import secrets
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import _full_batch as full_batch, backends
-from ._arrays import number, require_finite, whole_number
+from ._arrays import all_finite, number, require_finite, whole_number
 from ._errors import DivergenceError, NonFiniteError, unknown_name
 from ._full_batch import AT_START, METHODS as FULL_BATCH, Limits, counted, no_progress
 from ._objective import Objective
@@ -259,7 +260,7 @@ class _Ending:
     tol: float | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class _Call:
     """What every part of a call needs."""
 
@@ -280,7 +281,7 @@ def _ending(rule: FirstOrder | str, validation: Any, patience: Any, goal: Any, t
                 f"that there is nothing to watch; pass validation=0.2, or goal or tol instead"
             )
     goal = -np.inf if goal is None else number("goal", goal)
-    if np.isnan(goal):
+    if math.isnan(goal):
         raise ValueError("goal is nan, expected the objective at which to stop")
     if tol is not None:
         tol = number("tol", tol)
@@ -410,12 +411,12 @@ def _require_finite_target(y: Any) -> None:
 
 
 def _start(net: Network, params: Any) -> np.ndarray:
-    finite = np.isfinite(net._params(params))
     start = np.array(net._vector(params))
-    if not finite.all():
-        bad = np.flatnonzero(~finite)
+    used = net._params(start)
+    if not all_finite(used):
+        bad = np.flatnonzero(~np.isfinite(used))[0]
         raise NonFiniteError(
-            f"params holds {start[bad[0]]} at entry {bad[0]}, expected finite numbers; "
+            f"params holds {start[bad]} at entry {bad}, expected finite numbers; "
             f"start from net.init(seed)"
         )
     return start

@@ -6,10 +6,8 @@ otherwise the caller's own.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,11 +17,9 @@ from ._errors import ShapeError
 from .activations import Activation, activation as activation_of
 
 try:
-    from .backends._door import stand_before
+    from .backends._door import dense_backward as quick_backward, dense_forward as quick_forward
 except ImportError:  # not built: no compiler, or a Python without limited API
-    stand_before = None
-
-F = TypeVar("F", bound=Callable[..., Any])
+    quick_backward = quick_forward = None
 
 
 class DenseCache(NamedTuple):
@@ -39,19 +35,6 @@ class DenseCache(NamedTuple):
     backend: ModuleType
 
 
-def _behind_door(function: F) -> F:
-    """The C function before this one: it serves the usual calls, and passes all others on."""
-    if stand_before is None:
-        return function
-    parameters = inspect.signature(function).parameters.values()
-    signature = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
-    # How C functions carry their signature, which `inspect` and `help` read.
-    text = f"{function.__name__}{signature}\n--\n\n{function.__doc__}"
-    place = ("dense_forward", "dense_backward").index(function.__name__)
-    return stand_before(function, function.__module__, place, text, DenseCache)
-
-
-@_behind_door
 def dense_forward(
     X: Any,
     W: Any,
@@ -102,6 +85,10 @@ def dense_forward(
     >>> dX
     array([[1., 0.]])
     """
+    if quick_forward is not None and mask is None and backend is None:
+        found = quick_forward(X, W, b, activation, backends._default, DenseCache)
+        if found is not None:
+            return found
     act = activation_of(activation)
     module = backends.resolve(backend)
     dtype = float_type(X, W, b)
@@ -123,7 +110,6 @@ def dense_forward(
     return Y, DenseCache(X, W, Y, Z, act, b is not None, mask, module)
 
 
-@_behind_door
 def dense_backward(
     dY: Any, cache: DenseCache, *, need_dX: bool = True
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
@@ -154,6 +140,10 @@ def dense_backward(
     TypeError
         For complex, object or string arrays.
     """
+    if quick_backward is not None:
+        found = quick_backward(dY, cache, need_dX)
+        if found is not None:
+            return found
     X, W, Y, Z, act, has_bias, mask, module = cache
     dY = real_array("dY", dY, Y.dtype)
     if dY.shape != Y.shape:

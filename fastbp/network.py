@@ -8,6 +8,7 @@ have zero derivative, and `Network.free` lists the others. Backends know nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property, partial
@@ -428,7 +429,8 @@ class Network:
                 continue
             n_in, n_out = W.shape
             spread = {"glorot": 6 / (n_in + n_out), "he": 6 / n_in, "lecun": 3 / n_in}[kind]
-            W[:] = rng.uniform(-np.sqrt(spread), np.sqrt(spread), W.shape)
+            limit = math.sqrt(spread)
+            W[:] = rng.uniform(-limit, limit, W.shape)
             if layer.mask is not None:
                 W[~layer.mask] = 0
         return params

@@ -132,7 +132,8 @@ def test_patience(backend, data, method):
 @pytest.mark.parametrize("method", FIRST_ORDER)
 def test_ctrl_c_in_the_middle(backend, module, data, monkeypatch, method, call):
     """Chunks of 1, 16, 19 steps: what an interrupted one did does not count."""
-    monkeypatch.setattr("fastbp.training.loop.CHUNK_SECONDS", 1e9)
+    for name in ("CHUNK_SECONDS", "STEP_SECONDS"):
+        monkeypatch.setattr(f"fastbp.training.loop.{name}", 1e9)
     whole = fitted(data, method=method)
     train, calls = module.train, []
 

@@ -162,7 +162,7 @@ class Optimizer:
     constants: tuple[float, float, float, float]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen, as a problem is not
 class Recipe:
     """How a training run goes, from its first step to its last.
 

@@ -31,7 +31,7 @@ def _open_door() -> Any:
     names = ("fb_dense_forward", "fb_dense_backward", "fb_value_and_grad")
     addresses = [_integer(ffi.addressof(lib, name)) for name in names]
     this, context = sys.modules[__name__], backends._context
-    door.connect(this, context.get, vars(backends), BY_NAME, *addresses)
+    door.connect(this, context.get, BY_NAME, Activation, *addresses)
     return door
 
 
@@ -47,6 +47,7 @@ else:
     _import_error = None
     _address = ffi.from_buffer
     _NULL, _DOUBLE, _INTEGER = ffi.NULL, ffi.typeof("double *"), ffi.typeof("uintptr_t")
+    _DOUBLES, _INT64S = ffi.typeof("double[]"), ffi.typeof("int64_t[]")
     _cap = os.environ.get("FASTBP_MAX_ISA")
     if not lib.fb_set_isa(_cap.encode() if _cap else _NULL):
         raise ValueError("FASTBP_MAX_ISA: " + unknown_name("instruction set", _cap, LEVELS))
@@ -85,8 +86,9 @@ def _or_null(array: np.ndarray | None) -> Any:
     return _NULL if array is None else _address(array)
 
 
-def _cast(kind: str, array: np.ndarray | None) -> Any:
-    return _NULL if array is None else ffi.cast(kind, _address(array))
+def _typed(kind: Any, array: np.ndarray | None) -> Any:
+    """The address where the library wants to know what stands there."""
+    return _NULL if array is None else _address(kind, array)
 
 
 def _is_double(array: np.ndarray) -> bool:
@@ -158,11 +160,11 @@ def _plan(plan: Plan) -> Any:
         new = lib.fb_plan_new(
             plan.dtype.itemsize == 8,
             len(plan.layers),
-            _cast("int64_t *", plan.layers),
-            _cast("double *", plan.constants),
+            _typed(_INT64S, plan.layers),
+            _typed(_DOUBLES, plan.constants),
             functions,
-            _cast("double *", plan.dropout),
-            _cast("uint8_t *", plan.free),
+            _typed(_DOUBLES, plan.dropout),
+            _typed("uint8_t[]", plan.free),
             plan.n_params,
             plan.tape_width,
         )
@@ -317,8 +319,8 @@ def train(
             "moments": _address(run.moments),
             "good": _address(run.good),
             "best": _address(run.best),
-            "average": _cast("double *", run.average),
-            "monitor": _cast("double *", run.monitor),
+            "average": _typed(_DOUBLES, run.average),
+            "monitor": _typed(_DOUBLES, run.monitor),
             "seed": run.seed,
             "step": run.step,
             "optimizer": optimizer.kind,
@@ -337,10 +339,10 @@ def train(
             "threads": recipe.threads,
             "n_steps": n_steps,
             "n_rates": len(rates),
-            "order": _cast("int64_t *", order),
-            "rates": _cast("double *", rates),
-            "losses": _cast("double *", losses),
-            "validated": _cast("double *", validation),
+            "order": _typed(_INT64S, order),
+            "rates": _typed(_DOUBLES, rates),
+            "losses": _typed(_DOUBLES, losses),
+            "validated": _typed(_DOUBLES, validation),
         },
     )
     reason = _check(lib.fb_train(plan, data, struct))

@@ -23,7 +23,9 @@ from .optimizers import FirstOrder
 from .watch import CALLBACK, INTERRUPT, TIME_IS_UP, Watch
 
 CHUNK_SECONDS = 0.05
-# The first chunk is one step, of unknown length; each next one at most this much longer.
+# Before anything is measured: no step takes longer than this and so much for each weight and row.
+STEP_SECONDS, PRODUCT_SECONDS = 1e-3, 1e-8
+# Each chunk is at most this much longer than the one before.
 CHUNK_GROWTH = 16
 # Orders are drawn for as many epochs at once as have this many rows, at least one.
 ORDER_ROWS = 2**16
@@ -59,9 +61,9 @@ class Progress:
         for name in ("losses", "validation") if validated else ("losses",):
             record = getattr(self, name)
             if epochs > len(record):
-                # Sums begin at 0; where a run ends in divergence there is no last validation.
-                empty = 0.0 if name == "losses" else np.nan
-                longer = np.full(max(epochs, 2 * len(record), 1024), empty)
+                longer = np.zeros(max(epochs, 2 * len(record), 1024))  # where sums begin
+                if name == "validation":  # a run that ends in divergence has no last one
+                    longer.fill(np.nan)
                 longer[: len(record)] = record
                 setattr(self, name, longer)
 
@@ -92,7 +94,7 @@ def beginning(params: np.ndarray, recipe: Recipe, moment: float, seed: int) -> P
     n = len(params)
     moments = np.full((recipe.optimizer.n_moments, n), moment, params.dtype)
     monitor = np.array([0.0, 0.0, np.nan, np.inf, np.inf, 0.0])
-    good = np.stack([params, params])
+    good = np.array([params, params])
     run = Run(params.copy(), moments, good, params.copy(), np.zeros(n), monitor, seed)
     return Progress(run, np.zeros(0), np.zeros(0))
 
@@ -181,7 +183,7 @@ def train(
     per_epoch = -(-len(problem.X) // recipe.batch_size)
     total = epochs * per_epoch
     rates = _rates(method, run.step, run.step + 1, per_epoch)
-    chunk, code, stopped = 1, contract.DONE, None
+    chunk, code, stopped = _first_chunk(recipe, obj, watch), contract.DONE, None
     # An interrupt may leave `run` in the middle of a step; this is whole.
     kept = progress.copy(per_epoch)
     try:
@@ -214,6 +216,11 @@ def train(
         last = max(kept.run.step - (code != contract.NON_FINITE_OBJECTIVE), 0)
         rates = _rates(method, last, last + 1, per_epoch)
     return _outcome(recipe, kept, per_epoch, float(rates[-1]), code, stopped)
+
+
+def _first_chunk(recipe: Recipe, obj: Objective, watch: Watch) -> int:
+    step = STEP_SECONDS + PRODUCT_SECONDS * recipe.batch_size * obj.net.n_params
+    return max(1, int(min(CHUNK_SECONDS, watch.max_time) / step))
 
 
 def _rates(method: FirstOrder, first: int, stop: int, per_epoch: int) -> np.ndarray:

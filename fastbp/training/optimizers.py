@@ -20,6 +20,8 @@ from . import schedules
 
 Rate = float | Callable[[float], float]
 
+SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
+
 
 def _set(instance: Any, **values: Any) -> None:
     for name, value in values.items():
@@ -50,8 +52,8 @@ def _not_negative(name: str, value: Any, such_as: str) -> float:
 
 
 def _used(eps: float) -> float:
-    """The eps of the rule: with float32's smallest normal number 0/0 does not come up."""
-    return max(eps, float(np.finfo(np.float32).tiny))
+    """The eps of the rule: with a normal number 0/0 does not come up."""
+    return max(eps, SMALLEST_NORMAL)
 
 
 @dataclass(frozen=True)
@@ -409,9 +411,11 @@ def with_options(
         For an option that it has not; the message lists those it has, and `others`, the arguments
         that the caller takes itself.
     """
+    if not options:
+        return method
     names = [field.name for field in fields(method)]
     for option in options:
         if option not in names:
             what = f"option of {type(method).__name__}"
             raise TypeError(unknown_name(what, option, [*names, *others]))
-    return replace(method, **options) if options else method
+    return replace(method, **options)

@@ -117,7 +117,7 @@ def packed(identity: dict[str, Any], average_from: int, progress: Progress) -> d
     """The state of a first-order run, of a copy of its progress that becomes a part of it."""
     run = progress.run
     arrays = {name: getattr(run, name) for name in ARRAYS}
-    losses = np.append(progress.losses, progress.partial)
+    losses = np.concatenate([progress.losses, progress.partial])
     records = {"losses": losses, "validation": progress.validation.copy()}
     numbers = {"step": run.step, "average_from": average_from, "order": progress.order}
     return identity | numbers | arrays | records

@@ -87,7 +87,7 @@ class Watch:
         max_time: float,
         bar: Bar | None,
     ):
-        self._net, self.callbacks, self._max_time, self._bar = net, callbacks, max_time, bar
+        self._net, self.callbacks, self.max_time, self._bar = net, callbacks, max_time, bar
         self._start = time.perf_counter()
 
     @property
@@ -98,7 +98,7 @@ class Watch:
     @property
     def time_is_up(self) -> bool:
         """Whether `max_time` is over."""
-        return self.elapsed >= self._max_time
+        return self.elapsed >= self.max_time
 
     def show(self, epoch: float, loss: float, val_loss: float | None, rate: float | None) -> None:
         """Move the progress bar on; `epoch` may be a fraction."""

@@ -1,0 +1,61 @@
+"""exp, tanh and sigmoid of numbers in the cache, called from C, beside the FMA peak."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import handwritten
+import loops
+import numpy as np
+import pytest
+from race import Contestant
+from report import FMA
+from workloads import DTYPES, HAND
+
+import fastbp as fb
+
+NAMES = (FMA, "c", HAND)
+SIZE = 2048
+
+pytestmark = loops.needed
+
+
+def contestant(name: str, function: str, dtype: str) -> Contestant:
+    if name == FMA:
+        return loops.fma_loop(1000 * SIZE, dtype)
+    Z = np.random.default_rng(2).uniform(-4, 4, SIZE).astype(dtype)
+    Y = np.empty_like(Z)
+    if name == HAND:
+        run = by_hand(function, Z, Y)
+    else:
+        head = (loops.ours("fb_activation"), loops.is_double(Z), fb.activation(function).kind)
+        run = loops.repeated("repeat_activation", *head, SIZE, Z, Y)
+
+    def check():
+        run(1)
+        exact = {"exp": np.exp, "tanh": np.tanh, "sigmoid": lambda x: 1 / (1 + np.exp(-x))}
+        assert np.allclose(Y, exact[function](Z.astype(np.float64)), rtol=8 * np.finfo(dtype).eps)
+
+    return Contestant(run, check, units=SIZE)
+
+
+def by_hand(function: str, Z: np.ndarray, Y: np.ndarray):
+    in_place = None if function == "exp" else handwritten._activation(function, Z.dtype)
+
+    def run(times):
+        for _ in range(times):
+            if in_place is None:
+                np.exp(Z, Y)
+            else:
+                np.copyto(Y, Z)
+                in_place(Y)
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("function", ("exp", "tanh", "sigmoid"))
+def test_function(measure, function, dtype, name):
+    makers = {other: partial(contestant, other, function, dtype) for other in NAMES}
+    measure(makers, name, 0.1, suite="functions", row=function, dtype=dtype, unit="number")
