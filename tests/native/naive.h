@@ -14,13 +14,14 @@
 typedef long double exact;
 
 typedef struct {
-    exact v, e;
+    exact v;
+    double e; /* which needs no precision, and long double is slow where it is emulated */
 } number;
 
 static int is_double;
 
-static exact unit(void) { return is_double ? 0x1p-53L : 0x1p-24L; }
-static exact smallest(void) { return is_double ? 0x1p-1022L : 0x1p-126L; }
+static double unit(void) { return is_double ? 0x1p-53 : 0x1p-24; }
+static double smallest(void) { return is_double ? 0x1p-1022 : 0x1p-126; }
 
 static exact at(const void *array, int64_t i)
 {
@@ -32,27 +33,28 @@ static number number_at(const void *array, int64_t i) { return (number){at(array
 /* A value off by some roundings of numbers not above `size`. */
 static number rounded(exact v, exact e, exact size)
 {
-    return (number){v, e + 16 * unit() * size + smallest()};
+    return (number){v, (double)e + 16 * unit() * (double)size + smallest()};
 }
 
 typedef struct {
-    exact v, e, size;
+    exact v;
+    double e, size;
     int64_t n;
 } sum;
 
 static void add(sum *s, number a, number b)
 {
-    exact size = fabsl(a.v * b.v);
+    double size_a = fabs((double)a.v), size_b = fabs((double)b.v);
     s->v += a.v * b.v;
-    s->e += fabsl(a.v) * b.e + a.e * fabsl(b.v) + a.e * b.e;
-    s->size += size;
+    s->e += size_a * b.e + a.e * size_b + a.e * b.e;
+    s->size += size_a * size_b;
     s->n++;
 }
 
 static number total(sum s)
 {
-    exact least = (exact)(s.n + 1) * smallest(); /* of products that are flushed to zero */
-    return (number){s.v, s.e + (exact)(s.n + 1) * 1.01L * unit() * s.size + least};
+    double n = (double)(s.n + 1), least = n * smallest(); /* of products that are flushed to zero */
+    return (number){s.v, s.e + n * 1.01 * unit() * s.size + least};
 }
 
 /* Activations: kind, constant, whether the derivative needs Z, the function and its derivative. */
@@ -138,7 +140,7 @@ static number act_of(int64_t kind, number z)
 {
     exact y = act(kind, z.v), e = 0;
     if (z.e > 0) e = fabsl(act(kind, z.v + z.e) - y) + fabsl(act(kind, z.v - z.e) - y);
-    return (number){y, e + 8 * unit() * fabsl(y) + smallest()};
+    return (number){y, (double)e + 8 * unit() * fabs((double)y) + smallest()};
 }
 
 /* act'(Z) as the backward pass has it, maybe from Y: to some units of 1 + |act'|. */
@@ -444,7 +446,7 @@ static number naive_objective(const network *net, const fb_problem *problem, con
     naive_backward(net, params, n, &t, dY, grad, NULL);
     number penalties = naive_penalties(net, problem, params, grad);
     return (number){value.v + penalties.v,
-                    value.e + penalties.e + unit() * fabsl(value.v + penalties.v)};
+                    value.e + penalties.e + unit() * fabs((double)(value.v + penalties.v))};
 }
 
 /* The optimizers' rules for one parameter; `m` are its moments. */
