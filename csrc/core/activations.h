@@ -348,9 +348,9 @@ INLINE vec act_second(int kind, act_constants c, vec z)
 /* The derivative from y = act(z), where y determines it. */
 INLINE vec act_derivative_from_y(int kind, act_constants c, vec y)
 {
-    vec zero = {0}, one = splat(1), t;
+    vec one = splat(1), t;
     switch (kind) {
-    case FB_RELU: return if_positive(y, one, nan_like(y, zero));
+    case FB_RELU: return if_positive(y, one, y); /* which is 0 or NaN otherwise */
     case FB_LEAKY_RELU:
     case FB_HARD_TANH:
     case FB_RELU6: return act_derivative(kind, c, y);

@@ -12,9 +12,10 @@ static void layer_direction(const fb_layer *layer, idx rows, block X, block RX, 
     int padded = RZ.ld % VL == 0 && RZ.ld >= round_up(n_out);
     const real *c = layer->b < 0 ? NULL : direction + layer->b;
     epilogue set = {c, (real)-INFINITY, 0, padded}, add = {NULL, (real)-INFINITY, 1, padded};
-    gemm(rows, n_out, n_in, X.p, X.ld, 1, direction + layer->w, n_out, RZ.p, RZ.ld, set, pack);
+    factor V = {direction + layer->w, n_out, 0}, W = {params + layer->w, n_out, 0};
+    gemm(rows, n_out, n_in, X.p, X.ld, 1, V, RZ.p, RZ.ld, set, pack);
     if (RX.p)
-        gemm(rows, n_out, n_in, RX.p, RX.ld, 1, params + layer->w, n_out, RZ.p, RZ.ld, add, pack);
+        gemm(rows, n_out, n_in, RX.p, RX.ld, 1, W, RZ.p, RZ.ld, add, pack);
 }
 
 /* Y, Z, R{Z} and R{Y} = act'(Z) ∘ R{Z} of all layers for a tile of rows. */

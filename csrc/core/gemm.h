@@ -1,40 +1,48 @@
 /* The matrix product: C = epilogue(A·B), one register-blocked kernel for all three of a layer.
  *
  *     Z  = X·W       A = X, row-major
- *     dX = dZ·Wᵀ     A = dZ, row-major; B a transposed copy of W
+ *     dX = dZ·Wᵀ     A = dZ, row-major; B the transpose of W, by a copy or as it is packed
  *     dW = Xᵀ·dZ     A = X read by columns: A has arbitrary strides
  *
  * Vectors run along the columns of B and C, elements of A are broadcast. A tile keeps MR x NV
  * accumulators in registers: with NV loads of B and MR broadcasts for MR·NV multiply-adds, 12 x 2 and
  * 8 x 3 fill the 32 registers of AVX-512 and are bound by arithmetic, 6 x 2 the 16 of AVX2. All
- * smaller row counts exist too, and rows and columns are split evenly, so that no shape falls
- * off an edge. The last vector of a row is masked.
+ * smaller row counts exist too, and few rows go with more vectors, so that there are sums enough to
+ * hide a multiply-add's latency. Rows and columns are split evenly, so that no shape falls off an
+ * edge. The last vector of a row is masked.
  *
- * A product whose B is beyond the first-level cache is cut into blocks of MC rows and KC deep; then
- * panels of B, and of a strided A, are packed. Below that size packing costs more than it gives.
+ * A product whose B is beyond the first-level cache is cut into blocks KC deep, for which B is
+ * packed panel by panel. Below that size packing costs more than it gives.
  */
 
 #if FB_ISA == 2
-#define MAX_NV 3
-INLINE idx rows_of_tile(idx nv) { return nv == 3 ? 8 : 12; }
+#define MOST_NV 8
+INLINE idx rows_of_tile(idx nv)
+{
+    return nv <= 2 ? 12 : nv == 3 ? 8 : nv == 4 ? 6 : nv <= 6 ? 3 : 2;
+}
+INLINE idx vectors_of_tile(idx rows) { return rows <= 2 ? 8 : rows == 3 ? 6 : rows <= 6 ? 4 : 3; }
 #define FOR_EACH_TILE(T)                                                                           \
     T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1) T(7, 1) T(8, 1) T(9, 1) T(10, 1) T(11, 1)      \
     T(12, 1) T(1, 2) T(2, 2) T(3, 2) T(4, 2) T(5, 2) T(6, 2) T(7, 2) T(8, 2) T(9, 2) T(10, 2)      \
-    T(11, 2) T(12, 2) T(1, 3) T(2, 3) T(3, 3) T(4, 3) T(5, 3) T(6, 3) T(7, 3) T(8, 3)
+    T(11, 2) T(12, 2) T(1, 3) T(2, 3) T(3, 3) T(4, 3) T(5, 3) T(6, 3) T(7, 3) T(8, 3) T(1, 4)      \
+    T(2, 4) T(3, 4) T(4, 4) T(5, 4) T(6, 4) T(1, 5) T(2, 5) T(3, 5) T(1, 6) T(2, 6) T(3, 6)        \
+    T(1, 7) T(2, 7) T(1, 8) T(2, 8)
 #else
-#define MAX_NV 2
-INLINE idx rows_of_tile(idx nv) { return nv == 2 ? 6 : 8; }
+#define MOST_NV 4
+INLINE idx rows_of_tile(idx nv) { return nv == 1 ? 8 : nv == 2 ? 6 : nv == 3 ? 4 : 2; }
+INLINE idx vectors_of_tile(idx rows) { return rows <= 2 ? 4 : rows <= 4 ? 3 : 2; }
 #define FOR_EACH_TILE(T)                                                                           \
     T(1, 1) T(2, 1) T(3, 1) T(4, 1) T(5, 1) T(6, 1) T(7, 1) T(8, 1) T(1, 2) T(2, 2) T(3, 2)        \
-    T(4, 2) T(5, 2) T(6, 2)
+    T(4, 2) T(5, 2) T(6, 2) T(1, 3) T(2, 3) T(3, 3) T(4, 3) T(1, 4) T(2, 4)
 #endif
+#define PANEL_NV (FB_ISA == 2 ? 3 : 2) /* vectors of a panel of B with many rows of A */
 
 enum {
-    KC = 256, /* depth of a block: a panel of B of 3 vectors is then 48 KB, half of it for f64 */
-    MC = 240, /* rows of a block: 240 KB of A in f32, which second-level caches hold */
+    KC = 256, /* depth of a block: a panel of B of 3 vectors is then 48 KB */
+    PACK_SIZE = KC * PANEL_NV * VL, /* elements of a packed panel of B */
     UNPACKED_BYTES = 28 * 1024, /* B up to this size is used where it lies */
-    PANEL = KC * MAX_NV * VL, /* elements of a packed panel of B */
-    PACK_SIZE = PANEL + KC * MC /* elements of scratch memory that gemm() needs */
+    FEW_ROWS = 8 /* so many rows of A do not repay packing */
 };
 
 typedef struct {
@@ -45,22 +53,26 @@ typedef struct {
 } epilogue;
 
 typedef void tile(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb, real *C, idx ldc,
-                  mask last, epilogue e);
+                  mask last, const epilogue *e);
 
 /* Rows of A are reached from base pointers four rows apart, so that the addresses of a dozen
- * rows need six registers instead of twelve. */
+ * rows need six registers instead of twelve. Rows of C are walked through twice, which costs less
+ * than to keep their addresses during the product: SAME hides that they are the same. */
+#define SAME(pointer) __asm__("" : "+r"(pointer))
+
 #define DEFINE_TILE(MR, NV)                                                                        \
     static void tile_##MR##_##NV(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb,   \
-                                 real *C, idx ldc, mask last, epilogue e)                          \
+                                 real *C, idx ldc, mask last, const epilogue *e)                   \
     {                                                                                              \
         vec acc[MR][NV];                                                                           \
-        if (e.add) {                                                                               \
-            UNROLL for (int m = 0; m < MR; m++) UNROLL for (int v = 0; v < NV; v++)                \
-                acc[m][v] = v < NV - 1 || e.padded ? load(C + m * ldc + v * VL)                    \
-                                                   : load_first(C + m * ldc + v * VL, last);       \
-        } else if (e.bias) {                                                                       \
+        if (e->add) {                                                                              \
+            const real *c = C;                                                                     \
+            UNROLL for (int m = 0; m < MR; m++, c += ldc) UNROLL for (int v = 0; v < NV; v++)      \
+                acc[m][v] = v < NV - 1 || e->padded ? load(c + v * VL)                             \
+                                                    : load_first(c + v * VL, last);                \
+        } else if (e->bias) {                                                                      \
             UNROLL for (int v = 0; v < NV; v++) {                                                  \
-                vec b = v < NV - 1 ? load(e.bias + v * VL) : load_first(e.bias + v * VL, last);    \
+                vec b = v < NV - 1 ? load(e->bias + v * VL) : load_first(e->bias + v * VL, last);  \
                 UNROLL for (int m = 0; m < MR; m++) acc[m][v] = b;                                 \
             }                                                                                      \
         } else {                                                                                   \
@@ -78,150 +90,187 @@ typedef void tile(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb
             }                                                                                      \
             a0 += acs, a4 += acs, a8 += acs, B += ldb;                                             \
         }                                                                                          \
-        vec least = splat(e.least);                                                                \
-        UNROLL for (int m = 0; m < MR; m++) UNROLL for (int v = 0; v < NV; v++) {                  \
+        vec least = splat(e->least);                                                               \
+        SAME(C);                                                                                   \
+        UNROLL for (int m = 0; m < MR; m++, C += ldc) UNROLL for (int v = 0; v < NV; v++) {        \
             vec c = vmax(least, acc[m][v]);                                                        \
-            if (v < NV - 1 || e.padded)                                                            \
-                store(C + m * ldc + v * VL, c);                                                    \
+            if (v < NV - 1 || e->padded)                                                           \
+                store(C + v * VL, c);                                                              \
             else                                                                                   \
-                store_first(C + m * ldc + v * VL, last, c);                                        \
+                store_first(C + v * VL, last, c);                                                  \
         }                                                                                          \
     }
 
 #define TILE_ENTRY(MR, NV) [NV - 1][MR - 1] = tile_##MR##_##NV,
 
 FOR_EACH_TILE(DEFINE_TILE)
-static tile *const tiles[MAX_NV][12] = {FOR_EACH_TILE(TILE_ENTRY)};
+static tile *const tiles[MOST_NV][12] = {FOR_EACH_TILE(TILE_ENTRY)};
 
-/* Copies of blocks as the tiles read them. */
+/* What a panel's product asks the caches for meanwhile: so many rows of a matrix. */
+typedef struct {
+    const real *p;
+    idx rows, columns, ld;
+} region;
 
-static void pack_panel(idx K, idx columns, const real *B, idx ldb, real *panel)
+enum { LINE = 64 / sizeof(real) };
+
+/* Share number `i` of `n`, towards the second-level cache. */
+INLINE void prefetch(region r, idx i, idx n)
 {
-    idx ld = round_up(columns);
-    mask last = first_lanes(columns - (ld - VL));
-    for (idx k = 0; k < K; k++) {
-        for (idx j = 0; j < ld - VL; j += VL) store(panel + j, load(B + j));
-        store(panel + ld - VL, load_first(B + ld - VL, last));
-        panel += ld, B += ldb;
-    }
+    for (idx row = r.rows * i / n; row < r.rows * (i + 1) / n; row++)
+        for (idx j = 0; j < r.columns; j += LINE) __builtin_prefetch(r.p + row * r.ld + j, 0, 2);
 }
 
-static void pack_columns(idx K, idx rows, const real *A, idx acs, real *packed)
-{
-    for (idx k = 0; k < K; k++) memcpy(packed + k * rows, A + k * acs, (size_t)rows * sizeof(real));
-}
-
-/* Rows of one column panel of C. */
+/* The rows of C in the columns of one panel of B, tile by tile. */
 INLINE void panel_product(idx M, idx columns, idx K, const real *A, idx ars, idx acs, const real *B,
-                          idx ldb, real *C, idx ldc, epilogue e)
+                          idx ldb, real *C, idx ldc, epilogue e, region next)
 {
     idx nv = (columns + VL - 1) / VL;
     idx most = rows_of_tile(nv), blocks = (M + most - 1) / most;
     mask last = first_lanes(columns - (nv - 1) * VL);
     for (idx block = 0, i = 0; block < blocks; block++) {
         idx rows = (M - i) / (blocks - block); /* even shares, smaller ones first */
-        tiles[nv - 1][rows - 1](K, A + i * ars, ars, acs, B, ldb, C + i * ldc, ldc, last, e);
+        if (next.rows) {
+            prefetch(next, block, blocks);
+            prefetch((region){C + (i + rows) * ldc, rows, columns, ldc}, 0, 1);
+        }
+        tiles[nv - 1][rows - 1](K, A + i * ars, ars, acs, B, ldb, C + i * ldc, ldc, last, &e);
         i += rows;
     }
 }
 
-/* Whether B is beyond the first-level cache, and whether its columns are packed. */
-INLINE int is_large(idx M, idx N, idx K)
+/* The columns of the first of so many even shares of n, in whole vectors. */
+INLINE idx share_of(idx n, idx shares)
 {
-    return K * N * (idx)sizeof(real) > UNPACKED_BYTES && M > 8;
+    idx columns = (n + VL - 1) / VL / shares * VL;
+    return columns < n ? columns : n;
 }
 
-INLINE int packs_columns(idx M, idx N, idx K)
-{
-    return is_large(M, N, K) || (!HAVE_MASKS && N % VL != 0 && M > 2);
-}
+INLINE idx shares_of(idx n, idx most) { return ((n + VL - 1) / VL + most - 1) / most; }
 
-/* What gemm() does with products that are more than one tile. */
-static void product_of_tiles(idx M, idx N, idx K, const real *A, idx ars, idx acs, const real *B,
-                             idx ldb, real *C, idx ldc, epilogue e, real *pack)
+/* The product with both factors where they lie. */
+static void product_in_place(idx M, idx N, idx K, const real *A, idx ars, idx acs, const real *B,
+                             idx ldb, real *C, idx ldc, epilogue e)
 {
-    int large = is_large(M, N, K), pack_b = packs_columns(M, N, K);
-    int pack_a = large && ars == 1 && acs > 1;
-    idx vectors = (N + VL - 1) / VL, chunks = (vectors + MAX_NV - 1) / MAX_NV;
-    idx depth = large ? KC : K, height = large ? MC : M;
-    if (!large && pack_b) depth = K < KC ? K : KC;
-    for (idx i = 0; i < M; i += height) {
-        idx rows = M - i < height ? M - i : height;
-        idx k = 0;
-        do { /* once even for K = 0: the epilogue is still due */
-            idx deep = K - k < depth ? K - k : depth;
-            int first = k == 0, final = k + deep >= K;
-            epilogue step = {first ? e.bias : NULL, final ? e.least : (real)-INFINITY,
-                             first ? e.add : 1, e.padded};
-            const real *a = A + i * ars + k * acs;
-            idx a_rs = ars, a_cs = acs;
-            if (pack_a) {
-                pack_columns(deep, rows, a, acs, pack + PANEL);
-                a = pack + PANEL, a_rs = 1, a_cs = rows;
-            }
-            for (idx chunk = 0, v = 0; chunk < chunks; chunk++) {
-                idx nv = (vectors - v) / (chunks - chunk), j = v * VL;
-                idx columns = N - j < nv * VL ? N - j : nv * VL;
-                const real *b = B + k * ldb + j;
-                idx b_ld = ldb;
-                if (pack_b) {
-                    pack_panel(deep, columns, b, ldb, pack);
-                    b = pack, b_ld = round_up(columns);
-                }
-                epilogue part = step;
-                if (part.bias) part.bias += j;
-                panel_product(rows, columns, deep, a, a_rs, a_cs, b, b_ld, C + i * ldc + j, ldc,
-                              part);
-                v += nv;
-            }
-            k += deep;
-        } while (k < K);
+    idx chunks = shares_of(N, vectors_of_tile(M)), columns;
+    for (idx j = 0; j < N; j += columns) {
+        columns = share_of(N - j, chunks--);
+        panel_product(M, columns, K, A, ars, acs, B + j, ldb, C + j, ldc, e, (region){0});
+        if (e.bias) e.bias += columns;
     }
 }
 
-/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. `pack` has PACK_SIZE. The
- * products of small networks are single tiles, for which a call more would count. */
-INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, const real *B, idx ldb,
-                 real *C, idx ldc, epilogue e, real *pack)
+/* B (K, N) as it lies or as the transpose of a matrix (N, K); rows of what lies there are `ld`
+ * apart. */
+typedef struct {
+    const real *p;
+    idx ld;
+    int transposed;
+} factor;
+
+INLINE factor block_of(factor B, idx k, idx j)
 {
-    idx nv = (N + VL - 1) / VL;
-    int one_tile = nv >= 1 && nv <= MAX_NV && M >= 1 && M <= rows_of_tile(nv);
-    if (one_tile && !packs_columns(M, N, K))
-        tiles[nv - 1][M - 1](K, A, ars, acs, B, ldb, C, ldc, first_lanes(N - (nv - 1) * VL), e);
-    else
-        product_of_tiles(M, N, K, A, ars, acs, B, ldb, C, ldc, e, pack);
+    return (factor){B.p + (B.transposed ? j * B.ld + k : k * B.ld + j), B.ld, B.transposed};
 }
 
-/* y = A (M, K) · x: the product with one column, whose vectors run along K instead. Four rows share
- * the loads of x. */
-static void row_dots(idx M, idx K, const real *A, idx lda, const real *x, real bias, real least,
-                     real *y)
+INLINE region region_of(factor B, idx K, idx columns)
+{
+    return B.transposed ? (region){B.p, columns, K, B.ld} : (region){B.p, K, columns, B.ld};
+}
+
+/* The rows of a panel have room for whole vectors. */
+static void pack_panel(idx K, idx columns, factor B, real *panel)
+{
+    idx ld = round_up(columns);
+    if (B.transposed) {
+        transpose(columns, K, B.p, B.ld, panel, ld, 1);
+        return;
+    }
+    mask last = first_lanes(columns - (ld - VL));
+    for (idx k = 0; k < K; k++, panel += ld, B.p += B.ld) {
+        for (idx j = 0; j < ld - VL; j += VL) store(panel + j, load(B.p + j));
+        store(panel + ld - VL, load_first(B.p + ld - VL, last));
+    }
+}
+
+/* The product by panels of B, packed one by one. The rows of a large B are pages apart: the next
+ * panel would come from afar at the time it is packed, so it is prefetched during the product. */
+static void product_of_panels(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B,
+                              real *C, idx ldc, epilogue e, real *pack)
+{
+    idx blocks = K > KC ? (K + KC - 1) / KC : 1, depth; /* one even for K = 0: the epilogue is due */
+    for (idx k = 0; blocks > 0; k += depth) {
+        depth = (K - k) / blocks--;
+        epilogue part = {k ? NULL : e.bias, blocks ? (real)-INFINITY : e.least, k ? 1 : e.add,
+                         e.padded};
+        idx chunks = shares_of(N, PANEL_NV), columns;
+        for (idx j = 0; j < N; j += columns) {
+            columns = share_of(N - j, chunks--);
+            pack_panel(depth, columns, block_of(B, k, j), pack);
+            int more = j + columns < N || blocks;
+            factor after = j + columns < N ? block_of(B, k, j + columns) : block_of(B, k + depth, 0);
+            panel_product(M, columns, depth, A + k * acs, ars, acs, pack, round_up(columns), C + j,
+                          ldc, part, more ? region_of(after, depth, columns) : (region){0});
+            if (part.bias) part.bias += columns;
+        }
+    }
+}
+
+/* y (+)= A (M, K) · x + bias: a product with one column, whose vectors run along K instead. Four
+ * rows share the loads of x. */
+INLINE void dots(int rows, idx K, const real *A, idx lda, const real *x, real *y, epilogue e)
 {
     idx whole = K / VL * VL;
     mask last = first_lanes(K - whole);
+    vec s[4] = {{0}};
+    for (idx k = 0; k < whole; k += VL) {
+        vec xk = load(x + k);
+        UNROLL for (int m = 0; m < rows; m++) s[m] += load(A + m * lda + k) * xk;
+    }
+    if (whole < K) {
+        vec xk = load_first(x + whole, last);
+        UNROLL for (int m = 0; m < rows; m++) s[m] += load_first(A + m * lda + whole, last) * xk;
+    }
+    UNROLL for (int m = 0; m < rows; m++) {
+        real z = hsum(s[m]) + (e.bias ? *e.bias : e.add ? y[m] : 0);
+        y[m] = z < e.least ? e.least : z;
+    }
+}
+
+static void row_dots(idx M, idx K, const real *A, idx lda, const real *x, real *y, epilogue e)
+{
     idx i = 0;
-    for (; i + 4 <= M; i += 4) {
-        const real *a = A + i * lda;
-        vec s[4] = {{0}};
-        for (idx k = 0; k < whole; k += VL) {
-            vec xk = load(x + k);
-            UNROLL for (int m = 0; m < 4; m++) s[m] += load(a + m * lda + k) * xk;
-        }
-        if (whole < K) {
-            vec xk = load_first(x + whole, last);
-            UNROLL for (int m = 0; m < 4; m++) s[m] += load_first(a + m * lda + whole, last) * xk;
-        }
-        UNROLL for (int m = 0; m < 4; m++) {
-            real z = hsum(s[m]) + bias;
-            y[i + m] = z < least ? least : z;
-        }
-    }
-    for (; i < M; i++) {
-        const real *a = A + i * lda;
-        vec s = {0};
-        for (idx k = 0; k < whole; k += VL) s += load(a + k) * load(x + k);
-        if (whole < K) s += load_first(a + whole, last) * load_first(x + whole, last);
-        real z = hsum(s) + bias;
-        y[i] = z < least ? least : z;
-    }
+    for (; i + 4 <= M; i += 4) dots(4, K, A + i * lda, lda, x, y + i, e);
+    for (; i < M; i++) dots(1, K, A + i * lda, lda, x, y + i, e);
+}
+
+/* C (M, N) = A·Bᵀ for few rows of A (M, K) and a large B (N, K), which is read once. */
+static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const real *B, idx ldb,
+                            real *C, idx ldc, epilogue e)
+{
+    enum { ROWS = 32 };
+    for (idx j = 0; j < N; j += ROWS)
+        for (idx i = 0; i < M; i++)
+            row_dots(N - j < ROWS ? N - j : ROWS, K, B + j * ldb, ldb, A + i * lda, C + i * ldc + j, e);
+}
+
+/* Whether a B is beyond the first-level cache. */
+INLINE int is_large(idx N, idx K) { return K * N * (idx)sizeof(real) > UNPACKED_BYTES; }
+
+/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. A transposed B is a large one
+ * (then acs is 1 and there is no bias). `pack` has PACK_SIZE. The products of small networks are
+ * single tiles, for which a call more would count. */
+INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B, real *C, idx ldc,
+                 epilogue e, real *pack)
+{
+    idx nv = (N + VL - 1) / VL;
+    int one_tile = nv >= 1 && nv <= MOST_NV && M >= 1 && M <= rows_of_tile(nv);
+    if (is_large(N, K) ? M > FEW_ROWS : !HAVE_MASKS && N % VL != 0 && M > 2)
+        product_of_panels(M, N, K, A, ars, acs, B, C, ldc, e, pack);
+    else if (B.transposed)
+        product_of_dots(M, N, K, A, ars, B.p, B.ld, C, ldc, e);
+    else if (one_tile)
+        tiles[nv - 1][M - 1](K, A, ars, acs, B.p, B.ld, C, ldc, first_lanes(N - (nv - 1) * VL), &e);
+    else
+        product_in_place(M, N, K, A, ars, acs, B.p, B.ld, C, ldc, e);
 }

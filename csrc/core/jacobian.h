@@ -9,7 +9,7 @@
 enum {
     DELTA_ROWS = 64, /* rows of deltas in a tile */
     BLOCK_ROWS = 128, /* rows of J that stay in the cache for JᵀJ */
-    COLUMN_BLOCK = MAX_NV * VL /* columns of JᵀJ that are computed at once, down to the diagonal */
+    COLUMN_BLOCK = PANEL_NV * VL /* columns of JᵀJ that are computed at once, down to the diagonal */
 };
 
 /* Row v of J: for this layer a_i·d_j, then d_j for the biases. */
@@ -193,9 +193,10 @@ static void add_normal(idx n, idx rows, block J, const real *r, real *JTJ, real 
     epilogue e = {NULL, (real)-INFINITY, add, 0};
     for (idx j = 0; j < n; j += COLUMN_BLOCK) {
         idx columns = n - j < COLUMN_BLOCK ? n - j : COLUMN_BLOCK;
-        gemm(j + columns, columns, rows, J.p, 1, J.ld, J.p + j, J.ld, JTJ + j, n, e, pack);
+        gemm(j + columns, columns, rows, J.p, 1, J.ld, (factor){J.p + j, J.ld, 0}, JTJ + j, n, e,
+             pack);
     }
-    gemm(1, n, rows, r, 0, 1, J.p, J.ld, JTr, n, e, pack);
+    gemm(1, n, rows, r, 0, 1, (factor){J.p, J.ld, 0}, JTr, n, e, pack);
 }
 
 static real *normal_slot(const normal_call *c, idx part)

@@ -21,9 +21,9 @@ typedef struct {
     block *Y, *Z; /* per layer; no Z where it is not kept */
     block *A; /* what the next layer gets: Y, or what dropout leaves of it */
     block *factors; /* of dropout, for layers that have it; null if none has */
-    block *Wt; /* per layer but the first: the transpose of W */
+    factor *Wt; /* per layer but the first: the transpose of W */
     block *RZ, *RY; /* per layer: derivatives of Z and Y in a direction of the parameters */
-    block *Vt; /* per layer but the first: the transpose of that direction's W */
+    factor *Vt; /* per layer but the first: the transpose of that direction's W */
     block delta[4];
     real *X; /* gathered rows of a shuffled batch, with their targets and weights */
     real *T, *weights;
@@ -78,25 +78,35 @@ static char *lay_out_dropout(buffers *B, char *end, const fb_plan *plan, idx row
     return end;
 }
 
+/* A large W is transposed as it is packed, and a column is its own transpose: these need no room. */
+INLINE int copies_transpose(idx n_in, idx n_out) { return n_out > 1 && !is_large(n_in, n_out); }
+
+static char *lay_out_transpose(factor *Wt, char *end, const fb_layer *layer)
+{
+    idx n_in = layer->n_in, n_out = layer->n_out, ld = round_up(n_in);
+    if (copies_transpose(n_in, n_out)) *Wt = (factor){CARVE(n_out * ld), ld, 0};
+    return end;
+}
+
 static char *lay_out_direction(buffers *B, char *end, const fb_plan *plan, idx rows)
 {
     for (idx l = 0; l < plan->n_layers; l++) {
-        idx ld = leading(plan->layers[l].n_out), ldt = round_up(plan->layers[l].n_in);
+        idx ld = leading(plan->layers[l].n_out);
         B->RZ[l] = (block){CARVE(rows * ld), ld};
         B->RY[l] = (block){CARVE(rows * ld), ld};
-        B->Vt[l] = (block){CARVE(plan->layers[l].n_out * ldt), ldt};
+        end = lay_out_transpose(B->Vt + l, end, plan->layers + l);
     }
     return end;
 }
 
 enum {
-    TABLES = 8, /* of blocks per layer */
+    TABLES = 6, /* of blocks per layer, and two of factors */
     MOST_MOMENTS = 3 /* of an optimizer */
 };
 
 INLINE size_t size_of_tables(const fb_plan *plan)
 {
-    return (size_t)(TABLES * plan->n_layers) * sizeof(block) + 128;
+    return (size_t)plan->n_layers * (TABLES * sizeof(block) + 2 * sizeof(factor)) + 256;
 }
 
 /* The workspace's layout, which begins with the tables; returns its end. */
@@ -107,18 +117,18 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     int weights = need.what & FOR_WEIGHTS, direction = need.what & FOR_DIRECTION;
     int drops = need.what & FOR_DROPOUT;
     block *tables = carve(&end, (size_t)(TABLES * L) * sizeof(block));
-    B->Y = tables, B->Z = tables + L, B->Wt = tables + 2 * L;
-    B->A = drops ? tables + 3 * L : B->Y, B->factors = drops ? tables + 4 * L : NULL;
-    B->RZ = tables + 5 * L, B->RY = tables + 6 * L, B->Vt = tables + 7 * L;
+    B->Y = tables, B->Z = tables + L, B->RZ = tables + 2 * L, B->RY = tables + 3 * L;
+    B->A = drops ? tables + 4 * L : B->Y, B->factors = drops ? tables + 5 * L : NULL;
+    B->Wt = carve(&end, (size_t)(2 * L) * sizeof(factor)), B->Vt = B->Wt + L;
     B->pack = CARVE(PACK_SIZE);
     B->row = CARVE(round_up(plan->max_width));
     for (idx l = 0; l < L; l++) {
         const fb_layer *layer = plan->layers + l;
-        idx ld = leading(layer->n_out), ldt = round_up(layer->n_in);
+        idx ld = leading(layer->n_out);
         int keeps_z = direction || (forward && backward && layer->z_column >= 0);
         B->Y[l] = (block){forward ? CARVE(rows * ld) : NULL, ld};
         B->Z[l] = (block){keeps_z ? CARVE(rows * ld) : NULL, ld};
-        B->Wt[l] = (block){weights ? CARVE(layer->n_out * ldt) : NULL, ldt};
+        if (weights) end = lay_out_transpose(B->Wt + l, end, layer);
     }
     if (drops) end = lay_out_dropout(B, end, plan, rows);
     if (direction) end = lay_out_direction(B, end, plan, rows);
@@ -165,27 +175,33 @@ static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, cons
     block out = Z.p ? Z : Y;
     real least = rectified ? 0 : (real)-INFINITY;
     if (n_out == 1) {
-        row_dots(rows, n_in, X, ldx, W, b ? *b : 0, least, out.p);
+        row_dots(rows, n_in, X, ldx, W, out.p, (epilogue){b, least, 0, 0});
     } else {
         int padded = out.ld % VL == 0 && out.ld >= round_up(n_out);
         epilogue e = {b, least, 0, padded};
-        gemm(rows, n_out, n_in, X, ldx, 1, W, n_out, out.p, out.ld, e, pack);
+        gemm(rows, n_out, n_in, X, ldx, 1, (factor){W, n_out, 0}, out.p, out.ld, e, pack);
     }
     if (rectified || (act->kind == FB_LINEAR && !Z.p)) return;
     /* Rows with gaps shorter than a vector are one long row; gaps hold harmless numbers. */
     act_apply(act, 0, (rows - 1) * out.ld + n_out, out.p, Y.p);
 }
 
-/* dW (+)= Xᵀ·dZ and db (+)= Σ_rows dZ. */
-static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx, block dZ, real *dW,
-                           real *db, int add, real *pack)
+/* Column sums of so many vectors side by side, which hide an addition's latency. */
+INLINE void column_sums(int vectors, idx rows, idx columns, block A, real *sums, int add)
 {
-    epilogue e = {NULL, (real)-INFINITY, add, 0};
-    if (n_out == 1) /* dWᵀ = dZᵀ·X, so that vectors run along the inputs */
-        gemm(1, n_in, rows, dZ.p, 0, dZ.ld, X, ldx, dW, n_in, e, pack);
-    else
-        gemm(n_in, n_out, rows, X, 1, ldx, dZ.p, dZ.ld, dW, n_out, e, pack);
-    if (!db) return;
+    vec s[4];
+    mask last = first_lanes(columns - (vectors - 1) * VL);
+    UNROLL for (int v = 0; v < vectors; v++)
+        s[v] = !add ? (vec){0} : v < vectors - 1 ? load(sums + v * VL) : load_first(sums + v * VL, last);
+    for (idx i = 0; i < rows; i++)
+        UNROLL for (int v = 0; v < vectors; v++) s[v] += load(A.p + i * A.ld + v * VL);
+    UNROLL for (int v = 0; v < vectors - 1; v++) store(sums + v * VL, s[v]);
+    store_first(sums + (vectors - 1) * VL, last, s[vectors - 1]);
+}
+
+/* db (+)= Σ_rows dZ */
+static void sum_of_rows(idx rows, idx n_out, block dZ, real *db, int add)
+{
     if (dZ.ld == 1) {
         vec s = {0};
         idx i = 0;
@@ -194,32 +210,49 @@ static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx
         *db = (add ? *db : 0) + hsum(s);
         return;
     }
-    for (idx j = 0; j < n_out; j += VL) {
-        mask m = first_lanes(n_out - j);
-        vec s = add ? load_first(db + j, m) : (vec){0};
-        for (idx i = 0; i < rows; i++) s += load_first(dZ.p + i * dZ.ld + j, m);
-        store_first(db + j, m, s);
+    for (; n_out > 0; n_out -= 4 * VL, dZ.p += 4 * VL, db += 4 * VL) {
+        if (n_out > 3 * VL) column_sums(4, rows, n_out < 4 * VL ? n_out : 4 * VL, dZ, db, add);
+        else if (n_out > 2 * VL) column_sums(3, rows, n_out, dZ, db, add);
+        else if (n_out > VL) column_sums(2, rows, n_out, dZ, db, add);
+        else column_sums(1, rows, n_out, dZ, db, add);
     }
 }
 
-/* dX (+)= dZ·Wᵀ; Wt is the transpose of W. */
-static void layer_pullback(idx rows, idx n_in, idx n_out, block dZ, block Wt, block dX, int add,
+/* dW (+)= Xᵀ·dZ and db (+)= Σ_rows dZ. Rows of dZ are padded. */
+static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx, block dZ, real *dW,
+                           real *db, int add, real *pack)
+{
+    epilogue e = {NULL, (real)-INFINITY, add, 0};
+    if (n_out == 1) /* dWᵀ = dZᵀ·X, so that vectors run along the inputs */
+        gemm(1, n_in, rows, dZ.p, 0, dZ.ld, (factor){X, ldx, 0}, dW, n_in, e, pack);
+    else
+        gemm(n_in, n_out, rows, X, 1, ldx, (factor){dZ.p, dZ.ld, 0}, dW, n_out, e, pack);
+    if (db) sum_of_rows(rows, n_out, dZ, db, add);
+}
+
+/* What the product with the transpose of W takes; `copy` is where to, if it copies. */
+INLINE factor transpose_of(idx n_in, idx n_out, const real *W, factor copy)
+{
+    if (n_out == 1) return (factor){W, n_in, 0};
+    if (is_large(n_in, n_out)) return (factor){W, n_out, 1};
+    transpose(n_in, n_out, W, n_out, (real *)(uintptr_t)copy.p, copy.ld, 1);
+    return copy;
+}
+
+/* dX (+)= dZ·Wᵀ */
+static void layer_pullback(idx rows, idx n_in, idx n_out, block dZ, factor Wt, block dX, int add,
                            real *pack)
 {
     int padded = dX.ld % VL == 0 && dX.ld >= round_up(n_in);
     epilogue e = {NULL, (real)-INFINITY, add, padded};
-    gemm(rows, n_in, n_out, dZ.p, dZ.ld, 1, Wt.p, Wt.ld, dX.p, dX.ld, e, pack);
+    gemm(rows, n_in, n_out, dZ.p, dZ.ld, 1, Wt, dX.p, dX.ld, e, pack);
 }
 
-static void transpose_weights(const fb_plan *plan, const real *params, int first_too, block *Wt)
+static void transpose_weights(const fb_plan *plan, const real *params, int first_too, factor *Wt)
 {
     for (idx l = !first_too; l < plan->n_layers; l++) {
         const fb_layer *layer = plan->layers + l;
-        const real *W = params + layer->w;
-        if (layer->n_out == 1) /* a column is its own transpose */
-            memcpy(Wt[l].p, W, (size_t)layer->n_in * sizeof(real));
-        else
-            transpose(layer->n_in, layer->n_out, W, layer->n_out, Wt[l].p, Wt[l].ld);
+        Wt[l] = transpose_of(layer->n_in, layer->n_out, params + layer->w, Wt[l]);
     }
 }
 

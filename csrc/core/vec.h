@@ -211,47 +211,97 @@ INLINE double total_of(double_sum sum)
     return total;
 }
 
-/* Interleaving of the low and of the high halves of two vectors. */
-#if VL == 16
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31)
-#define STAGES 4
-#elif VL == 8
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15)
-#define STAGES 3
-#elif VL == 4
-#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
-#define ZIP_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
-#define STAGES 2
+/* Lanes of 128 bits: a vector has LANES of them, a lane LANE numbers. join() makes a vector of
+ * LANES pieces of memory, which is the load unit's work; ZIP_LOW and ZIP_HIGH interleave the low and
+ * the high halves of every lane, which stays within lanes and so takes a single cycle. */
+#define LANES (VBYTES / 16)
+#define LANE (VL / LANES)
+
+#if FB_ISA == 2 && !FB_DOUBLE
+INLINE vec join(const real *const *p)
+{
+    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p[0]));
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p[1]), 1);
+    v = _mm512_insertf32x4(v, _mm_loadu_ps(p[2]), 2);
+    return _mm512_insertf32x4(v, _mm_loadu_ps(p[3]), 3);
+}
+#define ZIP_LOW(a, b) _mm512_unpacklo_ps(a, b)
+#define ZIP_HIGH(a, b) _mm512_unpackhi_ps(a, b)
+#elif FB_ISA == 2
+INLINE vec join(const real *const *p)
+{
+    __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd(p[0]));
+    v = _mm512_insertf64x2(v, _mm_loadu_pd(p[1]), 1);
+    v = _mm512_insertf64x2(v, _mm_loadu_pd(p[2]), 2);
+    return _mm512_insertf64x2(v, _mm_loadu_pd(p[3]), 3);
+}
+#define ZIP_LOW(a, b) _mm512_unpacklo_pd(a, b)
+#define ZIP_HIGH(a, b) _mm512_unpackhi_pd(a, b)
+#elif FB_ISA == 1 && !FB_DOUBLE
+INLINE vec join(const real *const *p) { return _mm256_loadu2_m128(p[1], p[0]); }
+#define ZIP_LOW(a, b) _mm256_unpacklo_ps(a, b)
+#define ZIP_HIGH(a, b) _mm256_unpackhi_ps(a, b)
+#elif FB_ISA == 1
+INLINE vec join(const real *const *p) { return _mm256_loadu2_m128d(p[1], p[0]); }
+#define ZIP_LOW(a, b) _mm256_unpacklo_pd(a, b)
+#define ZIP_HIGH(a, b) _mm256_unpackhi_pd(a, b)
 #else
+INLINE vec join(const real *const *p) { return load(p[0]); }
+#if FB_DOUBLE
 #define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 2)
 #define ZIP_HIGH(a, b) SHUFFLE(a, b, 1, 3)
-#define STAGES 1
+#else
+#define ZIP_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
+#define ZIP_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
+#endif
 #endif
 
-/* T (columns, ldt) = transpose of A (rows, lda), in blocks of VL x VL that stay in registers:
- * interleaving row i with row i + VL/2, log2(VL) times over, transposes. Rows of T are padded with
- * zeros to a whole number of vectors, for which ldt must have room. */
-static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt)
+/* Up to VL rows of a transpose: LANE columns of A at a time, whose pieces join() stacks so that
+ * interleaving within lanes, log2(LANE) times over, transposes. Missing rows are zeros; the last
+ * pieces of a row may reach into the next one, which is harmless, but not beyond the matrix. */
+INLINE void transpose_rows(idx rows, idx columns, const real *A, idx lda, int ends, real *T, idx ldt,
+                           int padded)
 {
-    for (idx i = 0; i < rows; i += VL) {
-        for (idx j = 0; j < columns; j += VL) {
-            vec r[VL], t[VL];
-            mask m = first_lanes(columns - j);
-            UNROLL for (int k = 0; k < VL; k++)
-                r[k] = i + k < rows ? load_first(A + (i + k) * lda + j, m) : (vec){0};
-            UNROLL for (int stage = 0; stage < STAGES; stage++) {
-                UNROLL for (int k = 0; k < VL / 2; k++) {
-                    t[2 * k] = ZIP_LOW(r[k], r[k + VL / 2]);
-                    t[2 * k + 1] = ZIP_HIGH(r[k], r[k + VL / 2]);
-                }
-                UNROLL for (int k = 0; k < VL; k++) r[k] = t[k];
+    static const real zeros[LANE];
+    real tail[LANE] = {0};
+    if (ends)
+        for (idx j = columns / LANE * LANE; j < columns; j++)
+            tail[j % LANE] = A[(rows - 1) * lda + j];
+    mask present = first_lanes(rows);
+    for (idx j = 0; j < columns; j += LANE) {
+        vec r[LANE], t[LANE];
+        int cut = ends && j + LANE > columns;
+        UNROLL for (int k = 0; k < LANE; k++) {
+            const real *pieces[LANES];
+            UNROLL for (int lane = 0; lane < LANES; lane++) {
+                idx i = lane * LANE + k;
+                pieces[lane] = i >= rows ? zeros : cut && i == rows - 1 ? tail : A + i * lda + j;
             }
-            UNROLL for (int k = 0; k < VL; k++)
-                if (j + k < columns) store(T + (j + k) * ldt + i, r[k]);
+            r[k] = join(pieces);
+        }
+        UNROLL for (int width = LANE; width > 1; width /= 2) {
+            UNROLL for (int k = 0; k < LANE / 2; k++) {
+                t[2 * k] = ZIP_LOW(r[k], r[k + LANE / 2]);
+                t[2 * k + 1] = ZIP_HIGH(r[k], r[k + LANE / 2]);
+            }
+            UNROLL for (int k = 0; k < LANE; k++) r[k] = t[k];
+        }
+        UNROLL for (int k = 0; k < LANE; k++) {
+            if (j + k >= columns) break;
+            if (padded) store(T + (j + k) * ldt, r[k]);
+            else store_first(T + (j + k) * ldt, present, r[k]);
         }
     }
+}
+
+/* T (columns, ldt) = transpose of A (rows, lda). Rows of T have room for whole vectors, which zeros
+ * fill, if they are `padded`. */
+static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt, int padded)
+{
+    idx whole = rows / VL * VL, left = rows - whole;
+    for (idx i = 0; i < whole; i += VL)
+        transpose_rows(VL, columns, A + i * lda, lda, i + VL == rows, T + i, ldt, 1);
+    if (left) transpose_rows(left, columns, A + whole * lda, lda, 1, T + whole, ldt, padded);
 }
 
 /* Flushing of subnormal numbers to zero: results of a converging optimizer go subnormal, and each
