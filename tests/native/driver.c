@@ -680,15 +680,19 @@ static void check_layers(void)
 {
     const int64_t VL = vector_length();
     const int64_t widths[] = {1, 2, VL - 1, VL, VL + 1, 2 * VL - 1, 2 * VL, 3 * VL + 1, 4 * VL,
-                              6 * VL + 1};
+                              5 * VL + 1, 7 * VL, 8 * VL - 1};
     for (int64_t kind = 0; kind < N_ACTIVATIONS; kind++) {
         check_activation(kind, 4 * VL + 3);
         check_layer(7, 5, widths[3 + kind % 3], kind);
         check_layer(1 + kind, 2 * VL + 1, 1 + kind % 4, kind);
     }
-    for (int i = 0; i < 10; i++)
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++)
         for (int64_t n = 1; n <= 26; n++)
-            if (widths[i] > 0) check_whole_numbers(n, 1 + (n * 7 + i * 5) % 37, widths[i]);
+            check_whole_numbers(n, 1 + (n * 7 + (int64_t)i * 5) % 37, widths[i]);
+    for (int64_t n = 1; n <= 10; n++) { /* few rows, large matrices */
+        check_whole_numbers(n, 130, 70);
+        check_whole_numbers(n, 29, 257);
+    }
     static const int64_t deep[][3] = {
         {9, 300, 64}, {25, 255, 67}, {24, 256, 64}, {13, 257, 96}, {12, 511, 33}, {50, 512, 33},
         {10, 513, 49}, {239, 29, 256}, {241, 130, 65}, {257, 9, 31}, {70, 481, 66}, {100, 241, 90},
