@@ -9,10 +9,10 @@
  * 8 x 3 fill the 32 registers of AVX-512 and are bound by arithmetic, 6 x 2 the 16 of AVX2. All
  * smaller row counts exist too, and few rows go with more vectors, so that there are sums enough to
  * hide a multiply-add's latency. Rows and columns are split evenly, so that no shape falls off an
- * edge. The last vector of a row is masked.
+ * edge. The last vector of a row is masked, and a half one if that is enough.
  *
- * A product whose B is beyond the first-level cache is cut into blocks KC deep, for which B is
- * packed panel by panel. Below that size packing costs more than it gives.
+ * A product with a large B is cut into blocks KC deep, for which B is packed panel by panel. Below
+ * that size packing costs more than it gives.
  */
 
 #if FB_ISA == 2
@@ -39,9 +39,10 @@ INLINE idx vectors_of_tile(idx rows) { return rows <= 2 ? 4 : rows <= 4 ? 3 : 2;
 #define PANEL_NV (FB_ISA == 2 ? 3 : 2) /* vectors of a panel of B with many rows of A */
 
 enum {
-    KC = 256, /* depth of a block: a panel of B of 3 vectors is then 48 KB */
-    PACK_SIZE = KC * PANEL_NV * VL, /* elements of a packed panel of B */
-    UNPACKED_BYTES = 28 * 1024, /* B up to this size is used where it lies */
+    KC = 512, /* depth of a block; 256 costs 4 to 12 % more in f64 at 1024 x 1024 */
+    PACK_SIZE = KC * PANEL_NV * VL, /* elements of a packed panel of B, 96 KB at AVX-512 */
+    UNPACKED_BYTES = 128 * 1024, /* of a B that is used where it lies: to pack from 28 KB on costs
+                                    4 to 7 % more at widths of 64 to 150 */
     FEW_ROWS = 8 /* so many rows of A do not repay packing */
 };
 
@@ -55,56 +56,86 @@ typedef struct {
 typedef void tile(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb, real *C, idx ldc,
                   mask last, const epilogue *e);
 
+/* The last vector of a row may be a half: both kinds under names to build tiles from. */
+#define vec_load_first load_first
+#define vec_splat splat
+#define vec_max vmax
+#define vec_widened(v) (v)
+
 /* Rows of A are reached from base pointers four rows apart, so that the addresses of a dozen
  * rows need six registers instead of twelve. Rows of C are walked through twice, which costs less
  * than to keep their addresses during the product: SAME hides that they are the same. */
 #define SAME(pointer) __asm__("" : "+r"(pointer))
 
-#define DEFINE_TILE(MR, NV)                                                                        \
-    static void tile_##MR##_##NV(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb,   \
-                                 real *C, idx ldc, mask last, const epilogue *e)                   \
+#define DEFINE_TILE(MR, NV, LAST)                                                                  \
+    static void LAST##_tile_##MR##_##NV(idx K, const real *A, idx ars, idx acs, const real *B,     \
+                                        idx ldb, real *C, idx ldc, mask last, const epilogue *e)   \
     {                                                                                              \
+        enum { END = (NV - 1) * VL }; /* where the last vector begins */                           \
         vec acc[MR][NV];                                                                           \
+        LAST end[MR];                                                                              \
         if (e->add) {                                                                              \
             const real *c = C;                                                                     \
-            UNROLL for (int m = 0; m < MR; m++, c += ldc) UNROLL for (int v = 0; v < NV; v++)      \
-                acc[m][v] = v < NV - 1 || e->padded ? load(c + v * VL)                             \
-                                                    : load_first(c + v * VL, last);                \
+            UNROLL for (int m = 0; m < MR; m++, c += ldc) {                                        \
+                UNROLL for (int v = 0; v < NV - 1; v++) acc[m][v] = load(c + v * VL);              \
+                end[m] = LAST##_load_first(c + END, last);                                         \
+            }                                                                                      \
         } else if (e->bias) {                                                                      \
-            UNROLL for (int v = 0; v < NV; v++) {                                                  \
-                vec b = v < NV - 1 ? load(e->bias + v * VL) : load_first(e->bias + v * VL, last);  \
-                UNROLL for (int m = 0; m < MR; m++) acc[m][v] = b;                                 \
+            UNROLL for (int m = 0; m < MR; m++) {                                                  \
+                UNROLL for (int v = 0; v < NV - 1; v++) acc[m][v] = load(e->bias + v * VL);        \
+                end[m] = LAST##_load_first(e->bias + END, last);                                   \
             }                                                                                      \
         } else {                                                                                   \
-            UNROLL for (int m = 0; m < MR; m++) UNROLL for (int v = 0; v < NV; v++)                \
-                acc[m][v] = (vec){0};                                                              \
+            UNROLL for (int m = 0; m < MR; m++) {                                                  \
+                UNROLL for (int v = 0; v < NV - 1; v++) acc[m][v] = (vec){0};                      \
+                end[m] = (LAST){0};                                                                \
+            }                                                                                      \
         }                                                                                          \
         const real *a0 = A, *a4 = A + 4 * ars, *a8 = A + 8 * ars;                                  \
         for (idx k = 0; k < K; k++) {                                                              \
             vec b[NV];                                                                             \
-            UNROLL for (int v = 0; v < NV; v++)                                                    \
-                b[v] = v < NV - 1 ? load(B + v * VL) : load_first(B + v * VL, last);               \
+            UNROLL for (int v = 0; v < NV - 1; v++) b[v] = load(B + v * VL);                       \
+            LAST b_end = LAST##_load_first(B + END, last);                                         \
             UNROLL for (int m = 0; m < MR; m++) {                                                  \
-                vec a = splat((m < 4 ? a0 : m < 8 ? a4 : a8)[(m % 4) * ars]);                      \
-                UNROLL for (int v = 0; v < NV; v++) acc[m][v] += a * b[v];                         \
+                real a = (m < 4 ? a0 : m < 8 ? a4 : a8)[(m % 4) * ars];                            \
+                UNROLL for (int v = 0; v < NV - 1; v++) acc[m][v] += splat(a) * b[v];              \
+                end[m] += LAST##_splat(a) * b_end;                                                 \
             }                                                                                      \
             a0 += acs, a4 += acs, a8 += acs, B += ldb;                                             \
         }                                                                                          \
-        vec least = splat(e->least);                                                               \
         SAME(C);                                                                                   \
-        UNROLL for (int m = 0; m < MR; m++, C += ldc) UNROLL for (int v = 0; v < NV; v++) {        \
-            vec c = vmax(least, acc[m][v]);                                                        \
-            if (v < NV - 1 || e->padded)                                                           \
-                store(C + v * VL, c);                                                              \
-            else                                                                                   \
-                store_first(C + v * VL, last, c);                                                  \
+        UNROLL for (int m = 0; m < MR; m++, C += ldc) {                                            \
+            UNROLL for (int v = 0; v < NV - 1; v++)                                                \
+                store(C + v * VL, vmax(splat(e->least), acc[m][v]));                               \
+            vec c = LAST##_widened(LAST##_max(LAST##_splat(e->least), end[m]));                    \
+            if (e->padded) store(C + END, c);                                                      \
+            else store_first(C + END, last, c);                                                    \
         }                                                                                          \
     }
 
-#define TILE_ENTRY(MR, NV) [NV - 1][MR - 1] = tile_##MR##_##NV,
+#define DEFINE_WHOLE(MR, NV) DEFINE_TILE(MR, NV, vec)
+#define DEFINE_HALF(MR, NV) DEFINE_TILE(MR, NV, half)
+#define WHOLE_ENTRY(MR, NV) [NV - 1][MR - 1] = vec_tile_##MR##_##NV,
+#define HALF_ENTRY(MR, NV) [NV - 1][MR - 1] = half_tile_##MR##_##NV,
 
-FOR_EACH_TILE(DEFINE_TILE)
-static tile *const tiles[MOST_NV][12] = {FOR_EACH_TILE(TILE_ENTRY)};
+FOR_EACH_TILE(DEFINE_WHOLE)
+static tile *const whole_tiles[MOST_NV][12] = {FOR_EACH_TILE(WHOLE_ENTRY)};
+#if HAVE_HALVES
+FOR_EACH_TILE(DEFINE_HALF)
+static tile *const half_tiles[MOST_NV][12] = {FOR_EACH_TILE(HALF_ENTRY)};
+#endif
+
+typedef tile *const tiles[12]; /* by their rows */
+
+/* The tiles for so many columns. */
+INLINE tiles *tiles_for(idx columns)
+{
+    idx nv = (columns + VL - 1) / VL;
+#if HAVE_HALVES
+    if (nv * VL - columns >= VL / 2) return half_tiles + nv - 1;
+#endif
+    return whole_tiles + nv - 1;
+}
 
 /* What a panel's product asks the caches for meanwhile: so many rows of a matrix. */
 typedef struct {
@@ -128,13 +159,14 @@ INLINE void panel_product(idx M, idx columns, idx K, const real *A, idx ars, idx
     idx nv = (columns + VL - 1) / VL;
     idx most = rows_of_tile(nv), blocks = (M + most - 1) / most;
     mask last = first_lanes(columns - (nv - 1) * VL);
+    tiles *tile_of = tiles_for(columns);
     for (idx block = 0, i = 0; block < blocks; block++) {
         idx rows = (M - i) / (blocks - block); /* even shares, smaller ones first */
         if (next.rows) {
             prefetch(next, block, blocks);
             prefetch((region){C + (i + rows) * ldc, rows, columns, ldc}, 0, 1);
         }
-        tiles[nv - 1][rows - 1](K, A + i * ars, ars, acs, B, ldb, C + i * ldc, ldc, last, &e);
+        (*tile_of)[rows - 1](K, A + i * ars, ars, acs, B, ldb, C + i * ldc, ldc, last, &e);
         i += rows;
     }
 }
@@ -254,7 +286,7 @@ static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const r
             row_dots(N - j < ROWS ? N - j : ROWS, K, B + j * ldb, ldb, A + i * lda, C + i * ldc + j, e);
 }
 
-/* Whether a B is beyond the first-level cache. */
+/* Whether a B is packed. */
 INLINE int is_large(idx N, idx K) { return K * N * (idx)sizeof(real) > UNPACKED_BYTES; }
 
 /* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. A transposed B is a large one
@@ -270,7 +302,7 @@ INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B,
     else if (B.transposed)
         product_of_dots(M, N, K, A, ars, B.p, B.ld, C, ldc, e);
     else if (one_tile)
-        tiles[nv - 1][M - 1](K, A, ars, acs, B.p, B.ld, C, ldc, first_lanes(N - (nv - 1) * VL), &e);
+        (*tiles_for(N))[M - 1](K, A, ars, acs, B.p, B.ld, C, ldc, first_lanes(N - (nv - 1) * VL), &e);
     else
         product_in_place(M, N, K, A, ars, acs, B.p, B.ld, C, ldc, e);
 }

@@ -211,6 +211,24 @@ INLINE double total_of(double_sum sum)
     return total;
 }
 
+/* Halves of vectors. Processors that work through 512 bits in two passes do a half in one. */
+#if FB_ISA == 2
+#define HAVE_HALVES 1
+#if FB_DOUBLE
+#define HALF_OP(name) _mm256_##name##_pd
+INLINE vec half_widened(__m256d v) { return _mm512_zextpd256_pd512(v); }
+#else
+#define HALF_OP(name) _mm256_##name##_ps
+INLINE vec half_widened(__m256 v) { return _mm512_zextps256_ps512(v); }
+#endif
+typedef real half __attribute__((vector_size(VBYTES / 2)));
+INLINE half half_load_first(const real *p, mask m) { return HALF_OP(maskz_loadu)((__mmask8)m, p); }
+INLINE half half_splat(real x) { return x - (half){0}; }
+INLINE half half_max(half a, half b) { return HALF_OP(max)(a, b); }
+#else
+#define HAVE_HALVES 0
+#endif
+
 /* Lanes of 128 bits: a vector has LANES of them, a lane LANE numbers. join() makes a vector of
  * LANES pieces of memory, which is the load unit's work; ZIP_LOW and ZIP_HIGH interleave the low and
  * the high halves of every lane, which stays within lanes and so takes a single cycle. */
