@@ -24,7 +24,8 @@ static void *mapped(size_t size)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t room = (size + sizeof(mapping) + page - 1) / page * page;
-    char *start = mmap(NULL, room + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int access = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    char *start = mmap(NULL, room + page, access, flags, -1, 0);
     if (start == MAP_FAILED || mprotect(start + room, page, PROT_NONE) != 0) {
         perror("no memory for an array");
         exit(1);

@@ -166,7 +166,8 @@ static void naive_layer(int64_t n, int64_t n_in, int64_t n_out, int64_t kind, co
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < n_out; j++) {
             sum z = {0};
-            for (int64_t k = 0; k < n_in; k++) add(&z, X[i * n_in + k], number_at(W, k * n_out + j));
+            for (int64_t k = 0; k < n_in; k++)
+                add(&z, X[i * n_in + k], number_at(W, k * n_out + j));
             if (b) add(&z, number_at(b, j), (number){1, 0});
             Z[i * n_out + j] = total(z);
             Y[i * n_out + j] = act_of(kind, Z[i * n_out + j]);
@@ -460,11 +461,13 @@ static exact naive_rule(const fb_run *run, exact p, exact *m, exact g)
         m[0] = (exact)c[0] * m[0] + g;
         if (run->n_moments == 0) return p - lr * g;
         return p - lr * (run->optimizer == FB_NESTEROV ? g + (exact)c[0] * m[0] : m[0]);
-    case FB_ADAM:
+    case FB_ADAM: {
         m[0] = (exact)c[0] * m[0] + (1 - (exact)c[0]) * g;
         m[1] = (exact)c[1] * m[1] + (1 - (exact)c[1]) * g * g;
+        exact mean = m[0] / (1 - powl(c[0], t)), square = m[1] / (1 - powl(c[1], t));
         p -= lr * (exact)c[3] * p;
-        return p - lr * m[0] / (1 - powl(c[0], t)) / (sqrtl(m[1] / (1 - powl(c[1], t))) + (exact)c[2]);
+        return p - lr * mean / (sqrtl(square) + (exact)c[2]);
+    }
     case FB_RMSPROP: {
         exact *v = c[2] != 0 ? m + 1 : NULL, *a = c[3] != 0 ? (v ? m + 2 : m + 1) : NULL;
         m[0] = (exact)c[0] * m[0] + (1 - (exact)c[0]) * g * g;
