@@ -7,11 +7,15 @@ BENCH_JSON ?= bench/results/latest.json
 # `make bench-compare` fails where a minimum time has grown by more than this.
 SLOWDOWN ?= 25%
 
+# For the C library on ARM, where these are installed.
+CROSS_CC ?= aarch64-linux-gnu-gcc
+EMULATOR ?= qemu-aarch64
+
 CSRC := $(wildcard csrc/*.[ch] csrc/core/*.h csrc/python/*.c csrc/targets/*.c csrc/build_ffi.py)
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: help demo test bench bench-compare accuracy lint lint-c clean
+.PHONY: help demo test test-native bench bench-compare accuracy lint lint-c clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,6 +25,15 @@ demo: $(READY)       ## fit small networks to real data on every backend
 
 test: $(READY)       ## the full test suite, on all cores
 	$(BIN)/pytest -n auto
+
+test-native:         ## the C library by itself against naive loops, at every level and for ARM
+	$(MAKE) -j 2 -f tests/native/Makefile
+	for level in baseline avx2 avx512; do build/native/$(notdir $(CC))/driver $$level || exit 1; done
+	@for tool in $(CROSS_CC) $(EMULATOR); do \
+	    command -v $$tool >/dev/null || { echo "$$tool is not installed: ARM is skipped"; exit 0; }; \
+	done && \
+	$(MAKE) -j 2 -f tests/native/Makefile CC=$(CROSS_CC) LDFLAGS=-static && \
+	$(EMULATOR) build/native/$(notdir $(CROSS_CC))/driver baseline
 
 bench: $(READY)      ## time the backends; saves JSON, prints table and plot
 	mkdir -p $(dir $(BENCH_JSON))
@@ -47,7 +60,7 @@ lint-c:              ## our C under every warning, with gcc and clang
 	for cc in gcc clang; do \
 	    command -v $$cc >/dev/null || { echo "$$cc is not installed: skipped"; continue; }; \
 	    echo "$$cc -Wall -Wextra -Wconversion -Werror"; \
-	    printf '%s\n' csrc/*.c csrc/targets/*.c $$door | xargs -P 2 -n 1 $$cc -std=gnu11 \
+	    printf '%s\n' csrc/*.c csrc/targets/*.c tests/native/driver.c $$door | xargs -P 2 -n 1 $$cc -std=gnu11 \
 	        -O2 -Wall -Wextra -Wconversion -Werror -Icsrc $$headers \
 	        -DPy_LIMITED_API=0x030B0000 -c -o /dev/null || exit 1; \
 	done

@@ -124,6 +124,50 @@ def test_small_whole_numbers_are_exact(backend, dtype, rng, act):
         assert same(Y, act.f(Z)) or act.name == "leaky_relu"
 
 
+def check_whole_numbers(rng, n, n_in, n_out, dtype):
+    """A relu layer of small whole numbers, whose sums are exact in any order."""
+    X, W, dY = (rng.integers(-4, 5, size) for size in [(n, n_in), (n_in, n_out), (n, n_out)])
+    b = rng.integers(-4, 5, n_out)
+    X, W, b, dY = (a.astype(dtype) for a in (X, W, b, dY))
+    Y, cache = fb.dense_forward(X, W, b, "relu")
+    Z = X @ W + b
+    dZ = dY * (Z > 0)
+    expected = np.maximum(Z, 0), dZ @ W.T, X.T @ dZ, dZ.sum(axis=0)
+    for computed, values in zip((Y, *fb.dense_backward(dY, cache)), expected, strict=True):
+        np.testing.assert_array_equal(computed, values, str((n, n_in, n_out)))
+
+
+# About one vector, two and so on of all levels and types.
+ABOUT_VECTORS = sorted(
+    {k * lanes + d for lanes in (2, 4, 8, 16) for k in (1, 2, 3, 4, 6, 8) for d in (-1, 0, 1)}
+)
+
+
+@pytest.mark.parametrize("width", ABOUT_VECTORS)
+def test_edges_of_tiles(backend, dtype, rng, width):
+    """All numbers of rows up to two tiles of most, with short sums and with long ones."""
+    for n in range(1, 27):
+        depth = (1, 2, 3, 5, 16, 17, 33, 64)[(n + width) % 8]
+        check_whole_numbers(rng, n, depth, width, dtype)
+        check_whole_numbers(rng, n, width, depth, dtype)
+
+
+BLOCKS = [
+    *[(9, 300, 64), (25, 255, 67), (24, 256, 64), (13, 257, 96), (50, 512, 33), (10, 513, 49)],
+    *[(239, 40, 200), (240, 33, 256), (241, 130, 129), (121, 64, 512), (487, 31, 257)],
+    *[(100, 241, 90), (64, 239, 130), (257, 481, 65), (33, 129, 128), (17, 1024, 8)],
+    *[(9, 511, 66), (13, 512, 67), (25, 513, 65), (10, 1025, 40), (9, 66, 513), (11, 70, 1024)],
+    *[(256, 20, 131), (100, 17, 340), (64, 1, 2000), (300, 2000, 1)],
+    *((n, 300, 120) for n in range(1, 11)),
+]
+
+
+@pytest.mark.parametrize("shape", BLOCKS, ids=str)
+def test_edges_of_blocks(backend, dtype, rng, shape):
+    """Matrices beyond the first-level cache, with strides that are powers of two among them."""
+    check_whole_numbers(rng, *shape, dtype)
+
+
 def test_relu_takes_the_chosen_derivative_at_zero(backend, dtype):
     for at_zero in (0.0, 0.5, 1.0):
         X, W = np.array([[1, -1], [1, 1], [-1, -1]], dtype), np.ones((2, 3), dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import objects
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -83,8 +85,13 @@ def sdist(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist, tmp_path_factory):
-    source = unpack(sdist, tmp_path_factory.mktemp("source"))
+def source(sdist, tmp_path_factory):
+    return unpack(sdist, tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def wheel(source, tmp_path_factory):
+    """Built in `source`, where the object files are then."""
     return build("wheel", source, tmp_path_factory.mktemp("wheel"))
 
 
@@ -169,6 +176,86 @@ def test_wheel_works_in_a_clean_environment(wheel, tmp_path):
     found = try_out(python, tmp_path)
     assert found["backends"][0] == "c"
     assert run(python.with_name("fastbp"), "info", cwd=tmp_path)
+
+
+@needs_compiler
+@pytest.mark.skipif(shutil.which("strip") is None, reason="no strip here")
+def test_extensions_are_small(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path, [name for name in names(wheel) if name.endswith(".so")])
+    found = list(tmp_path.rglob("*.so"))
+    run("strip", *found, cwd=tmp_path)
+    assert found and sum(path.stat().st_size for path in found) < 2e6
+
+
+needs_binutils = pytest.mark.skipif(
+    platform.machine() != "x86_64" or bool(objects.MISSING),
+    reason=f"not x86-64, or missing: {objects.MISSING}",
+)
+
+
+@needs_compiler
+@needs_binutils
+def test_wide_vectors_stand_in_their_targets_only(source, wheel):
+    """What any processor runs is in other files than what is chosen at run time."""
+    targets = {}
+    for path in (source / "build").rglob("*.o"):
+        level, _, dtype = path.stem.partition("_")
+        if path.parent.name != "targets":
+            level = "baseline"
+        else:
+            targets[path.stem] = path
+            assert objects.visible(path) == {f"fb_{level}_{dtype}"}
+        assert not objects.beyond(path, level)
+    levels = [f"{level}_{dtype}" for level in objects.LEVELS for dtype in ("f32", "f64")]
+    assert sorted(targets) == sorted(levels)
+    assert objects.beyond(targets["avx2_f32"], "baseline")
+    assert objects.beyond(targets["avx512_f64"], "avx2")
+
+
+@needs_compiler
+@needs_binutils
+@pytest.mark.parametrize(
+    ("instruction", "lowest"),
+    [
+        ("addps %xmm1, %xmm0", "baseline"),
+        ("bsf %eax, %eax", "baseline"),
+        ("popcnt %eax, %eax", "avx2"),
+        ("haddps %xmm0, %xmm0", "avx2"),
+        ("pshufb %xmm0, %xmm0", "avx2"),
+        ("roundsd $1, %xmm9, %xmm0", "avx2"),
+        ("vaddps %xmm1, %xmm0, %xmm0", "avx2"),
+        ("vfmadd231pd %ymm1, %ymm0, %ymm9", "avx2"),
+        ("vaddps %zmm1, %zmm0, %zmm0", "avx512"),
+        ("vaddps %xmm1, %xmm0, %xmm20", "avx512"),
+        ("shlx %rax, %rax, %rax", None),
+        ("mulx %eax, %eax, %eax", None),
+    ],
+)
+def test_instructions_are_told_apart(tmp_path, instruction, lowest):
+    assembly = tmp_path / "one.c"
+    assembly.write_text(f'void one(void) {{ __asm__("{instruction}"); }}\n')
+    run(COMPILER, "-c", assembly, "-o", tmp_path / "one.o", cwd=tmp_path)
+    levels = list(objects.LEVELS)
+    too_low = levels[: levels.index(lowest)] if lowest else levels
+    for level in levels:
+        found = objects.beyond(tmp_path / "one.o", level)
+        assert len(found) == (level in too_low)
+        assert not found or instruction.split()[0] in found[0]
+
+
+@needs_compiler
+@needs_binutils
+def test_all_names_that_others_see_are_found(tmp_path):
+    text = """
+    static int hidden(int x) { return 2 * x; }
+    int function(int x) { return hidden(x); }
+    __attribute__((weak)) int weak(int x) { return x; }
+    __attribute__((visibility("hidden"))) int table[3] = {1, 2, 3};
+    """
+    (tmp_path / "names.c").write_text(text)
+    run(COMPILER, "-c", tmp_path / "names.c", "-o", tmp_path / "names.o", cwd=tmp_path)
+    assert objects.visible(tmp_path / "names.o") == {"function", "weak", "table"}
 
 
 def test_package_works_without_extension(sdist, tmp_path):

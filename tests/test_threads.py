@@ -90,6 +90,25 @@ def test_jacobian_and_normal_equations_do_not_depend_on_their_number(compiled, d
         assert same(results(threads), expected), threads
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 15, 16, 17])
+def test_rows_about_whole_parts_do_not_depend_on_their_number(compiled, dtype, rng, parts):
+    """With sums of whole numbers, which are exact."""
+    net = fb.Network(3, fb.Dense(5, "relu"), fb.Dense(2), dtype=dtype)
+    params = rng.integers(-2, 3, net.n_params).astype(dtype)
+    (W1, b1), (W2, b2) = net.unpack(params)
+    for n in range(parts * contract.PART_ROWS - 1, parts * contract.PART_ROWS + 2):
+        X = rng.integers(-2, 3, (n, 3)).astype(dtype)
+        Y = np.maximum(X @ W1 + b1, 0) @ W2 + b2
+        y = Y - rng.integers(-2, 3, Y.shape)
+        problem = net.objective(X, y, "sse").problem
+        gradient = net.unpack(compiled.value_and_grad(problem, params, 1)[1])[-1][1]
+        np.testing.assert_array_equal(gradient, 2 * (Y - y).sum(axis=0))
+        expected = compiled.value_and_grad(problem, params, 1)
+        assert expected[0] == ((Y - y) ** 2).sum()
+        for threads in range(2, 6):
+            assert same(compiled.value_and_grad(problem, params, threads), expected), (n, threads)
+
+
 def trained(module, t, run, threads, n_steps):
     run, buffers = copy_of(run), t.buffers(n_steps)
     code, _ = t.having(threads=threads).go(module, run, n_steps, *buffers)

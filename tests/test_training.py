@@ -7,6 +7,7 @@ loops over what the network says of each batch, or with formulas.
 from __future__ import annotations
 
 import copy
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -624,3 +625,22 @@ def test_bad_numbers():
         fb.Adam(betas=(0.9, 1.0))
     with pytest.raises(ValueError, match="eps is -1"):
         fb.Adam(eps=-1)
+
+
+@pytest.mark.parametrize("callbacks", [(), [lambda *_: None]], ids=["alone", "called back"])
+def test_memory_does_not_grow_with_the_epochs(backend, rng, callbacks):
+    """But by the history, a number an epoch: here less than one vector of parameters in all."""
+    net = fb.Network.mlp([3, 500, 2])
+    X, y = rng.standard_normal((16, 3)), rng.standard_normal((16, 2))
+
+    def peak(epochs):
+        tracemalloc.start()
+        try:
+            fb.fit(net, X, y, epochs=epochs, shuffle=False, seed=0, callbacks=callbacks)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    fb.fit(net, X, y, epochs=1, shuffle=False, seed=0)  # compiles
+    peak(1)
+    assert peak(500) - peak(10) < net.n_params * X.itemsize

@@ -112,11 +112,12 @@ INLINE vec if_equal(vec a, vec b, vec yes, vec no)
 #define HAVE_MASKS 0
 typedef idx mask;
 INLINE mask first_lanes(idx n) { return n > VL ? VL : n; }
+/* Unrolled, as compilers make calls of memcpy of such loops. */
 INLINE vec load_first(const real *p, mask m)
 {
-    vec v = {0};
     if (m == VL) return load(p);
-    for (idx i = 0; i < m; i++) v[i] = p[i];
+    vec v = {0};
+    UNROLL for (int i = 0; i < VL - 1; i++) if (i < m) v[i] = p[i];
     return v;
 }
 INLINE void store_first(real *p, mask m, vec v)
@@ -125,11 +126,11 @@ INLINE void store_first(real *p, mask m, vec v)
         store(p, v);
         return;
     }
-    for (idx i = 0; i < m; i++) p[i] = v[i];
+    UNROLL for (int i = 0; i < VL - 1; i++) if (i < m) p[i] = v[i];
 }
 INLINE vec fill_after(vec v, mask m, vec rest)
 {
-    for (idx i = m; i < VL; i++) v[i] = rest[i];
+    UNROLL for (int i = 0; i < VL; i++) if (i >= m) v[i] = rest[i];
     return v;
 }
 INLINE vec choose(ivec condition, vec yes, vec no)
