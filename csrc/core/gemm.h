@@ -43,7 +43,9 @@ enum {
     PACK_SIZE = KC * PANEL_NV * VL, /* elements of a packed panel of B, 96 KB at AVX-512 */
     UNPACKED_BYTES = 128 * 1024, /* of a B that is used where it lies: to pack from 28 KB on costs
                                     4 to 7 % more at widths of 64 to 150 */
-    FEW_ROWS = 8 /* so many rows of A do not repay packing */
+    FEW_ROWS = 8, /* so many rows of A do not repay packing */
+    DOTTED = 2 /* sums along so many vectors for each row of A cost as much as a copy of B: at 1, 2
+                  and 4 rows, widths of 32, 64 and 128 gain 1 to 40 % and smaller ones lose */
 };
 
 typedef struct {
@@ -263,8 +265,11 @@ INLINE void dots(int rows, idx K, const real *A, idx lda, const real *x, real *y
         vec xk = load_first(x + whole, last);
         UNROLL for (int m = 0; m < rows; m++) s[m] += load_first(A + m * lda + whole, last) * xk;
     }
+    real sums[4];
+    if (rows == 4) hsum4(s, sums);
+    else sums[0] = hsum(s[0]);
     UNROLL for (int m = 0; m < rows; m++) {
-        real z = hsum(s[m]) + (e.bias ? *e.bias : e.add ? y[m] : 0);
+        real z = sums[m] + (e.bias ? *e.bias : e.add ? y[m] : 0);
         y[m] = z < e.least ? e.least : z;
     }
 }
@@ -276,7 +281,7 @@ static void row_dots(idx M, idx K, const real *A, idx lda, const real *x, real *
     for (; i < M; i++) dots(1, K, A + i * lda, lda, x, y + i, e);
 }
 
-/* C (M, N) = A·Bᵀ for few rows of A (M, K) and a large B (N, K), which is read once. */
+/* C (M, N) = A·Bᵀ for few rows of A (M, K) and B (N, K), which comes from afar once. */
 static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const real *B, idx ldb,
                             real *C, idx ldc, epilogue e)
 {
@@ -286,18 +291,25 @@ static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const r
             row_dots(N - j < ROWS ? N - j : ROWS, K, B + j * ldb, ldb, A + i * lda, C + i * ldc + j, e);
 }
 
-/* Whether a B is packed. */
+/* Whether a B is packed for many rows of A. */
 INLINE int is_large(idx N, idx K) { return K * N * (idx)sizeof(real) > UNPACKED_BYTES; }
 
-/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. A transposed B is a large one
- * (then acs is 1 and there is no bias). `pack` has PACK_SIZE. The products of small networks are
+/* Whether the product of so many rows with a transposed B is to have a copy of it that is not
+ * transposed: not if the copy costs more than sums along vectors do, nor if B is packed. */
+INLINE int wants_copy(idx M, idx N, idx K)
+{
+    return !is_large(N, K) && (M > FEW_ROWS || K < DOTTED * M * VL);
+}
+
+/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. If B is transposed, acs is 1,
+ * there is no bias, and wants_copy() has said no. `pack` has PACK_SIZE. The products of small networks are
  * single tiles, for which a call more would count. */
 INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B, real *C, idx ldc,
                  epilogue e, real *pack)
 {
     idx nv = (N + VL - 1) / VL;
     int one_tile = nv >= 1 && nv <= MOST_NV && M >= 1 && M <= rows_of_tile(nv);
-    if (is_large(N, K) ? M > FEW_ROWS : !HAVE_MASKS && N % VL != 0 && M > 2)
+    if (B.transposed || is_large(N, K) ? M > FEW_ROWS : !HAVE_MASKS && N % VL != 0 && M > 2)
         product_of_panels(M, N, K, A, ars, acs, B, C, ldc, e, pack);
     else if (B.transposed)
         product_of_dots(M, N, K, A, ars, B.p, B.ld, C, ldc, e);

@@ -21,13 +21,13 @@ static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_ac
     real *dX = dX_;
     idx most = n < WIDE_TILE_ROWS ? n : WIDE_TILE_ROWS;
     idx ld = leading(n_out), ldt = round_up(n_in);
-    int copies = dX && copies_transpose(n_in, n_out);
+    int copies = dX && copies_transpose(most, n_in, n_out);
     idx size = PACK_SIZE + most * ld + VL + (copies ? n_out * ldt : 0);
     fb_workspace *workspace = fb_take(pool, (size_t)size * sizeof(real));
     if (!workspace) return FB_NO_MEMORY;
     real *pack = (real *)(void *)workspace->bytes;
     block dZ = {pack + PACK_SIZE, ld};
-    factor Wt = {dZ.p + round_up(most * ld), ldt, 0};
+    factor Wt = {copies ? dZ.p + round_up(most * ld) : NULL, ldt, 0};
     if (dX) Wt = transpose_of(n_in, n_out, W, Wt);
     if (n == 0 || n_out == 0) {
         memset(dW, 0, (size_t)(n_in * n_out) * sizeof(real));

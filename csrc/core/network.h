@@ -78,13 +78,16 @@ static char *lay_out_dropout(buffers *B, char *end, const fb_plan *plan, idx row
     return end;
 }
 
-/* A large W is transposed as it is packed, and a column is its own transpose: these need no room. */
-INLINE int copies_transpose(idx n_in, idx n_out) { return n_out > 1 && !is_large(n_in, n_out); }
+/* Whether the product of so many rows with the transpose of W reads a copy; a column is its own. */
+INLINE int copies_transpose(idx rows, idx n_in, idx n_out)
+{
+    return n_out > 1 && wants_copy(rows, n_in, n_out);
+}
 
-static char *lay_out_transpose(factor *Wt, char *end, const fb_layer *layer)
+static char *lay_out_transpose(factor *Wt, char *end, const fb_layer *layer, idx rows)
 {
     idx n_in = layer->n_in, n_out = layer->n_out, ld = round_up(n_in);
-    if (copies_transpose(n_in, n_out)) *Wt = (factor){CARVE(n_out * ld), ld, 0};
+    *Wt = (factor){copies_transpose(rows, n_in, n_out) ? CARVE(n_out * ld) : NULL, ld, 0};
     return end;
 }
 
@@ -94,7 +97,7 @@ static char *lay_out_direction(buffers *B, char *end, const fb_plan *plan, idx r
         idx ld = leading(plan->layers[l].n_out);
         B->RZ[l] = (block){CARVE(rows * ld), ld};
         B->RY[l] = (block){CARVE(rows * ld), ld};
-        end = lay_out_transpose(B->Vt + l, end, plan->layers + l);
+        end = lay_out_transpose(B->Vt + l, end, plan->layers + l, rows);
     }
     return end;
 }
@@ -128,7 +131,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
         int keeps_z = direction || (forward && backward && layer->z_column >= 0);
         B->Y[l] = (block){forward ? CARVE(rows * ld) : NULL, ld};
         B->Z[l] = (block){keeps_z ? CARVE(rows * ld) : NULL, ld};
-        if (weights) end = lay_out_transpose(B->Wt + l, end, layer);
+        if (weights) end = lay_out_transpose(B->Wt + l, end, layer, need.deltas);
     }
     if (drops) end = lay_out_dropout(B, end, plan, rows);
     if (direction) end = lay_out_direction(B, end, plan, rows);
@@ -230,11 +233,11 @@ static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx
     if (db) sum_of_rows(rows, n_out, dZ, db, add);
 }
 
-/* What the product with the transpose of W takes; `copy` is where to, if it copies. */
+/* What the product with the transpose of W takes: `copy`, unless that has no place. */
 INLINE factor transpose_of(idx n_in, idx n_out, const real *W, factor copy)
 {
     if (n_out == 1) return (factor){W, n_in, 0};
-    if (is_large(n_in, n_out)) return (factor){W, n_out, 1};
+    if (!copy.p || copy.transposed) return (factor){W, n_out, 1};
     transpose(n_in, n_out, W, n_out, (real *)(uintptr_t)copy.p, copy.ld, 1);
     return copy;
 }

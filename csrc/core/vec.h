@@ -346,6 +346,24 @@ static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, id
     if (left) transpose_some(left, columns, A + whole * lda, lda, 1, T + whole, ldt, padded);
 }
 
+/* The sums of four vectors: adding what interleaving within lanes gives is half of a transpose. */
+INLINE void hsum4(const vec *s, real *sums)
+{
+    enum { PER_LANE = LANE < 4 ? LANE : 4 };
+    for (int i = 0; i < 4; i += PER_LANE) {
+        vec r[PER_LANE];
+        UNROLL for (int k = 0; k < PER_LANE; k++) r[k] = s[i + k];
+        UNROLL for (int width = PER_LANE / 2; width; width /= 2)
+            UNROLL for (int k = 0; k < width; k++)
+                r[k] = LANE_LOW(r[k], r[k + width]) + LANE_HIGH(r[k], r[k + width]);
+        real lanes[VL];
+        store(lanes, r[0]);
+        UNROLL for (int half = LANES / 2; half; half /= 2)
+            UNROLL for (int k = 0; k < half * LANE; k++) lanes[k] += lanes[k + half * LANE];
+        UNROLL for (int k = 0; k < PER_LANE; k++) sums[i + k] = lanes[k];
+    }
+}
+
 /* Flushing of subnormal numbers to zero: results of a converging optimizer go subnormal, and each
  * operation on one costs about a hundred cycles. A training call switches it on and back. */
 #if defined(__x86_64__)
