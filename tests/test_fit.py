@@ -760,7 +760,8 @@ def test_full_batch_methods_find_the_line(backend, line, method):
     res = fb.fit(LINE, X, y, method=method, loss="sse", seed=1, **tight.get(method, {}))
     np.testing.assert_allclose(res.params, expected, atol=1e-8 if method in exact else 1e-3)
     # At the minimum Newton-CG's differences of gradients are all rounding, and it may say so.
-    assert res.success or (method == "Newton-CG" and "not positive definite" in res.message)
+    rounding = any(text in res.message for text in ("not positive definite", "precision loss"))
+    assert res.success or (method == "Newton-CG" and rounding)
     assert res.fun == pytest.approx(rss[0], rel=1e-6)
     assert res.history["loss"][-1] == pytest.approx(res.fun, rel=1e-9)
     assert len(res.history["loss"]) == res.nit == res.epoch

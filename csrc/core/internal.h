@@ -84,10 +84,9 @@ struct fb_plan {
     fb_layer layers[];
 };
 
-/* Whether a sum over the losses of rows treats the network as slim: with rows along the vectors (see
- * slim.h). Widths from which on units fill vectors better: by training steps of n-n-n tanh networks
- * on 1 to 64 rows, AVX-512 and AVX2, a step of a slim one takes 0.3 to 0.9 of the time, the shortest
- * for many rows and few units. */
+/* Whether a sum over the losses of rows treats the network as slim: with rows along vectors, see
+ * slim.h. Training steps of n-n-n tanh networks up to these widths, on 1 to 64 rows, then take 0.3
+ * to 1 of the time, the least with many rows of few units; beyond, units fill vectors better. */
 static inline int fb_is_slim(const fb_plan *plan, idx rows)
 {
     enum { FEW_ROWS = 8, WIDTH_FOR_FEW = 4, WIDTH_OF_DOUBLES = 6, WIDTH = 8 };

@@ -1,8 +1,8 @@
 /* Losses of a tile of rows: Σ w ℓ(Y, T) in double, and dL/dY = scale · w · ℓ'(Y, T), or the product
  * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U.
  *
- * Y is read and dL/dY written row by row, or where rows lie along the vectors (of slim networks, and
- * of one output) unit by unit.
+ * Y is read and dL/dY written row by row, or, where rows lie along the vectors (of slim networks
+ * and of one output), unit by unit.
  */
 
 /* A user's loss: order 1 writes losses and slopes, order 2 second derivatives as slopes. */
@@ -47,7 +47,8 @@ INLINE double weight_of(const loss_tile *tile, idx i)
             for (idx j = 0; j < n; j += VL) {                                                      \
                 idx at = i * tile->ld + j;                                                         \
                 mask m = first_lanes(n - j);                                                       \
-                vec y = load_first(tile->Y + at, m), t = load_first(tile->T + i * tile->ldt + j, m); \
+                vec y = load_first(tile->Y + at, m);                                               \
+                vec t = load_first(tile->T + i * tile->ldt + j, m);                                \
                 vec w = across && weighted ? load_first(weights + j, m) /* 0 past the end */       \
                                            : load_first(ones, m) * *weights;                       \
                 if (U) {                                                                           \
@@ -151,8 +152,8 @@ INLINE real exponentials(const real *y, idx n, real *row, real *max)
 }
 
 /* Cross-entropy of softmax(y), log Σ e^(y - max) + max - y_label or Σ t (log Σ + max - y), of up to
- * VL rows, one in each lane, from row `first` on: y and t by units, dL/dY to `d` unless that is null,
- * which may be y. */
+ * VL rows, one in each lane, from row `first` on: y and t by units, dL/dY to `d`, which may be y
+ * or null. */
 INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const real *y, idx ldy,
                             const real *t, idx ldt, real *d, idx ldd)
 {
@@ -189,17 +190,18 @@ static double softmax_loss(const loss_tile *tile)
     double_sum sum = {{{0}}};
     for (idx i = 0; i < tile->rows; i += VL) {
         idx rows = tile->rows - i < VL ? tile->rows - i : VL;
-        const real *T = tile->T;
+        const real *Y = tile->Y, *T = tile->T;
+        real *D = tile->D;
         if (tile->across) {
-            add_to(&sum, softmax_of_lanes(tile, i, rows, tile->Y + i, ld, T ? T + i : NULL, tile->ldt,
-                                          tile->D ? tile->D + i : NULL, ld));
+            add_to(&sum, softmax_of_lanes(tile, i, rows, Y + i, ld, T ? T + i : NULL, tile->ldt,
+                                          D ? D + i : NULL, ld));
             continue;
         }
         real *y = tile->scratch, *t = T ? y + n * VL : NULL;
-        transpose(rows, n, tile->Y + i * ld, ld, y, VL, 1);
+        transpose(rows, n, Y + i * ld, ld, y, VL, 1);
         if (t) transpose(rows, n, T + i * tile->ldt, tile->ldt, t, VL, 1);
         add_to(&sum, softmax_of_lanes(tile, i, rows, y, VL, t, VL, y, VL));
-        if (tile->D) transpose(n, rows, y, VL, tile->D + i * ld, ld, 1);
+        if (D) transpose(n, rows, y, VL, D + i * ld, ld, 1);
     }
     return total_of(sum);
 }

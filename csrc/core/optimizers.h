@@ -29,8 +29,8 @@ static void decay_weights(idx n, real *p, const uint8_t *free, double share)
 }
 
 /* a / d for d >= 0, to about 1.5 ULP. The divider is busy with the square root, so the reciprocal
- * comes from an estimate of 14 bits and Newton's steps. Steps of 100-100-10 on 2 rows, most of which is
- * the rule, take 0.85 (f64) and 0.9 (f32) of the time with Adam. */
+ * comes from an estimate of 14 bits and Newton's steps. Adam's steps of 100-100-10 on 2 rows, which
+ * are mostly the rule, take 0.85 (f64) and 0.9 (f32) of the time. */
 INLINE vec divide(vec a, vec d)
 {
 #if FB_ISA == 2

@@ -1,6 +1,7 @@
-/* Slim networks, whose layers are too narrow to fill vectors: lanes are rows. fb_is_slim() says which.
+/* Slim networks, whose layers are too narrow to fill vectors: lanes are rows. fb_is_slim() tells
+ * which these are.
  *
- * A tile's X, targets, Y, Z and deltas lie transposed: a unit's values of all rows are side by side,
+ * A tile's X, targets, Y, Z and deltas lie transposed: all rows' values of a unit are side by side,
  * in whole vectors. Products are then sums of vectors with broadcast weights, which need neither
  * W's transpose nor a mask per row, and activations and losses run over full vectors. What an entry
  * of the gradient sums over rows stays apart by lanes until all rows are through; then the lanes of

@@ -137,6 +137,7 @@ static int run_steps(training *t)
     const fb_problem *problem = sum->problem;
     idx n = (idx)problem->n, batch = (idx)run->batch_size;
     int64_t per_epoch = (n + batch - 1) / batch, j = run->step % per_epoch;
+    int full = n <= batch && n <= sum->tile; /* whether one tile is all there is */
     double *losses = run->losses, *validated = run->validated;
     sum->order = run->order;
     for (int64_t k = 0; k < run->n_steps; k++) {
@@ -149,7 +150,7 @@ static int run_steps(training *t)
             copy(plan->n_params, t->params, (real *)run->good + plan->n_params);
         double value = objective(sum, t->team);
         *losses += value;
-        sum->resident = sum->slim && !run->order && n <= batch && n <= sum->tile && !run->validation;
+        sum->resident = sum->slim && full && !run->order && !run->validation;
         run->monitor[LAST_OBJECTIVE] = value;
         if (!isfinite(value)) return FB_NON_FINITE_OBJECTIVE;
         if (run->step == 0)
