@@ -294,25 +294,25 @@ static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const r
 /* Whether a B is packed for many rows of A. */
 INLINE int is_large(idx N, idx K) { return K * N * (idx)sizeof(real) > UNPACKED_BYTES; }
 
-/* Whether the product of so many rows with a transposed B is to have a copy of it that is not
- * transposed: not if the copy costs more than sums along vectors do, nor if B is packed. */
-INLINE int wants_copy(idx M, idx N, idx K)
-{
-    return !is_large(N, K) && (M > FEW_ROWS || K < DOTTED * M * VL);
-}
+/* Whether so few rows of A and a transposed B are multiplied by sums along vectors. */
+INLINE int is_dotted(idx M, idx K) { return M <= FEW_ROWS && K >= DOTTED * M * VL; }
 
-/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. If B is transposed, acs is 1,
- * there is no bias, and wants_copy() has said no. `pack` has PACK_SIZE. The products of small networks are
+/* Whether the product of so many rows with a transposed B reads a copy of B that is not. */
+INLINE int wants_copy(idx M, idx N, idx K) { return !is_dotted(M, K) && !is_large(N, K); }
+
+/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. If B is transposed, acs is 1
+ * and there is no bias. `pack` has PACK_SIZE. The products of small networks are
  * single tiles, for which a call more would count. */
 INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B, real *C, idx ldc,
                  epilogue e, real *pack)
 {
     idx nv = (N + VL - 1) / VL;
     int one_tile = nv >= 1 && nv <= MOST_NV && M >= 1 && M <= rows_of_tile(nv);
-    if (B.transposed || is_large(N, K) ? M > FEW_ROWS : !HAVE_MASKS && N % VL != 0 && M > 2)
-        product_of_panels(M, N, K, A, ars, acs, B, C, ldc, e, pack);
-    else if (B.transposed)
+    int ragged = !HAVE_MASKS && N % VL != 0 && M > 2; /* a copy makes the vectors whole */
+    if (B.transposed && is_dotted(M, K))
         product_of_dots(M, N, K, A, ars, B.p, B.ld, C, ldc, e);
+    else if (B.transposed || (is_large(N, K) && M > FEW_ROWS) || ragged)
+        product_of_panels(M, N, K, A, ars, acs, B, C, ldc, e, pack);
     else if (one_tile)
         (*tiles_for(N))[M - 1](K, A, ars, acs, B.p, B.ld, C, ldc, first_lanes(N - (nv - 1) * VL), &e);
     else

@@ -358,9 +358,10 @@ INLINE void hsum4(const vec *s, real *sums)
                 r[k] = LANE_LOW(r[k], r[k + width]) + LANE_HIGH(r[k], r[k + width]);
         real lanes[VL];
         store(lanes, r[0]);
-        UNROLL for (int half = LANES / 2; half; half /= 2)
-            UNROLL for (int k = 0; k < half * LANE; k++) lanes[k] += lanes[k + half * LANE];
-        UNROLL for (int k = 0; k < PER_LANE; k++) sums[i + k] = lanes[k];
+        UNROLL for (int k = 0; k < PER_LANE; k++) {
+            sums[i + k] = lanes[k];
+            UNROLL for (int lane = 1; lane < LANES; lane++) sums[i + k] += lanes[lane * LANE + k];
+        }
     }
 }
 
