@@ -62,6 +62,7 @@ typedef void tile(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb
 #define vec_load_first load_first
 #define vec_splat splat
 #define vec_max vmax
+#define vec_of(v) (v)
 #define vec_widened(v) (v)
 
 /* Rows of A are reached from base pointers four rows apart, so that the addresses of a dozen
@@ -99,18 +100,20 @@ typedef void tile(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb
             UNROLL for (int v = 0; v < NV - 1; v++) b[v] = load(B + v * VL);                       \
             LAST b_end = LAST##_load_first(B + END, last);                                         \
             UNROLL for (int m = 0; m < MR; m++) {                                                  \
-                real a = (m < 4 ? a0 : m < 8 ? a4 : a8)[(m % 4) * ars];                            \
-                UNROLL for (int v = 0; v < NV - 1; v++) acc[m][v] += splat(a) * b[v];              \
-                end[m] += LAST##_splat(a) * b_end;                                                 \
+                const real *a = (m < 4 ? a0 : m < 8 ? a4 : a8) + (m % 4) * ars;                    \
+                vec all = splat(*a);                                                               \
+                UNROLL for (int v = 0; v < NV - 1; v++) acc[m][v] += all * b[v];                   \
+                end[m] += (NV < 3 ? LAST##_splat(*a) : LAST##_of(all)) * b_end;                    \
             }                                                                                      \
             a0 += acs, a4 += acs, a8 += acs, B += ldb;                                             \
         }                                                                                          \
+        vec least = splat(e->least);                                                               \
+        int padded = e->padded;                                                                    \
         SAME(C);                                                                                   \
         UNROLL for (int m = 0; m < MR; m++, C += ldc) {                                            \
-            UNROLL for (int v = 0; v < NV - 1; v++)                                                \
-                store(C + v * VL, vmax(splat(e->least), acc[m][v]));                               \
-            vec c = LAST##_widened(LAST##_max(LAST##_splat(e->least), end[m]));                    \
-            if (e->padded) store(C + END, c);                                                      \
+            UNROLL for (int v = 0; v < NV - 1; v++) store(C + v * VL, vmax(least, acc[m][v]));     \
+            vec c = LAST##_widened(LAST##_max(LAST##_of(least), end[m]));                          \
+            if (padded) store(C + END, c);                                                         \
             else store_first(C + END, last, c);                                                    \
         }                                                                                          \
     }

@@ -214,14 +214,16 @@ INLINE double total_of(double_sum sum)
 /* Halves of vectors. Processors that work through 512 bits in two passes do a half in one. */
 #if FB_ISA == 2
 #define HAVE_HALVES 1
+typedef real half __attribute__((vector_size(VBYTES / 2)));
 #if FB_DOUBLE
 #define HALF_OP(name) _mm256_##name##_pd
-INLINE vec half_widened(__m256d v) { return _mm512_zextpd256_pd512(v); }
+INLINE vec half_widened(half v) { return _mm512_zextpd256_pd512(v); }
+INLINE half half_of(vec v) { return (half)_mm512_castpd512_pd256(v); }
 #else
 #define HALF_OP(name) _mm256_##name##_ps
-INLINE vec half_widened(__m256 v) { return _mm512_zextps256_ps512(v); }
+INLINE vec half_widened(half v) { return _mm512_zextps256_ps512(v); }
+INLINE half half_of(vec v) { return (half)_mm512_castps512_ps256(v); }
 #endif
-typedef real half __attribute__((vector_size(VBYTES / 2)));
 INLINE half half_load_first(const real *p, mask m) { return HALF_OP(maskz_loadu)((__mmask8)m, p); }
 INLINE half half_splat(real x) { return x - (half){0}; }
 INLINE half half_max(half a, half b) { return HALF_OP(max)(a, b); }
