@@ -34,14 +34,16 @@ def lower() -> tuple[str, ...]:
 def _held_to(level: str) -> Any:
     native = backends.load("c")
     library, door = "fastbp.backends._c", "fastbp.backends._door"
-    with TemporaryDirectory() as folder:
+    with (
+        TemporaryDirectory() as folder,
+        mock.patch.dict(sys.modules, {door: None}),  # loading puts the copy here
+        mock.patch.dict(vars(backends)),
+        mock.patch.dict(os.environ, FASTBP_MAX_ISA=level),
+    ):
+        vars(backends).pop("_door", None)  # as if it were not built, or it would change sides
         copy = shutil.copy(sys.modules[library].__file__, Path(folder))
-        modules = {library: _module(library, copy), door: None}
-        with (
-            mock.patch.dict(sys.modules, modules),
-            mock.patch.dict(os.environ, FASTBP_MAX_ISA=level),
-        ):
-            return _module("fastbp.backends.native", native.__file__)
+        sys.modules[library] = _module(library, copy)
+        return _module("fastbp.backends.native", native.__file__)
 
 
 def _module(name: str, path: str) -> Any:

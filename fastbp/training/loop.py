@@ -23,6 +23,9 @@ from .optimizers import FirstOrder
 from .watch import CALLBACK, INTERRUPT, TIME_IS_UP, Watch
 
 CHUNK_SECONDS = 0.05
+# Chunks of large networks are longer, so that a copy of the run after each takes this share of the
+# time, but no more than so many times as long.
+COPY_SHARE, MOST_LONGER = 0.02, 20
 # Before anything is measured: no step takes longer than this and so much for each weight and row.
 STEP_SECONDS, PRODUCT_SECONDS = 1e-3, 1e-8
 # Each chunk is at most this much longer than the one before.
@@ -67,11 +70,13 @@ class Progress:
                 longer[: len(record)] = record
                 setattr(self, name, longer)
 
-    def copy(self, per_epoch: int) -> Progress:
-        """What it is now, whatever becomes of it; records of complete epochs are shared."""
+    def copy(self, recipe: Recipe, per_epoch: int) -> Progress:
+        """What it is now, whatever becomes of it; what will not change any more is shared."""
         r, done = self.run, self.run.step // per_epoch
+        best = r.best.copy() if recipe.patience else r.best
+        average = r.average.copy() if recipe.average_from >= 0 else r.average
         run = Run(
-            r.params.copy(), r.moments.copy(), r.good.copy(), r.best.copy(), r.average.copy(),
+            r.params.copy(), r.moments.copy(), r.good.copy(), best, average,
             r.monitor.copy(), r.seed, r.step,
         )  # fmt: skip
         partial = (float(self.losses[done]),) if r.step % per_epoch else ()
@@ -185,7 +190,7 @@ def train(
     rates = _rates(method, run.step, run.step + 1, per_epoch)
     chunk, code, stopped = _first_chunk(recipe, obj, watch), contract.DONE, None
     # An interrupt may leave `run` in the middle of a step; this is whole.
-    kept = progress.copy(per_epoch)
+    kept = progress.copy(recipe, per_epoch)
     try:
         while run.step < total and code == contract.DONE and stopped is None:
             start = time.perf_counter()
@@ -204,11 +209,12 @@ def train(
                 problem, recipe, run, stop - first, order, rates, progress.losses[touched],
                 progress.validation[touched],
             )  # fmt: skip
-            seconds = time.perf_counter() - start
-            fitting = int((stop - first) * CHUNK_SECONDS / max(seconds, 1e-9))
-            chunk = max(1, min(fitting, CHUNK_GROWTH * chunk))
+            trained = time.perf_counter()
             progress.order = None if orders is None else orders.position
-            kept = progress.copy(per_epoch)
+            kept = progress.copy(recipe, per_epoch)
+            length = _chunk_seconds(time.perf_counter() - trained, watch)
+            fitting = int((stop - first) * length / max(trained - start, 1e-9))
+            chunk = max(1, min(fitting, CHUNK_GROWTH * chunk))
             stopped = _look(watch, recipe, kept, per_epoch, code, rates[-1], params_of, state_of)
     except KeyboardInterrupt:
         stopped, code = INTERRUPT, contract.DONE
@@ -221,6 +227,11 @@ def train(
 def _first_chunk(recipe: Recipe, obj: Objective, watch: Watch) -> int:
     step = STEP_SECONDS + PRODUCT_SECONDS * recipe.batch_size * obj.net.n_params
     return max(1, int(min(CHUNK_SECONDS, watch.max_time) / step))
+
+
+def _chunk_seconds(copying: float, watch: Watch) -> float:
+    left = watch.max_time - watch.elapsed
+    return max(CHUNK_SECONDS, min(copying / COPY_SHARE, MOST_LONGER * CHUNK_SECONDS, left))
 
 
 def _rates(method: FirstOrder, first: int, stop: int, per_epoch: int) -> np.ndarray:
@@ -249,7 +260,7 @@ def _look(
     complete = run.step % per_epoch == 0 and code not in DIVERGED
     if complete and watch.tell(
         done, loss, val_loss, rate, lambda: params_of(candidate(recipe, run)),
-        lambda: state_of(kept.copy(per_epoch)),
+        lambda: state_of(kept.copy(recipe, per_epoch)),
     ):  # fmt: skip
         return CALLBACK
     return TIME_IS_UP if watch.time_is_up else None
