@@ -304,8 +304,8 @@ INLINE int is_dotted(idx M, idx K) { return M <= FEW_ROWS && K >= DOTTED * M * V
 INLINE int wants_copy(idx M, idx N, idx K) { return !is_dotted(M, K) && !is_large(N, K); }
 
 /* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. If B is transposed, acs is 1
- * and there is no bias. `pack` has PACK_SIZE. The products of small networks are
- * single tiles, for which a call more would count. */
+ * and there is no bias. `pack` has PACK_SIZE. The products of small networks are single tiles, for
+ * which a call more would count. */
 INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B, real *C, idx ldc,
                  epilogue e, real *pack)
 {

@@ -2,7 +2,8 @@
  *
  * A tile of rows goes through all layers while it is hot in the cache. Layer outputs and deltas lie
  * in the workspace with rows padded to whole vectors (a single column is not padded, so that its
- * rows fill vectors), and each W is transposed once per parameter vector for dX = dZ·Wᵀ.
+ * rows fill vectors). For dX = dZ·Wᵀ a W that is not large is transposed once per parameter vector,
+ * a large one as each product packs it.
  */
 
 enum {
