@@ -290,8 +290,9 @@ def test_validation_without_dropout_and_with_weights(backend, dtype, data, held)
         data, net, validation=(*held, weights), group=0.1, sample_weight=np.linspace(1, 2, N),
         callbacks=lambda epoch: seen.append(net.value(epoch.params, *held, sample_weight=weights)),
     )  # fmt: skip
-    # Not bitwise: beside dropout the library may sum a narrow network in another order.
-    close(res.history["val_loss"], np.array(seen), 4 * np.finfo(dtype).eps)
+    # Not bitwise: beside dropout the library may sum a narrow network's rows of 4 and 6 terms in
+    # another order, 10 roundings of half an epsilon.
+    close(res.history["val_loss"], np.array(seen), 5 * np.finfo(dtype).eps)
 
 
 def rows_of(X, found):
