@@ -220,7 +220,7 @@ static void pack_panel(idx K, idx columns, factor B, real *panel)
 {
     idx ld = round_up(columns);
     if (B.transposed) {
-        transpose(columns, K, B.p, B.ld, panel, ld, 1);
+        transpose(columns, K, B.p, B.ld, panel, ld);
         return;
     }
     mask last = first_lanes(columns - (ld - VL));
@@ -291,7 +291,8 @@ static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const r
     enum { ROWS = 32 };
     for (idx j = 0; j < N; j += ROWS)
         for (idx i = 0; i < M; i++)
-            row_dots(N - j < ROWS ? N - j : ROWS, K, B + j * ldb, ldb, A + i * lda, C + i * ldc + j, e);
+            row_dots(N - j < ROWS ? N - j : ROWS, K, B + j * ldb, ldb, A + i * lda,
+                     C + i * ldc + j, e);
 }
 
 /* Whether a B is packed for many rows of A. */

@@ -198,10 +198,10 @@ static double softmax_loss(const loss_tile *tile)
             continue;
         }
         real *y = tile->scratch, *t = T ? y + n * VL : NULL;
-        transpose(rows, n, Y + i * ld, ld, y, VL, 1);
-        if (t) transpose(rows, n, T + i * tile->ldt, tile->ldt, t, VL, 1);
+        transpose(rows, n, Y + i * ld, ld, y, VL);
+        if (t) transpose(rows, n, T + i * tile->ldt, tile->ldt, t, VL);
         add_to(&sum, softmax_of_lanes(tile, i, rows, y, VL, t, VL, y, VL));
-        if (D) transpose(n, rows, y, VL, D + i * ld, ld, 1);
+        if (D) transpose(n, rows, y, VL, D + i * ld, ld);
     }
     return total_of(sum);
 }

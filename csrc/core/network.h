@@ -196,7 +196,9 @@ INLINE void column_sums(int vectors, idx rows, idx columns, block A, real *sums,
     vec s[4];
     mask last = first_lanes(columns - (vectors - 1) * VL);
     UNROLL for (int v = 0; v < vectors; v++)
-        s[v] = !add ? (vec){0} : v < vectors - 1 ? load(sums + v * VL) : load_first(sums + v * VL, last);
+        s[v] = !add              ? (vec){0}
+               : v < vectors - 1 ? load(sums + v * VL)
+                                 : load_first(sums + v * VL, last);
     for (idx i = 0; i < rows; i++)
         UNROLL for (int v = 0; v < vectors; v++) s[v] += load(A.p + i * A.ld + v * VL);
     UNROLL for (int v = 0; v < vectors - 1; v++) store(sums + v * VL, s[v]);
@@ -239,7 +241,7 @@ INLINE factor transpose_of(idx n_in, idx n_out, const real *W, factor copy)
 {
     if (n_out == 1) return (factor){W, n_in, 0};
     if (!copy.p || copy.transposed) return (factor){W, n_out, 1};
-    transpose(n_in, n_out, W, n_out, (real *)(uintptr_t)copy.p, copy.ld, 1);
+    transpose(n_in, n_out, W, n_out, (real *)(uintptr_t)copy.p, copy.ld);
     return copy;
 }
 

@@ -251,8 +251,8 @@ INLINE half half_max(half a, half b) { return HALF_OP(max)(a, b); }
 #endif
 
 /* Lanes of 128 bits: a vector has LANES of them, a lane LANE numbers. join() makes a vector of
- * LANES pieces of memory, which is the load unit's work; LANE_LOW and LANE_HIGH interleave the low and
- * the high halves of every lane, which stays within lanes and so takes a single cycle. */
+ * LANES pieces of memory, which is the load unit's work; LANE_LOW and LANE_HIGH interleave the low
+ * and the high halves of every lane, which stays within lanes and so takes a single cycle. */
 #define LANES (VBYTES / 16)
 #define LANE (VL / LANES)
 
@@ -298,15 +298,13 @@ INLINE vec join(const real *const *p) { return load(p[0]); }
 /* Up to VL rows of a transpose: LANE columns of A at a time, whose pieces join() stacks so that
  * interleaving within lanes, log2(LANE) times over, transposes. Missing rows are zeros; the last
  * pieces of a row may reach into the next one, which is harmless, but not beyond the matrix. */
-INLINE void transpose_some(idx rows, idx columns, const real *A, idx lda, int ends, real *T, idx ldt,
-                           int padded)
+INLINE void transpose_some(idx rows, idx columns, const real *A, idx lda, int ends, real *T, idx ldt)
 {
     static const real zeros[LANE];
     real tail[LANE] = {0};
     if (ends)
         for (idx j = columns / LANE * LANE; j < columns; j++)
             tail[j % LANE] = A[(rows - 1) * lda + j];
-    mask present = first_lanes(rows);
     for (idx j = 0; j < columns; j += LANE) {
         vec r[LANE], t[LANE];
         int cut = ends && j + LANE > columns;
@@ -326,26 +324,24 @@ INLINE void transpose_some(idx rows, idx columns, const real *A, idx lda, int en
             UNROLL for (int k = 0; k < LANE; k++) r[k] = t[k];
         }
         UNROLL for (int k = 0; k < LANE; k++) {
-            if (j + k >= columns) break;
-            if (padded) store(T + (j + k) * ldt, r[k]);
-            else store_first(T + (j + k) * ldt, present, r[k]);
+            if (j + k < columns) store(T + (j + k) * ldt, r[k]);
         }
     }
 }
 
 /* T (columns, ldt) = transpose of A (rows, lda). Rows of T have room for whole vectors, which zeros
- * fill, if they are `padded`. */
-static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt, int padded)
+ * fill. */
+static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt)
 {
     idx whole = rows / VL * VL, left = rows - whole;
     if (lda == 1) { /* pieces of more rows than the last would reach beyond it */
         memcpy(T, A, (size_t)rows * sizeof(real));
-        if (padded && left) store(T + whole, load_first(A + whole, first_lanes(left)));
+        if (left) store(T + whole, load_first(A + whole, first_lanes(left)));
         return;
     }
     for (idx i = 0; i < whole; i += VL)
-        transpose_some(VL, columns, A + i * lda, lda, i + VL == rows, T + i, ldt, 1);
-    if (left) transpose_some(left, columns, A + whole * lda, lda, 1, T + whole, ldt, padded);
+        transpose_some(VL, columns, A + i * lda, lda, i + VL == rows, T + i, ldt);
+    if (left) transpose_some(left, columns, A + whole * lda, lda, 1, T + whole, ldt);
 }
 
 /* The sums of four vectors: adding what interleaving within lanes gives is half of a transpose. */
