@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-/* Activations, row functions of losses, optimizers, stop codes: numbers as in the Python tables. */
+/* Activations, row functions of losses, optimizers, robust losses, stop codes: numbers as in the Python tables. */
 #define FB_LINEAR 0
 #define FB_RELU 1
 #define FB_LEAKY_RELU 2
@@ -54,6 +54,11 @@
 #define FB_ADAM 2
 #define FB_RMSPROP 3
 #define FB_ADAGRAD 4
+
+#define FB_LINEAR_RHO 0
+#define FB_HUBER_RHO 1
+#define FB_SOFT_L1_RHO 2
+#define FB_CAUCHY_RHO 3
 
 #define FB_DONE 0
 #define FB_NON_FINITE_OBJECTIVE 1
@@ -137,15 +142,17 @@ int fb_backward(fb_plan *plan, const void *params, int64_t n, const void *X, con
 int fb_jvp(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tangent,
            void *Y, void *dY);
 int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, int64_t threads,
-                void *J);
+                int free_only, void *J);
 int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J);
 int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
                       int64_t threads, double *value, void *grad);
 int fb_row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows);
 int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
            int gauss_newton, void *product);
+/* JᵀDJ and below it, as one more row, (JᵀDr)ᵀ: (n_free + 1, n_free), or null if only the sum is
+ * wanted. */
 int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
-                        int64_t threads, void *JTJ, void *JTr, double *sse);
+                        int64_t threads, int64_t rho, double rho_scale, void *normal, double *sum);
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run);
 
 #endif

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN = range(7)
 
 # Kinds of `Optimizer`; csrc/fastbp.h has the same.
 SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
+
+# Kinds of `Robust`; csrc/fastbp.h has the same.
+LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
 
 # Why `train` stopped before its last step (0: it did not); csrc/fastbp.h has the same.
 DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
@@ -60,7 +63,8 @@ class Plan:
         The layers' functions: what `layers` and `constants` say of them, and the user's own.
     free : numpy.ndarray of bool (n_params,), or None
         Which parameters `train` may change; None for all. The others' entries of the gradient
-        count as 0 there. No other function looks at it.
+        count as 0 there. `jacobian` and `normal_equations` can leave the others out; no other
+        function looks at it.
     dropout : numpy.ndarray of float64 (n_layers,), or None
         The share of each layer's outputs that `train` drops, in [0, 1), 0 for the last layer; None
         if it drops none. No other function looks at it.
@@ -77,6 +81,11 @@ class Plan:
     free: np.ndarray | None = None
     dropout: np.ndarray | None = None
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def n_free(self) -> int:
+        """How many parameters are free."""
+        return self.n_params if self.free is None else int(self.free.sum())
 
     @cached_property
     def n_in(self) -> int:
@@ -132,6 +141,24 @@ class Problem:
     l1: float = 0.0
     group: float = 0.0
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Robust(NamedTuple):
+    """How residuals count in a sum of squares: r² as C²·rho((r/C)²), C being the scale.
+
+    The rho are those of `scipy.optimize.least_squares`, under its names.
+
+    Attributes
+    ----------
+    kind : int
+        LINEAR_RHO: z. HUBER_RHO: z up to 1, 2·sqrt(z) - 1 beyond. SOFT_L1_RHO: 2·(sqrt(1 + z) - 1).
+        CAUCHY_RHO: log(1 + z).
+    scale : float
+        C > 0, which does not matter for LINEAR_RHO.
+    """
+
+    kind: int = LINEAR_RHO
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -320,8 +347,13 @@ def jvp(
     raise NotImplementedError
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
-    """dY/dparams, (n·n_out, n_params), rows sample-major."""
+def jacobian(
+    plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
+) -> np.ndarray:
+    """dY/dparams, (n·n_out, n_params), rows sample-major; if `free_only`, (n·n_out, n_free).
+
+    Its columns are then those of the free parameters, in their order; no others are computed.
+    """
     raise NotImplementedError
 
 
@@ -360,12 +392,23 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
     raise NotImplementedError
 
 
-def normal_equations(
-    problem: Problem, params: np.ndarray, threads: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """JᵀJ (n_params, n_params), Jᵀr (n_params,) and rᵀr for r = sqrt(w)·(Y - T), J = dr/dparams.
+def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
+    """Σ_ik w_i C² rho(z_ik), z_ik = ((Y - T)_ik / C)²: a sample's weight multiplies its rho.
 
-    The problem's loss is SQUARED; scale and penalties do not count. Memory does not grow with n.
+    The problem's loss is SQUARED; scale and penalties do not count. Sums accumulate in float64.
+    """
+    raise NotImplementedError
+
+
+def normal_equations(
+    problem: Problem, params: np.ndarray, threads: int, robust: Robust
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """JᵀDJ (n_free, n_free), JᵀDr (n_free,) and `sum_of_squares`, for r = Y - T and J = dr/dparams.
+
+    D is diagonal: w_i rho'(z_ik), 1 without weights for LINEAR_RHO. So JᵀDr is half the gradient of
+    the sum, and JᵀDJ, from which rho'' is left out, is positive semidefinite: that of iteratively
+    reweighted least squares. J has columns for the free parameters only, and no more of it at a
+    time than a block of rows: memory does not grow with n.
     """
     raise NotImplementedError
 

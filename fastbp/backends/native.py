@@ -17,7 +17,7 @@ from .. import backends
 from .._errors import unknown_name
 from ..activations import BY_NAME, Activation
 from ..losses import SOFTMAX_CE_LABELS
-from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Plan, Problem, Recipe, Run
+from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Plan, Problem, Recipe, Robust, Run
 
 LEVELS = ("baseline", "avx2", "avx512")
 
@@ -212,9 +212,12 @@ def jvp(
     return Y, dY
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
-    J = np.empty((len(X) * plan.n_out, plan.n_params), plan.dtype)
-    given = (_address(params), len(X), _address(X), threads)
+def jacobian(
+    plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
+) -> np.ndarray:
+    n_columns = plan.n_free if free_only else plan.n_params
+    J = np.empty((len(X) * plan.n_out, n_columns), plan.dtype)
+    given = (_address(params), len(X), _address(X), threads, free_only)
     _check(lib.fb_jacobian(_plan(plan), *given, _address(J)))
     return J
 
@@ -285,16 +288,23 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
     return product
 
 
+def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
+    plan, struct = _problem(problem)
+    total = ffi.new(_DOUBLE)
+    given = (_address(params), threads, *robust)
+    _check(lib.fb_normal_equations(plan, struct, *given, _NULL, total))
+    return total[0]
+
+
 def normal_equations(
-    problem: Problem, params: np.ndarray, threads: int
+    problem: Problem, params: np.ndarray, threads: int, robust: Robust
 ) -> tuple[np.ndarray, np.ndarray, float]:
     plan, struct = _problem(problem)
-    n_params, dtype = problem.plan.n_params, problem.plan.dtype
-    JTJ, JTr = np.empty((n_params, n_params), dtype), np.empty(n_params, dtype)
-    sse = ffi.new("double *")
-    results = (_address(JTJ), _address(JTr), sse)
-    _check(lib.fb_normal_equations(plan, struct, _address(params), threads, *results))
-    return JTJ, JTr, sse[0]
+    n = problem.plan.n_free
+    normal, total = np.empty((n + 1, n), problem.plan.dtype), ffi.new(_DOUBLE)
+    given = (_address(params), threads, *robust)
+    _check(lib.fb_normal_equations(plan, struct, *given, _address(normal), total))
+    return normal[:n], normal[n], total[0]
 
 
 # Training.
