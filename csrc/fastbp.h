@@ -68,6 +68,22 @@
 #define FB_NO_PROGRESS 5
 #define FB_NO_MEMORY -1
 
+/* Places in the state of a search; how one ends. */
+#define FB_SQUARES 0
+#define FB_MU 1
+#define FB_USED 2
+#define FB_RHO 3
+#define FB_NIT 4
+#define FB_NFEV 5
+#define FB_NJEV 6
+#define FB_STATUS 7
+
+#define FB_STUCK -1
+#define FB_RUNNING 0
+#define FB_FLAT 1
+#define FB_SMALL 2
+#define FB_SHORT 3
+
 /* Columns of a plan's layer table. */
 #define FB_LAYER_COLUMNS 7
 
@@ -112,6 +128,16 @@ typedef struct {
     double *losses, *validated;
 } fb_run;
 
+/* A search by Levenberg and Marquardt's method: the contract's Descent and Rules, where the fields'
+ * meaning is told; `mu_dec` and `mu_inc` are 0 for None. All are float64. */
+typedef struct {
+    double *params, *normal, *scales, *state;
+    const double *prior;
+    double mu_dec, mu_inc, mu_max, ftol, xtol, gtol, min_grad, goal, rho_scale;
+    int64_t uniform, bend, rho, threads, steps;
+    double *records;
+} fb_descent;
+
 /* The instruction set in use: "avx512", "avx2" or "baseline"; `fb_set_isa` caps it by name (null:
  * as the processor allows) and returns 0 for an unknown name. Call it before any plan is made. */
 const char *fb_isa(void);
@@ -153,6 +179,10 @@ int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const v
  * wanted. */
 int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
                         int64_t threads, int64_t rho, double rho_scale, void *normal, double *sum);
+int fb_gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+                       const void *moved, int64_t threads, int64_t rho, double rho_scale,
+                       void *result);
+int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* steps taken */
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run);
 
 #endif

@@ -133,6 +133,9 @@ struct fb_table {
                int gauss_newton, void *product);
     int (*normal_equations)(fb_plan *plan, const fb_problem *problem, const void *params,
                             idx threads, fb_rho rho, void *normal, double *sum);
+    int (*gradient_beyond)(fb_plan *plan, const fb_problem *problem, const void *params,
+                           const void *moved, idx threads, fb_rho rho, void *result);
+    int (*descend)(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* f64 only */
     int (*train)(fb_plan *plan, const fb_problem *problem, fb_run *run);
 };
 

@@ -30,6 +30,10 @@ SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
 # Kinds of `Robust`; csrc/fastbp.h has the same.
 LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
 
+# Places in `Descent.state`, and how a search ends (0: it goes on); csrc/fastbp.h has the same.
+SQUARES, MU, USED, RHO, NIT, NFEV, NJEV, STATUS = range(8)
+STUCK, RUNNING, FLAT, SMALL, SHORT = range(-1, 4)
+
 # Why `train` stopped before its last step (0: it did not); csrc/fastbp.h has the same.
 DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
 
@@ -159,6 +163,72 @@ class Robust(NamedTuple):
 
     kind: int = LINEAR_RHO
     scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The numbers of a search by Levenberg and Marquardt's method.
+
+    Attributes
+    ----------
+    mu : float
+        The first damping, relative to the scales.
+    mu_dec, mu_inc : float or None
+        What mu is multiplied with after a step and after a failure; None for Nielsen's factors.
+    mu_max : float
+        The search is stuck beyond.
+    uniform : bool
+        Whether the scales are all the mean of the diagonal of JᵀJ instead of that diagonal.
+    bend : bool
+        Whether steps follow the second derivative of the residuals.
+    ftol : float
+        The end (SMALL) if a step changes the sum, and was to change it, by no more than this share.
+    xtol : float
+        The end (SHORT) if a step is no longer than this share of x, both measured by the scales.
+    gtol : float
+        The end (FLAT) if the cosines between r and the columns of J are no larger.
+    min_grad : float
+        The end (FLAT) if no entry of Jᵀr is larger.
+    """
+
+    mu: float = 1e-3
+    mu_dec: float | None = None
+    mu_inc: float | None = None
+    mu_max: float = 1e16
+    uniform: bool = False
+    bend: bool = True
+    ftol: float = 1e-14
+    xtol: float = 1e-12
+    gtol: float = 1e-12
+    min_grad: float = 0.0
+
+
+@dataclass(eq=False)
+class Descent:
+    """Where a search stands, all in float64; `descend` updates it.
+
+    Attributes
+    ----------
+    params : numpy.ndarray (n_params,)
+        The parameters reached.
+    prior : numpy.ndarray (n_free,)
+        Σ prior_j x_j² over the free parameters is added to the sum of squares; it does not change.
+    normal : numpy.ndarray (n_free + 1, n_free)
+        JᵀDJ at params and, as the last row, JᵀDr; without meaning before the first step.
+    scales : numpy.ndarray (n_free,)
+        What measures steps; 0 before the first step.
+    state : numpy.ndarray (8,)
+        Numbers, by place: SQUARES, the sum without the prior; MU, the damping that is tried next;
+        USED and RHO, that of the last step and what it gained relative to the prediction; NIT, NFEV
+        and NJEV, the steps, evaluations of residuals and of Jacobians; STATUS.
+    """
+
+    params: np.ndarray
+    prior: np.ndarray
+    normal: np.ndarray
+    scales: np.ndarray
+    state: np.ndarray
+    handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -409,6 +479,31 @@ def normal_equations(
     the sum, and JᵀDJ, from which rho'' is left out, is positive semidefinite: that of iteratively
     reweighted least squares. J has columns for the free parameters only, and no more of it at a
     time than a block of rows: memory does not grow with n.
+    """
+    raise NotImplementedError
+
+
+def gradient_beyond(
+    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
+) -> np.ndarray:
+    """JᵀD r(moved) (n_free,), where J and D are those of `normal_equations` at params."""
+    raise NotImplementedError
+
+
+def descend(
+    problem: Problem,
+    rules: Rules,
+    robust: Robust,
+    descent: Descent,
+    records: np.ndarray,
+    goal: float,
+    threads: int,
+) -> int:
+    """Steps of Levenberg and Marquardt's method, as `marquardt.Search` takes them.
+
+    The problem is one of float64. Steps are taken until `records` (k, 4), whose rows are as
+    `marquardt.Search.record`, is full, the sum of squares with the prior is not above `goal`, or
+    the search ends. Returns how many steps that were.
     """
     raise NotImplementedError
 
