@@ -293,9 +293,7 @@ static network network_of(int64_t n_layers, const int64_t *widths, const int64_t
     }
     uint8_t *free_ones = frozen ? mapped((size_t)net.n_params) : NULL;
     for (int64_t i = 0; free_ones && i < net.n_params; i++) free_ones[i] = i % 5 != 0;
-    net.free = mapped((size_t)net.n_params * sizeof *net.free);
-    for (int64_t i = 0; i < net.n_params; i++)
-        if (!frozen || i % 5 != 0) net.free[net.n_free++] = i;
+    net.n_free = net.n_params - (frozen ? (net.n_params + 4) / 5 : 0);
     net.plan = fb_plan_new(is_double, n_layers, *net.layers, constants, functions, NULL, free_ones,
                            net.n_params, net.tape_width);
     if (!net.plan) fail("no memory for a plan");
@@ -391,7 +389,7 @@ static void check_jacobians(const network *net, int64_t n)
     for (int64_t i = 0; i < n * n_out; i++)
         for (int64_t k = 0; k < net->n_free; k++)
             within("jacobian of the free", i * net->n_free + k, at(J_free, i * net->n_free + k),
-                   number_at(J, i * P + net->free[k]));
+                   number_at(J, i * P + free_place(net, k)));
     succeeded(fb_jvp(net->plan, params, n, X, tangent, Y, dY));
     tape t = naive_forward(net, params, n, X);
     all_within("Y of jvp", n * n_out, Y, t.X[net->n_layers]);
@@ -424,7 +422,8 @@ static number *naive_residuals(const network *net, const fb_problem *problem, co
         number y = t.X[net->n_layers][i];
         exact target = at(problem->y, i);
         r[i] = rounded(y.v - target, y.e, fabsl(y.v) + fabsl(target));
-        add(&squares, number_at(problem->weights, i / n_out), robust_number(robust_square, how, r[i]));
+        add(&squares, number_at(problem->weights, i / n_out),
+            robust_number(robust_square, how, r[i]));
     }
     *sum_of_squares = total(squares);
     return r;
@@ -439,9 +438,9 @@ static void check_normal_equations(const network *net, int64_t n, robustness how
     fb_problem problem = problem_of(net, FB_SQUARED, n, 1);
     const void *params = params_of(net);
     void *normal = room((P + 1) * P);
-    double got, alone;
-    succeeded(fb_normal_equations(net->plan, &problem, params, 1, how.kind, how.scale, normal, &got));
-    succeeded(fb_normal_equations(net->plan, &problem, params, 1, how.kind, how.scale, NULL, &alone));
+    double got, alone, C = how.scale;
+    succeeded(fb_normal_equations(net->plan, &problem, params, 1, how.kind, C, normal, &got));
+    succeeded(fb_normal_equations(net->plan, &problem, params, 1, how.kind, C, NULL, &alone));
     number squares, *all = naive_jacobian(net, params, n, problem.X), *J = numbers(count * P);
     number *r = naive_residuals(net, &problem, params, how, &squares), *Dr = numbers(count);
     within("sum", 0, got, squares);
@@ -452,7 +451,7 @@ static void check_normal_equations(const network *net, int64_t n, robustness how
         number factor = rounded(root, w * weight.e / root, root);
         Dr[i] = times(r[i], factor);
         for (int64_t p = 0; p < P; p++)
-            J[i * P + p] = times(all[i * net->n_params + net->free[p]], factor);
+            J[i * P + p] = times(all[i * net->n_params + free_place(net, p)], factor);
     }
     for (int64_t p = 0; p < P; p++) {
         sum s = {0};

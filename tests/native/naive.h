@@ -203,13 +203,18 @@ enum { MOST_LAYERS = 4 };
 typedef struct {
     int64_t n_layers, n_params, tape_width, n_free;
     int64_t layers[MOST_LAYERS][FB_LAYER_COLUMNS]; /* as fb_plan_new() takes them */
-    int64_t *free; /* places of the free parameters */
     fb_plan *plan;
 } network;
 
 enum { N_IN, N_OUT, KIND, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN };
 
 static int64_t outputs(const network *net) { return net->layers[net->n_layers - 1][N_OUT]; }
+
+/* Which parameter the free one number k is: all, or all but every fifth. */
+static int64_t free_place(const network *net, int64_t k)
+{
+    return net->n_free < net->n_params ? k + k / 4 + 1 : k;
+}
 
 static const void *from(const void *array, int64_t i)
 {
