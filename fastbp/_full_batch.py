@@ -17,7 +17,7 @@ from .optimize._free import FreeCoordinates
 from .optimize._function import CONVERGED
 from .optimize._remembered import Remembered
 from .optimize._scg import Search
-from .optimize._scipy import METHODS as MINIMIZE, as_bounds, least_squares_names
+from .optimize._scipy import METHODS as MINIMIZE, as_bounds, least_squares_names, minimized
 from .training import state as states
 from .training.data import Data
 from .training.watch import Watch
@@ -113,8 +113,7 @@ class _Trace:
         self.state: Callable[[], dict[str, Any] | None] = lambda: None
 
     def __call__(self, intermediate_result: Any) -> None:
-        x, loss = intermediate_result["x"], float(intermediate_result["fun"])
-        self.record(x.copy(), loss)
+        self.record(intermediate_result["x"].copy(), float(intermediate_result["fun"]))
         if len(self.losses) >= self._limits.epochs:
             raise _Stop(LIMIT, ALL_DONE)
 
@@ -151,6 +150,8 @@ class _Trace:
             self.validation.append(val_loss)
             self._compare(x, val_loss)
         self.keep()
+        if self._watch.idle and val_loss is None and loss > self._limits.goal:
+            return
         self._watch.show(len(self.losses), loss, val_loss, None)
         self._stop_if_asked(loss, val_loss)
 
@@ -161,7 +162,7 @@ class _Trace:
 
     def _stop_if_asked(self, loss: float, val_loss: float | None) -> None:
         limits, watch, nit = self._limits, self._watch, len(self.losses)
-        told = watch.callbacks and watch.tell(
+        told = watch.tell(
             nit, loss, val_loss, None, lambda: self._data.outside(self.params), self.state
         )
         if loss <= limits.goal:
@@ -196,8 +197,9 @@ class _Told(Remembered):
 
 def _sum_of_squares(obj: Remembered, params: np.ndarray) -> float:
     """A least-squares objective from its residuals, which are remembered."""
-    residuals = obj.residuals(params)
-    return obj.problem.scale * float(residuals @ residuals)
+    with np.errstate(all="ignore"):
+        residuals = obj.residuals(params)
+        return obj.problem.scale * float(residuals @ residuals)
 
 
 def minimise(
@@ -282,6 +284,9 @@ def _by_scipy(
     try:
         with np.errstate(all="ignore"):  # what overflows on the way is backed off from, or told
             found = search(obj, x0, method, trace, options)
+            loss = float(_value(obj, method, found))
+            if not np.array_equal(found.x, trace.params) and isfinite(loss):
+                trace.record(found.x, loss)
     except (KeyboardInterrupt, _Stop) as stop:
         out = _stopped(trace, stop)
     else:
@@ -305,7 +310,7 @@ def _outcome(
     obj: Remembered, method: str, found: Any, trace: _Trace, options: dict[str, Any]
 ) -> Outcome:
     nit = len(trace.losses)
-    loss = found.cost * 2 * obj.problem.scale if method in LEAST_SQUARES else found.fun
+    loss = _value(obj, method, found)
     if not (np.isfinite(loss) and np.isfinite(found.x).all()):
         status, params = DIVERGED, trace.params
         message = (
@@ -324,15 +329,21 @@ def _outcome(
     return Outcome(params, status, message, nit, obj.nfev, trace.losses, trace.validation, loss)
 
 
+def _value(obj: Remembered, method: str, found: Any) -> float:
+    """The objective that a method ended with."""
+    return found.cost * 2 * obj.problem.scale if method in LEAST_SQUARES else found.fun
+
+
 def _minimize(
     obj: Remembered, x0: np.ndarray, method: str, trace: _Trace, options: dict[str, Any]
 ) -> Any:
-    def told(intermediate_result: Any) -> None:
-        # trust-constr calls back at the start too, as its first iteration.
-        if method != "trust-constr" or intermediate_result.nit > 1:
+    def after_start(intermediate_result: Any) -> None:
+        if intermediate_result.nit > 1:
             trace(intermediate_result)
 
-    return optimize.minimize(obj, x0, method=method, callback=told, **options)
+    # trust-constr calls back at the start too, as its first iteration.
+    callback = after_start if method == "trust-constr" else trace
+    return minimized(obj, x0, method, options | {"callback": callback})
 
 
 def _least_squares(

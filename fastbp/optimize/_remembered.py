@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -30,30 +31,38 @@ class Memory:
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
-        self._kept: dict[bytes, Any] = {}
-        self._last: tuple[bytes, Any] = b"", None
+        self._kept: OrderedDict[bytes, Any] = OrderedDict()
+        self._key = b""  # the last one, by far the most asked for
+        self._result: Any = None
         self.calls = 0
 
     def __call__(self, x: np.ndarray, *args: Any, **kwargs: Any) -> Any:
         key = x.tobytes()
-        if key == self._last[0]:  # by far the most frequent: cheaper than a look into the table
-            return self._last[1]
+        if key == self._key:
+            return self._result
         result = self._kept.get(key)
         if result is None:
             self.calls += 1
-            result = self._function(x, *args, **kwargs)
-            self._keep(key, result)
-        self._last = key, result
+            result = self._kept[key] = self._function(x, *args, **kwargs)
+            if len(self._kept) > POINTS or len(self._kept) * len(key) > BYTES:
+                self._kept.popitem(last=False)
+        self._key, self._result = key, result
         return result
 
     def known(self, x: np.ndarray) -> Any:
         """The result at x if it is kept, else None."""
         return self._kept.get(x.tobytes())
 
-    def _keep(self, key: bytes, result: Any) -> None:
-        if len(self._kept) >= max(2, min(POINTS, BYTES // len(key))):
-            del self._kept[next(iter(self._kept))]
-        self._kept[key] = result
+
+class Pairs(Memory):
+    """A function that returns value and gradient, as SciPy asks for them: one after the other."""
+
+    def value(self, x: np.ndarray) -> float:
+        return self(x)[0]
+
+    def grad(self, x: np.ndarray) -> np.ndarray:
+        # Nearly always where the value was asked for: not a call more than it takes.
+        return self._result[1] if x.tobytes() == self._key else self(x)[1]
 
 
 class Products:
@@ -92,28 +101,33 @@ class Remembered(Objective):
     Parameters
     ----------
     obj : Objective
+
+    Attributes
+    ----------
+    pairs : Pairs
+        Value and gradient.
     """
 
     def __init__(self, obj: Objective):
         self.__dict__ |= obj.__dict__
-        self._pairs = Memory(super().value_and_grad)
+        self.pairs = Pairs(super().value_and_grad)
         self._residuals = Memory(super().residuals)
         self._products = Products(super().hvp)
 
     @property
     def nfev(self) -> int:
         """How often the objective was evaluated."""
-        return self._pairs.calls + self._residuals.calls
+        return self.pairs.calls + self._residuals.calls
 
     def known(self, params: np.ndarray) -> tuple[float, np.ndarray] | None:
         """Value and gradient at `params` if they are remembered."""
-        return self._pairs.known(params)
+        return self.pairs.known(params)
 
     def value(self, params: Any) -> float:
-        return self._pairs(params)[0]
+        return self.pairs(params)[0]
 
     def value_and_grad(self, params: Any) -> tuple[float, np.ndarray]:
-        return self._pairs(params)
+        return self.pairs(params)
 
     def hvp(self, params: Any, v: Any) -> np.ndarray:
         return self._products(params, v)

@@ -17,7 +17,7 @@ from .._objective import Objective
 from ._fmincg import fmincg
 from ._free import FreeCoordinates
 from ._function import MESSAGES, STOPPED, listener
-from ._remembered import Memory, Remembered
+from ._remembered import Memory, Pairs, Remembered
 from ._scg import scg
 
 if TYPE_CHECKING:
@@ -150,6 +150,19 @@ def minimize(
     [3.0, 1.0]
     """
     name = _lookup(method, METHODS)
+    callback = scipy_options.get("callback")
+    if callback is not None:
+        scipy_options["callback"] = _stopping(callback)
+    return minimized(obj, p0, name, scipy_options)
+
+
+def minimized(
+    obj: Objective | Callable[..., Any], p0: Any, name: str, scipy_options: dict[str, Any]
+) -> OptimizeResult:
+    """What `minimize` returns, for the name of a method as METHODS has it.
+
+    A callback takes an ``intermediate_result``, or x alone, and returns None.
+    """
     keywords, options = _divided(name, scipy_options)
     objective, p0 = _float64(obj, p0)
     if name in _OWN:
@@ -160,12 +173,12 @@ def minimize(
         keywords, options = inside.restricted(keywords), inside.restricted(options)
         p0 = inside.x0
     _require_memory(name, METHODS[name].matrices * len(p0) ** 2)
-    if isinstance(obj, Objective):
-        both = (inside or objective).value_and_grad
+    if isinstance(objective, Remembered):
+        pairs = objective.pairs if inside is None else Pairs(inside.value_and_grad)
         keywords |= _second(objective, inside, name, keywords)
     else:
-        both = Memory(_copying(objective))
-    return _finished(obj, inside, _minimized(both, p0, name, keywords, options))
+        pairs = Pairs(_copying(objective, keywords.pop("args", ())))
+    return _finished(obj, inside, _by_scipy(pairs, p0, name, keywords, options))
 
 
 def least_squares(
@@ -436,29 +449,18 @@ def _second(
 # The call.
 
 
-def _minimized(
-    both: Callable[..., tuple[Any, np.ndarray]],
-    p0: np.ndarray,
-    name: str,
-    keywords: dict[str, Any],
-    options: dict[str, Any],
+def _by_scipy(
+    pairs: Pairs, p0: np.ndarray, name: str, keywords: dict[str, Any], options: dict[str, Any]
 ) -> OptimizeResult:
-    """SciPy's result for a function that returns value and gradient, and remembers them."""
     import scipy.optimize
 
-    callback = keywords.pop("callback", None)
-    if callback is not None:
-        told_x = name in _TOLD_X_ALONE
-        callback = _Told(callback, both, keywords) if told_x else _stopping(callback)
+    jac, callback = pairs.grad, keywords.pop("callback", None)
+    if callback is not None and name in ("SLSQP", "TNC"):
+        told = _Told(callback, pairs)
+        jac, callback = (told.grad, None) if name == "SLSQP" else (pairs.grad, told)
     try:
         found = scipy.optimize.minimize(
-            lambda x, *args: both(x, *args)[0],
-            p0,
-            jac=lambda x, *args: both(x, *args)[1],
-            method=name,
-            callback=callback,
-            options=options,
-            **keywords,
+            pairs.value, p0, jac=jac, method=name, callback=callback, options=options, **keywords
         )
     except _Stopped as stopped:
         return stopped.result
@@ -470,10 +472,11 @@ def _minimized(
     return found
 
 
-def _copying(fun: Callable[..., Any]) -> Callable[..., tuple[Any, np.ndarray]]:
+def _copying(fun: Callable[..., Any], args: Any) -> Callable[..., tuple[Any, np.ndarray]]:
     """The user's function, which may write into the same array again."""
+    args = args if isinstance(args, tuple) else (args,)
 
-    def both(x: np.ndarray, *args: Any) -> tuple[Any, np.ndarray]:
+    def both(x: np.ndarray) -> tuple[Any, np.ndarray]:
         value, grad = fun(x.copy(), *args)
         return value, np.array(grad)
 
@@ -481,9 +484,6 @@ def _copying(fun: Callable[..., Any]) -> Callable[..., tuple[Any, np.ndarray]]:
 
 
 # Callbacks.
-
-# In some SciPy or other these methods tell x alone, and do not let themselves be stopped.
-_TOLD_X_ALONE = ("TNC", "SLSQP")
 
 
 class _Stopped(Exception):
@@ -500,21 +500,22 @@ class _Place(NamedTuple):
 
 
 class _Told:
-    """Tells a callback what the other methods tell theirs."""
+    """Tells a callback what the other methods tell theirs.
 
-    def __init__(
-        self, callback: Callable[..., Any], both: Callable[..., Any], keywords: dict[str, Any]
-    ):
-        args = keywords.get("args", ())
-        self._args = args if isinstance(args, tuple) else (args,)
-        self._tell, self._both = listener(callback), both
+    TNC tells x alone, and knows no stop. SLSQP tells the first point that it tries, not where an
+    iteration ends; but there, and at the start, it asks for the gradient.
+    """
+
+    def __init__(self, callback: Callable[..., Any], pairs: Pairs):
+        self._tell, self._pairs = listener(callback), pairs
         self._nit = 0
+        self._begun = False
 
     def __call__(self, x: np.ndarray) -> None:
         from scipy.optimize import OptimizeResult
 
         self._nit += 1
-        value, grad = self._both(x, *self._args)
+        value, grad = self._pairs(x)
         if self._tell(_Place(x, value)):
             raise _Stopped(
                 OptimizeResult(
@@ -527,6 +528,13 @@ class _Told:
                     message=MESSAGES[STOPPED],
                 )
             )
+
+    def grad(self, x: np.ndarray) -> np.ndarray:
+        """The gradient; an iteration is over unless this is the start."""
+        if self._begun:
+            self(x)
+        self._begun = True
+        return self._pairs.grad(x)
 
 
 def _stopping(callback: Callable[..., Any]) -> Callable[..., None]:
