@@ -14,6 +14,7 @@ import numpy as np
 from . import _full_batch as full_batch, backends
 from ._arrays import all_finite, number, require_finite, whole_number
 from ._errors import DivergenceError, NonFiniteError, unknown_name
+from ._fitted import Fitted
 from ._full_batch import AT_START, METHODS as FULL_BATCH, Limits, counted, no_progress
 from ._objective import Objective
 from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, FitResult
@@ -228,7 +229,7 @@ def fit(
         scalers=None if state is None or scale is None else states.scalers(state),
         terms=terms,
     )
-    call = _Call(data, rule, epochs, seed, watch, ending)
+    call = _Call(data, rule, epochs, seed, watch, ending, options)
     batch = _batch_size(batch_size, data.training, rule if isinstance(rule, str) else None)
     # Drawn for scaled columns, where units are about 1, but given for raw ones.
     if params is None:
@@ -271,6 +272,7 @@ class _Call:
     seed: int
     watch: Watch
     ending: _Ending
+    options: dict[str, Any]
 
 
 def _ending(rule: FirstOrder | str, validation: Any, patience: Any, goal: Any, tol: Any) -> _Ending:
@@ -635,13 +637,14 @@ def _result(
     state: dict[str, Any] | None,
     known: tuple[float, np.ndarray] | None = None,
 ) -> FitResult:
-    raw = call.data.raw
-    params = call.data.outside(found)
-    if known is None or raw is not call.data.training or params.dtype != found.dtype:
+    data, raw = call.data, call.data.raw
+    assert data.start is not None
+    params = data.outside(found)
+    if known is None or raw is not data.training or params.dtype != found.dtype:
         known = raw.value_and_grad(params)
     fun, grad = known
     history = {"loss": np.array(losses, np.float64)}
-    if call.data.validation is not None:
+    if data.validation is not None:
         history["val_loss"] = np.array(validation, np.float64)
     return FitResult(
         params=params,
@@ -662,15 +665,11 @@ def _result(
         method=str(call.rule),
         backend=backends.name_of(raw.backend),
         n_rows=len(raw.problem.X),
-        scale=call.data.scale,
+        scale=data.scale,
         net=raw.net,
         loss_function=raw.loss,
-        data=(raw.problem.X, _targets(raw)),
+        fitted=Fitted(raw, data.start, data.x_scaler, data.y_scaler, str(call.rule), call.options),
     )
-
-
-def _targets(obj: Objective) -> Any:
-    return None if obj.loss.target == "none" else obj.problem.targets
 
 
 # What `fit` takes itself: suggested where an option is misspelt.

@@ -25,7 +25,23 @@ from typing import Protocol
 
 import numpy as np
 
-from .contract import FLAT, RUNNING, SHORT, SMALL, STUCK, Rules
+from .contract import (
+    FLAT,
+    MU,
+    NFEV,
+    NIT,
+    NJEV,
+    RHO,
+    RUNNING,
+    SHORT,
+    SMALL,
+    SQUARES,
+    STATUS,
+    STUCK,
+    USED,
+    Descent,
+    Rules,
+)
 from .linear_models import Normal
 
 # What columns of the Jacobian measured counts by this factor an iteration later: a column that was
@@ -156,6 +172,29 @@ class Search:
         self.nit = self.nfev = self.njev = 0
         self.scales = np.zeros_like(x)
         self._arrive(x, *self._linear(x))
+
+    @classmethod
+    def of_descent(cls, rows: Rows, rules: Rules, descent: Descent, x: np.ndarray) -> Search:
+        """The search that stands where the descent does, at the free parameters x."""
+        state = descent.state
+        if state[NJEV] == 0:
+            return cls(rows, x, rules, descent.prior)
+        search = cls.__new__(cls)
+        search.system, search.rules, search.bounds, search.prior = rows, rules, None, descent.prior
+        search.mu, search.used, search.rho = (float(state[i]) for i in (MU, USED, RHO))
+        search.nit, search.nfev, search.njev = (int(state[i]) for i in (NIT, NFEV, NJEV))
+        search.scales = np.zeros_like(x)
+        normal = descent.normal
+        search._arrive(x, float(state[SQUARES]), rows.model(x, normal[:-1].copy(), normal[-1].copy()))
+        search.scales, search.status = descent.scales.copy(), int(state[STATUS])
+        return search
+
+    def keep(self, descent: Descent) -> None:
+        """Let the descent stand where the search does; its parameters are the caller's to set."""
+        numbers = (self.squares, self.mu, self.used, self.rho)
+        descent.state[:] = *numbers, self.nit, self.nfev, self.njev, self.status
+        descent.scales[:] = self.scales
+        descent.normal[:-1], descent.normal[-1] = self.linear.JTJ, self.linear.gradient
 
     @property
     def record(self) -> tuple[float, float, float, float]:

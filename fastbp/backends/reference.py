@@ -13,7 +13,8 @@ import numpy as np
 from ..activations import Activation
 from ..losses import ROWS, USER_LOSS, Row, user_row
 from . import contract
-from .contract import Optimizer, Plan, Problem, Recipe, Robust, Run
+from .contract import Descent, Optimizer, Plan, Problem, Recipe, Robust, Rules, Run
+from .marquardt import Rows, Search
 
 # One layer.
 
@@ -284,7 +285,7 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
 def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
     with np.errstate(all="ignore"):
         r = forward(problem.plan, params, problem.X) - problem.targets
-        squares, _ = _rho(r.astype(np.float64), robust)
+        squares, _ = rho(r.astype(np.float64), robust)
         return float((_sample_weights(problem) * squares).sum())
 
 
@@ -299,7 +300,7 @@ def normal_equations(
         block = _batch(problem, rows, False)
         with np.errstate(all="ignore"):
             r = forward(plan, params, block.X) - block.targets
-            _, slope = _rho(r.astype(np.float64), robust)
+            _, slope = rho(r.astype(np.float64), robust)
             root = np.sqrt(_sample_weights(block) * slope).astype(plan.dtype).reshape(-1, 1)
             J = root * jacobian(plan, params, block.X, 1, True)
             JTJ += J.T @ J
@@ -308,7 +309,58 @@ def normal_equations(
     return JTJ, JTr, total
 
 
-def _rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:
+def gradient_beyond(
+    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
+) -> np.ndarray:
+    plan, X = problem.plan, problem.X
+    with np.errstate(all="ignore"):
+        tape = forward_tape(plan, params, X)
+        _, slope = rho((forward(plan, params, X) - problem.targets).astype(np.float64), robust)
+        r = forward(plan, moved, X) - problem.targets
+        weighted = (_sample_weights(problem) * slope * r).astype(plan.dtype)
+        gradient, _ = backward(plan, params, X, tape, weighted, False)
+    return gradient if plan.free is None else gradient[plan.free]
+
+
+def descend(
+    problem: Problem,
+    rules: Rules,
+    robust: Robust,
+    descent: Descent,
+    records: np.ndarray,
+    goal: float,
+    threads: int,
+) -> int:
+    free = slice(None) if problem.plan.free is None else problem.plan.free
+
+    def expanded(x: np.ndarray) -> np.ndarray:
+        params = descent.params.copy()
+        params[free] = x
+        return params
+
+    rows = Rows(
+        lambda x: normal_equations(problem, expanded(x), threads, robust),
+        lambda x: sum_of_squares(problem, expanded(x), threads, robust),
+        lambda x, step: gradient_beyond(problem, expanded(x), expanded(x + step), threads, robust),
+    )
+    search = Search.of_descent(rows, rules, descent, descent.params[free])
+    for k in range(len(records)):
+        before = search.nit
+        if search.status == contract.RUNNING:
+            search.step()
+        if search.nit == before:
+            search.keep(descent)
+            return k
+        records[k] = search.record
+        descent.params[free] = search.x
+        if search.total <= goal:
+            search.keep(descent)
+            return k + 1
+    search.keep(descent)
+    return len(records)
+
+
+def rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:
     """C² rho(z) and rho'(z) of z = (r/C)²."""
     C = robust.scale
     with np.errstate(all="ignore"):
