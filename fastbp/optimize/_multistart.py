@@ -220,12 +220,13 @@ def _solver(
 
 def _solved(method: str, fun: Any, x0: np.ndarray, jac: Any, options: dict[str, Any]) -> Any:
     if method in SQUARES:
-        from ._levenberg_marquardt import levenberg_marquardt
-
         if jac is not None:
             options = options | {"jac": jac}
-        solver = levenberg_marquardt if method == OWN else partial(least_squares, method=method)
-        return solver(fun, x0, **options)
+        if method == OWN:
+            from ._levenberg_marquardt import levenberg_marquardt
+
+            return levenberg_marquardt(fun, x0, **options)
+        return least_squares(fun, x0, method, **options)
     if jac is None:
         return minimize(fun, x0, method, **options)
     return minimize(lambda x, *args: (fun(x, *args), jac(x, *args)), x0, method, **options)

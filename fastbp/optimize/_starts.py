@@ -109,11 +109,15 @@ def run(
                 outcomes[k] = error
         return outcomes[k]
 
-    tasks = [functools.partial(contextvars.copy_context().run, attempt, k) for k in range(n)]
+    def task(k: int) -> Callable[[], Any]:
+        context = contextvars.copy_context()
+        return lambda: context.run(attempt, k)
+
+    tasks = [task(k) for k in range(n)]
     try:
         if threads == 1:
-            for task in tasks:
-                report(task())
+            for call in tasks:
+                report(call())
         else:
             _in_threads(tasks, threads, halt, report)
     except KeyboardInterrupt:
