@@ -10,7 +10,7 @@
 #define STRAIGHT 1e-8
 #define LEAST_MU 1e-30
 #define PROMISED 1e-6
-#define ROUNDED 1e-30
+#define ROUNDED 1e-28
 
 /* A search: places in the workspace, and how its last trial went. Vectors have n = n_free entries;
  * `moved` and `trial` are of all parameters. */

@@ -56,7 +56,7 @@ HELD = 1e150  # the damping of a parameter that is not to move
 # Where even the smallest steps fail, but a step of more than this share of x was to gain more than
 # this share of the sum, the Jacobian does not tell the truth.
 PROMISED = 1e-6
-ROUNDED = 1e-30  # residuals that are smaller, relative to what x moves, are zero but for rounding
+ROUNDED = 1e-28  # residuals that are smaller, relative to what x moves, are zero but for rounding
 
 
 class System(Protocol):
@@ -207,6 +207,7 @@ class Search:
         self.njev += 1
         return self.system.linear(x)
 
+    @np.errstate(all="ignore")
     def _arrive(self, x: np.ndarray, squares: float, linear: Linear) -> None:
         """Be at x, with the sum of squares and the linear model there."""
         rules = self.rules
