@@ -63,15 +63,13 @@ def computed(module, monkeypatch):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("limited", [False, True])
-@pytest.mark.parametrize("method", WANDERING)
-def test_nothing_is_computed_twice(data, computed, method, limited):
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [(name, {}) for name in WANDERING] + [(name, {"bounds": (-1.5, 1.5)}) for name in BOUNDED],
+    ids=WANDERING + [f"{name}-bounds" for name in BOUNDED],
+)
+def test_nothing_is_computed_twice(data, computed, method, options):
     X, y = data
-    options = {}
-    if limited:
-        if method not in BOUNDED:
-            pytest.skip("takes no bounds")
-        options["bounds"] = (-1.5, 1.5)
     res = fb.fit(NET, X, y, method=method, loss="sse", seed=2, epochs=30, **options)
     assert res.nit > 5
     for name, counts in computed.items():
@@ -298,6 +296,7 @@ def test_where_there_are_no_second_derivatives(data, method, which):
     assert fb.fit(net, X, y, method="BFGS", loss=loss, seed=0).nit > 3
 
 
+@pytest.mark.backend
 def test_second_derivatives_may_be_approximated(data, computed):
     X, y = data
     strategy = scipy.optimize.BFGS()
