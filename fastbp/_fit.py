@@ -207,6 +207,7 @@ def fit(
     shuffle, average = _flag("shuffle", shuffle), _flag("average", average)
     if isinstance(rule, str):
         _require_full_batch(net, rule, clip_norm, average, state)
+        _require_unscaled(rule, scale, options)
     told = _callbacks(callbacks)
     bar = progress_bar.bar(progress, epochs)
     watch = Watch(net, told, _positive("max_time", max_time), bar)
@@ -380,6 +381,17 @@ def _require_full_batch(
                 f"layer {k} has dropout={layer.dropout:g}, but method {method!r} needs the same "
                 f"objective at every step; dropout takes a minibatch method "
                 f"({minibatch}), if need be with batch_size=None"
+            )
+
+
+def _require_unscaled(method: str, scale: Any, options: dict[str, Any]) -> None:
+    """Raise for limits on parameters that stand for something else inside."""
+    for name in ("bounds", "constraints"):
+        if scale is not None and options.get(name) is not None:
+            raise ValueError(
+                f"{name} with scale={scale!r}: method {method!r} would keep to them for scaled "
+                f"columns, and the parameters for raw ones would be others; scale X and y "
+                f"beforehand, or leave one of them out"
             )
 
 
@@ -604,6 +616,7 @@ def _by_full_batch(
         epoch=out.nit,
         loss=out.loss,
         state=out.state,
+        known=out.known,
     )
 
 
@@ -622,11 +635,14 @@ def _result(
     epoch: int,
     loss: float,
     state: dict[str, Any] | None,
+    known: tuple[float, np.ndarray] | None = None,
 ) -> FitResult:
     data, raw = call.data, call.data.raw
     assert data.start is not None
     params = data.outside(found)
-    fun, grad = raw.value_and_grad(params)
+    if known is None or raw is not data.training or params.dtype != found.dtype:
+        known = raw.value_and_grad(params)
+    fun, grad = known
     history = {"loss": np.array(losses, np.float64)}
     if data.validation is not None:
         history["val_loss"] = np.array(validation, np.float64)

@@ -52,8 +52,7 @@ class FitResult:
     nit : int
         Complete epochs, or iterations; those before `state` included.
     nfev : int
-        Evaluations of the objective: steps, each on its batch, or those of a full-batch method
-        (if it was stopped, its iterations).
+        Evaluations of the objective: steps, each on its batch, or those of a full-batch method.
     seed : int
         With it the same call gives the same result.
     history : dict of str to numpy.ndarray of float64, (nit,)

@@ -1,4 +1,4 @@
-"""`FitResult.summary`: a fit in a few lines of text."""
+"""`FitResult.summary` and that of many starts: a few lines of text."""
 
 from __future__ import annotations
 
@@ -45,6 +45,53 @@ def summary(res: Any) -> str:
         "seed": str(res.seed),
         "backend": res.backend,
     }
+    return _aligned(rows)
+
+
+def multistart_summary(ms: Any) -> str:
+    """Many starts as aligned lines of at most 80 columns, and a table of the clusters.
+
+    Parameters
+    ----------
+    ms : MultistartResult
+
+    Returns
+    -------
+    str
+        A line for each of the method, what was done, the spread of the objectives, the first of
+        the starts that failed, the time and the seed; a row for each of at most 10 clusters.
+    """
+    good, failed = ms.fun[~ms.failed], np.flatnonzero(ms.failed)
+    rows = {"method": ms.method, "starts": ms.message, "objective": "none is finite"}
+    if len(good):
+        rows["objective"] = (
+            f"least {good[0]:.6g}, median {np.median(good):.6g}, largest {good[-1]:.6g}"
+        )
+    if len(failed):
+        k = failed[ms.order[failed].argmin()]
+        rows["failed"] = f"{len(failed)}, first start {ms.order[k]}: {ms.messages[k]}"
+    rows["time"] = _time(ms.elapsed)
+    rows["seed"] = "" if ms.seed is None else str(ms.seed)
+    return "\n".join([_aligned(rows), *_clusters(ms.clusters)])
+
+
+def _clusters(clusters: Any) -> list[str]:
+    """A table, lowest objective first."""
+    if not clusters:
+        return []
+    lines = ["", f"{'objective':>12}  starts  points"]
+    for cluster in clusters[:10]:
+        line = f"{cluster.fun:12.6g}  {len(cluster.members):6}  {cluster.n_points:6}"
+        if cluster.runaway:
+            line += f"  runs away: parameters {cluster.growth:.2g} times the starts'"
+        lines.append(line)
+    if len(clusters) > 10:
+        lines.append(f"{'...':>12}  {counted(len(clusters) - 10, 'cluster')} more")
+    return lines
+
+
+def _aligned(rows: dict[str, str]) -> str:
+    """Names and texts as two columns; long texts go on below."""
     margin = max(map(len, rows)) + 2
     return "\n".join(
         textwrap.fill(
