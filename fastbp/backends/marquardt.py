@@ -185,7 +185,9 @@ class Search:
         search.nit, search.nfev, search.njev = (int(state[i]) for i in (NIT, NFEV, NJEV))
         search.scales = np.zeros_like(x)
         normal = descent.normal
-        search._arrive(x, float(state[SQUARES]), rows.model(x, normal[:-1].copy(), normal[-1].copy()))
+        search._arrive(
+            x, float(state[SQUARES]), rows.model(x, normal[:-1].copy(), normal[-1].copy())
+        )
         search.scales, search.status = descent.scales.copy(), int(state[STATUS])
         return search
 
