@@ -158,7 +158,7 @@ class Wide:
 
 
 def _triangle(self) -> np.ndarray:
-        return _triangle(self.J)
+    return _triangle(self.J)
 
 
 class Wide:

@@ -326,7 +326,7 @@ class _Trial:
             self._clip(search.bounds)
         relative = self._length(self.step) / max(self._length(search.x), 1e-300)
         self.short = relative <= rules.xtol
-        self.small = self.predicted <= rules.ftol * search.total
+        self.small = abs(self.predicted) <= rules.ftol * search.total
         moved = self._length(search.x) ** 2
         resolved = search.total > ROUNDED * moved and self.predicted > PROMISED * search.total
         self.promises = resolved and relative > PROMISED

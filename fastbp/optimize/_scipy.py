@@ -380,7 +380,7 @@ def _require_inside(p0: np.ndarray, bounds: Bounds | None) -> None:
 
 def require_memory(name: str, numbers: int) -> None:
     """Raise MemoryError if so many float64 cannot be held, before anything tries to."""
-    needed, memory = 8 * numbers, _memory()
+    needed, memory = 8 * numbers, main_memory()
     if needed > memory:
         raise MemoryError(
             f"method {name!r} needs about {needed / 2**30:.3g} GiB for its matrices, and this "
@@ -388,7 +388,7 @@ def require_memory(name: str, numbers: int) -> None:
         )
 
 
-def _memory() -> float:
+def main_memory() -> float:
     """Bytes of main memory; inf where the system does not tell."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
