@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays import FLOAT64, real_array, require_finite, whole_number
-from .._errors import ShapeError, unknown_name
+from .._errors import ShapeError
 from .._objective import Objective
 from ..training import progress as progress_bar
 from ._function import STOPPED
 from ._minima import Ending, MultistartResult, collected, tolerance
-from ._scipy import LEAST_SQUARES, METHODS, least_squares, minimize
+from ._scipy import LEAST_SQUARES, METHODS, _lookup, least_squares, minimize
 from ._starts import Halt, one_at_a_time, run, seed_of, spawned
 from ._symmetry import canonical
 
@@ -115,6 +115,7 @@ def multistart(
     >>> [len(cluster.members) for cluster in found.clusters]
     [1, 2]
     """
+    method = _lookup(method, (*SQUARES, *METHODS))
     solve = _solver(method, fun, jac, options)
     clustering = {"rtol": tolerance("rtol", rtol), "atol": tolerance("atol", atol)}
     points, seed, seeds = _points(starts, n_starts, seed)
@@ -193,12 +194,10 @@ def _latin_hypercube(box: Bounds, n: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _solver(
-    method: Any, fun: Any, jac: Any, options: dict[str, Any]
+    method: str, fun: Any, jac: Any, options: dict[str, Any]
 ) -> Callable[[np.ndarray, Halt], OptimizeResult]:
     """A function that runs the method from x0 (n,)."""
-    squares, known = method in SQUARES, (*SQUARES, *METHODS)
-    if method not in known:
-        raise ValueError(unknown_name("method", method, known))
+    squares = method in SQUARES
     if not callable(fun) and not isinstance(fun, Objective):
         raise TypeError(f"fun is {fun!r}, expected a function or a network's objective")
     if options.get("callback") is not None:
