@@ -246,8 +246,7 @@ class _Watched:
         if self._calls and self._halt.reason:
             raise _Halted
         self._calls += 1
-        x = x.copy()
-        found = self._fun(x, *args, **named)
+        found = self._fun(x.copy(), *args, **named)
         fun = self._objective(found)
         if fun < self._lowest:
             self._x, self._lowest = x.copy(), fun
@@ -281,7 +280,7 @@ def _lean(found: OptimizeResult, squares: bool) -> OptimizeResult:
     """The result without matrices and what has an entry for each residual: there may be many."""
     per_residual = {"fun", "jac"} if squares else set()
     for key in [*found]:
-        if key in per_residual or key == "hess_inv" or np.ndim(found[key]) == 2:
+        if key in per_residual or key == "hess_inv" or getattr(found[key], "ndim", 0) == 2:
             del found[key]
     return found
 
