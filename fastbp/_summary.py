@@ -11,6 +11,9 @@ from ._full_batch import counted
 from .training.optimizers import METHODS
 
 WIDTH = 80
+# Multiplications that a summary may cost: about a tenth of a second.
+QUICK = 1e9
+N_NOISES = 4
 
 
 def summary(res: Any) -> str:
@@ -24,7 +27,8 @@ def summary(res: Any) -> str:
     -------
     str
         A line for each of the network, the method, the loss, what was done, how it ended, the
-        objective and its gradient, the validation if there was one, the time, the seed and the
+        objective and its gradient, for least squares the noise of the outputs and what speaks
+        against standard errors, the validation if there was one, the time, the seed and the
         backend; long ones go on below.
     """
     rows = {
@@ -35,6 +39,7 @@ def summary(res: Any) -> str:
         "ended": f"{_OUTCOMES[res.status]}: {res.message}",
         "objective": f"{res.fun:.6g}",
         "largest |gradient|": _steepest(res.grad, res.net),
+        **_uncertainty(res),
         "validation": _validation(res),
         "time": _time(res.elapsed),
         "seed": str(res.seed),
@@ -135,6 +140,22 @@ def _steepest(grad: np.ndarray, net: Any) -> str:
             places[f"b of layer {k}"] = np.abs(b).max()
     place = max(places, key=lambda name: places[name])
     return f"{places[place]:.3g} ({place})"
+
+
+def _uncertainty(res: Any) -> dict[str, str]:
+    """The noise and what speaks against standard errors, where that is known or soon computed."""
+    if "uncertainty" not in vars(res):
+        fitted = res.fitted
+        if fitted is None or fitted.obstacle or fitted.work > QUICK:
+            return {}
+    found = res.uncertainty
+    noise = ", ".join(f"{deviation:.4g}" for deviation in found.noise[:N_NOISES])
+    more = ", ..." if len(found.noise) > N_NOISES else ""
+    return {
+        "noise": f"{noise}{more} (standard deviation; {found.dof:.6g} degrees of freedom, "
+        f"{found.n_effective:.6g} effective parameters)",
+        "standard errors": "; ".join(found.notes),
+    }
 
 
 def _validation(res: Any) -> str:

@@ -87,6 +87,11 @@ class Watch:
     max_time : float
         Seconds; inf for no limit.
     bar : Bar or None
+
+    Attributes
+    ----------
+    idle : bool
+        Whether there is nothing to look after.
     """
 
     def __init__(
@@ -97,6 +102,7 @@ class Watch:
         bar: Bar | None,
     ):
         self._net, self.callbacks, self.max_time, self._bar = net, callbacks, max_time, bar
+        self.idle = not callbacks and bar is None and max_time == np.inf
         self._start, self._interruption = time.perf_counter(), INTERRUPTION.get()
 
     @property
