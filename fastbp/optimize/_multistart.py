@@ -13,6 +13,7 @@ from .._errors import ShapeError
 from .._objective import Objective
 from ..training import progress as progress_bar
 from ._function import STOPPED
+from ._levenberg_marquardt import levenberg_marquardt
 from ._minima import Ending, MultistartResult, collected, tolerance
 from ._scipy import LEAST_SQUARES, METHODS, _lookup, least_squares, minimize
 from ._starts import Halt, one_at_a_time, run, seed_of, spawned
@@ -222,8 +223,6 @@ def _solved(method: str, fun: Any, x0: np.ndarray, jac: Any, options: dict[str, 
         if jac is not None:
             options = options | {"jac": jac}
         if method == OWN:
-            from ._levenberg_marquardt import levenberg_marquardt
-
             return levenberg_marquardt(fun, x0, **options)
         return least_squares(fun, x0, method, **options)
     if jac is None:
