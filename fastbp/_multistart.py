@@ -109,8 +109,7 @@ def multistart(
     halt, seed = Halt(max_time), seed_of(seed)
     options = _options(net, X, y, fit_options)
     data = _prepared(net, X, y, options)
-    converted = data.raw.problem
-    X, y = converted.X, None if data.raw.loss.target == "none" else converted.targets
+    X, y = data.raw.problem.X, data.raw.targets
     seeds = spawned(seed, n_starts)
     told = [one_at_a_time(callback) for callback in _callbacks(options["callbacks"])]
     same = {"on_divergence": "return"} | fit_options
