@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from dataclasses import dataclass, field
@@ -21,8 +22,13 @@ SUITES = {
     "training": "Training steps within one call, µs per step",
     "kernels": "dense_forward + dense_backward (rows × n_in × n_out), µs per pair",
     "calls": "Calls on a network, µs per call",
+    "fits": "Fits to the same sum of squares, median of the starts, µs per fit",
+    "squares": "Jacobian; JᵀJ, Jᵀr and rᵀr at once; µs per call",
     "blas": "Layers of few rows (rows × n_in × n_out), kernels called from C, µs per call",
 }
+
+# In the name of a fit's group. A contestant that missed the goal from a start took for ever there.
+START = ", start "
 
 # What is not compared with peers: see bench_loop.py, bench_peak.py and so on.
 LOOP, BARE = "loop", "bare steps"
@@ -39,16 +45,18 @@ LIMITS = {
 }  # fmt: skip
 
 Table = list[list[str]]
+Key = tuple[str, str, str]  # suite, row, dtype
 
 
 @dataclass
 class Row:
-    """A group: the least seconds of each contestant."""
+    """A group: the least seconds of each contestant, of fits the median over the starts."""
 
     suite: str
     name: str
     dtype: str
     seconds: dict[str, float] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
 
     def best_peer(self) -> str | None:
         """The fastest contestant that is not ours."""
@@ -91,16 +99,26 @@ class Run:
 def load(path: str | Path) -> Run:
     """Read what pytest-benchmark saved."""
     saved = json.loads(Path(path).read_text())
-    rows: dict[tuple[str, str, str], Row] = {}
+    times: dict[Key, dict[str, dict[str, float]]] = {}  # by contestant and start
     warmup: dict[str, float] = {}
     for item in saved["benchmarks"]:
         info = item["extra_info"]
-        key, name = (info["suite"], info["row"], info["dtype"]), info["contestant"]
-        row = rows.setdefault(key, Row(*key))
-        row.seconds[name] = item["stats"]["min"]
+        row, _, start = info["row"].partition(START)
+        key, name = (info["suite"], row, info["dtype"]), info["contestant"]
+        times.setdefault(key, {}).setdefault(name, {})[start] = item["stats"]["min"]
         if info["suite"] in SUITES:
             warmup[name] = warmup.get(name, 0.0) + info["warmup_s"]
-    return Run(saved["machine_info"], list(rows.values()), warmup)
+    return Run(saved["machine_info"], [_row(*of_row) for of_row in times.items()], warmup)
+
+
+def _row(key: Key, times: dict[str, dict[str, float]]) -> Row:
+    starts = {start for of_one in times.values() for start in of_one}
+    row = Row(*key)
+    for name, reached in times.items():
+        row.seconds[name] = statistics.median(reached.get(start, math.inf) for start in starts)
+        if missed := len(starts) - len(reached):
+            row.missed[name] = missed
+    return row
 
 
 def describe(run: Run) -> list[str]:
@@ -133,7 +151,7 @@ def title(contestant: str) -> str:
 
 def number(value: float | None) -> str:
     """Three digits, as many as a timing is good for."""
-    if value is None:
+    if value is None or value == math.inf:
         return "-"
     if value >= 100:
         return f"{value:,.0f}"
@@ -246,6 +264,16 @@ def around(run: Run) -> list[str]:
     return lines
 
 
+def misses(run: Run) -> list[str]:
+    """Who did not get to the goal, a line if there is anyone."""
+    told = [
+        f"{title(name)} from {n} of {row.name}"
+        for row in run.rows
+        for name, n in row.missed.items()
+    ]
+    return [f"Starts from which the goal was not reached: {', '.join(told)}"] if told else []
+
+
 def losses(run: Run) -> str:
     """How often each of ours loses against the best peer."""
     counts = []
@@ -266,7 +294,7 @@ def text(run: Run) -> str:
             rest = [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
             lines.append("  ".join(first + rest))
         lines.append("")
-    return "\n".join([*lines, *around(run), losses(run)])
+    return "\n".join([*lines, *around(run), *misses(run), losses(run)])
 
 
 def markdown(run: Run) -> str:
@@ -277,9 +305,8 @@ def markdown(run: Run) -> str:
         lines.append("| --- | --- |" + " ---: |" * (len(table[0]) - 2))
         lines += ["| " + " | ".join(row) + " |" for row in table[1:]]
         lines.append("")
-    return "\n".join(
-        [*lines, *(f"- {line}" for line in (*describe(run), *around(run), losses(run)))]
-    )
+    told = (*describe(run), *around(run), *misses(run), losses(run))
+    return "\n".join([*lines, *(f"- {line}" for line in told)])
 
 
 def main() -> int:
