@@ -66,7 +66,7 @@ def sigmoid(z):
 
 
 def test_there_are_examples():
-    assert len(FILES) >= 23
+    assert len(FILES) >= 24
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -772,6 +772,40 @@ def test_g23_self_expression(example):
     assert result["ratio"]["orthogonal", 0] > 0.1
     ratios = [result["ratio"]["random", penalty] for penalty in (0.25, 0.5, 1.0)]
     assert ratios[0] > 1e-3 and ratios == sorted(ratios)
+
+
+def test_g24_regression_by_fmincg(example):
+    result, text = example("g24")
+    X, y, theta = result["X"], result["y"], result["theta"]
+    x, m, lam = X[:, 0], len(X), 0.01
+
+    def cost(theta, act):
+        Theta1, Theta2 = theta[:16].reshape((8, 2), order="F"), theta[16:]
+        a2 = act(np.outer(x, Theta1[:, 1]) + Theta1[:, 0])
+        weights = (Theta1[:, 1] ** 2).sum() + (Theta2[1:] ** 2).sum()
+        return (((a2 @ Theta2[1:] + Theta2[0] - y) ** 2).sum() + lam * weights) / (2 * m)
+
+    assert result["J"] == pytest.approx(cost(theta, lambda z: z), rel=1e-13)
+    check, stuck = result["asked"], result["stuck"]
+    assert not check and not stuck.success and 0.99 * result["J"] < stuck.fun <= result["J"]
+    assert f"J {result['J']:.4f} to {stuck.fun:.4f}\n" in text
+    right = complex_step(lambda t: cost(t, lambda z: z), theta)
+    np.testing.assert_allclose(check.numeric, right, rtol=0, atol=1e-12)
+    assert text.count(": passed: ") == 2
+
+    found = {}
+    for hidden, act in (("linear", lambda z: z), ("tanh", np.tanh)):
+        flat = np.concatenate([Theta.ravel(order="F") for Theta in result["fits"][hidden]])
+        found[hidden] = cost(flat, act)
+        assert f"{hidden}: J {cost(theta, act):.4f} to {found[hidden]:.6f}, " in text
+    # Of factors whose product is the slope w, the squares sum to 2|w| at least.
+    xc, yc = x - x.mean(), y - y.mean()
+    slope = (xc @ yc - lam) / (xc @ xc)
+    best = (((slope * xc - yc) ** 2).sum() + 2 * lam * slope) / (2 * m)
+    assert found["linear"] == pytest.approx(best, rel=1e-6)
+    # Close to a minimum, and the noise of 0.05 is what is left of a curve.
+    before, after = (complex_step(lambda t: cost(t, np.tanh), t) for t in (theta, flat))
+    assert np.linalg.norm(after) < 1e-3 * np.linalg.norm(before) and found["tanh"] < 0.05**2
 
 
 def test_g25_gradients_by_hand(example):
