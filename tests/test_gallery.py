@@ -431,6 +431,31 @@ def two_layers(params):
     return score, gradient
 
 
+def test_g10_cancelling_integral(example):
+    result, text = example("g10")
+
+    def exact(ecut, q2, q02=485124412):
+        return np.log((q2 - ecut) / (ecut - q02)) / (q02 - q2)
+
+    value = exact(17909665929, 9e10)
+    for name, (found, error) in result["found"].items():
+        assert f"{name:15} {found:.9e} ± {error:.0e}\n" in text
+        if name == "cauchy":
+            # The tail beyond 1e9·q2, about 1/(1e9·q2), is left out.
+            assert abs(found - value) <= error + 1.2e-20 and error < 1e-8 * abs(value)
+        else:  # wrong, and further than it tells
+            assert abs(found - value) > 0.5 * abs(value) and abs(found - value) > 5 * error
+    assert len(result["found"]) == 4
+
+    X, y = result["X"], result["y"]
+    np.testing.assert_allclose(y, 1e11 * exact(*X.T), rtol=1e-7)
+    errors = np.abs(result["Y"] - y)
+    assert X.shape == (50, 2) and np.sqrt(np.mean(errors**2)) < 1e-3 * np.ptp(y)
+    inside = (result["lower"] < y) & (y < result["upper"])
+    assert f"{inside.sum()} of 50 new values within their bars of 95 %\n" in text
+    assert inside.sum() >= 42 and (result["upper"] - result["lower"]).max() < 0.01 * np.ptp(y)
+
+
 def test_g12_max_margin(example):
     result, text = example("g12")
     X, held_out = result["X"], result["held out"]
