@@ -34,6 +34,7 @@ START = ", start "
 LOOP, BARE = "loop", "bare steps"
 PEAK, FMA = "peak", "FMA peak"
 GROWTH = "growth"
+CURVES = "curves"
 FUNCTIONS = "functions"
 THREADED, ALONE, THREADS, PROCESSES = "threads", "one", "two threads", "two processes"
 
@@ -46,6 +47,7 @@ LIMITS = {
 
 Table = list[list[str]]
 Key = tuple[str, str, str]  # suite, row, dtype
+Curve = dict[str, Any]  # "seconds" and "sse" of a method, and seconds when "reached"
 
 
 @dataclass
@@ -82,6 +84,7 @@ class Run:
     machine: dict[str, Any]
     rows: list[Row]
     warmup: dict[str, float]
+    curves: dict[str, Curve]
 
     def suite(self, suite: str) -> list[Row]:
         return [row for row in self.rows if row.suite == suite]
@@ -101,6 +104,7 @@ def load(path: str | Path) -> Run:
     saved = json.loads(Path(path).read_text())
     times: dict[Key, dict[str, dict[str, float]]] = {}  # by contestant and start
     warmup: dict[str, float] = {}
+    curves: dict[str, Curve] = {}
     for item in saved["benchmarks"]:
         info = item["extra_info"]
         row, _, start = info["row"].partition(START)
@@ -108,7 +112,9 @@ def load(path: str | Path) -> Run:
         times.setdefault(key, {}).setdefault(name, {})[start] = item["stats"]["min"]
         if info["suite"] in SUITES:
             warmup[name] = warmup.get(name, 0.0) + info["warmup_s"]
-    return Run(saved["machine_info"], [_row(*of_row) for of_row in times.items()], warmup)
+        if info["suite"] == CURVES:
+            curves[name] = info["curve"]
+    return Run(saved["machine_info"], [_row(*of_row) for of_row in times.items()], warmup, curves)
 
 
 def _row(key: Key, times: dict[str, dict[str, float]]) -> Row:
@@ -239,6 +245,17 @@ def growth(run: Run) -> Table:
     return table
 
 
+def methods(run: Run) -> Table:
+    """When each method came to these sums of squares."""
+    levels = list(next(iter(run.curves.values()))["reached"])
+    table = [["", "dtype", *(f"SSE {level}" for level in levels)]]
+    for row in run.suite(CURVES):
+        for name in row.seconds:
+            reached = run.curves[name]["reached"]
+            table.append([name, row.dtype, *(number(1e3 * reached[level]) for level in levels)])
+    return table
+
+
 def tables(run: Run, lost: str) -> dict[str, Table]:
     """All tables by their headings."""
     raced = {suite: text for suite, text in SUITES.items() if run.suite(suite)}
@@ -249,6 +266,8 @@ def tables(run: Run, lost: str) -> dict[str, Table]:
             run, lost
         )
     found["Two fits at once, times as much as one after the other"] = two_at_once(run)
+    for row in run.suite(CURVES):
+        found[f"Methods of fit on {row.name}, ms to a sum of squares"] = methods(run)
     for row in run.suite(GROWTH)[:1]:
         found[f"Time of a row in an epoch, {row.name}, ns"] = growth(run)
     return {heading: table for heading, table in found.items() if len(table) > 1}
