@@ -404,7 +404,7 @@ def test_g09_chosen_connections(example):
     def objective(v):
         return np.mean((output(v) - y) ** 2)
 
-    assert list(result["params"]) == ["sgd", "adam", "L-BFGS-B", "fmincg", "trf"]
+    assert list(result["params"]) == ["sgd", "adam", "L-BFGS-B", "fmincg", "lm", "trf"]
     for method, params in result["params"].items():
         assert params[fixed].tobytes() == start[fixed].tobytes()
         error = objective(params[free])
@@ -413,7 +413,8 @@ def test_g09_chosen_connections(example):
         if method in ("sgd", "adam"):
             by_hand = chosen_descent(start[free], lambda v: complex_step(objective, v), method)
             np.testing.assert_allclose(params[free], by_hand, rtol=0, atol=1e-9)
-    assert np.abs(complex_step(objective, result["params"]["trf"][free])).max() < 1e-6
+    for method in ("lm", "trf"):
+        assert np.abs(complex_step(objective, result["params"][method][free])).max() < 1e-6
 
 
 def two_layers(params):
@@ -524,6 +525,13 @@ def test_g13_xor_with_bias_input(example):
         assert at_1000 is None or f"{expected[1000]:.4f}" == at_1000
         assert f"{expected[-1]:.1e}" == at_end or f"{expected[-1]:.3f}" == at_end
         assert f"1,000 steps {expected[1000]:.4f}, 10,000 {expected[-1]:.5f}, never rises\n" in text
+    W, w = result["lm"].params[:9].reshape(3, 3), result["lm"].params[9:, None]
+    sse = ((sigmoid(sigmoid(X @ W) @ w) - y) ** 2).sum()
+    assert sse <= 1e-4 and result["lm"].nit < 50
+    assert f"Levenberg-Marquardt: {sse:.1e} after {result['lm'].nit} steps\n" in text
+    xor = fb.Network(3, fb.Dense(3, "sigmoid", bias=False), fb.Dense(1, "sigmoid", bias=False))
+    with pytest.raises(ValueError, match="4 residuals and 12 parameters; 'trf'"):
+        fb.optimize.least_squares(xor.objective(X, y, "sse"), result["start"], method="lm")
     assigned = descend(1.0, 2000, slice(-1, None))
     assert result["assigned"] == pytest.approx(assigned[-1], rel=1e-9)
     assert f"{assigned[-1]:.2f}" == "1.00" and f"after 2,000 steps {assigned[-1]:.4f}\n" in text
@@ -547,12 +555,14 @@ def test_g14_line_against_ols(example):
     condition = curvatures[1] / curvatures[0]
     assert f"{condition:.0f}" == "262" and "condition number 262\n" in text
     assert result["condition"] == pytest.approx(condition, rel=1e-9)
-    slow, scaled, trf = result["fits"].values()
+    slow, scaled, lm, trf = result["fits"].values()
     np.testing.assert_allclose(slow.params, after, rtol=1e-10)
     # Standardised, the Hessian is 2·I: 0.8 of the error is left after each step, none at the end.
     np.testing.assert_allclose(scaled.params, ols, rtol=1e-12)
     np.testing.assert_allclose(trf.params, ols, rtol=1e-7)
-    for res in (slow, scaled, trf):
+    np.testing.assert_allclose(lm.params, ols, rtol=1e-10)
+    assert lm.nit <= 3
+    for res in (slow, scaled, lm, trf):
         assert f"slope {res.params[0]:.7f}, intercept {res.params[1]:.7f}, {res.nit} it" in text
 
 
@@ -751,7 +761,7 @@ def test_g22_multiple_regression(example):
     by_age = ((a @ v) * (h @ h) - (h @ v) * (a @ h)) / det
     by_height = ((h @ v) * (a @ a) - (a @ v) * (a @ h)) / det
     best = [by_age, by_height, weight.mean() - by_age * age.mean() - by_height * height.mean()]
-    assert len(result["fits"]) == 3
+    assert len(result["fits"]) == 4
     for name, params in result["fits"].items():
         np.testing.assert_allclose(params, best, rtol=5e-7, err_msg=name)  # 6 digits
         assert f"{name:24} weight = {best[2]:.5f} {best[0]:+.7f}·age" in text
