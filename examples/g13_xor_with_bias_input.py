@@ -45,7 +45,6 @@ def main():
         print(f"lr {lr:g}: after 1,000 steps {losses[1000]:.4f}, 10,000 {losses[-1]:.5f}, {rises}")
     result["lm"] = res = fb.fit(net, X, y, method="lm", goal=1e-4, **same)
     print(f"Levenberg-Marquardt: {res.fun:.1e} after {res.nit} steps")
-
     params = start.copy()
     for _ in range(2000):
         params -= assigned(params)[1]
