@@ -73,14 +73,29 @@ static fb_act act_of(int64_t kind, double constant, uintptr_t function)
 
 /* Plans. */
 
+/* Append the places of those of `count` parameters that are free, a row of W or fewer to a row;
+ * returns how many there are. */
+static idx list_free(fb_plan *plan, idx first, idx count, idx n_out)
+{
+    idx before = plan->n_free;
+    if (!plan->free) plan->n_free += count;
+    for (idx k = 0; plan->free && k < count; k++)
+        if (plan->free[first + k])
+            plan->places[plan->n_free++] = (fb_place){k / n_out, k % n_out};
+    return plan->n_free - before;
+}
+
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                      const double *constants, const uintptr_t *functions, const double *dropout,
                      const uint8_t *free, int64_t n_params, int64_t tape_width)
 {
     size_t size = sizeof(fb_plan) + (size_t)n_layers * sizeof(fb_layer);
-    fb_plan *plan = malloc(size + (free ? (size_t)n_params : 0));
+    size_t per_parameter = free ? sizeof(fb_place) + 1 : 0;
+    fb_plan *plan = malloc(size + (size_t)n_params * per_parameter);
     if (!plan) return NULL;
-    plan->free = free ? memcpy((char *)plan + size, free, (size_t)n_params) : NULL;
+    plan->places = (fb_place *)(void *)((char *)plan + size);
+    plan->free = free ? memcpy(plan->places + n_params, free, (size_t)n_params) : NULL;
+    plan->n_free = 0;
     plan->drops = 0;
     plan->table = tables[level][is_double != 0];
     plan->half = tables[level < 1 ? level : 1][is_double != 0];
@@ -100,6 +115,10 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                                      .z_column = (idx)row[6],
                                      .act = act_of(row[2], constants[l], functions[l]),
                                      .dropout = dropout ? dropout[l] : 0};
+        fb_layer *layer = plan->layers + l;
+        layer->places = plan->free ? plan->places + plan->n_free : NULL;
+        layer->free_weights = list_free(plan, layer->w, layer->n_in * layer->n_out, layer->n_out);
+        layer->free_biases = layer->b < 0 ? 0 : list_free(plan, layer->b, layer->n_out, layer->n_out);
         if (plan->layers[l].dropout > 0) plan->drops = 1;
         if (plan->layers[l].n_out > plan->max_width) plan->max_width = plan->layers[l].n_out;
     }
@@ -165,9 +184,9 @@ int fb_jvp(fb_plan *plan, const void *params, int64_t n, const void *X, const vo
 }
 
 int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, int64_t threads,
-                void *J)
+                int free_only, void *J)
 {
-    return plan->table->jacobian(plan, params, (idx)n, X, (idx)threads, J);
+    return plan->table->jacobian(plan, params, (idx)n, X, (idx)threads, free_only, J);
 }
 
 int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J)
@@ -202,9 +221,23 @@ int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const v
 }
 
 int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
-                        int64_t threads, void *JTJ, void *JTr, double *sse)
+                        int64_t threads, int64_t rho, double rho_scale, void *normal, double *sum)
 {
-    return plan->table->normal_equations(plan, problem, params, (idx)threads, JTJ, JTr, sse);
+    fb_rho robust = {(int)rho, rho_scale};
+    return plan->table->normal_equations(plan, problem, params, (idx)threads, robust, normal, sum);
+}
+
+int fb_gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+                       const void *moved, int64_t threads, int64_t rho, double rho_scale,
+                       void *result)
+{
+    fb_rho robust = {(int)rho, rho_scale};
+    return plan->table->gradient_beyond(plan, problem, params, moved, (idx)threads, robust, result);
+}
+
+int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent)
+{
+    return plan->table->descend(plan, problem, descent);
 }
 
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run)

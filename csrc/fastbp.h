@@ -9,7 +9,7 @@
 
 #include <stdint.h>
 
-/* Activations, row functions of losses, optimizers, stop codes: numbers as in the Python tables. */
+/* Activations, row functions of losses, optimizers, robust losses, stop codes: numbers as in the Python tables. */
 #define FB_LINEAR 0
 #define FB_RELU 1
 #define FB_LEAKY_RELU 2
@@ -55,6 +55,11 @@
 #define FB_RMSPROP 3
 #define FB_ADAGRAD 4
 
+#define FB_LINEAR_RHO 0
+#define FB_HUBER_RHO 1
+#define FB_SOFT_L1_RHO 2
+#define FB_CAUCHY_RHO 3
+
 #define FB_DONE 0
 #define FB_NON_FINITE_OBJECTIVE 1
 #define FB_NON_FINITE_PARAMETERS 2
@@ -62,6 +67,22 @@
 #define FB_GOAL_MET 4
 #define FB_NO_PROGRESS 5
 #define FB_NO_MEMORY -1
+
+/* Places in the state of a search; how one ends. */
+#define FB_SQUARES 0
+#define FB_MU 1
+#define FB_USED 2
+#define FB_RHO 3
+#define FB_NIT 4
+#define FB_NFEV 5
+#define FB_NJEV 6
+#define FB_STATUS 7
+
+#define FB_STUCK -1
+#define FB_RUNNING 0
+#define FB_FLAT 1
+#define FB_SMALL 2
+#define FB_SHORT 3
 
 /* Columns of a plan's layer table. */
 #define FB_LAYER_COLUMNS 7
@@ -107,6 +128,16 @@ typedef struct {
     double *losses, *validated;
 } fb_run;
 
+/* A search by Levenberg and Marquardt's method: the contract's Descent and Rules, where the fields'
+ * meaning is told; `mu_dec` and `mu_inc` are 0 for None. All are float64. */
+typedef struct {
+    double *params, *normal, *scales, *state;
+    const double *prior;
+    double mu_dec, mu_inc, mu_max, ftol, xtol, gtol, min_grad, goal, rho_scale;
+    int64_t uniform, bend, rho, threads, steps;
+    double *records;
+} fb_descent;
+
 /* The instruction set in use: "avx512", "avx2" or "baseline"; `fb_set_isa` caps it by name (null:
  * as the processor allows) and returns 0 for an unknown name. Call it before any plan is made. */
 const char *fb_isa(void);
@@ -137,15 +168,21 @@ int fb_backward(fb_plan *plan, const void *params, int64_t n, const void *X, con
 int fb_jvp(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tangent,
            void *Y, void *dY);
 int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, int64_t threads,
-                void *J);
+                int free_only, void *J);
 int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J);
 int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
                       int64_t threads, double *value, void *grad);
 int fb_row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows);
 int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
            int gauss_newton, void *product);
+/* JᵀDJ and below it, as one more row, (JᵀDr)ᵀ: (n_free + 1, n_free), or null if only the sum is
+ * wanted. */
 int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
-                        int64_t threads, void *JTJ, void *JTr, double *sse);
+                        int64_t threads, int64_t rho, double rho_scale, void *normal, double *sum);
+int fb_gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+                       const void *moved, int64_t threads, int64_t rho, double rho_scale,
+                       void *result);
+int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* steps taken */
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run);
 
 #endif

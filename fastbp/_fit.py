@@ -14,6 +14,7 @@ import numpy as np
 from . import _full_batch as full_batch, backends
 from ._arrays import all_finite, number, require_finite, whole_number
 from ._errors import DivergenceError, NonFiniteError, unknown_name
+from ._fitted import Fitted
 from ._full_batch import AT_START, METHODS as FULL_BATCH, Limits, counted, no_progress
 from ._objective import Objective
 from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, FitResult
@@ -206,6 +207,7 @@ def fit(
     shuffle, average = _flag("shuffle", shuffle), _flag("average", average)
     if isinstance(rule, str):
         _require_full_batch(net, rule, clip_norm, average, state)
+        _require_unscaled(rule, scale, options)
     told = _callbacks(callbacks)
     bar = progress_bar.bar(progress, epochs)
     watch = Watch(net, told, _positive("max_time", max_time), bar)
@@ -227,7 +229,7 @@ def fit(
         scalers=None if state is None or scale is None else states.scalers(state),
         terms=terms,
     )
-    call = _Call(data, rule, epochs, seed, watch, ending)
+    call = _Call(data, rule, epochs, seed, watch, ending, options)
     batch = _batch_size(batch_size, data.training, rule if isinstance(rule, str) else None)
     # Drawn for scaled columns, where units are about 1, but given for raw ones.
     if params is None:
@@ -270,6 +272,7 @@ class _Call:
     seed: int
     watch: Watch
     ending: _Ending
+    options: dict[str, Any]
 
 
 def _ending(rule: FirstOrder | str, validation: Any, patience: Any, goal: Any, tol: Any) -> _Ending:
@@ -378,6 +381,17 @@ def _require_full_batch(
                 f"layer {k} has dropout={layer.dropout:g}, but method {method!r} needs the same "
                 f"objective at every step; dropout takes a minibatch method "
                 f"({minibatch}), if need be with batch_size=None"
+            )
+
+
+def _require_unscaled(method: str, scale: Any, options: dict[str, Any]) -> None:
+    """Raise for limits on parameters that stand for something else inside."""
+    for name in ("bounds", "constraints"):
+        if scale is not None and options.get(name) is not None:
+            raise ValueError(
+                f"{name} with scale={scale!r}: method {method!r} would keep to them for scaled "
+                f"columns, and the parameters for raw ones would be others; scale X and y "
+                f"beforehand, or leave one of them out"
             )
 
 
@@ -602,6 +616,7 @@ def _by_full_batch(
         epoch=out.nit,
         loss=out.loss,
         state=out.state,
+        known=out.known,
     )
 
 
@@ -620,12 +635,16 @@ def _result(
     epoch: int,
     loss: float,
     state: dict[str, Any] | None,
+    known: tuple[float, np.ndarray] | None = None,
 ) -> FitResult:
-    raw = call.data.raw
-    params = call.data.outside(found)
-    fun, grad = raw.value_and_grad(params)
+    data, raw = call.data, call.data.raw
+    assert data.start is not None
+    params = data.outside(found)
+    if known is None or raw is not data.training or params.dtype != found.dtype:
+        known = raw.value_and_grad(params)
+    fun, grad = known
     history = {"loss": np.array(losses, np.float64)}
-    if call.data.validation is not None:
+    if data.validation is not None:
         history["val_loss"] = np.array(validation, np.float64)
     return FitResult(
         params=params,
@@ -646,15 +665,11 @@ def _result(
         method=str(call.rule),
         backend=backends.name_of(raw.backend),
         n_rows=len(raw.problem.X),
-        scale=call.data.scale,
+        scale=data.scale,
         net=raw.net,
         loss_function=raw.loss,
-        data=(raw.problem.X, _targets(raw)),
+        fitted=Fitted(raw, data.start, data.x_scaler, data.y_scaler, str(call.rule), call.options),
     )
-
-
-def _targets(obj: Objective) -> Any:
-    return None if obj.loss.target == "none" else obj.problem.targets
 
 
 # What `fit` takes itself: suggested where an option is misspelt.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,12 @@ import numpy as np
 from . import optimize
 from ._arrays import FLOAT64
 from ._errors import unknown_name
-from ._objective import Objective
 from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, STUCK
 from .optimize._free import FreeCoordinates
 from .optimize._function import CONVERGED
+from .optimize._remembered import Remembered
 from .optimize._scg import Search
-from .optimize._scipy import METHODS as MINIMIZE, least_squares_names
+from .optimize._scipy import METHODS as MINIMIZE, as_bounds, least_squares_names, minimized
 from .training import state as states
 from .training.data import Data
 from .training.watch import Watch
@@ -25,11 +25,22 @@ from .training.watch import Watch
 LEAST_SQUARES = ("trf", "dogbox")
 METHODS = (*MINIMIZE, *LEAST_SQUARES)
 CONTINUED = ("scg",)  # those with a state to go on from
+# What a method is allowed for each iteration, where that is more than an iteration: the trace ends
+# it, and its own limits must not come before.
+LIMITS = {
+    "L-BFGS-B": {"maxiter": 1, "maxfun": 21},  # maxls is 20
+    "TNC": {"maxfun": 100},
+    "trf": {"max_nfev": 100},
+    "dogbox": {"max_nfev": 100},
+}
 
 
 @dataclass(eq=False)
 class Outcome:
-    """What a full-batch method came to; `params` are float64, for columns as they were scaled."""
+    """What a full-batch method came to; `params` are float64, for columns as they were scaled.
+
+    `known` are the objective and its gradient there, if they were met on the way.
+    """
 
     params: np.ndarray
     status: int
@@ -40,6 +51,7 @@ class Outcome:
     validation: list[float]
     loss: float
     state: dict[str, Any] | None = None
+    known: tuple[float, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,9 @@ def require_options(method: str, options: Iterable[str], others: Iterable[str]) 
     elif method in CONTINUED:
         known = {"hessp", "sigma"}
     else:
-        known = {"args", "options", *MINIMIZE[method].options, *MINIMIZE[method].constrained}
+        row = MINIMIZE[method]
+        known = {"options", *row.options, *row.constrained}
+        known |= {"hess"} if row.hessian == "hessp" else set()
     for option in options:
         if option not in known:
             names = [*sorted(known), *others]
@@ -99,14 +113,9 @@ class _Trace:
         self.state: Callable[[], dict[str, Any] | None] = lambda: None
 
     def __call__(self, intermediate_result: Any) -> None:
-        if isinstance(intermediate_result, np.ndarray):  # TNC tells no value
-            x, loss = intermediate_result, self._obj.value(intermediate_result)
-        elif "cost" in intermediate_result:  # half the sum of squared residuals
-            x = intermediate_result.x
-            loss = 2 * self._obj.problem.scale * float(intermediate_result.cost)
-        else:
-            x, loss = intermediate_result.x, float(intermediate_result.fun)
-        self.record(np.array(x), loss)
+        self.record(intermediate_result["x"].copy(), float(intermediate_result["fun"]))
+        if len(self.losses) >= self._limits.epochs:
+            raise _Stop(LIMIT, ALL_DONE)
 
     def records(self) -> dict[str, Any]:
         """What goes into a state beside the method's own."""
@@ -135,12 +144,14 @@ class _Trace:
         # What takes time, and may be interrupted, comes first.
         val_loss = None if self._validation is None else self._validation.value(x)
         self.losses.append(loss)
-        if np.isfinite(loss):
+        if isfinite(loss):
             self.params = x
         if val_loss is not None:
             self.validation.append(val_loss)
             self._compare(x, val_loss)
         self.keep()
+        if self._watch.idle and val_loss is None and loss > self._limits.goal:
+            return
         self._watch.show(len(self.losses), loss, val_loss, None)
         self._stop_if_asked(loss, val_loss)
 
@@ -151,18 +162,44 @@ class _Trace:
 
     def _stop_if_asked(self, loss: float, val_loss: float | None) -> None:
         limits, watch, nit = self._limits, self._watch, len(self.losses)
-        done = counted(nit, "iteration")
         told = watch.tell(
             nit, loss, val_loss, None, lambda: self._data.outside(self.params), self.state
         )
         if loss <= limits.goal:
-            raise _Stop(FINISHED, f"the goal of {limits.goal:g} was met in {done}")
+            raise _Stop(
+                FINISHED, f"the goal of {limits.goal:g} was met in {counted(nit, 'iteration')}"
+            )
         if limits.patience is not None and self._waited >= limits.patience:
             raise _Stop(FINISHED, no_progress(limits.patience, "iteration", nit, self._lowest))
         if told:
-            raise _Stop(STOPPED, f"a callback stopped the fit after {done}")
+            raise _Stop(STOPPED, f"a callback stopped the fit after {counted(nit, 'iteration')}")
         if watch.time_is_up:
-            raise _Stop(LIMIT, f"max_time is over after {done}")
+            raise _Stop(LIMIT, f"max_time is over after {counted(nit, 'iteration')}")
+
+
+class _Told(Remembered):
+    """An objective whose Jacobian tells a trace of iterations.
+
+    SciPy's least squares take it at the start and after each step that was accepted; not all of its
+    versions call back.
+    """
+
+    def __init__(self, obj: Remembered, trace: _Trace):
+        self.__dict__ |= obj.__dict__  # with what it remembers
+        self._trace, self._begun = trace, False
+
+    def jacobian(self, params: Any) -> np.ndarray:
+        if self._begun:
+            self._trace({"x": params, "fun": _sum_of_squares(self, params)})
+        self._begun = True
+        return super().jacobian(params)
+
+
+def _sum_of_squares(obj: Remembered, params: np.ndarray) -> float:
+    """A least-squares objective from its residuals, which are remembered."""
+    with np.errstate(all="ignore"):
+        residuals = obj.residuals(params)
+        return obj.problem.scale * float(residuals @ residuals)
 
 
 def minimise(
@@ -193,22 +230,69 @@ def minimise(
     state : dict or None
         Of a run with this identity that is to go on, for methods in CONTINUED.
     """
-    obj = data.training.astype(FLOAT64)
-    x0 = obj.net._params(start).copy()
-    loss, grad = obj.value_and_grad(x0)
-    if not (np.isfinite(loss) and np.isfinite(grad).all()):
+    obj = Remembered(data.training.astype(FLOAT64))
+    x0, options = _within_bounds(obj, start, method, options)
+    if method in LEAST_SQUARES:
+        loss = _sum_of_squares(obj, x0)
+        usable = isfinite(loss)
+    else:
+        loss, grad = obj.value_and_grad(x0)
+        usable = isfinite(loss) and bool(np.isfinite(grad).all())
+    if not usable:
         message = f"{method} cannot start: the objective is {loss:g}{AT_START}"
         return Outcome(x0, DIVERGED, message, 0, 1, [], [], loss)
     trace = _Trace(data, x0, limits, watch)
     if method in CONTINUED:
-        return _scg(obj, x0, limits, trace, options, identity, state)
+        out = _scg(obj, x0, limits, trace, options, identity, state)
+    else:
+        out = _by_scipy(obj, x0, method, limits, trace, options)
+    out.known = obj.known(out.params)
+    return out
+
+
+def _within_bounds(
+    obj: Remembered, start: np.ndarray, method: str, options: dict[str, Any]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The start, moved to the nearest point within bounds, and the options with these as SciPy's.
+
+    Entries that are fixed stay as they are.
+    """
+    x0 = obj.net._params(start).copy()
+    if options.get("bounds") is None:
+        return x0, options
+    bounds = as_bounds(options["bounds"], len(x0), pairs=method not in LEAST_SQUARES)
+    free = obj.net.free
+    x0[free] = np.clip(x0, bounds.lb, bounds.ub)[free]
+    return x0, options | {"bounds": bounds}
+
+
+def _by_scipy(
+    obj: Remembered,
+    x0: np.ndarray,
+    method: str,
+    limits: Limits,
+    trace: _Trace,
+    options: dict[str, Any],
+) -> Outcome:
     search = _least_squares if method in LEAST_SQUARES else _minimize
+    own, tolerances = LIMITS.get(method, {"maxiter": 1}), {}
+    if limits.tol is not None:
+        names = ("ftol", "xtol", "gtol") if method in LEAST_SQUARES else ("tol",)
+        tolerances = dict.fromkeys(names, limits.tol)
+    own = {name: times * limits.epochs + 1 for name, times in own.items()}
+    options = own | tolerances | options
     try:
         with np.errstate(all="ignore"):  # what overflows on the way is backed off from, or told
-            found = search(obj, x0, method, limits, trace, options)
+            found = search(obj, x0, method, trace, options)
+            loss = float(_value(obj, method, found))
+            if not np.array_equal(found.x, trace.params) and isfinite(loss):
+                trace.record(found.x, loss)
     except (KeyboardInterrupt, _Stop) as stop:
-        return _stopped(trace, stop)
-    return _outcome(obj, method, found, trace, limits)
+        out = _stopped(trace, stop)
+    else:
+        out = _outcome(obj, method, found, trace, options)
+    out.nfev = obj.nfev
+    return out
 
 
 def _stopped(trace: _Trace, stop: KeyboardInterrupt | _Stop) -> Outcome:
@@ -222,10 +306,11 @@ def _stopped(trace: _Trace, stop: KeyboardInterrupt | _Stop) -> Outcome:
     return Outcome(params, status, message, nit, nit, trace.losses, trace.validation, loss)
 
 
-def _outcome(obj: Objective, method: str, found: Any, trace: _Trace, limits: Limits) -> Outcome:
-    least_squares = method in LEAST_SQUARES
-    loss = found.cost * 2 * obj.problem.scale if least_squares else found.fun
-    nit = len(trace.losses) if least_squares else found.nit
+def _outcome(
+    obj: Remembered, method: str, found: Any, trace: _Trace, options: dict[str, Any]
+) -> Outcome:
+    nit = len(trace.losses)
+    loss = _value(obj, method, found)
     if not (np.isfinite(loss) and np.isfinite(found.x).all()):
         status, params = DIVERGED, trace.params
         message = (
@@ -235,57 +320,43 @@ def _outcome(obj: Objective, method: str, found: Any, trace: _Trace, limits: Lim
     else:
         status, params, message = FINISHED, found.x, str(found.message)
         if not found.success:
-            spent = found.nfev if method in (*LEAST_SQUARES, "TNC") else nit
-            status = LIMIT if spent >= limits.epochs else STUCK
+            spent = {"maxiter": nit, "maxfun": found.nfev, "max_nfev": found.nfev}
+            over = any(done >= options.get(name, np.inf) for name, done in spent.items())
+            status = LIMIT if over else STUCK
         if trace.best is not None:
             params = trace.best
     loss = trace.losses[-1] if trace.losses else float(loss)
-    return Outcome(params, status, message, nit, found.nfev, trace.losses, trace.validation, loss)
+    return Outcome(params, status, message, nit, obj.nfev, trace.losses, trace.validation, loss)
+
+
+def _value(obj: Remembered, method: str, found: Any) -> float:
+    """The objective that a method ended with."""
+    return found.cost * 2 * obj.problem.scale if method in LEAST_SQUARES else found.fun
 
 
 def _minimize(
-    obj: Objective,
-    x0: np.ndarray,
-    method: str,
-    limits: Limits,
-    trace: _Trace,
-    options: dict[str, Any],
+    obj: Remembered, x0: np.ndarray, method: str, trace: _Trace, options: dict[str, Any]
 ) -> Any:
-    own: dict[str, Any] = {"maxfun" if method == "TNC" else "maxiter": limits.epochs}
-    if method == "L-BFGS-B":  # its own limit of 15000 may come first; maxls is 20
-        own["maxfun"] = 21 * limits.epochs
-    if limits.tol is not None:
-        own["tol"] = limits.tol
-    return optimize.minimize(obj, x0, method=method, callback=trace, **(own | options))
+    def after_start(intermediate_result: Any) -> None:
+        if intermediate_result.nit > 1:
+            trace(intermediate_result)
+
+    # trust-constr calls back at the start too, as its first iteration.
+    callback = after_start if method == "trust-constr" else trace
+    return minimized(obj, x0, method, options | {"callback": callback})
 
 
 def _least_squares(
-    obj: Objective,
-    x0: np.ndarray,
-    method: str,
-    limits: Limits,
-    trace: _Trace,
-    options: dict[str, Any],
+    obj: Remembered, x0: np.ndarray, method: str, trace: _Trace, options: dict[str, Any]
 ) -> Any:
-    from scipy.optimize import least_squares
-
-    own: dict[str, Any] = {"max_nfev": limits.epochs}
-    if limits.tol is not None:
-        own |= dict.fromkeys(("ftol", "xtol", "gtol"), limits.tol)
-    options = own | options
-    if "callback" in inspect.signature(least_squares).parameters:  # SciPy 1.16
-        return optimize.least_squares(obj, x0, method=method, callback=trace, **options)
-    trace.record(x0, obj.value(x0))
-    found = optimize.least_squares(obj, x0, method=method, **options)
-    trace.record(found.x, 2 * obj.problem.scale * float(found.cost))
-    return found
+    return optimize.least_squares(_Told(obj, trace), x0, method=method, **options)
 
 
 # Scaled conjugate gradients, which can be continued.
 
 
 def _scg(
-    obj: Objective,
+    obj: Remembered,
     x0: np.ndarray,
     limits: Limits,
     trace: _Trace,
@@ -332,7 +403,7 @@ def _scg(
         out = _stopped(trace, stop)
     else:
         status = {None: LIMIT, CONVERGED: FINISHED}.get(search.status, STUCK)
-        message = search.message or "the maximum number of iterations (epochs) has been reached"
+        message = search.message or ALL_DONE
         params = inside.full(search.x) if trace.best is None else trace.best
         records = (trace.losses, trace.validation)
         out = Outcome(params, status, message, search.nit, search.nfev, *records, search.f)
@@ -354,6 +425,8 @@ def _searched(state: dict[str, Any], n: int) -> dict[str, Any]:
 
 
 # Words that all methods share.
+
+ALL_DONE = "the maximum number of iterations (epochs) has been reached"
 
 AT_START = (
     " at the initial parameters, or its gradient overflows; scale X and y to about unit size, or "

@@ -11,13 +11,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._arrays import FLOAT64, converted, dtype_of, lazy_matrix, number, whole_number
-from ._errors import ShapeError
+from ._errors import ShapeError, unknown_name
 from ._targets import prepare_target, prepare_weights
-from .backends.contract import Problem
+from .backends.contract import (
+    CAUCHY_RHO,
+    HUBER_RHO,
+    LINEAR_RHO,
+    SOFT_L1_RHO,
+    Problem,
+    Robust,
+)
 from .losses import Loss, loss as loss_of
 
 if TYPE_CHECKING:
     from .network import Network
+
+
+ROBUST = {
+    "linear": LINEAR_RHO,
+    "huber": HUBER_RHO,
+    "soft_l1": SOFT_L1_RHO,
+    "cauchy": CAUCHY_RHO,
+}
+_SQUARES = Robust()
 
 
 class Objective:
@@ -226,7 +242,8 @@ class Objective:
         """The derivative of `residuals`, (len(residuals), n_params)."""
         self._require_least_squares()
         params, p = self.net._params(params), self.problem
-        J = self.net._without_fixed(self.backend.jacobian(p.plan, params, p.X, self.threads))
+        J = self.backend.jacobian(p.plan, params, p.X, self.threads, False)
+        J = self.net._without_fixed(J)
         if p.weights is not None:
             with np.errstate(all="ignore"):
                 J *= np.repeat(np.sqrt(p.weights), self.net.n_out)[:, None]
@@ -237,16 +254,57 @@ class Objective:
         prior[np.arange(len(indices)), indices] = self._prior_factor()
         return np.concatenate([J, self.net._without_fixed(prior)])
 
-    def normal_equations(self, params: Any) -> tuple[np.ndarray, np.ndarray, float]:
-        """JᵀJ, Jᵀr, rᵀr in free coordinates, l2 left out; see `Network.normal_equations`."""
+    def sum_of_squares(self, params: Any, robust: str = "linear", f_scale: float = 1.0) -> float:
+        """The third result of `normal_equations` alone, at the cost of a forward pass."""
         self._require_least_squares()
-        params, free = self.net._params(params), self.net.free
-        JTJ, JTr, sse = self._summed(
-            lambda p: self.backend.normal_equations(p, params, self.threads)
+        params, rho = self.net._params(params), _robust(robust, f_scale)
+        if not self._blocks:
+            return self.backend.sum_of_squares(self._stored, params, self.threads, rho)
+        (total,) = self._summed(
+            lambda p: (self.backend.sum_of_squares(p, params, self.threads, rho),)
         )
-        if len(free) < self.net.n_params:
-            JTJ, JTr = JTJ[np.ix_(free, free)], JTr[free]
-        return JTJ, JTr, sse
+        return total
+
+    def normal_equations(
+        self, params: Any, robust: str = "linear", f_scale: float = 1.0
+    ) -> tuple[np.ndarray, np.ndarray, float]:
+        """JᵀDJ, JᵀDr and Σ w f_scale² rho(z) in free coordinates, penalties left out.
+
+        Parameters
+        ----------
+        params : array_like (n_params,)
+        robust : {"linear", "huber", "soft_l1", "cauchy"}, default "linear"
+            The function rho of `scipy.optimize.least_squares`; of z = (r/f_scale)², r being the
+            residuals Y - y without their sample weights w.
+        f_scale : float, default 1.0
+            The size, in units of y, beyond which a residual counts as an outlier.
+
+        Returns
+        -------
+        JTJ : numpy.ndarray (n_free, n_free)
+        JTr : numpy.ndarray (n_free,)
+        total : float
+            Σ w r² for "linear". D is diagonal, w·rho'(z): reweighted least squares [1]_.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not a sum of squares, l1 or group was asked for, or `robust` or `f_scale`
+            is not one of these.
+
+        References
+        ----------
+        .. [1] P. W. Holland, R. E. Welsch, "Robust regression using iteratively reweighted
+           least-squares", Communications in Statistics A6(9), 1977.
+        """
+        self._require_least_squares()
+        params, rho = self.net._params(params), _robust(robust, f_scale)
+        if not self._blocks:
+            return self.backend.normal_equations(self._stored, params, self.threads, rho)
+        JTJ, JTr, total = self._summed(
+            lambda p: self.backend.normal_equations(p, params, self.threads, rho)
+        )
+        return JTJ, JTr, total
 
     def _prior_factor(self) -> np.floating:
         return self.net.dtype.type(np.sqrt(self.problem.l2 / (2 * self.problem.scale)))
@@ -298,6 +356,17 @@ def largest_eigenvalue(
     except ArpackError:
         return np.nan
     return float(found[0])
+
+
+def _robust(name: str, f_scale: float) -> Robust:
+    if name == "linear":
+        return _SQUARES
+    if name not in ROBUST:
+        raise ValueError(unknown_name("robust loss", name, ROBUST))
+    scale = number("f_scale", f_scale, "a number > 0")
+    if not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"f_scale is {scale}, expected a finite number > 0")
+    return Robust(ROBUST[name], scale)
 
 
 def _penalty(name: str, value: Any) -> float:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._arrays import FLOAT64
 from ._errors import ShapeError
+from ._fitted import Fitted, prediction_deviations
 from ._targets import prepare_target
+from ._uncertainty import Uncertainty, t_quantile
 from .losses import BCE, Loss
 from .network import Network
 
@@ -49,8 +52,7 @@ class FitResult:
     nit : int
         Complete epochs, or iterations; those before `state` included.
     nfev : int
-        Evaluations of the objective: steps, each on its batch, or those of a full-batch method
-        (if it was stopped, its iterations).
+        Evaluations of the objective: steps, each on its batch, or those of a full-batch method.
     seed : int
         With it the same call gives the same result.
     history : dict of str to numpy.ndarray of float64, (nit,)
@@ -76,6 +78,8 @@ class FitResult:
         How `fit` scaled them.
     net : Network
     loss_function : Loss
+    fitted : Fitted or None
+        The rows and what else is needed for `covariance`; None in a result that was pickled.
     """
 
     params: np.ndarray
@@ -99,11 +103,19 @@ class FitResult:
     scale: str | None
     net: Network
     loss_function: Loss
-    data: tuple[Any, Any] | None = field(default=None, compare=False)
+    fitted: Fitted | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # The rows that it was fitted to stay behind: they may be many.
-        return self.__dict__ | {"data": None}
+        return self.__dict__ | {"fitted": None}
+
+    @property
+    def data(self) -> tuple[np.ndarray, np.ndarray | None] | None:
+        """X and the targets that it was fitted to; None in a result that was pickled."""
+        if self.fitted is None:
+            return None
+        p = self.fitted.objective.problem
+        return p.X, None if self.loss_function.target == "none" else p.targets
 
     def __repr__(self) -> str:
         steepest = float(np.abs(self.grad).max())
@@ -114,19 +126,130 @@ class FitResult:
             f"  params: {len(self.params)} of {self.params.dtype} for network {self.net.sizes})"
         )
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The network's output (n, n_out) at `params`; for logits their values, not labels.
+    def predict(self, X: Any, *, return_std: bool = False, interval: float | None = None) -> Any:
+        """The network's output at `params`; for logits their values, not labels.
 
         Parameters
         ----------
         X : array_like (n, n_in)
+        return_std : bool, default False
+            Also the standard deviation of the outputs, of what the errors of the parameters come to
+            in them (the delta method): it is about the mean of many observations.
+        interval : float in (0, 1), optional
+            Also an interval that a new observation of weight 1 is in with this probability: to that
+            deviation comes the residuals', and Student's t with the degrees of freedom.
+
+        Returns
+        -------
+        Y : numpy.ndarray (n, n_out)
+        std : numpy.ndarray (n, n_out)
+            With `return_std`; infinite where the training rows do not tell.
+        lower, upper : numpy.ndarray (n, n_out)
+            With `interval`.
 
         Raises
         ------
         ShapeError, TypeError
             As `Network.forward`.
+        ValueError
+            With `return_std` or `interval` as `covariance`, and for both at once.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbp as fb
+        >>> x = np.arange(5.0).reshape(-1, 1)
+        >>> res = fb.fit(fb.Network(1, fb.Dense(1)), x, [0, 1, 3, 2, 4], method="trf", seed=0)
+        >>> Y, std = res.predict([[2.0], [10.0]], return_std=True)
+        >>> print(Y.round(3).ravel(), std.round(3).ravel())
+        [2.  9.2] [0.268 1.571]
+        >>> Y, lower, upper = res.predict([[2.0]], interval=0.95)
+        >>> print(lower.round(3), upper.round(3))
+        [[-0.09]] [[4.09]]
         """
-        return self.net.forward(self.params, X)
+        Y = self.net.forward(self.params, X)
+        if not return_std and interval is None:
+            return Y
+        if return_std and interval is not None:
+            raise ValueError(
+                f"return_std=True and interval={interval} were given; ask for them one by one"
+            )
+        half = t_quantile(interval, self.uncertainty.dof) if interval is not None else 1.0
+        std = prediction_deviations(self.uncertainty, self.net, self.params, X)
+        if return_std:
+            return Y, std.astype(Y.dtype)
+        reach = half * np.hypot(std, self.uncertainty.noise)
+        return Y, (Y - reach).astype(Y.dtype), (Y + reach).astype(Y.dtype)
+
+    @cached_property
+    def uncertainty(self) -> Uncertainty:
+        """How sure the parameters of a least-squares fit are, whatever the method.
+
+        It has ``variance`` (s²), ``dof`` (degrees of freedom), ``n_effective`` (parameters that the
+        rows determine), ``condition`` (number, of the scaled JᵀJ), ``noise`` (n_out,), the standard
+        deviation of observations, and in ``notes`` what is to be said against standard errors, in
+        words. Computed at the first use, and kept from then on, also in a pickled result. Errors as
+        for `covariance`.
+        """
+        if self.fitted is None:
+            raise ValueError(
+                "the rows that this result was fitted to are not kept in files; ask it for "
+                "res.uncertainty before it is pickled, which keeps that, or fit again"
+            )
+        return self.fitted.uncertainty(self.params)
+
+    def covariance(self, *, absolute_sigma: bool = False) -> np.ndarray:
+        """The covariance of the parameters as estimates, for a fit by least squares.
+
+        s²(JᵀJ + Λ)⁻¹ at `params`, J being the derivatives of the weighted residuals and Λ what
+        `l2` adds to the sum of squares, as if it were a Gaussian prior [1]_.
+
+        Parameters
+        ----------
+        absolute_sigma : bool, default False
+            Sample weights are inverse variances: up to a common factor, which is estimated as s²,
+            or, if True, exactly, so that it is 1.
+
+        Returns
+        -------
+        numpy.ndarray (n_params, n_params) of float64
+            For parameters that take raw data, also if `fit` scaled them. Zero for masked and frozen
+            parameters and for those at a bound, infinite where the rows determine nothing.
+
+        Raises
+        ------
+        ValueError
+            If the loss is not "mse", "half_mse" or "sse", with l1, group, robust losses or
+            constraints, and for a result that was pickled and had not been asked before.
+
+        Notes
+        -----
+        s² is the weighted sum of squared residuals divided by the degrees of freedom: residuals
+        (rows of positive weight times outputs) less γ = tr(JᵀJ(JᵀJ + Λ)⁻¹), the number of free
+        parameters where there is no penalty. Outputs have one s² in common, as in the loss; it is
+        that of scaled outputs if `fit` scaled y. What is to be said against the figures stands in
+        ``uncertainty.notes`` and in `summary`.
+
+        References
+        ----------
+        .. [1] D. J. C. MacKay, "Bayesian interpolation", Neural Computation 4(3), 1992.
+
+        Examples
+        --------
+        >>> import numpy as np, fastbp as fb
+        >>> x = np.arange(5.0).reshape(-1, 1)
+        >>> res = fb.fit(fb.Network(1, fb.Dense(1)), x, [0, 1, 3, 2, 4], method="trf", seed=0)
+        >>> print(res.covariance().round(3))
+        [[ 0.036 -0.072]
+         [-0.072  0.216]]
+        """
+        return self.uncertainty.covariance(absolute_sigma)
+
+    def standard_errors(self, *, absolute_sigma: bool = False) -> np.ndarray:
+        """The standard deviations (n_params,) of the parameters: roots of `covariance`'s diagonal.
+
+        `net.unpack` tells which is which.
+        """
+        return self.uncertainty.standard_errors(absolute_sigma)
 
     def score(self, X: Any, y: Any) -> float:
         """How well the network does on these rows: R², or accuracy for classes and pairs.
@@ -209,11 +332,12 @@ class FitResult:
         from .plots import fit_result
 
         if X is None:
-            if self.data is None:
+            data = self.data
+            if data is None:
                 raise ValueError(
                     "the rows that this result was fitted to are not kept in files; pass X and y"
                 )
-            X, y = self.data
+            X, y = data
         return fit_result(self, X, y, classes)
 
     def to_scipy(self) -> OptimizeResult:

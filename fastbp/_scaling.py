@@ -128,6 +128,11 @@ class Scaler:
         return values[0] if np.ndim(X) == 1 else values
 
 
+def inverse(scaler: Scaler | None) -> Scaler | None:
+    """The scaler that undoes this one."""
+    return None if scaler is None else Scaler(-scaler.shift / scaler.scale, 1 / scaler.scale)
+
+
 def _real(X: Any) -> np.ndarray:
     """A real array as it is, if only its blocks need to be converted; else one of float64."""
     large = isinstance(X, np.ndarray) and X.dtype.kind in "fiub" and X.nbytes > BLOCK_BYTES

@@ -1,4 +1,4 @@
-"""`FitResult.summary`: a fit in a few lines of text."""
+"""`FitResult.summary` and that of many starts: a few lines of text."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ._full_batch import counted
 from .training.optimizers import METHODS
 
 WIDTH = 80
+# Multiplications that a summary may cost: about a tenth of a second.
+QUICK = 1e9
+N_NOISES = 4
 
 
 def summary(res: Any) -> str:
@@ -24,7 +27,8 @@ def summary(res: Any) -> str:
     -------
     str
         A line for each of the network, the method, the loss, what was done, how it ended, the
-        objective and its gradient, the validation if there was one, the time, the seed and the
+        objective and its gradient, for least squares the noise of the outputs and what speaks
+        against standard errors, the validation if there was one, the time, the seed and the
         backend; long ones go on below.
     """
     rows = {
@@ -35,11 +39,59 @@ def summary(res: Any) -> str:
         "ended": f"{_OUTCOMES[res.status]}: {res.message}",
         "objective": f"{res.fun:.6g}",
         "largest |gradient|": _steepest(res.grad, res.net),
+        **_uncertainty(res),
         "validation": _validation(res),
         "time": _time(res.elapsed),
         "seed": str(res.seed),
         "backend": res.backend,
     }
+    return _aligned(rows)
+
+
+def multistart_summary(ms: Any) -> str:
+    """Many starts as aligned lines of at most 80 columns, and a table of the clusters.
+
+    Parameters
+    ----------
+    ms : MultistartResult
+
+    Returns
+    -------
+    str
+        A line for each of the method, what was done, the spread of the objectives, the first of
+        the starts that failed, the time and the seed; a row for each of at most 10 clusters.
+    """
+    good, failed = ms.fun[~ms.failed], np.flatnonzero(ms.failed)
+    rows = {"method": ms.method, "starts": ms.message, "objective": "none is finite"}
+    if len(good):
+        rows["objective"] = (
+            f"least {good[0]:.6g}, median {np.median(good):.6g}, largest {good[-1]:.6g}"
+        )
+    if len(failed):
+        k = failed[ms.order[failed].argmin()]
+        rows["failed"] = f"{len(failed)}, first start {ms.order[k]}: {ms.messages[k]}"
+    rows["time"] = _time(ms.elapsed)
+    rows["seed"] = "" if ms.seed is None else str(ms.seed)
+    return "\n".join([_aligned(rows), *_clusters(ms.clusters)])
+
+
+def _clusters(clusters: Any) -> list[str]:
+    """A table, lowest objective first."""
+    if not clusters:
+        return []
+    lines = ["", f"{'objective':>12}  starts  points"]
+    for cluster in clusters[:10]:
+        line = f"{cluster.fun:12.6g}  {len(cluster.members):6}  {cluster.n_points:6}"
+        if cluster.runaway:
+            line += f"  runs away: parameters {cluster.growth:.2g} times the starts'"
+        lines.append(line)
+    if len(clusters) > 10:
+        lines.append(f"{'...':>12}  {counted(len(clusters) - 10, 'cluster')} more")
+    return lines
+
+
+def _aligned(rows: dict[str, str]) -> str:
+    """Names and texts as two columns; long texts go on below."""
     margin = max(map(len, rows)) + 2
     return "\n".join(
         textwrap.fill(
@@ -88,6 +140,22 @@ def _steepest(grad: np.ndarray, net: Any) -> str:
             places[f"b of layer {k}"] = np.abs(b).max()
     place = max(places, key=lambda name: places[name])
     return f"{places[place]:.3g} ({place})"
+
+
+def _uncertainty(res: Any) -> dict[str, str]:
+    """The noise and what speaks against standard errors, where that is known or soon computed."""
+    if "uncertainty" not in vars(res):
+        fitted = res.fitted
+        if fitted is None or fitted.obstacle or fitted.work > QUICK:
+            return {}
+    found = res.uncertainty
+    noise = ", ".join(f"{deviation:.4g}" for deviation in found.noise[:N_NOISES])
+    more = ", ..." if len(found.noise) > N_NOISES else ""
+    return {
+        "noise": f"{noise}{more} (standard deviation; {found.dof:.6g} degrees of freedom, "
+        f"{found.n_effective:.6g} effective parameters)",
+        "standard errors": "; ".join(found.notes),
+    }
 
 
 def _validation(res: Any) -> str:

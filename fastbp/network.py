@@ -713,10 +713,9 @@ class Network:
             As `forward`.
         """
         threads, module = whole_number("threads", threads), backends.resolve(backend)
-        J = module.jacobian(self.plan, self._params(params), self._inputs(X), threads)
-        if free_only and self.n_free < self.n_params:
-            return np.ascontiguousarray(J[:, self.free])
-        return self._without_fixed(J)
+        free = bool(free_only)
+        J = module.jacobian(self.plan, self._params(params), self._inputs(X), threads, free)
+        return J if free else self._without_fixed(J)
 
     def input_jacobian(self, params: Any, X: Any, *, backend: str | None = None) -> np.ndarray:
         """Derivatives of each sample's outputs with respect to its inputs.

@@ -119,6 +119,46 @@ def _quality(res: Any, X: Any, y: Any, n: int) -> str:
     return f"R² {res.score(X, y):.4f} on {rows}" if n > 1 else rows
 
 
+def multistart_result(ms: Any) -> Figure:
+    """The objectives of many starts from the lowest to the highest, a colour for each cluster.
+
+    Parameters
+    ----------
+    ms : MultistartResult
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Rings are those whose parameters run away; starts that failed are not shown.
+    """
+    figure = _Figure(figsize=(7, 4.5), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06))
+    axes: Any = figure.subplots()
+    failed = f", {ms.failed.sum()} failed" if ms.failed.any() else ""
+    axes.set(xlabel="start, best first", ylabel="objective")
+    axes.set_title(f"{counted(len(ms), 'start')} of {ms.method.partition('(')[0]}{failed}")
+    values = ms.fun[~ms.failed]
+    axes.plot(np.arange(1, len(values) + 1), values, color="0.8", lw=1, zorder=1)
+    for k, cluster in enumerate(ms.clusters):
+        members, named = cluster.members, k < len(COLORS) - 1  # the last one is for all others
+        color = COLORS[k] if named else "0.5"
+        label = f"{cluster.fun:.4g}: {counted(len(members), 'start')}"
+        axes.plot(
+            [place + 1 for place in members],
+            values[members.start : members.stop],
+            ls="",
+            marker="o",
+            ms=5,
+            color=color,
+            mfc="none" if cluster.runaway else color,
+            label=label + ", runs away" * cluster.runaway if named else "_",
+        )
+    _scale(axes, values)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    if len(values):
+        axes.legend(frameon=False)
+    return figure
+
+
 # The losses.
 
 

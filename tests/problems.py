@@ -3,46 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from mgh import Problem, beale, powell_singular, rosenbrock, wood
 
 import fastbp as fb
-
-# Problems of J. J. Moré, B. S. Garbow, K. E. Hillstrom, "Testing unconstrained optimization
-# software", ACM TOMS 7, 1981: residuals and Jacobians at their standard starts. All minima are 0.
-
-
-def rosenbrock(x):
-    a, b = x[:-1], x[1:]
-    n = len(a)
-    J = np.zeros((2 * n, n + 1))
-    J[np.arange(n), np.arange(n)] = -20 * a
-    J[np.arange(n), np.arange(n) + 1] = 10
-    J[n + np.arange(n), np.arange(n)] = -1
-    return np.concatenate([10 * (b - a**2), 1 - a]), J
-
-
-def beale(v):
-    x, y = v
-    powers = np.array([1, 2, 3])
-    r = np.array([1.5, 2.25, 2.625]) - x * (1 - y**powers)
-    return r, np.column_stack([y**powers - 1, x * powers * y ** (powers - 1)])
-
-
-def wood(v):
-    a, b, c, d = v
-    r = [10 * (b - a**2), 1 - a, 90**0.5 * (d - c**2), 1 - c]
-    r += [10**0.5 * (b + d - 2), (b - d) / 10**0.5]
-    J = [[-20 * a, 10, 0, 0], [-1, 0, 0, 0], [0, 0, -2 * 90**0.5 * c, 90**0.5], [0, 0, -1, 0]]
-    J += [[0, 10**0.5, 0, 10**0.5], [0, 10**-0.5, 0, -(10**-0.5)]]
-    return np.array(r), np.array(J)
-
-
-def powell_singular(v):
-    a, b, c, d = v
-    r = [a + 10 * b, 5**0.5 * (c - d), (b - 2 * c) ** 2, 10**0.5 * (a - d) ** 2]
-    J = [[1, 10, 0, 0], [0, 0, 5**0.5, -(5**0.5)], [0, 2 * (b - 2 * c), -4 * (b - 2 * c), 0]]
-    J += [[2 * 10**0.5 * (a - d), 0, 0, -2 * 10**0.5 * (a - d)]]
-    return np.array(r), np.array(J)
-
 
 PROBLEMS = {
     "Rosenbrock": (rosenbrock, [-1.2, 1.0], [1.0, 1.0]),
@@ -54,11 +17,7 @@ PROBLEMS = {
 
 
 def sum_of_squares(residuals):
-    def fun(x):
-        r, J = residuals(x)
-        return float(r @ r), 2 * J.T @ r
-
-    return fun
+    return Problem(residuals, (), ()).value_and_grad
 
 
 def bowl(x):

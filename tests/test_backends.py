@@ -40,7 +40,7 @@ from transcript import follow
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import contract
-from fastbp.backends.contract import Recipe
+from fastbp.backends.contract import Recipe, Robust
 
 # The contract.
 
@@ -134,16 +134,19 @@ def direction(c):
     return np.sin(1 + np.arange(c.net.n_params)).astype(c.net.dtype)
 
 
+def least_squares(c):
+    return c.net.objective(c.X, direction(c)[: c.net.n_out] + 0 * c.X[:, :1]).problem
+
+
 # Name -> what a backend's module makes of a case: a tuple of arrays and numbers.
 OF_NETWORK = {
     "forward": lambda m, c: (m.forward(c.net.plan, c.effective, c.X),),
     "backward": pullbacks,
     "jvp": lambda m, c: m.jvp(c.net.plan, c.effective, c.X, direction(c)),
-    "jacobian": lambda m, c: (m.jacobian(c.net.plan, c.effective, c.X, 1),),
+    "jacobian": lambda m, c: (m.jacobian(c.net.plan, c.effective, c.X, 1, False),),
     "input_jacobian": lambda m, c: (m.input_jacobian(c.net.plan, c.effective, c.X),),
-    "normal_equations": lambda m, c: m.normal_equations(
-        c.net.objective(c.X, direction(c)[: c.net.n_out] + 0 * c.X[:, :1]).problem, c.effective, 1
-    ),
+    "normal_equations": lambda m, c: m.normal_equations(least_squares(c), c.effective, 1, Robust()),
+    "sum_of_squares": lambda m, c: (m.sum_of_squares(least_squares(c), c.effective, 1, Robust()),),
 }
 OF_PROBLEM = {
     "value": lambda m, c: (m.value(c.problem, c.effective, 1),),

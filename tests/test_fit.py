@@ -765,7 +765,8 @@ def test_full_batch_methods_find_the_line(backend, line, method):
     assert res.fun == pytest.approx(rss[0], rel=1e-6)
     assert res.history["loss"][-1] == pytest.approx(res.fun, rel=1e-9)
     assert len(res.history["loss"]) == res.nit == res.epoch
-    assert res.nfev == res.step >= res.nit
+    # trust-constr shrinks its region with the point staying where it is, which is not evaluated.
+    assert res.nfev == res.step >= (1 if method == "trust-constr" else res.nit)
     assert isinstance(res.message, str)
 
 
@@ -820,5 +821,4 @@ def test_least_squares_of_a_scipy_without_callback(backend, line, monkeypatch):
     monkeypatch.setattr(scipy.optimize, "least_squares", older)
     old = fb.fit(LINE, X, y, method="trf", seed=0)
     assert np.array_equal(old.params, new.params)
-    assert old.history["loss"].shape == (2,)
-    assert old.history["loss"][-1] == new.history["loss"][-1]
+    assert np.array_equal(old.history["loss"], new.history["loss"])

@@ -81,9 +81,12 @@ def test_objective_does_not_depend_on_their_number(compiled, dtype, rng, loss, n
 def test_jacobian_and_normal_equations_do_not_depend_on_their_number(compiled, dtype, rng, n):
     c = case(rng, [4, 7, 2], ["tanh", "sigmoid"], dtype, n, weighted=True)
 
+    robust = contract.Robust(contract.CAUCHY_RHO, 0.5)
+
     def results(threads):
-        J = compiled.jacobian(c.net.plan, c.effective, c.X, threads)
-        return J, *compiled.normal_equations(c.problem, c.effective, threads)
+        J = compiled.jacobian(c.net.plan, c.effective, c.X, threads, False)
+        total = compiled.sum_of_squares(c.problem, c.effective, threads, robust)
+        return J, *compiled.normal_equations(c.problem, c.effective, threads, robust), total
 
     expected = results(1)
     for threads in COUNTS:
@@ -217,11 +220,12 @@ def test_calls_with_threads_from_threads(module, dtype, rng):
     c = case_for("softmax_ce", 1000, dtype, rng)
     _, t, run = training(3, dtype, "adam", n=1000, batch_size=1000)
     few = case(rng, [4, 7, 2], ["tanh", "sigmoid"], dtype, 300)
+    robust = contract.Robust()
     functions = [
         lambda threads: module.value_and_grad(c.problem, c.effective, threads),
         lambda threads: trained(module, t, run, threads, 5),
-        lambda threads: module.normal_equations(few.problem, few.effective, threads),
-        lambda threads: module.jacobian(few.net.plan, few.effective, few.X, threads),
+        lambda threads: module.normal_equations(few.problem, few.effective, threads, robust),
+        lambda threads: module.jacobian(few.net.plan, few.effective, few.X, threads, False),
     ]
     expected = [function(1) for function in functions]
     for threads in (1, 3):

@@ -65,12 +65,25 @@ typedef struct {
     fb_function *function; /* for FB_USER */
 } fb_act;
 
+/* A weight's row and column in W, or a bias's column. */
+typedef struct {
+    idx i, j;
+} fb_place;
+
 typedef struct {
     idx n_in, n_out, w, b; /* sizes; offsets in the parameters, b is -1 without bias */
+    idx free_weights, free_biases; /* how many training may change */
+    const fb_place *places; /* of those, weights first; null if the plan's `free` is */
     idx y_column, z_column; /* places in the tape, z is -1 where it is not kept */
     fb_act act;
     double dropout; /* share of the outputs that training drops */
 } fb_layer;
+
+/* How a residual r counts in a sum of squares: as scale²·rho((r/scale)²). */
+typedef struct {
+    int kind;
+    double scale;
+} fb_rho;
 
 typedef struct fb_table fb_table; /* the functions of an instruction set and dtype */
 
@@ -81,6 +94,8 @@ struct fb_plan {
     idx n_layers, n_params, tape_width, max_width; /* max_width: the widest layer, input included */
     int drops; /* whether any layer has dropout */
     uint8_t *free; /* per parameter whether training may change it; null for all */
+    idx n_free; /* how many */
+    fb_place *places; /* of the free ones; unset if all are */
     fb_layer layers[];
 };
 
@@ -108,7 +123,8 @@ struct fb_table {
                     const void *dY, void *dparams, void *dX);
     int (*jvp)(fb_plan *plan, const void *params, idx n, const void *X, const void *tangent,
                void *Y, void *dY);
-    int (*jacobian)(fb_plan *plan, const void *params, idx n, const void *X, idx threads, void *J);
+    int (*jacobian)(fb_plan *plan, const void *params, idx n, const void *X, idx threads,
+                    int free_only, void *J);
     int (*input_jacobian)(fb_plan *plan, const void *params, idx n, const void *X, void *J);
     int (*value_and_grad)(fb_plan *plan, const fb_problem *problem, const void *params,
                           idx threads, double *value, void *grad);
@@ -116,7 +132,10 @@ struct fb_table {
     int (*hvp)(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
                int gauss_newton, void *product);
     int (*normal_equations)(fb_plan *plan, const fb_problem *problem, const void *params,
-                            idx threads, void *JTJ, void *JTr, double *sse);
+                            idx threads, fb_rho rho, void *normal, double *sum);
+    int (*gradient_beyond)(fb_plan *plan, const fb_problem *problem, const void *params,
+                           const void *moved, idx threads, fb_rho rho, void *result);
+    int (*descend)(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* f64 only */
     int (*train)(fb_plan *plan, const fb_problem *problem, fb_run *run);
 };
 

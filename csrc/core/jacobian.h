@@ -3,7 +3,7 @@
  *
  * Each row of data has one or more rows of deltas: one for each output in a Jacobian, one for the
  * loss. They pass through the transposed layers together, so that narrow networks still fill the
- * matrix product.
+ * matrix product, and stay, layer by layer, until the rows of J are written.
  */
 
 enum {
@@ -11,27 +11,6 @@ enum {
     BLOCK_ROWS = 128, /* rows of J that stay in the cache for JᵀJ */
     COLUMN_BLOCK = PANEL_NV * VL /* columns of JᵀJ that are computed at once, down to the diagonal */
 };
-
-/* Row v of J: for this layer a_i·d_j, then d_j for the biases. */
-static void fill_row(const fb_layer *layer, const real *a, const real *d, real *J)
-{
-    idx n_in = layer->n_in, n_out = layer->n_out;
-    real *W = J + layer->w;
-    if (n_out == 1) {
-        for (idx i = 0; i < n_in; i += VL) {
-            mask m = first_lanes(n_in - i);
-            store_first(W + i, m, load_first(a + i, m) * *d);
-        }
-    } else {
-        for (idx i = 0; i < n_in; i++, W += n_out) {
-            for (idx j = 0; j < n_out; j += VL) {
-                mask m = first_lanes(n_out - j);
-                store_first(W + j, m, load_first(d + j, m) * a[i]);
-            }
-        }
-    }
-    if (layer->b >= 0) memcpy(J + layer->b, d, (size_t)n_out * sizeof(real));
-}
 
 /* d ∘= act' of the layer, where `each` rows of d share the row of Y (or Z) of their sample. */
 static void scale_deltas(const fb_layer *layer, idx rows, idx each, block Y, block Z, block d)
@@ -46,43 +25,85 @@ static void scale_deltas(const fb_layer *layer, idx rows, idx each, block Y, blo
     }
 }
 
-/* From `each` rows of dL/dY per sample, in delta[0], to rows of derivatives to the parameters, in J
- * if it is not null, and to the inputs, in dX if that is not null. */
-static void pull_rows(const fb_plan *plan, const buffers *B, idx rows, idx each, const real *X,
-                      block J, real *dX)
+/* From `each` rows of dL/dY per sample, in D of the last layer, to dL/dZ of the layers down to
+ * `lowest`, and to rows of derivatives to the inputs, if dX is not null and `lowest` is 0. */
+static void pull_deltas(const fb_plan *plan, const buffers *B, idx rows, idx each, idx lowest,
+                        real *dX)
 {
-    idx deltas = rows * each;
-    block d = B->delta[0], other = B->delta[1];
-    d.ld = leading(plan->layers[plan->n_layers - 1].n_out);
-    for (idx l = plan->n_layers - 1; l >= 0; l--) {
+    for (idx l = plan->n_layers - 1; l >= lowest; l--) {
         const fb_layer *layer = plan->layers + l;
-        scale_deltas(layer, rows, each, B->Y[l], B->Z[l], d);
-        const real *a = l ? B->Y[l - 1].p : X;
-        idx lda = l ? B->Y[l - 1].ld : layer->n_in;
-        for (idx v = 0; J.p && v < deltas; v++)
-            fill_row(layer, a + v / each * lda, d.p + v * d.ld, J.p + v * J.ld);
-        if (l == 0 && !dX) break;
-        other.ld = leading(layer->n_in);
-        if (l == 0) other = (block){dX, layer->n_in};
-        layer_pullback(deltas, layer->n_in, layer->n_out, d, B->Wt[l], other, 0, B->pack);
-        block swap = d;
-        d = other, other = swap;
+        scale_deltas(layer, rows, each, B->Y[l], B->Z[l], B->D[l]);
+        if (l == lowest && !dX) break;
+        block below = l ? B->D[l - 1] : (block){dX, layer->n_in};
+        layer_pullback(rows * each, layer->n_in, layer->n_out, B->D[l], B->Wt[l], below, 0, B->pack);
     }
 }
 
-/* The same for every output of a tile, times sqrt(w) if there are weights. */
-static void tile_jacobian(const fb_plan *plan, const buffers *B, const real *params, idx rows,
-                          const real *X, const real *weights, block J, real *dX)
+/* Rows of J, from deltas. */
+
+/* A layer's share of a row: a_i·d_j, then d_j for the biases. Returns where the next layer's
+ * begins. Vectors are stored whole: up to VL - 1 numbers beyond the share are overwritten. */
+INLINE real *fill_all(const fb_layer *layer, const real *a, const real *d, real *J)
 {
-    idx n_out = plan->layers[plan->n_layers - 1].n_out, ld = leading(n_out);
-    real *d = B->delta[0].p;
-    tile_forward(plan, B, params, rows, X);
-    memset(d, 0, (size_t)(rows * n_out * ld) * sizeof(real));
-    for (idx i = 0; i < rows; i++) {
-        real root = weights ? (real)sqrt((double)weights[i]) : 1;
-        for (idx k = 0; k < n_out; k++, d += ld) d[k] = root;
+    idx n_in = layer->n_in, n_out = layer->n_out;
+    if (n_out == 1) {
+        for (idx i = 0; i < n_in; i += VL)
+            store(J + i, load_first(a + i, first_lanes(n_in - i)) * *d);
+        J += n_in;
+    } else {
+        for (idx i = 0; i < n_in; i++, J += n_out)
+            for (idx j = 0; j < n_out; j += VL) store(J + j, load(d + j) * a[i]);
     }
-    pull_rows(plan, B, rows, n_out, X, J, dX);
+    if (layer->b < 0) return J;
+    for (idx j = 0; j < n_out; j += VL) store(J + j, load(d + j));
+    return J + n_out;
+}
+
+/* The same for the free parameters alone. */
+INLINE real *fill_free(const fb_layer *layer, const real *a, const real *d, real *J)
+{
+    const fb_place *place = layer->places;
+    for (idx k = 0; k < layer->free_weights; k++, place++) *J++ = a[place->i] * d[place->j];
+    for (idx k = 0; k < layer->free_biases; k++, place++) *J++ = d[place->j];
+    return J;
+}
+
+static void fill_row(const fb_plan *plan, const buffers *B, const real *x, idx sample, idx row,
+                     int free_only, real *J)
+{
+    const real *a = x;
+    for (idx l = 0; l < plan->n_layers; l++) {
+        const fb_layer *layer = plan->layers + l;
+        const real *d = B->D[l].p + row * B->D[l].ld;
+        if (free_only && layer->places) J = fill_free(layer, a, d, J);
+        else J = fill_all(layer, a, d, J);
+        a = B->Y[l].p + sample * B->Y[l].ld;
+    }
+}
+
+/* The rows of J of a tile in ascending order, as each may be written beyond its end; where there is
+ * no room for that, after the last ones, by way of `spare`. */
+static void fill_rows(const fb_plan *plan, const buffers *B, idx rows, idx each, const real *X,
+                      int free_only, block J, real *spare)
+{
+    idx columns = free_only ? plan->n_free : plan->n_params, n_in = plan->layers[0].n_in;
+    for (idx i = 0, row = 0; i < rows; i++, X += n_in) {
+        for (idx k = 0; k < each; k++, row++, J.p += J.ld) {
+            int has_room = (rows * each - row - 1) * J.ld >= VL;
+            fill_row(plan, B, X, i, row, free_only, has_room ? J.p : spare);
+            if (!has_room) memcpy(J.p, spare, (size_t)columns * sizeof(real));
+        }
+    }
+}
+
+INLINE idx size_of_spare(const fb_plan *plan) { return round_up(plan->n_params) + VL; }
+
+/* Rows of deltas that pick each output of each sample, times a factor if there are some. */
+static void pick_outputs(idx rows, idx n_out, const real *factors, block d)
+{
+    memset(d.p, 0, (size_t)(rows * n_out * d.ld) * sizeof(real));
+    for (idx i = 0; i < rows; i++)
+        for (idx k = 0; k < n_out; k++, d.p += d.ld) d.p[k] = factors ? *factors++ : 1;
 }
 
 INLINE idx delta_tile(idx n_out) { return n_out < DELTA_ROWS ? DELTA_ROWS / n_out : 1; }
@@ -91,6 +112,7 @@ typedef struct {
     const fb_plan *plan;
     const real *params, *X;
     idx n, n_out, tile;
+    int free_only;
     real *J, *dX; /* one of them is null */
     const buffers *crew;
 } jacobian_call;
@@ -98,28 +120,35 @@ typedef struct {
 static void jacobian_part(void *context, idx worker, idx part)
 {
     const jacobian_call *c = context;
-    idx n_params = c->plan->n_params, n_in = c->plan->layers[0].n_in;
-    range rows = part_of(c->n, part);
+    const fb_plan *plan = c->plan;
+    idx columns = c->free_only ? plan->n_free : plan->n_params, n_in = plan->layers[0].n_in;
+    idx n_out = c->n_out;
+    range all = part_of(c->n, part);
     buffers B = worker_buffers(c->crew, worker);
-    for (idx i = rows.start; i < rows.stop; i += c->tile) {
-        idx count = rows.stop - i < c->tile ? rows.stop - i : c->tile;
-        block J = {c->J ? c->J + i * c->n_out * n_params : NULL, n_params};
-        real *dX = c->dX ? c->dX + i * c->n_out * n_in : NULL;
-        tile_jacobian(c->plan, &B, c->params, count, c->X + i * n_in, NULL, J, dX);
+    for (idx i = all.start; i < all.stop; i += c->tile) {
+        idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
+        const real *X = c->X + i * n_in;
+        tile_forward(plan, &B, c->params, rows, X);
+        pick_outputs(rows, n_out, NULL, B.D[plan->n_layers - 1]);
+        pull_deltas(plan, &B, rows, n_out, 0, c->dX ? c->dX + i * n_out * n_in : NULL);
+        if (!c->J) continue;
+        block J = {c->J + i * n_out * columns, columns};
+        fill_rows(plan, &B, rows, n_out, X, c->free_only, J, B.extra);
     }
 }
 
-static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, idx threads, void *J,
-                     void *dX)
+static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, idx threads,
+                     int free_only, void *J, void *dX)
 {
     idx n_out = plan->layers[plan->n_layers - 1].n_out, tile = delta_tile(n_out);
-    needs others = {FOR_FORWARD | FOR_BACKWARD, tile, tile * n_out, 0}, first = others;
+    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_ROWS, tile, tile * n_out, size_of_spare(plan)};
+    needs first = others;
     first.what |= FOR_WEIGHTS;
     buffers crew[FB_MOST_PARTS];
     idx workers = take_crew(crew, plan, useful_workers(n, threads), first, others);
     if (!workers) return FB_NO_MEMORY;
     transpose_weights(plan, params, dX != NULL, crew->Wt);
-    jacobian_call call = {plan, params, X, n, n_out, tile, J, dX, crew};
+    jacobian_call call = {plan, params, X, n, n_out, tile, free_only, J, dX, crew};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
     fb_share(team, &(fb_work){jacobian_part, NULL, &call, count, count});
@@ -128,14 +157,15 @@ static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, id
     return FB_DONE;
 }
 
-static int jacobian(fb_plan *plan, const void *params, idx n, const void *X, idx threads, void *J)
+static int jacobian(fb_plan *plan, const void *params, idx n, const void *X, idx threads,
+                    int free_only, void *J)
 {
-    return jacobians(plan, params, n, X, threads, J, NULL);
+    return jacobians(plan, params, n, X, threads, free_only, J, NULL);
 }
 
 static int input_jacobian(fb_plan *plan, const void *params, idx n, const void *X, void *J)
 {
-    return jacobians(plan, params, n, X, 1, NULL, J);
+    return jacobians(plan, params, n, X, 1, 0, NULL, J);
 }
 
 static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows_)
@@ -143,150 +173,228 @@ static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *p
     real *rows = rows_;
     idx n = (idx)problem->n, n_params = plan->n_params;
     buffers B;
-    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS, DELTA_ROWS, DELTA_ROWS, 0};
+    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, DELTA_ROWS, DELTA_ROWS,
+                  size_of_spare(plan)};
     if (!take_buffers(&B, plan, need)) return FB_NO_MEMORY;
     transpose_weights(plan, params, 0, B.Wt);
     for (idx i = 0; i < n; i += DELTA_ROWS) {
         idx count = n - i < DELTA_ROWS ? n - i : DELTA_ROWS;
         rows_of_data data = stored_rows(plan, problem, i);
         tile_forward(plan, &B, params, count, data.X);
-        tile_objective(plan, &B, problem, data, count, problem->scale, NULL, B.delta[0].p);
-        pull_rows(plan, &B, count, 1, data.X, (block){rows + i * n_params, n_params}, NULL);
+        tile_objective(plan, &B, problem, data, count, problem->scale, NULL,
+                       B.D[plan->n_layers - 1].p);
+        pull_deltas(plan, &B, count, 1, 0, NULL);
+        fill_rows(plan, &B, count, 1, data.X, 0, (block){rows + i * n_params, n_params}, B.extra);
     }
     give_buffers(&B, plan);
     return FB_DONE;
 }
 
-/* The normal equations: blocks of rows of J, in a worker's `extra`, are added to JᵀJ, above and on
- * the diagonal, while they are in the cache. */
+/* The normal equations: blocks of rows of J, in a worker's `extra`, are added to JᵀJ while they are
+ * in the cache.
+ *
+ * Residuals stand behind the last column of J, so that one product gives JᵀJ and below it, as row
+ * number n, (Jᵀr)ᵀ. What is computed of its columns are whole vectors down to the diagonal, and of
+ * the columns that are left their transpose: rows number whole_columns(n) to n, as such few rows
+ * make full vectors. */
+
+INLINE idx whole_columns(idx n) { return n / VL * VL; }
 
 typedef struct {
     const fb_plan *plan;
     const fb_problem *problem;
     const real *params;
-    idx tile, block_rows; /* samples of a tile; rows of a block of J */
-    real *JTJ, *JTr;
-    real *slots; /* JᵀJ and Jᵀr of parts but the first */
+    fb_rho rho;
+    idx tile, block_rows, lowest; /* samples of a tile; rows of a block; first layer to derive to */
+    real *normal; /* null if only the sum of squares is wanted */
+    real *slots; /* the same of parts but the first */
     idx n_slots;
-    double sse[FB_MOST_PARTS];
+    double sums[FB_MOST_PARTS];
     const buffers *crew;
 } normal_call;
 
-/* r = sqrt(w)·(Y - T) of a tile; returns their squares' sum. */
-static double residuals(block Y, idx rows, idx n_out, rows_of_data data, real *r)
+/* scale²·rho((r/scale)²), and rho' there. */
+INLINE double robust_square(fb_rho rho, double r, double *slope)
 {
+    double C = rho.scale, size = fabs(r) / C, z = size * size, root = sqrt(1 + z);
+    *slope = 1;
+    switch (rho.kind) {
+    case FB_HUBER_RHO:
+        if (!(size > 1)) break;
+        *slope = 1 / size;
+        return C * C * (2 * size - 1);
+    case FB_SOFT_L1_RHO: *slope = 1 / root; return C * C * 2 * z / (1 + root);
+    case FB_CAUCHY_RHO: *slope = 1 / (1 + z); return C * C * log1p(z);
+    }
+    return r * r;
+}
+
+/* Σ of a tile, and unless they are null the roots of w·rho', one for each residual, and the
+ * residuals times them. */
+static double sum_squares(const normal_call *c, block Y, idx rows, rows_of_data data, real *roots,
+                          real *r)
+{
+    idx n_out = c->plan->layers[c->plan->n_layers - 1].n_out;
     double sum = 0;
     for (idx i = 0; i < rows; i++) {
-        real root = data.weights ? (real)sqrt((double)data.weights[i]) : 1;
-        for (idx k = 0; k < n_out; k++, r++) {
-            *r = root * (Y.p[i * Y.ld + k] - data.T[i * n_out + k]);
-            sum += (double)*r * (double)*r;
+        double w = data.weights ? (double)data.weights[i] : 1, slope;
+        for (idx k = 0; k < n_out; k++) {
+            real difference = Y.p[i * Y.ld + k] - *data.T++;
+            sum += w * robust_square(c->rho, (double)difference, &slope);
+            if (!roots) continue;
+            *roots = (real)sqrt(w * slope);
+            *r++ = *roots++ * difference;
         }
     }
     return sum;
 }
 
-/* JTJ (+)= JᵀJ, JTr (+)= Jᵀr for a block of rows. */
-static void add_normal(idx n, idx rows, block J, const real *r, real *JTJ, real *JTr, int add,
-                       real *pack)
+/* The same, and these rows of J with the residuals in its last column. */
+static double tile_normal(const normal_call *c, const buffers *B, idx rows, rows_of_data data,
+                          block J, real *spare)
+{
+    const fb_plan *plan = c->plan;
+    idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out, n = plan->n_free;
+    real *r = spare + size_of_spare(plan), *roots = r + rows * n_out;
+    double sum = sum_squares(c, B->Y[last], rows, data, roots, r);
+    pick_outputs(rows, n_out, roots, B->D[last]);
+    pull_deltas(plan, B, rows, n_out, c->lowest, NULL);
+    fill_rows(plan, B, rows, n_out, data.X, 1, J, spare);
+    for (idx v = 0; v < rows * n_out; v++) J.p[v * J.ld + n] = r[v];
+    return sum;
+}
+
+/* C (+)= rows i.. of JᵀJ in columns j.. */
+static void add_product(idx i, idx M, idx j, idx N, idx rows, block J, real *C, idx n, int add,
+                        real *pack)
 {
     epilogue e = {NULL, (real)-INFINITY, add, 0};
-    for (idx j = 0; j < n; j += COLUMN_BLOCK) {
-        idx columns = n - j < COLUMN_BLOCK ? n - j : COLUMN_BLOCK;
-        gemm(j + columns, columns, rows, J.p, 1, J.ld, (factor){J.p + j, J.ld, 0}, JTJ + j, n, e,
-             pack);
+    gemm(M, N, rows, J.p + i, 1, J.ld, (factor){J.p + j, J.ld, 0}, C + i * n + j, n, e, pack);
+}
+
+static void add_normal(idx n, idx rows, block J, real *normal, int add, real *pack)
+{
+    idx whole = whole_columns(n);
+    for (idx j = 0; j < whole; j += COLUMN_BLOCK) {
+        idx end = j + COLUMN_BLOCK < whole ? j + COLUMN_BLOCK : whole;
+        add_product(0, j, j, end - j, rows, J, normal, n, add, pack);
+        for (idx i = j; i < end; i += VL)
+            add_product(i, VL, i, end - i, rows, J, normal, n, add, pack);
     }
-    gemm(1, n, rows, r, 0, 1, (factor){J.p, J.ld, 0}, JTr, n, e, pack);
+    add_product(whole, n + 1 - whole, 0, n, rows, J, normal, n, add, pack);
 }
 
 static real *normal_slot(const normal_call *c, idx part)
 {
-    idx n = c->plan->n_params;
+    idx n = c->plan->n_free;
     return c->slots + part % c->n_slots * n * (n + 1);
 }
+
+/* An odd number of vectors apart, as rows that are a power of two apart share few places of a
+ * cache. */
+INLINE idx leading_of_normal(idx n) { return (n / VL + 1) / 2 * 2 * VL + VL; }
 
 static void normal_part(void *context, idx worker, idx part)
 {
     normal_call *c = context;
     const fb_plan *plan = c->plan;
-    idx n = plan->n_params, n_out = plan->layers[plan->n_layers - 1].n_out;
-    real *JTJ = part ? normal_slot(c, part) : c->JTJ, *JTr = part ? JTJ + n * n : c->JTr;
+    idx n = plan->n_free, n_out = plan->layers[plan->n_layers - 1].n_out;
     range all = part_of((idx)c->problem->n, part);
     buffers B = worker_buffers(c->crew, worker);
-    block J = {B.extra, round_up(n)};
-    real *r = J.p + c->block_rows * J.ld;
-    double sse = 0;
+    block J = {B.extra, leading_of_normal(n)};
+    real *normal = c->normal && part ? normal_slot(c, part) : c->normal;
+    double sum = 0;
     idx filled = 0; /* rows of the block */
     for (idx i = all.start, blocks = 0; i < all.stop; i += c->tile) {
         idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
         rows_of_data data = stored_rows(plan, c->problem, i);
+        tile_forward(plan, &B, c->params, rows, data.X);
+        if (!normal) {
+            sum += sum_squares(c, B.Y[plan->n_layers - 1], rows, data, NULL, NULL);
+            continue;
+        }
         block here = {J.p + filled * J.ld, J.ld};
-        tile_jacobian(plan, &B, c->params, rows, data.X, data.weights, here, NULL);
-        sse += residuals(B.Y[plan->n_layers - 1], rows, n_out, data, r + filled);
+        sum += tile_normal(c, &B, rows, data, here, J.p + c->block_rows * J.ld);
         filled += rows * n_out;
         if (filled + c->tile * n_out <= c->block_rows && i + rows < all.stop) continue;
-        add_normal(n, filled, J, r, JTJ, JTr, blocks++ > 0, B.pack);
+        add_normal(n, filled, J, normal, blocks++ > 0, B.pack);
         filled = 0;
     }
-    c->sse[part] = sse;
+    c->sums[part] = sum;
 }
 
 static void merge_normal(void *context, idx part)
 {
     const normal_call *c = context;
-    idx n = c->plan->n_params;
-    if (!part) return;
+    idx n = c->plan->n_free, whole = whole_columns(n);
+    if (!part || !c->normal) return;
     const real *slot = normal_slot(c, part);
-    for (idx i = 0; i < n; i++) {
-        idx from = i / COLUMN_BLOCK * COLUMN_BLOCK;
-        add_slot(n - from, slot + i * n + from, c->JTJ + i * n + from);
+    for (idx i = 0; i < whole; i++) {
+        idx from = i * n + i / VL * VL;
+        add_slot(i * n + whole - from, slot + from, c->normal + from);
     }
-    add_slot(n, slot + n * n, c->JTr);
+    add_slot((n + 1 - whole) * n, slot + whole * n, c->normal + whole * n);
 }
 
-/* Copy what is above the diagonal below it, by squares that fit the cache. */
+/* Copy what is above the diagonal below it, by squares that fit the cache, and from the last rows
+ * to the last columns. */
 static void mirror(idx n, real *A)
 {
     enum { SIDE = 32 };
-    for (idx i = 0; i < n; i += SIDE)
-        for (idx j = i; j < n; j += SIDE)
-            for (idx q = j; q < j + SIDE && q < n; q++)
+    idx whole = whole_columns(n);
+    for (idx i = 0; i < whole; i += SIDE)
+        for (idx j = i; j < whole; j += SIDE)
+            for (idx q = j; q < j + SIDE && q < whole; q++)
                 for (idx p = i; p < i + SIDE && p < q; p++) A[q * n + p] = A[p * n + q];
+    for (idx q = whole; q < n; q++)
+        for (idx p = 0; p < whole; p++) A[p * n + q] = A[q * n + p];
+}
+
+static idx first_free_layer(const fb_plan *plan)
+{
+    idx l = 0;
+    while (l < plan->n_layers - 1 && !plan->layers[l].free_weights && !plan->layers[l].free_biases)
+        l++;
+    return l;
 }
 
 static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
-                            idx threads, void *JTJ, void *JTr, double *sse)
+                            idx threads, fb_rho rho, void *normal, double *sum)
 {
-    idx n = (idx)problem->n, n_params = plan->n_params, size = n_params * (n_params + 1);
-    idx n_out = plan->layers[plan->n_layers - 1].n_out, tile = delta_tile(n_out);
-    idx workers = useful_workers(n, threads), n_slots = slots_for(n, workers, size);
+    idx n = (idx)problem->n, n_free = plan->n_free, size = n_free * (n_free + 1);
+    idx n_out = plan->layers[plan->n_layers - 1].n_out;
+    idx tile = normal ? delta_tile(n_out) : tile_rows(plan, n), deltas = tile * n_out;
     idx block_rows = n_out < BLOCK_ROWS ? BLOCK_ROWS : n_out;
-    needs others = {FOR_FORWARD | FOR_BACKWARD, tile, tile * n_out,
-                    block_rows * (round_up(n_params) + 1) + VL};
+    idx workers = useful_workers(n, threads), n_slots = normal ? slots_for(n, workers, size) : 0;
+    needs others = {FOR_FORWARD, tile, 0, 0};
+    if (normal)
+        others = (needs){FOR_FORWARD | FOR_BACKWARD | FOR_ROWS, tile, deltas,
+                         block_rows * leading_of_normal(n_free) + size_of_spare(plan) + 2 * deltas};
     needs first = others;
-    first.what |= FOR_WEIGHTS;
+    if (normal) first.what |= FOR_WEIGHTS;
     first.extra += n_slots * size;
     buffers crew[FB_MOST_PARTS];
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
-    transpose_weights(plan, params, 0, crew->Wt);
+    if (normal) transpose_weights(plan, params, 0, crew->Wt);
     normal_call call = {.plan = plan,
                         .problem = problem,
                         .params = params,
+                        .rho = rho,
                         .tile = tile,
                         .block_rows = block_rows,
-                        .JTJ = JTJ,
-                        .JTr = JTr,
+                        .lowest = first_free_layer(plan),
+                        .normal = normal,
                         .slots = crew->extra + others.extra,
                         .n_slots = n_slots,
                         .crew = crew};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_share(team, &(fb_work){normal_part, merge_normal, &call, count, n_slots ? n_slots : 1});
+    fb_share(team, &(fb_work){normal_part, merge_normal, &call, count, n_slots ? n_slots : count});
     fb_team_free(team);
-    mirror(n_params, JTJ);
-    *sse = 0;
-    for (idx part = 0; part < count; part++) *sse += call.sse[part];
+    if (normal) mirror(n_free, normal);
+    *sum = 0;
+    for (idx part = 0; part < count; part++) *sum += call.sums[part];
     give_crew(crew, plan, workers);
     return FB_DONE;
 }

@@ -26,6 +26,7 @@ typedef struct {
     block *RZ, *RY; /* per layer: derivatives of Z and Y in a direction of the parameters */
     factor *Vt; /* per layer but the first: the transpose of that direction's W */
     block delta[4];
+    block *D; /* per layer: dL/dZ, where rows are taken apart */
     real *X; /* gathered rows of a shuffled batch, with their targets and weights */
     real *T, *weights;
     int64_t *labels;
@@ -50,6 +51,7 @@ enum {
     FOR_DROPOUT = 16,
     FOR_TRAINING = 32,
     FOR_DIRECTION = 64, /* Z everywhere, and all that belongs to a direction */
+    FOR_ROWS = 128, /* all layers' deltas side by side */
 };
 
 typedef struct {
@@ -104,7 +106,7 @@ static char *lay_out_direction(buffers *B, char *end, const fb_plan *plan, idx r
 }
 
 enum {
-    TABLES = 6, /* of blocks per layer, and two of factors */
+    TABLES = 7, /* of blocks per layer, and two of factors */
     MOST_MOMENTS = 3 /* of an optimizer */
 };
 
@@ -123,6 +125,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     block *tables = carve(&end, (size_t)(TABLES * L) * sizeof(block));
     B->Y = tables, B->Z = tables + L, B->RZ = tables + 2 * L, B->RY = tables + 3 * L;
     B->A = drops ? tables + 4 * L : B->Y, B->factors = drops ? tables + 5 * L : NULL;
+    B->D = tables + 6 * L;
     B->Wt = carve(&end, (size_t)(2 * L) * sizeof(factor)), B->Vt = B->Wt + L;
     B->pack = CARVE(PACK_SIZE);
     B->scratch = CARVE(2 * VL * plan->layers[L - 1].n_out);
@@ -132,11 +135,13 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
         int keeps_z = direction || (forward && backward && layer->z_column >= 0);
         B->Y[l] = (block){forward ? CARVE(rows * ld) : NULL, ld};
         B->Z[l] = (block){keeps_z ? CARVE(rows * ld) : NULL, ld};
+        if (need.what & FOR_ROWS) B->D[l] = (block){CARVE(need.deltas * ld), ld};
         if (weights) end = lay_out_transpose(B->Wt + l, end, layer, need.deltas);
     }
     if (drops) end = lay_out_dropout(B, end, plan, rows);
     if (direction) end = lay_out_direction(B, end, plan, rows);
-    for (int i = 0; backward && i < (direction ? 4 : 2); i++)
+    int deltas = need.what & FOR_ROWS ? 0 : direction ? 4 : 2;
+    for (int i = 0; backward && i < deltas; i++)
         B->delta[i].p = CARVE(need.deltas * round_up(plan->max_width));
     if (need.what & FOR_BATCHES) {
         B->X = CARVE(rows * plan->layers[0].n_in);

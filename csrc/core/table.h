@@ -37,6 +37,11 @@
 #include "objective.h"
 #include "jacobian.h"
 #include "curvature.h"
+#include "beyond.h"
+#if FB_DOUBLE
+#include "cholesky.h"
+#include "marquardt.h"
+#endif
 #include "optimizers.h"
 #include "training.h"
 
@@ -69,6 +74,10 @@ const fb_table TABLE = {
     .row_gradients = row_gradients,
     .hvp = hvp,
     .normal_equations = normal_equations,
+    .gradient_beyond = gradient_beyond,
+#if FB_DOUBLE
+    .descend = descend,
+#endif
     .train = train,
 };
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,13 @@ N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN = range(7)
 
 # Kinds of `Optimizer`; csrc/fastbp.h has the same.
 SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
+
+# Kinds of `Robust`; csrc/fastbp.h has the same.
+LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
+
+# Places in `Descent.state`, and how a search ends (0: it goes on); csrc/fastbp.h has the same.
+SQUARES, MU, USED, RHO, NIT, NFEV, NJEV, STATUS = range(8)
+STUCK, RUNNING, FLAT, SMALL, SHORT = range(-1, 4)
 
 # Why `train` stopped before its last step (0: it did not); csrc/fastbp.h has the same.
 DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
@@ -60,7 +67,8 @@ class Plan:
         The layers' functions: what `layers` and `constants` say of them, and the user's own.
     free : numpy.ndarray of bool (n_params,), or None
         Which parameters `train` may change; None for all. The others' entries of the gradient
-        count as 0 there. No other function looks at it.
+        count as 0 there. `jacobian` and `normal_equations` can leave the others out; no other
+        function looks at it.
     dropout : numpy.ndarray of float64 (n_layers,), or None
         The share of each layer's outputs that `train` drops, in [0, 1), 0 for the last layer; None
         if it drops none. No other function looks at it.
@@ -77,6 +85,11 @@ class Plan:
     free: np.ndarray | None = None
     dropout: np.ndarray | None = None
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def n_free(self) -> int:
+        """How many parameters are free."""
+        return self.n_params if self.free is None else int(self.free.sum())
 
     @cached_property
     def n_in(self) -> int:
@@ -131,6 +144,90 @@ class Problem:
     l2: float = 0.0
     l1: float = 0.0
     group: float = 0.0
+    handles: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+class Robust(NamedTuple):
+    """How residuals count in a sum of squares: r² as C²·rho((r/C)²), C being the scale.
+
+    The rho are those of `scipy.optimize.least_squares`, under its names.
+
+    Attributes
+    ----------
+    kind : int
+        LINEAR_RHO: z. HUBER_RHO: z up to 1, 2·sqrt(z) - 1 beyond. SOFT_L1_RHO: 2·(sqrt(1 + z) - 1).
+        CAUCHY_RHO: log(1 + z).
+    scale : float
+        C > 0, which does not matter for LINEAR_RHO.
+    """
+
+    kind: int = LINEAR_RHO
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The numbers of a search by Levenberg and Marquardt's method.
+
+    Attributes
+    ----------
+    mu : float
+        The first damping, relative to the scales.
+    mu_dec, mu_inc : float or None
+        What mu is multiplied with after a step and after a failure; None for Nielsen's factors.
+    mu_max : float
+        The search is stuck beyond.
+    uniform : bool
+        Whether the scales are all the mean of the diagonal of JᵀJ instead of that diagonal.
+    bend : bool
+        Whether steps follow the second derivative of the residuals.
+    ftol : float
+        The end (SMALL) if a step changes the sum, and was to change it, by no more than this share.
+    xtol : float
+        The end (SHORT) if a step is no longer than this share of x, both measured by the scales.
+    gtol : float
+        The end (FLAT) if the cosines between r and the columns of J are no larger.
+    min_grad : float
+        The end (FLAT) if no entry of Jᵀr is larger.
+    """
+
+    mu: float = 1e-3
+    mu_dec: float | None = None
+    mu_inc: float | None = None
+    mu_max: float = 1e16
+    uniform: bool = False
+    bend: bool = True
+    ftol: float = 1e-14
+    xtol: float = 1e-12
+    gtol: float = 1e-12
+    min_grad: float = 0.0
+
+
+@dataclass(eq=False)
+class Descent:
+    """Where a search stands, all in float64; `descend` updates it.
+
+    Attributes
+    ----------
+    params : numpy.ndarray (n_params,)
+        The parameters reached.
+    prior : numpy.ndarray (n_free,)
+        Σ prior_j x_j² over the free parameters is added to the sum of squares; it does not change.
+    normal : numpy.ndarray (n_free + 1, n_free)
+        JᵀDJ at params and, as the last row, JᵀDr; without meaning before the first step.
+    scales : numpy.ndarray (n_free,)
+        What measures steps; 0 before the first step.
+    state : numpy.ndarray (8,)
+        Numbers, by place: SQUARES, the sum without the prior; MU, the damping that is tried next;
+        USED and RHO, that of the last step and what it gained relative to the prediction; NIT, NFEV
+        and NJEV, the steps, evaluations of residuals and of Jacobians; STATUS.
+    """
+
+    params: np.ndarray
+    prior: np.ndarray
+    normal: np.ndarray
+    scales: np.ndarray
+    state: np.ndarray
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -320,8 +417,13 @@ def jvp(
     raise NotImplementedError
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
-    """dY/dparams, (n·n_out, n_params), rows sample-major."""
+def jacobian(
+    plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
+) -> np.ndarray:
+    """dY/dparams, (n·n_out, n_params), rows sample-major; if `free_only`, (n·n_out, n_free).
+
+    Its columns are then those of the free parameters, in their order; no others are computed.
+    """
     raise NotImplementedError
 
 
@@ -360,12 +462,48 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
     raise NotImplementedError
 
 
-def normal_equations(
-    problem: Problem, params: np.ndarray, threads: int
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """JᵀJ (n_params, n_params), Jᵀr (n_params,) and rᵀr for r = sqrt(w)·(Y - T), J = dr/dparams.
+def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
+    """Σ_ik w_i C² rho(z_ik), z_ik = ((Y - T)_ik / C)²: a sample's weight multiplies its rho.
 
-    The problem's loss is SQUARED; scale and penalties do not count. Memory does not grow with n.
+    The problem's loss is SQUARED; scale and penalties do not count. Sums accumulate in float64.
+    """
+    raise NotImplementedError
+
+
+def normal_equations(
+    problem: Problem, params: np.ndarray, threads: int, robust: Robust
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """JᵀDJ (n_free, n_free), JᵀDr (n_free,) and `sum_of_squares`, for r = Y - T and J = dr/dparams.
+
+    D is diagonal: w_i rho'(z_ik), 1 without weights for LINEAR_RHO. So JᵀDr is half the gradient of
+    the sum, and JᵀDJ, from which rho'' is left out, is positive semidefinite: that of iteratively
+    reweighted least squares. J has columns for the free parameters only, and no more of it at a
+    time than a block of rows: memory does not grow with n.
+    """
+    raise NotImplementedError
+
+
+def gradient_beyond(
+    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
+) -> np.ndarray:
+    """JᵀD r(moved) (n_free,), where J and D are those of `normal_equations` at params."""
+    raise NotImplementedError
+
+
+def descend(
+    problem: Problem,
+    rules: Rules,
+    robust: Robust,
+    descent: Descent,
+    records: np.ndarray,
+    goal: float,
+    threads: int,
+) -> int:
+    """Steps of Levenberg and Marquardt's method, as `marquardt.Search` takes them.
+
+    The problem is one of float64. Steps are taken until `records` (k, 4), whose rows are as
+    `marquardt.Search.record`, is full, the sum of squares with the prior is not above `goal`, or
+    the search ends. Returns how many steps that were.
     """
     raise NotImplementedError
 

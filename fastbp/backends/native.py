@@ -17,7 +17,17 @@ from .. import backends
 from .._errors import unknown_name
 from ..activations import BY_NAME, Activation
 from ..losses import SOFTMAX_CE_LABELS
-from .contract import GROWTH_EPOCHS, GROWTH_LIMIT, Plan, Problem, Recipe, Run
+from .contract import (
+    GROWTH_EPOCHS,
+    GROWTH_LIMIT,
+    Descent,
+    Plan,
+    Problem,
+    Recipe,
+    Robust,
+    Rules,
+    Run,
+)
 
 LEVELS = ("baseline", "avx2", "avx512")
 
@@ -212,9 +222,12 @@ def jvp(
     return Y, dY
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
-    J = np.empty((len(X) * plan.n_out, plan.n_params), plan.dtype)
-    given = (_address(params), len(X), _address(X), threads)
+def jacobian(
+    plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
+) -> np.ndarray:
+    n_columns = plan.n_free if free_only else plan.n_params
+    J = np.empty((len(X) * plan.n_out, n_columns), plan.dtype)
+    given = (_address(params), len(X), _address(X), threads, free_only)
     _check(lib.fb_jacobian(_plan(plan), *given, _address(J)))
     return J
 
@@ -285,16 +298,61 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
     return product
 
 
+def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
+    plan, struct = _problem(problem)
+    total = ffi.new(_DOUBLE)
+    given = (_address(params), threads, *robust)
+    _check(lib.fb_normal_equations(plan, struct, *given, _NULL, total))
+    return total[0]
+
+
 def normal_equations(
-    problem: Problem, params: np.ndarray, threads: int
+    problem: Problem, params: np.ndarray, threads: int, robust: Robust
 ) -> tuple[np.ndarray, np.ndarray, float]:
     plan, struct = _problem(problem)
-    n_params, dtype = problem.plan.n_params, problem.plan.dtype
-    JTJ, JTr = np.empty((n_params, n_params), dtype), np.empty(n_params, dtype)
-    sse = ffi.new("double *")
-    results = (_address(JTJ), _address(JTr), sse)
-    _check(lib.fb_normal_equations(plan, struct, _address(params), threads, *results))
-    return JTJ, JTr, sse[0]
+    n = problem.plan.n_free
+    normal, total = np.empty((n + 1, n), problem.plan.dtype), ffi.new(_DOUBLE)
+    given = (_address(params), threads, *robust)
+    _check(lib.fb_normal_equations(plan, struct, *given, _address(normal), total))
+    return normal[:n], normal[n], total[0]
+
+
+def gradient_beyond(
+    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
+) -> np.ndarray:
+    plan, struct = _problem(problem)
+    result = np.empty(problem.plan.n_free, problem.plan.dtype)
+    given = (_address(params), _address(moved), threads, *robust)
+    _check(lib.fb_gradient_beyond(plan, struct, *given, _address(result)))
+    return result
+
+
+def descend(
+    problem: Problem,
+    rules: Rules,
+    robust: Robust,
+    descent: Descent,
+    records: np.ndarray,
+    goal: float,
+    threads: int,
+) -> int:
+    plan, struct = _problem(problem)
+    given = descent.handles.get("c") or _new_descent(descent, rules, robust)
+    given.steps, given.records = len(records), _address(_DOUBLES, records)
+    given.goal, given.threads = goal, threads
+    return _check(lib.fb_descend(plan, struct, given))
+
+
+def _new_descent(descent: Descent, rules: Rules, robust: Robust) -> Any:
+    """The library's search; it refers to the arrays of the Python one."""
+    arrays = ("params", "normal", "scales", "state", "prior")
+    numbers = ("mu_max", "ftol", "xtol", "gtol", "min_grad", "uniform", "bend")
+    fields = {name: _address(_DOUBLES, getattr(descent, name)) for name in arrays}
+    fields |= {name: getattr(rules, name) for name in numbers}
+    fields |= {"mu_dec": rules.mu_dec or 0.0, "mu_inc": rules.mu_inc or 0.0}
+    fields |= {"rho": robust.kind, "rho_scale": robust.scale}
+    handle = descent.handles["c"] = ffi.new("fb_descent *", fields)
+    return handle
 
 
 # Training.

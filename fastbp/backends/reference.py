@@ -13,7 +13,8 @@ import numpy as np
 from ..activations import Activation
 from ..losses import ROWS, USER_LOSS, Row, user_row
 from . import contract
-from .contract import Optimizer, Plan, Problem, Recipe, Run
+from .contract import Descent, Optimizer, Plan, Problem, Recipe, Robust, Rules, Run
+from .marquardt import Rows, Search
 
 # One layer.
 
@@ -186,14 +187,18 @@ def _directional(
     return Z + layer.b, dZ + direction.b
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
+def jacobian(
+    plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
+) -> np.ndarray:
     J = np.empty((len(X), plan.n_out, plan.n_params), plan.dtype)
     for i in range(len(X)):
         x = X[i : i + 1]
         tape = forward_tape(plan, params, x)
         for k in range(plan.n_out):
             J[i, k], _ = backward(plan, params, x, tape, _unit(plan, 1, k), False)
-    return J.reshape(len(X) * plan.n_out, plan.n_params)
+    if free_only and plan.free is not None:
+        J = J[:, :, plan.free]
+    return np.ascontiguousarray(J.reshape(len(X) * plan.n_out, J.shape[2]))
 
 
 def input_jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
@@ -277,25 +282,105 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
     return result
 
 
+def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
+    with np.errstate(all="ignore"):
+        r = forward(problem.plan, params, problem.X) - problem.targets
+        squares, _ = rho(r.astype(np.float64), robust)
+        return float((_sample_weights(problem) * squares).sum())
+
+
 def normal_equations(
-    problem: Problem, params: np.ndarray, threads: int
+    problem: Problem, params: np.ndarray, threads: int, robust: Robust
 ) -> tuple[np.ndarray, np.ndarray, float]:
     plan = problem.plan
-    JTJ = np.zeros((plan.n_params, plan.n_params), plan.dtype)
-    JTr, sse = np.zeros(plan.n_params, plan.dtype), 0.0
+    JTJ = np.zeros((plan.n_free, plan.n_free), plan.dtype)
+    JTr, total = np.zeros(plan.n_free, plan.dtype), 0.0
     for start in range(0, len(problem.X), contract.PART_ROWS):
         rows = slice(start, start + contract.PART_ROWS)
-        X = problem.X[rows]
+        block = _batch(problem, rows, False)
         with np.errstate(all="ignore"):
-            r = (forward(plan, params, X) - problem.targets[rows]).ravel()
-            J = jacobian(plan, params, X, 1)
-            if problem.weights is not None:
-                root = np.repeat(np.sqrt(problem.weights[rows]), plan.n_out)
-                r, J = root * r, root[:, None] * J
+            r = forward(plan, params, block.X) - block.targets
+            _, slope = rho(r.astype(np.float64), robust)
+            root = np.sqrt(_sample_weights(block) * slope).astype(plan.dtype).reshape(-1, 1)
+            J = root * jacobian(plan, params, block.X, 1, True)
             JTJ += J.T @ J
-            JTr += J.T @ r
-            sse += float((r.astype(np.float64) ** 2).sum())
-    return JTJ, JTr, sse
+            JTr += J.T @ (root.ravel() * r.ravel())
+        total += sum_of_squares(block, params, 1, robust)
+    return JTJ, JTr, total
+
+
+def gradient_beyond(
+    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
+) -> np.ndarray:
+    plan, X = problem.plan, problem.X
+    with np.errstate(all="ignore"):
+        tape = forward_tape(plan, params, X)
+        _, slope = rho((forward(plan, params, X) - problem.targets).astype(np.float64), robust)
+        r = forward(plan, moved, X) - problem.targets
+        weighted = (_sample_weights(problem) * slope * r).astype(plan.dtype)
+        gradient, _ = backward(plan, params, X, tape, weighted, False)
+    return gradient if plan.free is None else gradient[plan.free]
+
+
+def descend(
+    problem: Problem,
+    rules: Rules,
+    robust: Robust,
+    descent: Descent,
+    records: np.ndarray,
+    goal: float,
+    threads: int,
+) -> int:
+    free = slice(None) if problem.plan.free is None else problem.plan.free
+
+    def expanded(x: np.ndarray) -> np.ndarray:
+        params = descent.params.copy()
+        params[free] = x
+        return params
+
+    rows = Rows(
+        lambda x: normal_equations(problem, expanded(x), threads, robust),
+        lambda x: sum_of_squares(problem, expanded(x), threads, robust),
+        lambda x, step: gradient_beyond(problem, expanded(x), expanded(x + step), threads, robust),
+    )
+    search = Search.of_descent(rows, rules, descent, descent.params[free])
+    for k in range(len(records)):
+        before = search.nit
+        if search.status == contract.RUNNING:
+            search.step()
+        if search.nit == before:
+            search.keep(descent)
+            return k
+        records[k] = search.record
+        descent.params[free] = search.x
+        if search.total <= goal:
+            search.keep(descent)
+            return k + 1
+    search.keep(descent)
+    return len(records)
+
+
+def rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:
+    """C² rho(z) and rho'(z) of z = (r/C)²."""
+    C = robust.scale
+    with np.errstate(all="ignore"):
+        z = (r / C) ** 2
+        if robust.kind == contract.HUBER_RHO:
+            size = np.abs(r) / C
+            inside = ~(size > 1)
+            return np.where(inside, r * r, C * C * (2 * size - 1)), np.where(inside, 1, 1 / size)
+        if robust.kind == contract.SOFT_L1_RHO:
+            root = np.sqrt(1 + z)
+            return C * C * 2 * z / (1 + root), 1 / root  # 2 (root - 1) without cancellation
+        if robust.kind == contract.CAUCHY_RHO:
+            return C * C * np.log1p(z), 1 / (1 + z)
+        return r * r, np.ones_like(r)
+
+
+def _sample_weights(problem: Problem) -> np.ndarray:
+    """The weights as a column."""
+    w = problem.weights
+    return np.ones((len(problem.X), 1)) if w is None else w[:, None].astype(np.float64)
 
 
 def _last_output(plan: Plan, params: np.ndarray, tape: np.ndarray, n: int) -> np.ndarray:

@@ -4,7 +4,9 @@ Importing this package does not load SciPy; the functions do when they run.
 """
 
 from ._fmincg import fmincg
+from ._minima import MultistartResult
+from ._multistart import multistart
 from ._scg import scg
 from ._scipy import least_squares, minimize
 
-__all__ = ["fmincg", "least_squares", "minimize", "scg"]
+__all__ = ["MultistartResult", "fmincg", "least_squares", "minimize", "multistart", "scg"]

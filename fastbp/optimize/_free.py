@@ -51,7 +51,6 @@ class FreeCoordinates:
     def __init__(self, obj: Objective, start: Any):
         require_free(obj.net)
         self._obj, self._free = obj.astype(FLOAT64), obj.net.free
-        self._given = obj.net._vector(start).copy()
         self._start = self._obj.net._vector(start).copy()
         self.x0 = self._start[self._free]
 
@@ -96,13 +95,6 @@ class FreeCoordinates:
         if "allvecs" in result:
             result.allvecs = [self._expanded(x) for x in result.allvecs]
         result.x = self._expanded(result.x)
-        return result
-
-    def finished(self, found: Any) -> Any:
-        """The same for what the solver returns; x has the network's dtype."""
-        result = self.full(found)
-        result.x = self._given.copy()
-        result.x[self._free] = found.x
         return result
 
     def _expanded(self, x: np.ndarray) -> np.ndarray:
@@ -171,15 +163,8 @@ class FreeCoordinates:
     def _bounds(self, bounds: Any) -> Any:
         from scipy.optimize import Bounds
 
-        if isinstance(bounds, Bounds):
-            lower, upper, keep = (
-                self._entries("bounds", b) for b in (bounds.lb, bounds.ub, bounds.keep_feasible)
-            )
-            return Bounds(lower, upper, keep)
-        bounds = list(bounds)
-        if len(bounds) == len(self._start):
-            return [bounds[i] for i in self._free]
-        raise self._wrong_shape("bounds", (len(bounds), 2), "({}, 2)")
+        ends = (bounds.lb, bounds.ub, bounds.keep_feasible)
+        return Bounds(*(self._entries("bounds", end) for end in ends))
 
     def _constraint(self, constraint: Any) -> Any:
         """A constraint on all parameters as one on the free ones; masked ones are zero in it."""

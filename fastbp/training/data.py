@@ -11,7 +11,7 @@ import numpy as np
 from .._arrays import FLOAT64, as_array, require_finite
 from .._errors import unknown_name
 from .._objective import Objective
-from .._scaling import Scaler
+from .._scaling import Scaler, inverse
 from ..losses import Loss
 from ..network import Dense, Network
 
@@ -52,7 +52,7 @@ class Data:
 
     def inside(self, params: np.ndarray) -> np.ndarray:
         """The parameters for scaled columns that do what `params` do to raw ones."""
-        return self._folded(params, _inverse(self.x_scaler), _inverse(self._output_scaler))
+        return self._folded(params, inverse(self.x_scaler), inverse(self._output_scaler))
 
     def outside(self, params: np.ndarray) -> np.ndarray:
         """The parameters for raw columns, fixed entries as at the start; a new vector."""
@@ -78,10 +78,6 @@ class Data:
         if x is None:
             return np.array(params, net.dtype)
         return net.astype(FLOAT64).fold_scaling(params, x, y).astype(net.dtype)
-
-
-def _inverse(scaler: Scaler | None) -> Scaler | None:
-    return None if scaler is None else Scaler(-scaler.shift / scaler.scale, 1 / scaler.scale)
 
 
 # Held-out rows.

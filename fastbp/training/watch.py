@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,8 @@ from .progress import Bar
 
 # Why a run was stopped from outside.
 TIME_IS_UP, CALLBACK, INTERRUPT = "max_time", "callback", "Ctrl-C"
+# Once set, runs of this context end as by Ctrl-C, which Python raises in the main thread alone.
+INTERRUPTION: ContextVar[threading.Event | None] = ContextVar("INTERRUPTION", default=None)
 
 
 class Epoch:
@@ -31,6 +35,8 @@ class Epoch:
         The last step's rate; None where there is none.
     elapsed : float
         Seconds since `fit` began.
+    start : int or None
+        The number of the start, in `multistart`.
     params : numpy.ndarray (n_params,)
         A new vector of the parameters now, or of their average if that has begun, for data as they
         were given; `fit` returns it if it stops here without patience, else the best ones met.
@@ -38,7 +44,9 @@ class Epoch:
         What ``fit(state=...)`` goes on from; None for methods that cannot.
     """
 
-    __slots__ = ("_params", "_state", "elapsed", "epoch", "loss", "net", "rate", "val_loss")
+    __slots__ = (
+        "_params", "_state", "elapsed", "epoch", "loss", "net", "rate", "start", "val_loss",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -53,6 +61,7 @@ class Epoch:
     ):
         self.net, self.epoch, self.loss, self.val_loss = net, epoch, loss, val_loss
         self.rate, self.elapsed = rate, elapsed
+        self.start: int | None = None
         self._params, self._state = params, state
 
     @property
@@ -78,6 +87,11 @@ class Watch:
     max_time : float
         Seconds; inf for no limit.
     bar : Bar or None
+
+    Attributes
+    ----------
+    idle : bool
+        Whether there is nothing to look after.
     """
 
     def __init__(
@@ -88,7 +102,8 @@ class Watch:
         bar: Bar | None,
     ):
         self._net, self.callbacks, self.max_time, self._bar = net, callbacks, max_time, bar
-        self._start = time.perf_counter()
+        self.idle = not callbacks and bar is None and max_time == np.inf
+        self._start, self._interruption = time.perf_counter(), INTERRUPTION.get()
 
     @property
     def elapsed(self) -> float:
@@ -101,7 +116,9 @@ class Watch:
         return self.elapsed >= self.max_time
 
     def show(self, epoch: float, loss: float, val_loss: float | None, rate: float | None) -> None:
-        """Move the progress bar on; `epoch` may be a fraction."""
+        """Move the progress bar on; `epoch` may be a fraction. KeyboardInterrupt if told to end."""
+        if self._interruption is not None and self._interruption.is_set():
+            raise KeyboardInterrupt
         if self._bar is not None:
             self._bar.update(epoch, loss, val_loss, rate)
 

@@ -293,6 +293,7 @@ static network network_of(int64_t n_layers, const int64_t *widths, const int64_t
     }
     uint8_t *free_ones = frozen ? mapped((size_t)net.n_params) : NULL;
     for (int64_t i = 0; free_ones && i < net.n_params; i++) free_ones[i] = i % 5 != 0;
+    net.n_free = net.n_params - (frozen ? (net.n_params + 4) / 5 : 0);
     net.plan = fb_plan_new(is_double, n_layers, *net.layers, constants, functions, NULL, free_ones,
                            net.n_params, net.tape_width);
     if (!net.plan) fail("no memory for a plan");
@@ -381,8 +382,14 @@ static void check_jacobians(const network *net, int64_t n)
     void *J = room(n * n_out * P), *J_X = room(n * n_out * n_in);
     void *Y = room(n * n_out), *dY = room(n * n_out);
     number *expected = naive_jacobian(net, params, n, X);
-    succeeded(fb_jacobian(net->plan, params, n, X, 1, J));
+    succeeded(fb_jacobian(net->plan, params, n, X, 1, 0, J));
     all_within("jacobian", n * n_out * P, J, expected);
+    void *J_free = room(n * n_out * net->n_free);
+    succeeded(fb_jacobian(net->plan, params, n, X, 1, 1, J_free));
+    for (int64_t i = 0; i < n * n_out; i++)
+        for (int64_t k = 0; k < net->n_free; k++)
+            within("jacobian of the free", i * net->n_free + k, at(J_free, i * net->n_free + k),
+                   number_at(J, i * P + free_place(net, k)));
     succeeded(fb_jvp(net->plan, params, n, X, tangent, Y, dY));
     tape t = naive_forward(net, params, n, X);
     all_within("Y of jvp", n * n_out, Y, t.X[net->n_layers]);
@@ -403,45 +410,79 @@ static void check_jacobians(const network *net, int64_t n)
     }
 }
 
-/* JᵀJ, Jᵀr and rᵀr of the squared loss, and the gradients of rows, which are 2·scale·r·J. */
-static void check_normal_equations(const network *net, int64_t n)
+/* Residuals Y - T, and their sum of squares. */
+static number *naive_residuals(const network *net, const fb_problem *problem, const void *params,
+                               robustness how, number *sum_of_squares)
 {
-    begin("normal equations, %ld rows", (long)n);
+    int64_t n_out = outputs(net), count = problem->n * n_out;
+    tape t = naive_forward(net, params, problem->n, problem->X);
+    number *r = numbers(count);
+    sum squares = {0};
+    for (int64_t i = 0; i < count; i++) {
+        number y = t.X[net->n_layers][i];
+        exact target = at(problem->y, i);
+        r[i] = rounded(y.v - target, y.e, fabsl(y.v) + fabsl(target));
+        add(&squares, number_at(problem->weights, i / n_out),
+            robust_number(robust_square, how, r[i]));
+    }
+    *sum_of_squares = total(squares);
+    return r;
+}
+
+/* JᵀDJ and JᵀDr in the free parameters, and the sum of squares. */
+static void check_normal_equations(const network *net, int64_t n, robustness how)
+{
+    begin("normal equations of rho %ld, %ld rows, %ld of %ld free", (long)how.kind, (long)n,
+          (long)net->n_free, (long)net->n_params);
+    int64_t n_out = outputs(net), P = net->n_free, count = n * n_out;
+    fb_problem problem = problem_of(net, FB_SQUARED, n, 1);
+    const void *params = params_of(net);
+    void *normal = room((P + 1) * P);
+    double got, alone, C = how.scale;
+    succeeded(fb_normal_equations(net->plan, &problem, params, 1, how.kind, C, normal, &got));
+    succeeded(fb_normal_equations(net->plan, &problem, params, 1, how.kind, C, NULL, &alone));
+    number squares, *all = naive_jacobian(net, params, n, problem.X), *J = numbers(count * P);
+    number *r = naive_residuals(net, &problem, params, how, &squares), *Dr = numbers(count);
+    within("sum", 0, got, squares);
+    within("sum alone", 0, alone, squares);
+    for (int64_t i = 0; i < count; i++) { /* J and r times the root of D */
+        number weight = robust_number(robust_weight, how, r[i]);
+        exact w = at(problem.weights, i / n_out), root = sqrtl(w * weight.v);
+        number factor = rounded(root, w * weight.e / root, root);
+        Dr[i] = times(r[i], factor);
+        for (int64_t p = 0; p < P; p++)
+            J[i * P + p] = times(all[i * net->n_params + free_place(net, p)], factor);
+    }
+    for (int64_t p = 0; p < P; p++) {
+        sum s = {0};
+        for (int64_t i = 0; i < count; i++) add(&s, J[i * P + p], Dr[i]);
+        within("JTr", p, at(normal, P * P + p), total(s));
+        for (int64_t q = 0; q < P; q++) {
+            sum entry = {0};
+            for (int64_t i = 0; i < count; i++) add(&entry, J[i * P + p], J[i * P + q]);
+            within("JTJ", p * P + q, at(normal, p * P + q), total(entry));
+        }
+    }
+}
+
+/* The gradients of rows of the squared loss, which are 2·scale·w·r·J. */
+static void check_row_gradients(const network *net, int64_t n)
+{
+    begin("row gradients, %ld rows", (long)n);
     int64_t n_out = outputs(net), P = net->n_params;
     fb_problem problem = problem_of(net, FB_SQUARED, n, 1);
     const void *params = params_of(net);
-    void *JTJ = room(P * P), *JTr = room(P), *rows = room(n * P);
-    double sse;
-    succeeded(fb_normal_equations(net->plan, &problem, params, 1, JTJ, JTr, &sse));
+    void *rows = room(n * P);
     succeeded(fb_row_gradients(net->plan, &problem, params, rows));
-    number *J = naive_jacobian(net, params, n, problem.X), *r = numbers(n * n_out);
-    tape t = naive_forward(net, params, n, problem.X);
-    sum squares = {0};
-    for (int64_t i = 0; i < n * n_out; i++) {
-        exact w = at(problem.weights, i / n_out), y = t.X[net->n_layers][i].v;
-        exact size = sqrtl(w) * (fabsl(y) + fabsl(at(problem.y, i)));
-        r[i] = rounded(sqrtl(w) * (y - at(problem.y, i)), sqrtl(w) * t.X[net->n_layers][i].e, size);
-        add(&squares, r[i], r[i]);
+    number squares, *J = naive_jacobian(net, params, n, problem.X);
+    number *r = naive_residuals(net, &problem, params, (robustness){FB_LINEAR_RHO, 1}, &squares);
+    for (int64_t i = 0; i < n; i++) {
+        exact factor = 2 * (exact)problem.scale * at(problem.weights, i);
         for (int64_t p = 0; p < P; p++) {
-            number *entry = J + i * P + p;
-            *entry = rounded(sqrtl(w) * entry->v, sqrtl(w) * entry->e, sqrtl(w) * fabsl(entry->v));
-        }
-    }
-    within("sse", 0, sse, total(squares));
-    for (int64_t p = 0; p < P; p++) {
-        sum s = {0};
-        for (int64_t i = 0; i < n * n_out; i++) add(&s, J[i * P + p], r[i]);
-        within("JTr", p, at(JTr, p), total(s));
-        for (int64_t q = 0; q < P; q++) {
-            sum entry = {0};
-            for (int64_t i = 0; i < n * n_out; i++) add(&entry, J[i * P + p], J[i * P + q]);
-            within("JTJ", p * P + q, at(JTJ, p * P + q), total(entry));
-        }
-        for (int64_t i = 0; i < n; i++) {
             sum row = {0};
             for (int64_t j = i * n_out; j < (i + 1) * n_out; j++) add(&row, J[j * P + p], r[j]);
-            number factor = rounded(2 * (exact)problem.scale, 0, 2 * (exact)problem.scale);
-            within("row gradient", i * P + p, at(rows, i * P + p), times(total(row), factor));
+            within("row gradient", i * P + p, at(rows, i * P + p),
+                   times(total(row), rounded(factor, 0, factor)));
         }
     }
 }
@@ -608,24 +649,25 @@ static void check_threads(const network *net, int64_t n)
     int64_t P = net->n_params, n_out = outputs(net);
     fb_problem problem = problem_of(net, FB_SQUARED, n, 1);
     const void *params = params_of(net);
-    void *grads[6], *Js[6], *JTJs[6], *JTrs[6];
+    void *grads[6], *Js[6], *normals[6];
     fb_run runs[6];
-    double values[6], sses[6];
+    double values[6], sums[6];
     for (int64_t threads = 1; threads < 6; threads++) {
         void *grad = grads[threads] = room(P), *J = Js[threads] = room(n * n_out * P);
-        void *JTJ = JTJs[threads] = room(P * P), *JTr = JTrs[threads] = room(P);
+        void *normal = normals[threads] = room((P + 1) * P);
         fb_run *run = runs + threads;
         *run = run_of(net, optimizers + 3, params, n);
         run->n_steps = 3, run->threads = threads;
-        double *value = values + threads, *sse = sses + threads;
+        double *value = values + threads, *total = sums + threads;
         succeeded(fb_value_and_grad(net->plan, &problem, params, threads, value, grad));
-        succeeded(fb_jacobian(net->plan, params, n, problem.X, threads, J));
-        succeeded(fb_normal_equations(net->plan, &problem, params, threads, JTJ, JTr, sse));
+        succeeded(fb_jacobian(net->plan, params, n, problem.X, threads, 0, J));
+        succeeded(fb_normal_equations(net->plan, &problem, params, threads, FB_SOFT_L1_RHO, 0.5,
+                                      normal, total));
         succeeded(fb_train(net->plan, &problem, run));
         check_mode();
         if (*value != values[1] || memcmp(grad, grads[1], bytes(P)) != 0 ||
-            memcmp(J, Js[1], bytes(n * n_out * P)) != 0 || *sse != sses[1] ||
-            memcmp(JTJ, JTJs[1], bytes(P * P)) != 0 || memcmp(JTr, JTrs[1], bytes(P)) != 0 ||
+            memcmp(J, Js[1], bytes(n * n_out * P)) != 0 || *total != sums[1] ||
+            memcmp(normal, normals[1], bytes((P + 1) * P)) != 0 ||
             memcmp(run->params, runs[1].params, bytes(P)) != 0)
             fail("%ld threads give other bits than one", (long)threads);
     }
@@ -712,7 +754,9 @@ static void check_networks(void)
     const int64_t widths[] = {5, 9, 7, 4}, wide[] = {2, 131, 2, 3}, pairs[] = {5, 9, 7, 1};
     const int64_t kinds[] = {FB_TANH, FB_GELU, FB_SIGMOID};
     const int64_t others[] = {FB_RELU, FB_SILU, FB_LINEAR};
+    const int64_t one[] = {1, 1};
     begin("networks");
+    network single = network_of(1, one, kinds, 0);
     network net = network_of(3, widths, kinds, 0), ranking = network_of(3, pairs, kinds, 0);
     network large = network_of(3, wide, others, 0), frozen = network_of(3, widths, kinds, 1);
     for (int64_t loss = 0; loss < FB_USER_LOSS; loss++)
@@ -727,13 +771,20 @@ static void check_networks(void)
     }
     check_jacobians(&net, 6);
     check_jacobians(&ranking, 3);
-    check_normal_equations(&ranking, 5);
+    check_jacobians(&frozen, 4);
+    check_row_gradients(&ranking, 5);
+    for (int64_t rho = FB_LINEAR_RHO; rho <= FB_CAUCHY_RHO; rho++) {
+        check_normal_equations(&ranking, 5, (robustness){rho, 0.25});
+        check_normal_equations(&frozen, 6, (robustness){rho, 0.125});
+    }
+    check_normal_equations(&single, 3, (robustness){FB_LINEAR_RHO, 1});
+    check_normal_equations(&net, 67, (robustness){FB_LINEAR_RHO, 1});
     check_hvp(&net, FB_SQUARED, 9);
     check_hvp(&net, FB_SOFTMAX_CE, 9);
     check_threads(&net, 1100);
     for (int i = 0; i < N_OPTIMIZERS; i++) check_steps(&frozen, FB_SQUARED, optimizers + i);
     begin("end");
-    fb_plan_free(net.plan), fb_plan_free(ranking.plan);
+    fb_plan_free(net.plan), fb_plan_free(ranking.plan), fb_plan_free(single.plan);
     fb_plan_free(large.plan), fb_plan_free(frozen.plan);
 }
 

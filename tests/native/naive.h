@@ -201,7 +201,7 @@ static void naive_layer_backward(int64_t n, int64_t n_in, int64_t n_out, const n
 enum { MOST_LAYERS = 4 };
 
 typedef struct {
-    int64_t n_layers, n_params, tape_width;
+    int64_t n_layers, n_params, tape_width, n_free;
     int64_t layers[MOST_LAYERS][FB_LAYER_COLUMNS]; /* as fb_plan_new() takes them */
     fb_plan *plan;
 } network;
@@ -209,6 +209,12 @@ typedef struct {
 enum { N_IN, N_OUT, KIND, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN };
 
 static int64_t outputs(const network *net) { return net->layers[net->n_layers - 1][N_OUT]; }
+
+/* Which parameter the free one number k is: all, or all but every fifth. */
+static int64_t free_place(const network *net, int64_t k)
+{
+    return net->n_free < net->n_params ? k + k / 4 + 1 : k;
+}
 
 static const void *from(const void *array, int64_t i)
 {
@@ -267,6 +273,41 @@ static number *naive_jacobian(const network *net, const void *params, int64_t n,
         }
     }
     return J;
+}
+
+/* Robust sums of squares: what r counts as, and its weight rho'. */
+
+typedef struct {
+    int64_t kind;
+    double scale;
+} robustness;
+
+static exact robust_square(robustness how, exact r)
+{
+    exact C = how.scale, z = r / C * (r / C);
+    switch (how.kind) {
+    case FB_HUBER_RHO: return z > 1 ? C * C * (2 * sqrtl(z) - 1) : r * r;
+    case FB_SOFT_L1_RHO: return C * C * 2 * (sqrtl(1 + z) - 1);
+    case FB_CAUCHY_RHO: return C * C * log1pl(z);
+    default: return r * r;
+    }
+}
+
+static exact robust_weight(robustness how, exact r)
+{
+    exact z = r / how.scale * (r / how.scale);
+    switch (how.kind) {
+    case FB_HUBER_RHO: return z > 1 ? 1 / sqrtl(z) : 1;
+    case FB_SOFT_L1_RHO: return 1 / sqrtl(1 + z);
+    case FB_CAUCHY_RHO: return 1 / (1 + z);
+    default: return 1;
+    }
+}
+
+static number robust_number(exact (*f)(robustness, exact), robustness how, number r)
+{
+    exact y = f(how, r.v), e = fabsl(f(how, r.v + r.e) - y) + fabsl(f(how, r.v - r.e) - y);
+    return rounded(y, e, fabsl(y));
 }
 
 /* Losses of one output: kind, parameter, ℓ(y, t) and dℓ/dy. Outputs are in (0, 1) here. */

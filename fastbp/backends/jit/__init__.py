@@ -40,6 +40,7 @@ from ..contract import (
     Plan,
     Problem,
     Recipe,
+    Robust,
     Run,
     partition,
 )
@@ -108,9 +109,12 @@ def _prepare(plan: Plan) -> _Prepared:
     addresses = [activations.addresses(act, plan.dtype) for act in plan.activations]
     factors = plan.tape_width + np.cumsum(2 * n_out * (dropped > 0)) - 2 * n_out
 
+    free_columns, free_places = _free(plan, len(header))
+
     def arrays(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        layers = np.column_stack([plan.layers, addresses, factors])
-        return np.append(header, layers).astype(np.int64), np.append(plan.constants, dropped)
+        layers = np.column_stack([plan.layers, addresses, factors, free_columns])
+        integers = np.concatenate([header, layers.ravel(), free_places]).astype(np.int64)
+        return integers, np.append(plan.constants, dropped)
 
     ordinary = arrays(np.full_like(n_out, -1))
     found = _Prepared(
@@ -124,6 +128,22 @@ def _prepare(plan: Plan) -> _Prepared:
     )
     plan.handles["numba"] = found
     return found
+
+
+def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
+    """The layers' last columns, see network.FREE_BEFORE, and what these refer to."""
+    free = np.ones(plan.n_params, bool) if plan.free is None else plan.free
+    columns, places, before = [], [], 0
+    start = header + len(plan.layers) * network.COLUMNS
+    for n_in, n_out, _, w, b, *_ in plan.layers.tolist():
+        weights = np.flatnonzero(free[w : w + n_in * n_out])
+        biases = np.flatnonzero(free[b : b + n_out]) if b >= 0 else _NO_INTEGERS
+        place = -1 if plan.free is None else start + 2 * before
+        columns.append([before, len(weights), len(biases), place])
+        before += len(weights) + len(biases)
+        if plan.free is not None:
+            places += [np.column_stack(divmod(k, n_out)).ravel() for k in (weights, biases)]
+    return np.array(columns), np.concatenate([_NO_INTEGERS, *places])
 
 
 def _workspace(plan: Plan, tile: int, dropped: np.ndarray) -> dict[int, int]:
@@ -242,16 +262,18 @@ def jvp(
     return Y, dY
 
 
-def jacobian(plan: Plan, params: np.ndarray, X: np.ndarray, threads: int) -> np.ndarray:
+def jacobian(
+    plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
+) -> np.ndarray:
     n_out, parts = plan.n_out, partition(X.shape[0])
-    J = np.empty((X.shape[0] * n_out, plan.n_params), plan.dtype)
-    blank = _prepared(plan).blank
+    J = np.empty((X.shape[0] * n_out, plan.n_free if free_only else plan.n_params), plan.dtype)
+    blank, task = _prepared(plan).blank, network.FREE_JACOBIAN if free_only else network.JACOBIAN
 
     def part(bounds: tuple[int, int]) -> None:
         start, stop = bounds
         rows, of_rows = X[start:stop], J[start * n_out : stop * n_out].reshape(-1)
         nothing = blank.vector, blank.matrix
-        _derivatives(network.JACOBIAN, plan, params, rows, *nothing, False, of_rows, blank.matrix)
+        _derivatives(task, plan, params, rows, *nothing, False, of_rows, blank.matrix)
 
     with Team(threads, len(parts)) as team:
         for _ in team.map(part, parts):
@@ -392,36 +414,49 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
     return result
 
 
+def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
+    _, _, total = _least_squares(problem, params, threads, robust, False)
+    return total
+
+
 def normal_equations(
-    problem: Problem, params: np.ndarray, threads: int
+    problem: Problem, params: np.ndarray, threads: int, robust: Robust
 ) -> tuple[np.ndarray, np.ndarray, float]:
+    JTJ, JTr, total = _least_squares(problem, params, threads, robust, True)
+    curvature.mirror[problem.plan.dtype](JTJ)
+    return JTJ, JTr, total
+
+
+def _least_squares(
+    problem: Problem, params: np.ndarray, threads: int, robust: Robust, derive: bool
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """The upper triangle of JᵀDJ, JᵀDr and the sum of squares; the last alone unless `derive`."""
     plan, dtype = problem.plan, problem.plan.dtype
-    p, data = _prepared(plan), _data(problem)
-    row_bytes = plan.n_out * plan.n_params * dtype.itemsize
+    p, data, n = _prepared(plan), _data(problem), plan.n_free if derive else 0
+    row_bytes = max(1, plan.n_out * n * dtype.itemsize)
     block = min(p.tile, max(_BLOCK_BYTES // row_bytes, -(-_LEAST_ROWS // plan.n_out)))
     compiled = curvature.normal_equations[dtype]
 
     def part(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
         start, stop = bounds
-        J = np.empty((block * plan.n_out, plan.n_params), dtype)
-        r = np.empty(len(J), dtype)
-        JTJ = np.empty((plan.n_params, plan.n_params), dtype)
-        JTr = np.empty(plan.n_params, dtype)
-        sse = compiled(
-            *p.arrays, params, *data, start, stop - start, block, J, r, JTJ, JTr, p.workspace()
-        )
-        return JTJ, JTr, sse
+        J = np.empty((block * plan.n_out, n), dtype)
+        r = np.empty((2, len(J)), dtype)
+        JTJ, JTr = np.empty((n, n), dtype), np.empty(n, dtype)
+        total = compiled(
+            *p.arrays, params, *data, *robust, start, stop - start, block, derive, J, r, JTJ, JTr,
+            p.workspace(),
+        )  # fmt: skip
+        return JTJ, JTr, total
 
     parts = partition(problem.X.shape[0])
     with Team(threads, len(parts)) as team:
         of_parts = team.map(part, parts)
-        JTJ, JTr, sse = next(of_parts)
+        JTJ, JTr, total = next(of_parts)
         for more, of_r, squares in of_parts:
             curvature.add_upper[dtype](JTJ, more)
             JTr += of_r
-            sse += squares
-    curvature.mirror[dtype](JTJ)
-    return JTJ, JTr, sse
+            total += squares
+    return JTJ, JTr, total
 
 
 # Training.

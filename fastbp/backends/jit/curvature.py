@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET
+from ..contract import B_OFFSET, CAUCHY_RHO, HUBER_RHO, N_IN, N_OUT, SOFT_L1_RHO, W_OFFSET
 from .activations import call_activation
 from .compiling import FLAG, INTEGER, NOTHING, NUMBER, Entry, given, inner, part, result
 from .layer import layer_input_gradient, linear_forward, weight_gradient
@@ -29,7 +29,6 @@ from .network import (
     TILE,
     TRANSPOSED,
     USER_FUNCTION,
-    WEIGHT_ROWS,
     forward_tile,
     jacobian_rows,
     last_y,
@@ -221,7 +220,7 @@ def _make_row_gradients(fingerprint):
             labels_, w = at(pointer(labels), i), at(pointer(weights), i)
             loss_of_rows(FIRST, problem, a, m, n_out, y, t, labels_, w, y, a[SCALE], d, next_d)
             J = at(pointer(rows), i * n_params)
-            jacobian_rows(q, c, p, transposed, x, m, tape, tile, d, next_d, J, n_params)
+            jacobian_rows(q, c, p, transposed, x, m, tape, tile, d, next_d, False, J, n_params)
 
     return row_gradients
 
@@ -236,7 +235,36 @@ row_gradients = Entry(
 
 _PANEL = 32  # rows of JᵀJ that are computed together, from the diagonal on
 
-_sum_of_squares = elementwise(lambda x: (x * x,), 1, 0, total=True)
+
+@part
+def _robust_square(kind, scale, r):
+    """scale²·rho((r/scale)²) and rho' there; see `contract.Robust`."""
+    size = abs(r) / scale
+    z = size * size
+    if kind == HUBER_RHO and size > 1:
+        return scale * scale * (2 * size - 1), 1 / size
+    if kind == SOFT_L1_RHO:
+        root = math.sqrt(1 + z)
+        return scale * scale * 2 * z / (1 + root), 1 / root
+    if kind == CAUCHY_RHO:
+        return scale * scale * math.log1p(z), 1 / (1 + z)
+    return r * r, 1.0
+
+
+@inner
+def _sum_of_squares(rho, scale, m, n_out, y, t, weights, weighted, r, roots, derive):
+    """Σ of a tile; if `derive`, the roots of w·rho' and the residuals times them as well."""
+    total = 0.0
+    for i in range(m):
+        w = float(weights[i]) if weighted else 1.0
+        for k in range(i * n_out, (i + 1) * n_out):
+            difference = y[k] - t[k]
+            square, slope = _robust_square(rho, scale, float(difference))
+            total += w * square
+            if derive:
+                roots[k] = as_real(roots, math.sqrt(w * slope))
+                r[k] = roots[k] * difference
+    return total
 
 
 @part
@@ -249,55 +277,58 @@ def _add_upper_product(depth, n, J, accumulate, JTJ):
 
 def _make_normal_equations(fingerprint):
     def normal_equations(
-        plan, constants, params, terms, numbers, X, targets, labels, weights,
-        first, count, block, J, r, JTJ, JTr, workspace,
+        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
+        first, count, block, derive, J, r, JTJ, JTr, workspace,
     ):  # fmt: skip
-        """Write JᵀJ's upper triangle and Jᵀr for a part of the rows; returns rᵀr.
+        """Write JᵀDJ's upper triangle and JᵀDr for a part of the rows; returns its sum of squares.
 
-        J and r are room for `block` rows of X.
+        J is room for `block` rows of X, r for their residuals and roots of D. Unless `derive` there
+        is only the sum.
         """
         _ = fingerprint  # see compiling.source_fingerprint
-        n_in, n_params = X.shape[1], params.size
+        n_in, n_free = X.shape[1], JTr.size
         q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
         space, tile = aligned(pointer(workspace)), q[TILE]
         tape, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
         d, next_d = at(space, q[DELTA]), at(space, q[NEXT_DELTA])
         n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        transpose_weights(q, p, False, transposed)
-        sse = 0.0
+        residuals, roots = pointer(r), at(pointer(r), r.shape[1])
+        if derive:
+            transpose_weights(q, p, False, transposed)
+        total = 0.0
         for i in range(0, count, block):
             m, place = min(block, count - i), first + i
             x, depth = at(pointer(X), place * n_in), m * n_out
             forward_tile(q, c, p, x, m, tape, tile, 0)
-            y, t = last_y(q, tape, tile, 0), at(pointer(targets), place * n_out)
-            root = at(space, q[WEIGHT_ROWS])
-            for j in range(m):
-                w = float(weights[place + j]) if problem[HAS_WEIGHTS] else 1.0
-                root[j] = as_real(root, math.sqrt(w))
-            for j in range(depth):
-                r[j] = root[j // n_out] * (y[j] - t[j])
-            sse += _sum_of_squares(depth, pointer(r))
+            total += _sum_of_squares(
+                rho, scale, m, n_out, last_y(q, tape, tile, 0),
+                at(pointer(targets), place * n_out), at(pointer(weights), place),
+                problem[HAS_WEIGHTS], residuals, roots, derive,
+            )  # fmt: skip
+            if not derive:
+                continue
             for k in range(n_out):
                 set_unit_rows(m, n_out, k, d)
-                for j in range(m):
-                    d[j * n_out + k] = root[j]
-                of_output = at(pointer(J), k * n_params)
-                stride = n_out * n_params
-                jacobian_rows(q, c, p, transposed, x, m, tape, tile, d, next_d, of_output, stride)
-            _add_upper_product(depth, n_params, pointer(J), i > 0, pointer(JTJ))
+                for j in range(k, depth, n_out):
+                    d[j] = roots[j]
+                jacobian_rows(
+                    q, c, p, transposed, x, m, tape, tile, d, next_d, True,
+                    at(pointer(J), k * n_free), n_out * n_free,
+                )  # fmt: skip
+            _add_upper_product(depth, n_free, pointer(J), i > 0, pointer(JTJ))
             product(
-                1, n_params, depth, pointer(r), 0, 1, pointer(J), n_params,
+                1, n_free, depth, residuals, 0, 1, pointer(J), n_free,
                 pointer(JTr), 0, i > 0, pointer(JTr), 0,
             )  # fmt: skip
-        return sse
+        return total
 
     return normal_equations
 
 
 normal_equations = Entry(
     _make_normal_equations, NUMBER,
-    *PLAN, given(1), *DATA, INTEGER, INTEGER, INTEGER, result(2), result(1), result(2), result(1),
-    result(1), calls=PRODUCTS,
+    *PLAN, given(1), *DATA, INTEGER, NUMBER, INTEGER, INTEGER, INTEGER, FLAG, result(2), result(2),
+    result(2), result(1), result(1), calls=PRODUCTS,
 )  # fmt: skip
 
 

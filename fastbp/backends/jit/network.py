@@ -39,14 +39,25 @@ from .vectors import aligned, at, copy, elementwise, pointer
 
 # Columns of a layer beside those of `Plan.layers`: the addresses of its activation's function and
 # of the user's own functions, and with dropout the first column of its factors in the tape of a
-# tile (else -1), behind which stands the output times the factors.
-FUNCTION, USER_FUNCTION, FACTORS, COLUMNS = range(7, 11)
+# tile (else -1), behind which stands the output times the factors. Last, how many parameters before
+# the layer's, of its weights and of its biases are free, and where in the plan their places are:
+# for each one its row and column in W (-1 if all parameters are free).
+(
+    FUNCTION, USER_FUNCTION, FACTORS, FREE_BEFORE, FREE_WEIGHTS, FREE_BIASES, PLACES, COLUMNS,
+) = range(7, 15)  # fmt: skip
 
 
 @part
 def layer_of(plan, index):
     """The columns of a layer."""
     return at(plan, HEADER + index * COLUMNS)
+
+
+@part
+def number_of_free(plan):
+    """How many parameters are free."""
+    layer = layer_of(plan, plan[N_LAYERS] - 1)
+    return layer[FREE_BEFORE] + layer[FREE_WEIGHTS] + layer[FREE_BIASES]
 
 
 times = elementwise(lambda to, x, y: (x * y,), 3, 1)
@@ -139,7 +150,9 @@ _scaled = elementwise(lambda to, x, factor: (x * factor,), 2, 1)
 
 
 @inner
-def jacobian_rows(plan, constants, params, transposed, x, m, tape, n, d, next_d, J, stride):
+def jacobian_rows(
+    plan, constants, params, transposed, x, m, tape, n, d, next_d, free_only, J, stride
+):
     """From d, a row of dL/dY for each row of a tile, its product with dY/dparams to a row of J.
 
     Those rows are `stride` apart. Unlike gradients, deltas are not summed over rows: each makes a
@@ -151,17 +164,38 @@ def jacobian_rows(plan, constants, params, transposed, x, m, tape, n, d, next_d,
         below = x if index == 0 else _output_below(layer, tape, n, 0)
         _through_activation(layer, constants[index], m, tape, n, 0, d)
         for j in range(m):
-            row, a, dj = at(J, j * stride + w), at(below, j * n_in), at(d, j * n_out)
-            if n_out == 1:
-                _scaled(n_in, row, a, dj[0])
+            a, dj = at(below, j * n_in), at(d, j * n_out)
+            if free_only and layer[PLACES] >= 0:
+                _free_columns(plan, layer, a, dj, at(J, j * stride + layer[FREE_BEFORE]))
             else:
-                for i in range(n_in):
-                    _scaled(n_out, at(row, i * n_out), dj, a[i])
-            if b >= 0:
-                copy(at(J, j * stride + b), dj, n_out)
-        if index > 0:
-            layer_input_gradient(m, n_in, n_out, d, at(params, w), at(transposed, w), next_d)
-            d, next_d = next_d, d
+                row = at(J, j * stride)
+                _all_columns(n_in, n_out, a, dj, at(row, w), at(row, max(b, 0)), b >= 0)
+        if index == 0 or (free_only and layer[FREE_BEFORE] == 0):
+            break
+        layer_input_gradient(m, n_in, n_out, d, at(params, w), at(transposed, w), next_d)
+        d, next_d = next_d, d
+
+
+@part
+def _all_columns(n_in, n_out, a, d, of_weights, of_biases, has_bias):
+    """A layer's columns of a row of J."""
+    if n_out == 1:
+        _scaled(n_in, of_weights, a, d[0])
+    else:
+        for i in range(n_in):
+            _scaled(n_out, at(of_weights, i * n_out), d, a[i])
+    if has_bias:
+        copy(of_biases, d, n_out)
+
+
+@part
+def _free_columns(plan, layer, a, d, row):
+    """Those of its free parameters."""
+    places, weights = at(plan, layer[PLACES]), layer[FREE_WEIGHTS]
+    for k in range(weights):
+        row[k] = a[places[2 * k]] * d[places[2 * k + 1]]
+    for k in range(weights, weights + layer[FREE_BIASES]):
+        row[k] = d[places[2 * k + 1]]
 
 
 @part
@@ -205,7 +239,7 @@ forward = Entry(
 )  # fmt: skip
 
 # What `derivatives` computes.
-PRODUCT, JACOBIAN, INPUT_JACOBIAN = range(3)
+PRODUCT, JACOBIAN, FREE_JACOBIAN, INPUT_JACOBIAN = range(4)
 
 
 def _make_derivatives(fingerprint):
@@ -213,7 +247,6 @@ def _make_derivatives(fingerprint):
         """The vector-Jacobian product of dY, or a Jacobian, to `gradient` and `dX`."""
         _ = fingerprint  # see compiling.source_fingerprint
         n, n_in = X.shape
-        n_params = params.size
         q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
         space, tile = aligned(pointer(workspace)), q[TILE]
         n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
@@ -235,10 +268,13 @@ def _make_derivatives(fingerprint):
             forward_tile(q, c, p, xi, m, scratch, tile, 0)
             for k in range(n_out):
                 set_unit_rows(m, n_out, k, d)
-                if task == JACOBIAN:
-                    J = at(g, (i * n_out + k) * n_params)
-                    stride = n_out * n_params
-                    jacobian_rows(q, c, p, transposed, xi, m, scratch, tile, d, next_d, J, stride)
+                if task != INPUT_JACOBIAN:
+                    free_only = task == FREE_JACOBIAN
+                    columns = number_of_free(q) if free_only else params.size
+                    J, stride = at(g, (i * n_out + k) * columns), n_out * columns
+                    jacobian_rows(
+                        q, c, p, transposed, xi, m, scratch, tile, d, next_d, free_only, J, stride
+                    )
                     continue
                 backward_tile(
                     q, c, p, transposed, xi, m, scratch, tile, 0,

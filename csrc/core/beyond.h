@@ -1,0 +1,80 @@
+/* JᵀD r(params + step), of which `normal_equations` gives the case without step. */
+
+typedef struct {
+    row_sum sum; /* first, so that parts are merged as those of a gradient */
+    const real *moved;
+    fb_rho rho;
+} beyond_call;
+
+/* D r(params + step) of a tile, D being that of r(params): Y of the former is in `there`. */
+static void weigh_residuals(const beyond_call *c, block Y, idx rows, rows_of_data data, block there)
+{
+    idx n_out = c->sum.plan->layers[c->sum.plan->n_layers - 1].n_out;
+    for (idx i = 0; i < rows; i++) {
+        double w = data.weights ? (double)data.weights[i] : 1, slope;
+        for (idx k = 0; k < n_out; k++, data.T++) {
+            robust_square(c->rho, (double)(Y.p[i * Y.ld + k] - *data.T), &slope);
+            real *r = there.p + i * there.ld + k;
+            *r = (real)(w * slope) * (*r - *data.T);
+        }
+    }
+}
+
+static void beyond_part(void *context, idx worker, idx part)
+{
+    const beyond_call *c = context;
+    const row_sum *s = &c->sum;
+    const fb_plan *plan = s->plan;
+    range all = part_of(s->n, part);
+    buffers B = worker_buffers(s->crew, worker);
+    real *grad = part ? slot_of(s, part) : s->grad;
+    block Y = B.Y[plan->n_layers - 1], there = {B.delta[0].p, Y.ld};
+    for (idx i = all.start; i < all.stop; i += s->tile) {
+        idx rows = all.stop - i < s->tile ? all.stop - i : s->tile;
+        rows_of_data data = stored_rows(plan, s->problem, i);
+        tile_forward(plan, &B, c->moved, rows, data.X);
+        memcpy(there.p, Y.p, (size_t)(rows * Y.ld) * sizeof(real));
+        tile_forward(plan, &B, s->params, rows, data.X);
+        weigh_residuals(c, Y, rows, data, there);
+        tile_backward(plan, &B, rows, data.X, grad, i > all.start, NULL);
+    }
+}
+
+/* The free entries of a vector of all parameters. */
+static void keep_free(const fb_plan *plan, const real *all, real *kept)
+{
+    for (idx i = 0; i < plan->n_params; i++)
+        if (!plan->free || plan->free[i]) *kept++ = all[i];
+}
+
+static int gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+                           const void *moved, idx threads, fb_rho rho, void *result)
+{
+    idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
+    idx workers = useful_workers(n, threads), n_slots = slots_for(n, workers, size);
+    needs others = {FOR_FORWARD | FOR_BACKWARD, tile, tile, 0}, first = others;
+    first.what |= FOR_WEIGHTS;
+    first.extra = (n_slots + 1) * size;
+    buffers crew[FB_MOST_PARTS];
+    workers = take_crew(crew, plan, workers, first, others);
+    if (!workers) return FB_NO_MEMORY;
+    transpose_weights(plan, params, 0, crew->Wt);
+    beyond_call call = {.sum = {.plan = plan,
+                                .problem = problem,
+                                .params = params,
+                                .crew = crew,
+                                .n = n,
+                                .tile = tile,
+                                .grad = crew->extra,
+                                .slots = crew->extra + size,
+                                .n_slots = n_slots},
+                        .moved = moved,
+                        .rho = rho};
+    idx count = partition(n).count;
+    fb_team *team = fb_team_new(workers);
+    fb_share(team, &(fb_work){beyond_part, merge_part, &call, count, n_slots ? n_slots : count});
+    fb_team_free(team);
+    keep_free(plan, crew->extra, result);
+    give_crew(crew, plan, workers);
+    return FB_DONE;
+}

@@ -1,0 +1,74 @@
+/* Cholesky's factor A = UᵀU of a symmetric matrix, and the solution of equations with it.
+ *
+ * Matrices are n by n without gaps between rows. Of A only what is on and above the diagonal is
+ * read, and U takes its place.
+ */
+
+enum { FACTOR_ROWS = 32 }; /* rows that are factored together */
+
+/* y += factor · x */
+INLINE void add_multiple(idx n, real factor, const real *x, real *y)
+{
+    vec f = splat(factor);
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(y + i, m, load_first(y + i, m) + f * load_first(x + i, m));
+    }
+}
+
+INLINE void multiply_all(idx n, real factor, real *x)
+{
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(x + i, m, load_first(x + i, m) * factor);
+    }
+}
+
+INLINE real dot(idx n, const real *x, const real *y)
+{
+    vec sum = {0};
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        sum += load_first(x + i, m) * load_first(y + i, m);
+    }
+    return hsum(sum);
+}
+
+/* Rows first..last of U, from which what the rows above contribute has been subtracted. */
+static int factor_rows(idx n, idx first, idx last, real *A)
+{
+    for (idx k = first; k < last; k++) {
+        real *row = A + k * n;
+        if (!(row[k] > 0) || !isfinite(row[k])) return 0;
+        multiply_all(n - k, 1 / (real)sqrt((double)row[k]), row + k);
+        for (idx i = k + 1; i < last; i++) add_multiple(n - i, -row[i], row + i, A + i * n + i);
+    }
+    return 1;
+}
+
+/* Returns 0 if A is not positive definite. `negative` has room for n·FACTOR_ROWS numbers. */
+static int cholesky(idx n, real *A, real *negative, real *pack)
+{
+    for (idx k = 0; k < n; k += FACTOR_ROWS) {
+        idx rows = n - k < FACTOR_ROWS ? n - k : FACTOR_ROWS;
+        for (idx p = 0; p < k; p++)
+            for (idx i = 0; i < rows; i++) negative[p * rows + i] = -A[p * n + k + i];
+        epilogue add = {NULL, (real)-INFINITY, 1, 0};
+        if (k)
+            gemm(rows, n - k, k, negative, 1, rows, (factor){A + k, n, 0}, A + k * n + k, n, add,
+                 pack);
+        if (!factor_rows(n, k, k + rows, A)) return 0;
+    }
+    return 1;
+}
+
+/* x becomes A⁻¹x. */
+static void solve_factored(idx n, const real *U, real *x)
+{
+    for (idx k = 0; k < n; k++) {
+        x[k] /= U[k * n + k];
+        add_multiple(n - k - 1, -x[k], U + k * n + k + 1, x + k + 1);
+    }
+    for (idx k = n - 1; k >= 0; k--)
+        x[k] = (x[k] - dot(n - k - 1, U + k * n + k + 1, x + k + 1)) / U[k * n + k];
+}

@@ -1,0 +1,256 @@
+/* Levenberg and Marquardt's method over the rows of a problem: the contract's descend(), step by
+ * step as in backends/marquardt.py, which explains it.
+ */
+
+/* As in backends/marquardt.py. */
+#define DECAY 0.64
+#define TOO_LITTLE 0.1
+#define LONGEST_BEND 0.75
+#define PROBE 0.1
+#define STRAIGHT 1e-8
+#define LEAST_MU 1e-30
+#define PROMISED 1e-6
+
+/* A search: places in the workspace, and how its last trial went. Vectors have n = n_free entries;
+ * `moved` and `trial` are of all parameters. */
+typedef struct {
+    fb_plan *plan;
+    const fb_problem *problem;
+    fb_descent *d;
+    idx n;
+    real *U, *negative, *pack; /* the factor, and what is needed to find it */
+    real *x, *gradient, *damping, *step, *bend, *moved, *trial;
+    double total, steepest, nu;
+    double predicted, gain, squares; /* of a trial */
+    int small, is_short, promises;
+} search;
+
+INLINE double length(idx n, const real *v, const real *scales)
+{
+    double sum = 0;
+    for (idx i = 0; i < n; i++) sum += v[i] * v[i] * scales[i];
+    return sqrt(sum);
+}
+
+/* `base` with the free entries moved by v times the factor. */
+static void move(const search *s, const real *base, double factor, const real *v, real *moved)
+{
+    const fb_plan *plan = s->plan;
+    for (idx i = 0; i < plan->n_params; i++)
+        moved[i] = base[i] + (!plan->free || plan->free[i] ? factor * *v++ : 0);
+}
+
+static double prior_of(const search *s, const real *params)
+{
+    const real *prior = s->d->prior;
+    double sum = 0;
+    for (idx i = 0, k = 0; i < s->plan->n_params; i++)
+        if (!s->plan->free || s->plan->free[i]) sum += prior[k++] * params[i] * params[i];
+    return sum;
+}
+
+static int linearise(search *s, const real *params, double *squares)
+{
+    fb_descent *d = s->d;
+    d->state[FB_NJEV]++;
+    return normal_equations(s->plan, s->problem, params, (idx)d->threads,
+                            (fb_rho){(int)d->rho, d->rho_scale}, d->normal, squares);
+}
+
+static int sum_at(search *s, const real *params, double *squares)
+{
+    fb_descent *d = s->d;
+    d->state[FB_NFEV]++;
+    return normal_equations(s->plan, s->problem, params, (idx)d->threads,
+                            (fb_rho){(int)d->rho, d->rho_scale}, NULL, squares);
+}
+
+/* Be at d->params, whose linear model is in d->normal. `fresh` says that it has just come there, so
+ * that the scales follow. */
+static void arrive(search *s, int fresh)
+{
+    fb_descent *d = s->d;
+    idx n = s->n;
+    const real *JTr = d->normal + n * n;
+    keep_free(s->plan, d->params, s->x);
+    s->total = d->state[FB_SQUARES] + prior_of(s, d->params);
+    double mean = 0, cosine = 0;
+    s->steepest = 0;
+    for (idx i = 0; i < n; i++) {
+        double squared = d->normal[i * n + i] + d->prior[i];
+        s->gradient[i] = JTr[i] + d->prior[i] * s->x[i];
+        double g = fabs(s->gradient[i]);
+        mean += squared / (double)n;
+        if (!(g <= s->steepest)) s->steepest = g;
+        double c = squared * s->total > 0 ? g / sqrt(squared * s->total) : 0;
+        if (!(c <= cosine)) cosine = c;
+    }
+    for (idx i = 0; fresh && i < n; i++) {
+        double measured = d->uniform ? mean : d->normal[i * n + i] + d->prior[i];
+        double scale = fmax(measured, DECAY * d->scales[i]);
+        d->scales[i] = scale > 0 ? scale : 1;
+    }
+    int flat = s->steepest <= d->min_grad || !(cosine > d->gtol);
+    if (fresh) d->state[FB_STATUS] = flat ? FB_FLAT : FB_RUNNING;
+}
+
+/* The first-order step v, in s->step; its factor stays in U. Returns whether there is one. */
+static int first_order(search *s)
+{
+    fb_descent *d = s->d;
+    idx n = s->n;
+    double mu = d->state[FB_MU];
+    for (idx i = 0; i < n; i++) {
+        memcpy(s->U + i * n + i, d->normal + i * n + i, (size_t)(n - i) * sizeof(real));
+        s->damping[i] = d->prior[i] + mu * d->scales[i];
+        s->U[i * n + i] += s->damping[i];
+        s->step[i] = -s->gradient[i];
+    }
+    if (!cholesky(n, s->U, s->negative, s->pack)) return 0;
+    solve_factored(n, s->U, s->step);
+    s->predicted = 0;
+    for (idx i = 0; i < n; i++)
+        s->predicted += s->step[i] * (mu * d->scales[i] * s->step[i] - s->gradient[i]);
+    return isfinite(s->predicted);
+}
+
+/* Bend the step; returns FB_DONE or FB_NO_MEMORY, and whether the bend is short. */
+static int bend_step(search *s, int *is_straight)
+{
+    fb_descent *d = s->d;
+    idx n = s->n;
+    const real *JTr = d->normal + n * n;
+    d->state[FB_NFEV]++;
+    move(s, d->params, PROBE, s->step, s->moved);
+    fb_rho rho = {(int)d->rho, d->rho_scale};
+    int code = gradient_beyond(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho,
+                               s->bend);
+    if (code < 0) return code;
+    for (idx i = 0; i < n; i++) {
+        double linear = -s->gradient[i] - s->damping[i] * s->step[i];
+        s->bend[i] = linear / PROBE - (s->bend[i] - JTr[i]) / (PROBE * PROBE);
+    }
+    solve_factored(n, s->U, s->bend);
+    *is_straight = 2 * length(n, s->bend, d->scales) <=
+                   LONGEST_BEND * length(n, s->step, d->scales);
+    for (idx i = 0; i < n; i++) s->step[i] += s->bend[i];
+    return FB_DONE;
+}
+
+/* Try a step with the present damping: whether it is to be taken, or FB_NO_MEMORY. */
+static int try_step(search *s)
+{
+    fb_descent *d = s->d;
+    int straight = 1, code;
+    s->small = s->is_short = s->promises = 0;
+    if (!first_order(s)) return 0;
+    if (d->bend && s->predicted > STRAIGHT * s->total) {
+        code = bend_step(s, &straight);
+        if (code < 0) return code;
+    }
+    double relative = length(s->n, s->step, d->scales) / fmax(length(s->n, s->x, d->scales), 1e-300);
+    s->is_short = relative <= d->xtol;
+    s->small = s->predicted <= d->ftol * s->total;
+    s->promises = relative > PROMISED && s->predicted > PROMISED * s->total;
+    if (!straight) return 0;
+    move(s, d->params, 1, s->step, s->trial);
+    code = sum_at(s, s->trial, &s->squares);
+    if (code < 0) return code;
+    double total = s->squares + prior_of(s, s->trial);
+    s->gain = isfinite(total) ? s->total - total : -INFINITY;
+    s->small = s->small && fabs(s->gain) <= d->ftol * s->total;
+    return s->predicted > 0 && s->gain > TOO_LITTLE * s->predicted;
+}
+
+static int is_finite(idx n, const real *x)
+{
+    for (idx i = 0; i < n; i++)
+        if (!isfinite(x[i])) return 0;
+    return 1;
+}
+
+/* Go to the trial; returns whether the linear model there is finite, or FB_NO_MEMORY. */
+static int take(search *s)
+{
+    fb_descent *d = s->d;
+    double *state = d->state, rho = s->gain / s->predicted, swing = 2 * rho - 1;
+    int code = linearise(s, s->trial, &s->squares);
+    if (code < 0) return code;
+    if (!is_finite(s->n * (s->n + 1), d->normal)) {
+        /* Back: what was there is computed again. */
+        code = linearise(s, d->params, &state[FB_SQUARES]);
+        return code < 0 ? code : 0;
+    }
+    state[FB_USED] = state[FB_MU];
+    double factor = d->mu_dec > 0 ? d->mu_dec : fmax(1.0 / 3, 1 - swing * swing * swing);
+    state[FB_MU] = fmax(LEAST_MU, state[FB_MU] * factor);
+    state[FB_NIT]++;
+    state[FB_RHO] = rho;
+    state[FB_SQUARES] = s->squares;
+    memcpy(d->params, s->trial, (size_t)s->plan->n_params * sizeof(real));
+    arrive(s, 1);
+    if (state[FB_STATUS] == FB_RUNNING && (s->small || s->is_short))
+        state[FB_STATUS] = s->small ? FB_SMALL : FB_SHORT;
+    return 1;
+}
+
+/* One iteration: whether a step was taken, or FB_NO_MEMORY. */
+static int iterate(search *s)
+{
+    fb_descent *d = s->d;
+    double *state = d->state;
+    int promised = 0;
+    s->nu = 2;
+    while (state[FB_STATUS] == FB_RUNNING) {
+        int code = try_step(s);
+        promised |= s->promises;
+        if (code > 0) code = take(s);
+        if (code) return code;
+        state[FB_MU] *= d->mu_inc > 0 ? d->mu_inc : s->nu;
+        s->nu *= 2;
+        if (state[FB_MU] > d->mu_max) state[FB_STATUS] = FB_STUCK;
+        if (s->small || s->is_short)
+            state[FB_STATUS] = promised ? FB_STUCK : s->small ? FB_SMALL : FB_SHORT;
+    }
+    return 0;
+}
+
+static idx size_of_search(const fb_plan *plan)
+{
+    idx n = plan->n_free;
+    return n * n + n * FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params);
+}
+
+static void lay_out_search(search *s, real *place)
+{
+    idx n = s->n, padded = round_up(n);
+    real **vectors[] = {&s->x, &s->gradient, &s->damping, &s->step, &s->bend};
+    s->moved = place, place += round_up(s->plan->n_params);
+    s->trial = place, place += round_up(s->plan->n_params);
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) *vectors[i] = place, place += padded;
+    s->negative = place, place += n * FACTOR_ROWS;
+    s->U = place;
+}
+
+static int descend(fb_plan *plan, const fb_problem *problem, fb_descent *d)
+{
+    search s = {.plan = plan, .problem = problem, .d = d, .n = plan->n_free};
+    buffers B;
+    if (!take_buffers(&B, plan, (needs){0, 0, 0, size_of_search(plan)})) return FB_NO_MEMORY;
+    s.pack = B.pack;
+    lay_out_search(&s, B.extra);
+    int code = 0, fresh = d->state[FB_NJEV] == 0;
+    if (fresh) code = linearise(&s, d->params, &d->state[FB_SQUARES]);
+    idx taken = 0;
+    if (code >= 0) arrive(&s, fresh);
+    while (code >= 0 && taken < d->steps && d->state[FB_STATUS] == FB_RUNNING) {
+        code = iterate(&s);
+        if (code <= 0) break;
+        double *record = d->records + 4 * taken++;
+        record[0] = s.total / 2, record[1] = d->state[FB_USED], record[2] = d->state[FB_RHO];
+        record[3] = s.steepest;
+        if (s.total <= d->goal) break;
+    }
+    give_buffers(&B, plan);
+    return code < 0 ? code : (int)taken;
+}

@@ -1,0 +1,187 @@
+"""What a fit of a network leaves behind, from which the uncertainty of its result is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ._arrays import FLOAT64, as_array
+from ._objective import Objective
+from ._scaling import Scaler, inverse
+from ._uncertainty import N_LISTED, Parameters, Uncertainty, listed, of_normal_equations
+from .network import Network
+
+# A row of these methods' bounds is all lower or all upper ones; others take a pair per parameter.
+BOUNDS_BY_SIDE = ("trf", "dogbox", "lm")
+# Relative to a bound of 1 or more: interior methods stop shortly before it, float32 rounds it.
+AT_BOUND = 1e-7
+# Jacobians of predictions are formed in blocks of rows of about so many bytes.
+BLOCK_BYTES = 2**24
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A fit without its result.
+
+    Attributes
+    ----------
+    objective : Objective
+        Over the training rows as they were given.
+    start : numpy.ndarray (n_params,)
+        Where it began, for data as they were given.
+    x_scaler, y_scaler : Scaler or None
+        Of the columns inside, about which penalties are.
+    method : str
+    options : dict
+        Those of the method; bounds are among them.
+    """
+
+    objective: Objective
+    start: np.ndarray
+    x_scaler: Scaler | None
+    y_scaler: Scaler | None
+    method: str
+    options: dict[str, Any]
+
+    def uncertainty(self, params: np.ndarray) -> Uncertainty:
+        """Of the result `params` (n_params,), for data as they were given.
+
+        Raises
+        ------
+        ValueError
+            If it was not a sum of squares that was minimised.
+        """
+        if self.obstacle:
+            raise ValueError(
+                f"the fit had {self.obstacle}, and covariance, standard errors and intervals are "
+                f"those of plain least squares; fit with loss 'mse', 'half_mse' or 'sse', with l2 "
+                f"and bounds if need be"
+            )
+        objective, inside = self._scaled(params)
+        net = objective.net
+        JTJ, gradient, sse = objective.normal_equations(inside)
+        movable = ~self.at_bound(params)[net.free]
+        free = net.free[movable]
+        prior = self._prior(net)[free]
+        found = of_normal_equations(
+            JTJ[np.ix_(movable, movable)],
+            gradient[movable] + prior * inside[free],
+            prior,
+            sse,
+            self.n_residuals,
+            Parameters(
+                params,
+                self.start,
+                free,
+                lambda places: _named(net, places),
+                "l2, fewer units or more rows would help",
+                self._unscaled,
+            ),
+        )
+        scale = np.ones(net.n_out) if self.y_scaler is None else np.abs(self.y_scaler.scale)
+        return replace(found, output_scale=scale)
+
+    @property
+    def obstacle(self) -> str:
+        """What of the fit is not least squares, in words; empty if nothing is."""
+        obj, options = self.objective, self.options
+        if not obj.loss.least_squares:
+            return f"loss {obj.loss.name!r}"
+        if obj._stored.l1 or obj._stored.group:
+            return "a penalty l1 or group"
+        if options.get("robust") not in (None, "linear"):
+            return f"robust={options['robust']!r}"
+        return "constraints" if np.size(options.get("constraints", ())) else ""
+
+    @property
+    def n_residuals(self) -> int:
+        """Rows of positive weight, times outputs."""
+        X, weights = self.objective._stored.X, self.objective._stored.weights
+        n = len(X) if weights is None else int(np.count_nonzero(weights))
+        return n * self.objective.net.n_out
+
+    @property
+    def work(self) -> float:
+        """About how many multiplications `uncertainty` takes."""
+        p = float(self.objective.net.n_free)
+        return self.n_residuals * p**2 + 10 * p**3
+
+    def at_bound(self, params: np.ndarray) -> np.ndarray:
+        """Which parameters (n_params,) are at one of their bounds."""
+        bounds = self.options.get("bounds")
+        if bounds is None:
+            return np.zeros(len(params), bool)
+        lower, upper = (
+            np.isfinite(limit) & (np.abs(params - limit) <= AT_BOUND * np.maximum(1, np.abs(limit)))
+            for limit in _limits(bounds, self.method)
+        )
+        return lower | upper
+
+    def _prior(self, net: Network) -> np.ndarray:
+        """The diagonal of Λ (n_params,): the penalty in units of the sum of squares."""
+        p, prior = self.objective._stored, np.zeros(net.n_params)
+        for W, _ in net.unpack(prior):
+            W[:] = p.l2 / (2 * p.scale)
+        return prior
+
+    # Columns as they were scaled, in float64.
+
+    def _scaled(self, params: np.ndarray) -> tuple[Objective, np.ndarray]:
+        """The objective inside, and its parameters (n_params,)."""
+        obj, p = self.objective, self.objective._stored
+        net, x, y = obj.net.astype(FLOAT64), self.x_scaler, self.y_scaler
+        if x is None or y is None:
+            return obj.astype(FLOAT64), params.astype(np.float64)
+        scaled = Objective(
+            net, x.transform(p.X), y.transform(p.targets), obj.loss, p.weights, p.l2, 0.0, 0.0,
+            obj.threads, obj.backend,
+        )  # fmt: skip
+        return scaled, net.fold_scaling(params, inverse(x), inverse(y))
+
+    def _unscaled(self, changes: np.ndarray) -> np.ndarray:
+        """Changes (n_params, k) of the parameters inside as those of the result."""
+        if self.x_scaler is None or self.y_scaler is None:
+            return changes
+        net, y_scale = self.objective.net.astype(FLOAT64), (0.0, self.y_scaler.scale)
+        columns = [net.fold_scaling(change, self.x_scaler, y_scale) for change in changes.T]
+        return np.array(columns).reshape(-1, len(changes)).T
+
+
+def prediction_deviations(
+    uncertainty: Uncertainty, net: Network, params: np.ndarray, X: Any
+) -> np.ndarray:
+    """Standard deviations (n, n_out) of the outputs for X (n, n_in): those of J times the error."""
+    net, X = net.astype(FLOAT64), as_array("X", X)
+    result = np.empty((len(X), net.n_out))
+    size = max(1, BLOCK_BYTES // (8 * net.n_out * net.n_params))
+    for start in range(0, len(X), size):
+        J = net.jacobian(params, X[start : start + size])
+        result[start : start + size] = uncertainty.deviations(J).reshape(-1, net.n_out)
+    return result
+
+
+def _limits(bounds: Any, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bounds out of the forms that SciPy takes."""
+    if hasattr(bounds, "lb"):
+        lower, upper = bounds.lb, bounds.ub
+    elif method in BOUNDS_BY_SIDE:
+        lower, upper = bounds
+    else:
+        lower, upper = zip(*bounds, strict=True)
+    return np.array(lower, float), np.array(upper, float)  # None becomes NaN, near to nothing
+
+
+def _named(net: Network, places: np.ndarray) -> str:
+    """Parameters of a network as "W[0, 2], b[2] of layer 1"."""
+    layers = net.plan.layers.tolist()
+    names: dict[int, list[str]] = {}
+    for place in places[:N_LISTED].tolist():
+        k = max(k for k, (_, _, _, w, *_) in enumerate(layers) if w <= place)
+        _, n_out, _, w, b, *_ = layers[k]
+        row, column = divmod(place - w, n_out)
+        name = f"b[{place - b}]" if 0 <= b <= place else f"W[{row}, {column}]"
+        names.setdefault(k, []).append(name)
+    texts = [f"{', '.join(group)} of layer {k}" for k, group in names.items()]
+    return listed(texts, len(texts) + max(0, len(places) - N_LISTED))

@@ -1,0 +1,403 @@
+"""Levenberg and Marquardt's method for residual functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._arrays import FLOAT64, number, real_array, require_finite, whole_number
+from .._errors import ShapeError
+from .._objective import Objective, robust_loss
+from ..backends.contract import Robust
+from ..backends.linear_models import Tall, Wide
+from ..backends.marquardt import DECREASE, GRADIENT, RUNNING, STEP, STUCK, Linear, Rules, Search
+from ..backends.reference import rho
+from ._free import FreeCoordinates
+from ._function import listener, starting_point
+from ._rows import Rows
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
+
+CALLBACK, GOAL = -2, 4  # beside those of a search
+
+MESSAGES = {
+    CALLBACK: "`callback` stopped the minimisation.",
+    STUCK: "No step decreases the sum of squares, although the Jacobian promises one: the Jacobian "
+    "is wrong (see fastbp.check_grad), or the residuals have a kink or a steep wall here.",
+    RUNNING: "The maximum number of iterations (maxiter) has been reached.",
+    GRADIENT: "Converged: the gradient is zero within gtol or min_grad.",
+    DECREASE: "Converged: the sum of squares can fall by no more than ftol of it.",
+    STEP: "Converged: the next step is no longer than xtol of the parameters.",
+    GOAL: "The goal has been reached.",
+}
+RECORDED = ("cost", "mu", "rho", "gradient")  # of each step
+
+_EPS = float(np.finfo(float).eps)
+
+# The numbers of a search, and what they may be.
+_RANGES = {"> 0": (0, inf), ">= 0": (0, inf), "between 0 and 1": (0, 1), "> 1": (1, inf)}
+_EXPECTED = {
+    "mu": "> 0",
+    "mu_dec": "between 0 and 1",
+    "mu_inc": "> 1",
+    "mu_max": "> 0",
+    "ftol": ">= 0",
+    "xtol": ">= 0",
+    "gtol": ">= 0",
+    "min_grad": ">= 0",
+}
+
+
+def levenberg_marquardt(
+    fun: Callable[..., Any] | Objective,
+    x0: Any,
+    jac: Any = None,
+    *,
+    args: Any = (),
+    bounds: Any = None,
+    loss: str = "linear",
+    f_scale: float = 1.0,
+    maxiter: int = 5000,
+    ftol: float = 1e-14,
+    xtol: float = 1e-12,
+    gtol: float = 1e-12,
+    goal: float = 0.0,
+    min_grad: float = 0.0,
+    mu: float = 1e-3,
+    mu_dec: float | None = None,
+    mu_inc: float | None = None,
+    mu_max: float = 1e16,
+    uniform: bool = False,
+    bend: bool = True,
+    callback: Callable[..., Any] | None = None,
+) -> OptimizeResult:
+    """Minimise a sum of squares by Levenberg and Marquardt's method.
+
+    A step v solves (JᵀJ + μD) v = -Jᵀr [1]_ [2]_, where r are the residuals, J their Jacobian and D
+    the largest diagonal of JᵀJ so far, older ones counting less and less. Half the second derivative
+    of r along v bends the step [3]_. μ follows what the step gains, relative to what r to first
+    order promises [4]_.
+
+    Parameters
+    ----------
+    fun : callable or Objective
+        ``fun(x, *args) -> r`` (m,), the residuals: not their squares, nor the sum. An `Objective`
+        with a least-squares loss brings its own Jacobian; it is computed in float64, and its masked
+        and frozen parameters stay as they are.
+    x0 : array_like (n,)
+        Where to start; it is not modified.
+    jac : callable or {"2-point", "3-point"}, optional
+        ``jac(x, *args)``, the derivative (m, n) of r; by default "3-point", central differences.
+        Forward differences ("2-point") need half the evaluations and are less accurate.
+    args : tuple, optional
+        Further arguments of `fun` and `jac`.
+    bounds : pair of array_like (n,), or scipy.optimize.Bounds, optional
+        Between which x stays, (lower, upper); numbers are for all entries.
+    loss : {"linear", "huber", "soft_l1", "cauchy"}, default "linear"
+        How residuals count that are larger than `f_scale`, as in `scipy.optimize.least_squares`;
+        by reweighting.
+    f_scale : float, default 1.0
+        Where outliers begin, in the units of the residuals.
+    maxiter : int, default 5000
+        The most steps.
+    ftol, xtol, gtol : float
+        Converged: where a step changes, and was to change, no more than this share of the sum of
+        squares; where it is no longer than this share of x, both measured by D; where all cosines
+        between r and columns of J are at most this. They have no units.
+    goal : float, default 0.0
+        Stop where the cost, half the sum of squares, is not above this.
+    min_grad : float, default 0.0
+        Stop where no entry of the gradient Jᵀr is larger.
+    mu, mu_max : float
+        The first μ, and the one beyond which the search is stuck.
+    mu_dec, mu_inc : float, optional
+        The factors of μ after a step and after a failure, such as 0.1 and 10. By default they depend
+        on the gain, and grow with the failures.
+    uniform : bool, default False
+        Let D be the mean of its entries instead: for variables of the same kind and size.
+    bend : bool, default True
+        Whether steps are bent.
+    callback : callable, optional
+        ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun``, the cost, if
+        its argument has that name, called after each step. It stops the search by returning True
+        or raising StopIteration.
+
+    Returns
+    -------
+    scipy.optimize.OptimizeResult
+        As of `scipy.optimize.least_squares`: ``x``, ``cost`` (half the sum of squares, after
+        `loss`), ``fun`` (the residuals there), ``jac``, ``grad`` (of the cost), ``optimality`` (its
+        largest entry), ``active_mask``, ``nfev``, ``njev``, ``success``, and ``status``: 1, 2, 3
+        (gtol or min_grad, ftol, xtol), 4 (goal), 0 (maxiter), -1 (no step helps, or mu_max) or -2
+        (callback), in words in ``message``. ``nit`` counts steps; ``history`` has an array each for
+        "cost", "mu", "rho" (the gain relative to what was predicted) and "gradient" (largest entry)
+        at the start and after each step.
+
+    Raises
+    ------
+    ShapeError
+        If x0 is no vector, r is a number or of changing length, or J or `bounds` are of a wrong
+        shape.
+    NonFiniteError
+        If x0, or r or J there, is not finite.
+    TypeError, ValueError
+        For what is not real, bounds that cross, numbers out of range and unknown names.
+
+    References
+    ----------
+    .. [1] K. Levenberg, "A method for the solution of certain non-linear problems in least
+       squares", Quarterly of Applied Mathematics 2, 1944.
+    .. [2] D. W. Marquardt, "An algorithm for least-squares estimation of nonlinear parameters",
+       Journal of the Society for Industrial and Applied Mathematics 11, 1963.
+    .. [3] M. K. Transtrum, J. P. Sethna, "Improvements to the Levenberg-Marquardt algorithm for
+       nonlinear least-squares minimization", arXiv:1201.5885, 2012.
+    .. [4] H. B. Nielsen, "Damping parameter in Marquardt's method", report IMM-REP-1999-05,
+       Technical University of Denmark, 1999.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> t = np.arange(5.0)
+    >>> y = 3 * np.exp(-0.5 * t)
+    >>> result = fb.optimize.levenberg_marquardt(lambda x: x[0] * np.exp(x[1] * t) - y, [1.0, 0.0])
+    >>> result.success, result.x.round(6).tolist()
+    (True, [3.0, -0.5])
+    """
+    rules = checked_rules(
+        mu=mu, mu_dec=mu_dec, mu_inc=mu_inc, mu_max=mu_max, uniform=uniform, bend=bend, ftol=ftol,
+        xtol=xtol, gtol=gtol, min_grad=min_grad,
+    )  # fmt: skip
+    maxiter, goal = whole_number("maxiter", maxiter), number("goal", goal)
+    robust = robust_loss(loss, f_scale)
+    if isinstance(fun, Objective):
+        if jac is not None:
+            raise TypeError("jac was given with an objective, which brings its own; leave it out")
+        inside = FreeCoordinates(fun, x0)
+        limits = checked_bounds(inside.restricted({"bounds": bounds})["bounds"], inside.x0)
+        rows = Rows(inside, loss, f_scale)
+        search = Search(rows, inside.x0, rules, rows.prior, limits)
+        run = _run(search, maxiter, goal, listener(inside.callback(callback)))
+        r, J = inside.residuals(search.x), inside.jacobian(search.x)
+        return inside.finished(_result(search, *run, r, J))
+    x = starting_point(x0)
+    limits = checked_bounds(bounds, x)
+    system = Residuals(fun, jac, args, robust, limits)
+    system.start(x)
+    search = Search(system, x, rules, None, limits)
+    require_finite("the Jacobian at x0", search.linear.raw[1])
+    run = _run(search, maxiter, goal, listener(callback))
+    return _result(search, *run, *search.linear.raw)
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """What a callback is told of."""
+
+    x: np.ndarray
+    f: float
+
+
+def _run(
+    search: Search, maxiter: int, goal: float, tell: Callable[[Any], bool]
+) -> tuple[int, dict[str, np.ndarray]]:
+    """Steps until the search ends, or is ended; its status and history."""
+    status = GOAL if search.total / 2 <= goal and search.status == RUNNING else RUNNING
+    records = [search.record]
+    while search.status == RUNNING and status == RUNNING and search.nit < maxiter:
+        before = search.nit
+        search.step()
+        if search.nit > before:
+            records.append(search.record)
+            if search.total / 2 <= goal:
+                status = GOAL
+            elif tell(_Reached(search.x, search.total / 2)):
+                status = CALLBACK
+    columns = np.array(records).T
+    return status or search.status, dict(zip(RECORDED, columns, strict=True))
+
+
+def _result(
+    search: Search, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
+) -> OptimizeResult:
+    from scipy.optimize import OptimizeResult
+
+    held = np.zeros(len(search.x), int)
+    if search.held is not None and search.bounds is not None:
+        at_lower = search.x <= search.bounds[0]
+        held = np.where(search.held, np.where(at_lower, -1, 1), 0)
+    return OptimizeResult(
+        x=search.x,
+        cost=search.total / 2,
+        fun=r,
+        jac=J,
+        grad=search.gradient,
+        optimality=float(np.abs(search.gradient).max()),
+        active_mask=held,
+        nit=search.nit,
+        nfev=search.nfev,
+        njev=search.njev,
+        status=status,
+        success=status > 0,
+        message=MESSAGES[status],
+        history=history,
+    )
+
+
+# The caller's function.
+
+
+class Residuals:
+    """The sum of squares of the caller's residuals, checked; a `marquardt.System`."""
+
+    def __init__(
+        self,
+        fun: Any,
+        jac: Any,
+        args: Any,
+        robust: Robust,
+        bounds: tuple[np.ndarray, np.ndarray] | None,
+    ):
+        if not callable(fun):
+            raise TypeError(f"fun is {fun!r}, expected a function or a network's objective")
+        if jac is None:
+            jac = "3-point"
+        if not callable(jac) and jac not in ("2-point", "3-point"):
+            raise ValueError(f"jac is {jac!r}, expected a function, '2-point' or '3-point'")
+        self.fun, self.jac, self.robust, self.bounds = fun, jac, robust, bounds
+        self.args = args if isinstance(args, tuple) else (args,)
+        self.m: int | None = None
+        self.last: tuple[np.ndarray, np.ndarray] | None = None
+
+    def start(self, x: np.ndarray) -> None:
+        """Raise for what cannot be started from."""
+        r = self.residuals(x)
+        self.m = len(r)
+        require_finite("the residuals at x0", r)
+        self.last = (x, r)
+
+    def total(self, x: np.ndarray) -> float:
+        """The sum of squares, as they count."""
+        r = self.residuals(x)
+        self.last = (x, r)
+        return float(rho(r, self.robust)[0].sum())
+
+    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
+        """The same with its linear model, which keeps residuals and Jacobian in `raw`."""
+        known = self.last is not None and self.last[0] is x
+        r = self.last[1] if known else self.residuals(x)
+        J = self._jacobian(x, r)
+        squares, slope = rho(r, self.robust)
+        root = np.sqrt(slope)
+        model = Tall if J.shape[0] >= J.shape[1] else Wide
+        linear = model(root[:, None] * J, root * r, lambda step: root * self.residuals(x + step))
+        linear.raw = (r, J)
+        return float(squares.sum()), linear
+
+    def residuals(self, x: np.ndarray) -> np.ndarray:
+        """r at x (m,), a new array."""
+        r = real_array("what fun returned", self.fun(x.copy(), *self.args), FLOAT64)
+        if r.ndim != 1 or len(r) == 0:
+            what = "a number" if r.ndim == 0 else f"an array of shape {r.shape}"
+            raise ShapeError(
+                f"fun returned {what}, expected the vector (m,) of residuals: neither their "
+                f"squares nor the sum, which the method takes itself"
+            )
+        if self.m is not None and len(r) != self.m:
+            raise ShapeError(f"fun returned {len(r)} residuals, expected {self.m} as at x0")
+        return r.copy()
+
+    def _jacobian(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
+        """J at x (m, n), a new array."""
+        if not callable(self.jac):
+            return self._differences(x, r)
+        J = real_array("what jac returned", self.jac(x.copy(), *self.args), FLOAT64)
+        m, n = len(r), len(x)
+        if J.shape != (m, n):
+            hint = ": it is transposed, return J.T" if J.shape == (n, m) else ""
+            raise ShapeError(
+                f"jac returned shape {J.shape}, expected ({m}, {n}), a row per residual and a "
+                f"column per entry of x{hint}"
+            )
+        return J.copy()
+
+    def _differences(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
+        """J by differences over steps that balance truncation and rounding, within the bounds."""
+        central = self.jac == "3-point"
+        lower, upper = self.bounds or (np.full_like(x, -np.inf), np.full_like(x, np.inf))
+        J = np.empty((len(r), len(x)))
+        for j in range(len(x)):
+            h = _EPS ** (1 / 3 if central else 1 / 2) * (abs(x[j]) or 1.0)
+            before, after = x.copy(), x.copy()
+            after[j] = min(x[j] + h, upper[j])
+            if central or after[j] == x[j]:
+                before[j] = max(x[j] - h, lower[j])
+            r_after = self.residuals(after) if after[j] != x[j] else r
+            r_before = self.residuals(before) if before[j] != x[j] else r
+            J[:, j] = (r_after - r_before) / (after[j] - before[j])
+        return J
+
+
+# Arguments.
+
+
+def checked_rules(**given: Any) -> Rules:
+    """The rules with their numbers checked.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For what is no number, or out of range.
+    """
+    for name, expected in _EXPECTED.items():
+        if given.get(name) is None:
+            continue
+        given[name] = value = number(name, given[name], f"a number {expected}")
+        low, high = _RANGES[expected]
+        if not (low < value < high or value == low == 0.0 and expected.startswith(">=")):
+            raise ValueError(f"{name} is {value}, expected a number {expected}")
+    return Rules(**given)
+
+
+def checked_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """(lower, upper), each (n,), between which x lies; None if there are none.
+
+    Raises
+    ------
+    ShapeError, ValueError
+        For other shapes, and bounds that cross or that x is outside of.
+    """
+    if bounds is None:
+        return None
+    if hasattr(bounds, "lb"):
+        bounds = (bounds.lb, bounds.ub)
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise ShapeError(
+            f"bounds is {bounds!r}, expected a pair (lower, upper) of numbers or vectors "
+            f"({len(x)},), or scipy.optimize.Bounds"
+        )
+    pair = []
+    for name, value in zip(("lower", "upper"), bounds, strict=True):
+        value = real_array(f"the {name} bound", value, FLOAT64)
+        if value.shape not in ((), x.shape):
+            raise ShapeError(
+                f"the {name} bound has shape {value.shape}, expected a number or {x.shape}, an "
+                f"entry per entry of x0"
+            )
+        pair.append(np.broadcast_to(value, x.shape))
+    lower, upper = pair
+    for wrong, words in (
+        (~(lower < upper), "is not below the upper one"),
+        (~((lower <= x) & (x <= upper)), "and the upper one do not enclose x0"),
+    ):
+        if wrong.any():
+            j = int(np.flatnonzero(wrong)[0])
+            raise ValueError(
+                f"the lower bound of entry {j} {words}: {lower[j]} and {upper[j]}, x0 is {x[j]}; "
+                f"expected lower < upper and lower <= x0 <= upper"
+            )
+    return lower, upper

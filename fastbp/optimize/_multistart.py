@@ -1,0 +1,296 @@
+"""`multistart` for functions: the same method from many points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._arrays import FLOAT64, real_array, require_finite, whole_number
+from .._errors import ShapeError, unknown_name
+from .._objective import Objective
+from ..training import progress as progress_bar
+from ._function import STOPPED
+from ._minima import Ending, MultistartResult, collected, tolerance
+from ._scipy import LEAST_SQUARES, METHODS, least_squares, minimize
+from ._starts import Halt, one_at_a_time, run, seed_of, spawned
+from ._symmetry import canonical
+
+if TYPE_CHECKING:
+    from scipy.optimize import Bounds, OptimizeResult
+
+OWN = "levenberg_marquardt"
+SQUARES = (OWN, *LEAST_SQUARES)
+# How many starts are drawn unless the caller says.
+N_STARTS = 32
+
+
+def multistart(
+    fun: Callable[..., Any] | Objective,
+    starts: Any,
+    method: str = OWN,
+    *,
+    n_starts: int | None = None,
+    jac: Any = None,
+    seed: int | None = None,
+    threads: int = 1,
+    max_time: float | None = None,
+    progress: bool | str = "auto",
+    rtol: float = 1e-3,
+    atol: float = 1e-8,
+    **options: Any,
+) -> MultistartResult:
+    """Minimise a function from many starts, and tell the minima apart.
+
+    Parameters
+    ----------
+    fun : callable or Objective
+        For least-squares methods ``fun(x, *args) -> r`` (m,), else ``fun(x, *args) -> (f, g)``, a
+        number and the gradient (n,), or f alone with `jac`; or a network's objective.
+    starts : array_like (n_starts, n), callable or scipy.optimize.Bounds
+        The points to start from, a row each; or ``starts(rng) -> x0`` (n,), which draws one with a
+        `numpy.random.Generator`; or the bounds of a box, in which they are drawn as a Latin
+        hypercube [1]_: each of n_starts equal slices along each axis has one.
+    method : str
+        "levenberg_marquardt"; a least-squares method of SciPy, "trf", "dogbox" or "lm"; or one that
+        `minimize` knows, such as "L-BFGS-B" or "fmincg".
+    n_starts : int, optional
+        How many are drawn, 32 by default; not with points given.
+    jac : callable, optional
+        The derivative: of residuals ``jac(x, *args)`` (m, n), or what else the method takes as
+        such; of a function that returns f alone its gradient.
+    seed : int, optional
+        Draws the starts; by default a new one, kept in the result. Not with points given.
+    threads : int, default 1
+        How many starts run at once. The results do not depend on it. Python runs one thread at a
+        time: functions of Python's own gain nothing, those that compute in NumPy's or a network's
+        larger calls do.
+    max_time : float, optional
+        Seconds for all starts together. Those that run then end at the best point they met, those
+        that have not begun are left out; starts of an `Objective` run to their end.
+    progress : {"auto", True, False}
+        A bar that counts the starts, as that of `fastbp.fit`.
+    rtol, atol : float
+        Objectives f <= g belong to one cluster if g - f <= rtol·|f| + atol, f being its lowest.
+        Points there are the same if no entry differs by more than sqrt(rtol) of its size.
+    **options
+        What the method takes: ``args``, ``bounds``, ``maxiter``, ...
+
+    Returns
+    -------
+    MultistartResult
+        Also after Ctrl-C, with what had been reached.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError
+        For starts of another shape, numbers out of range, or unknown names.
+    NonFiniteError
+        If a start is not finite.
+    Exception
+        What the first start raised, if none came to a result.
+
+    Notes
+    -----
+    A start that raises an exception does not end the others. A cluster runs away if its starts did
+    not come to one point, and their entries have become over 1000 times as large as any start's, or
+    10 times and the larger the lower the objective is.
+
+    References
+    ----------
+    .. [1] M. D. McKay, R. J. Beckman, W. J. Conover, "A comparison of three methods for selecting
+       values of input variables in the analysis of output from a computer code", Technometrics
+       21(2), 1979.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp as fb
+    >>> def two_wells(x):
+    ...     return float((x[0] ** 2 - 1) ** 2 + 0.2 * x[0]), 4 * x * (x**2 - 1) + 0.2
+    >>> found = fb.optimize.multistart(two_wells, [[-2.0], [0.5], [2.0]], "L-BFGS-B")
+    >>> found.x.round(3).ravel()
+    array([-1.024,  0.974,  0.974])
+    >>> [len(cluster.members) for cluster in found.clusters]
+    [1, 2]
+    """
+    solve = _solver(method, fun, jac, options)
+    clustering = {"rtol": tolerance("rtol", rtol), "atol": tolerance("atol", atol)}
+    points, seed, seeds = _points(starts, n_starts, seed)
+    halt = Halt(max_time)
+    outcomes, status = run(
+        lambda k: solve(points[k].copy(), halt),
+        len(points),
+        whole_number("threads", threads),
+        halt,
+        progress_bar.bar(progress, len(points)),
+        value,
+    )
+    net = fun.net if isinstance(fun, Objective) else None
+    return collected(
+        outcomes,
+        _ending,
+        points,
+        seeds,
+        np.asarray if net is None else partial(canonical, net),
+        **clustering,
+        **status,
+        seed=seed,
+        method=method,
+    )
+
+
+# Where to start.
+
+
+def _points(
+    starts: Any, n_starts: Any, seed: Any
+) -> tuple[np.ndarray, int | None, np.ndarray | None]:
+    """The starts (n_starts, n), the seed, and the seed of each if they were drawn one by one."""
+    from scipy.optimize import Bounds
+
+    if not (callable(starts) or isinstance(starts, Bounds)):
+        for name, given in (("n_starts", n_starts), ("seed", seed)):
+            if given is not None:
+                raise ValueError(
+                    f"{name} is {given!r}, but starts are points, not a function or bounds to draw "
+                    f"them from; leave {name} out"
+                )
+        return _checked(real_array("starts", starts, FLOAT64)), None, None
+    n = whole_number("n_starts", N_STARTS if n_starts is None else n_starts)
+    seed = seed_of(seed)
+    if isinstance(starts, Bounds):
+        return _latin_hypercube(starts, n, np.random.default_rng(seed)), seed, None
+    seeds = spawned(seed, n)
+    drawn = [np.ravel(starts(np.random.default_rng(child))) for child in seeds]
+    return _checked(real_array("starts", drawn, FLOAT64)), seed, seeds
+
+
+def _checked(points: np.ndarray) -> np.ndarray:
+    if points.ndim != 2 or points.size == 0:
+        hint = "; one start is starts.reshape(1, -1)" if points.ndim == 1 and points.size else ""
+        raise ShapeError(
+            f"starts has shape {points.shape}, expected (n_starts, n): a row per start{hint}"
+        )
+    require_finite("starts", points)
+    return points
+
+
+def _latin_hypercube(box: Bounds, n: int, rng: np.random.Generator) -> np.ndarray:
+    """n points in a box: along each axis one in each of n equal slices, in random order."""
+    lower, upper = np.broadcast_arrays(*map(np.atleast_1d, (box.lb, box.ub)))
+    if lower.ndim != 1 or not (np.isfinite(lower) & np.isfinite(upper) & (lower <= upper)).all():
+        raise ValueError(
+            f"starts is {box}, expected finite bounds with lower <= upper, an entry for each "
+            f"parameter; infinite ones leave nothing to draw from"
+        )
+    slices = rng.permuted(np.tile(np.arange(n), (len(lower), 1)), axis=1).T
+    return lower + (upper - lower) * (slices + rng.random(slices.shape)) / n
+
+
+# One start.
+
+
+def _solver(
+    method: Any, fun: Any, jac: Any, options: dict[str, Any]
+) -> Callable[[np.ndarray, Halt], OptimizeResult]:
+    """A function that runs the method from x0 (n,)."""
+    squares, known = method in SQUARES, (*SQUARES, *METHODS)
+    if method not in known:
+        raise ValueError(unknown_name("method", method, known))
+    if not callable(fun) and not isinstance(fun, Objective):
+        raise TypeError(f"fun is {fun!r}, expected a function or a network's objective")
+    if options.get("callback") is not None:
+        options = options | {"callback": one_at_a_time(options["callback"])}
+
+    def solve(x0: np.ndarray, halt: Halt) -> OptimizeResult:
+        watched = fun if isinstance(fun, Objective) else _Watched(fun, squares, x0, halt)
+        try:
+            return _lean(_solved(method, watched, x0, jac, options), squares)
+        except KeyboardInterrupt as error:
+            if isinstance(watched, Objective):
+                raise
+            if not isinstance(error, _Halted):
+                halt.interrupted.set()
+            return watched.reached()
+
+    return solve
+
+
+def _solved(method: str, fun: Any, x0: np.ndarray, jac: Any, options: dict[str, Any]) -> Any:
+    if method in SQUARES:
+        if jac is not None:
+            options = options | {"jac": jac}
+        if method == OWN:
+            from ._levenberg_marquardt import levenberg_marquardt
+
+            return levenberg_marquardt(fun, x0, **options)
+        return least_squares(fun, x0, method, **options)
+    if jac is None:
+        return minimize(fun, x0, method, **options)
+    return minimize(lambda x, *args: (fun(x, *args), jac(x, *args)), x0, method, **options)
+
+
+class _Halted(KeyboardInterrupt):
+    """Ends a method from inside the function; not an Exception, which a method may deal with."""
+
+
+class _Watched:
+    """The caller's function, which notes the best point and ends the run when all is to end."""
+
+    def __init__(self, fun: Callable[..., Any], squares: bool, x0: np.ndarray, halt: Halt):
+        self._fun, self._squares, self._halt = fun, squares, halt
+        self._x, self._lowest, self._calls = x0.copy(), np.inf, 0
+
+    def __call__(self, x: np.ndarray, *args: Any, **named: Any) -> Any:
+        if self._calls and self._halt.reason:
+            raise _Halted
+        self._calls += 1
+        x = x.copy()
+        found = self._fun(x, *args, **named)
+        fun = self._objective(found)
+        if fun < self._lowest:
+            self._x, self._lowest = x.copy(), fun
+        return found
+
+    def _objective(self, found: Any) -> float:
+        """NaN for what the method will refuse."""
+        try:
+            if self._squares:
+                return float(np.square(found).sum()) / 2
+            return float(found[0] if isinstance(found, tuple) else found)
+        except (TypeError, ValueError):
+            return np.nan
+
+    def reached(self) -> OptimizeResult:
+        """The best point as a method would return it."""
+        from scipy.optimize import OptimizeResult
+
+        found = OptimizeResult(
+            x=self._x,
+            success=False,
+            status=STOPPED,
+            message=self._halt.reason,
+            nfev=self._calls,
+        )
+        found["cost" if self._squares else "fun"] = self._lowest
+        return found
+
+
+def _lean(found: OptimizeResult, squares: bool) -> OptimizeResult:
+    """The result without matrices and what has an entry for each residual: there may be many."""
+    per_residual = {"fun", "jac"} if squares else set()
+    for key in [*found]:
+        if key in per_residual or key == "hess_inv" or np.ndim(found[key]) == 2:
+            del found[key]
+    return found
+
+
+def value(found: OptimizeResult) -> float:
+    """The objective of a result."""
+    return float(found["cost"] if "cost" in found else found["fun"])
+
+
+def _ending(found: OptimizeResult) -> Ending:
+    return Ending(value(found), found.x, str(found.message))
