@@ -42,8 +42,8 @@ def main():
         result["fits"].append(res)
     box = Bounds((0.01, -2, -0.5), (0.2, 2, 0.5))
     for i in (0, 1):
-        many = fb.optimize.multistart(residuals, box, n_starts=40, seed=0, args=(SERIES[i],))
-        print(f"\nseries {i + 1} from 40 starts\n{many.summary()}")
+        many = fb.optimize.multistart(residuals, box, n_starts=20, seed=0, args=(SERIES[i],))
+        print(f"\nseries {i + 1} from 20 starts\n{many.summary()}")
         result["many"].append(many)
     return result
 

@@ -457,6 +457,49 @@ def test_g10_cancelling_integral(example):
     assert inside.sum() >= 42 and (result["upper"] - result["lower"]).max() < 0.01 * np.ptp(y)
 
 
+def test_g11_residuals_not_their_sum(example):
+    result, text = example("g11")
+    k = np.arange(1, 7)
+
+    def curve(a, b_inv, c0):
+        return (c0 - np.arcsinh(c0) * np.exp(2 * np.pi * a * k)) * b_inv / a
+
+    def least(t):
+        """Of the limit β(1 - e^(2πak))/a: for each a the best β, the least over a."""
+        from scipy.optimize import minimize_scalar
+
+        def of(a):
+            g = (1 - np.exp(2 * np.pi * a * k)) / a
+            return ((t - g * (g @ t) / (g @ g)) ** 2).sum()
+
+        return minimize_scalar(of, bounds=(0.01, 0.1), method="bounded", options={"xatol": 1e-10})
+
+    series = load(*EXAMPLES.glob("g11_*")).SERIES
+    assert len(result["fits"]) == len(series) == 5
+    for i, (t, res) in enumerate(zip(series, result["fits"], strict=True)):
+        sse, limit = ((curve(*res.x) - t) ** 2).sum(), least(t)
+        assert 2 * res.cost == pytest.approx(sse, rel=1e-12)
+        assert f"series {i + 1}: sum of squares {sse:.7f}, {res.message}\n" in text
+        a, b_inv, c0 = res.x
+        if i == 0:
+            gradient = complex_step(lambda p, t=t: ((curve(*p) - t) ** 2).sum(), res.x)
+            assert np.abs(gradient).max() < 1e-6 and sse < limit.fun - 1e-4
+            assert [f"{v:.4f}" for v in (a, abs(b_inv), abs(c0))] == ["0.0362", "0.6420", "0.1207"]
+        else:
+            assert sse == pytest.approx(limit.fun, rel=1e-4) and a == pytest.approx(
+                limit.x, rel=1e-3
+            )
+            assert abs(c0) < 0.01 and abs(b_inv) > 10
+            assert res.standard_errors[1] > 1e3 * abs(b_inv)
+    one, away = result["many"]
+    (cluster,) = one.clusters
+    assert len(one.x) == len(away.x) == 20 and not cluster.runaway
+    # The minimum twice, with either sign.
+    np.testing.assert_allclose(np.abs(one.x), np.abs(one.x[:1]).repeat(20, 0), rtol=1e-4)
+    assert {-1.0, 1.0} == set(np.sign(one.x[:, 1])) and (one.x[:, 1] * one.x[:, 2] < 0).all()
+    assert away.clusters[0].runaway and "runs away" in text
+
+
 def test_g12_max_margin(example):
     result, text = example("g12")
     X, held_out = result["X"], result["held out"]
