@@ -36,6 +36,8 @@ class Fitted:
     method : str
     options : dict
         Those of the method; bounds are among them.
+    l2 : float or None
+        The penalty that the method found itself.
     """
 
     objective: Objective
@@ -44,6 +46,7 @@ class Fitted:
     y_scaler: Scaler | None
     method: str
     options: dict[str, Any]
+    l2: float | None = None
 
     def uncertainty(self, params: np.ndarray) -> Uncertainty:
         """Of the result `params` (n_params,), for data as they were given.
@@ -64,7 +67,7 @@ class Fitted:
         JTJ, gradient, sse = objective.normal_equations(inside)
         movable = ~self.at_bound(params)[net.free]
         free = net.free[movable]
-        prior = self._prior(net)[free]
+        prior = objective.prior(self.l2)[free]
         found = of_normal_equations(
             JTJ[np.ix_(movable, movable)],
             gradient[movable] + prior * inside[free],
@@ -118,13 +121,6 @@ class Fitted:
             for limit in _limits(bounds, self.method)
         )
         return lower | upper
-
-    def _prior(self, net: Network) -> np.ndarray:
-        """The diagonal of Λ (n_params,): the penalty in units of the sum of squares."""
-        p, prior = self.objective._stored, np.zeros(net.n_params)
-        for W, _ in net.unpack(prior):
-            W[:] = p.l2 / (2 * p.scale)
-        return prior
 
     # Columns as they were scaled, in float64.
 
