@@ -105,7 +105,11 @@ def test_functions_are_not_evaluated_twice_either(method):
         (a, b) = x
         return factor * np.array([[1200 * a * a - 400 * b + 2, -400 * a], [-400 * a, 200.0]])
 
-    given = {"": {}, "hess": {"hess": hess}, "hessp": {"hessp": lambda x, p, factor: hess(x, factor) @ p}}
+    given = {
+        "": {},
+        "hess": {"hess": hess},
+        "hessp": {"hessp": lambda x, p, factor: hess(x, factor) @ p},
+    }
     options = {"maxfun": 500} if method == "TNC" else {"maxiter": 300}
     start = [1.2, 1.43] if method == "dogleg" else [-1.2, 1.0]
     result = fb.optimize.minimize(
@@ -401,7 +405,7 @@ def test_least_squares_says_where_the_start_is_outside(line):
 
 @pytest.mark.parametrize("method", [*DENSE, "trf", "dogbox"])
 def test_the_memory_needed_is_named_before_it_is_taken(line, monkeypatch, method):
-    monkeypatch.setattr(_scipy, "_memory", lambda: 2.0**7)
+    monkeypatch.setattr(_scipy, "main_memory", lambda: 2.0**7)
     with pytest.raises(MemoryError) as caught:
         fb.fit(LINE, *line, method=method)
     needed = 8 * METHODS[method].matrices * 16 if method in DENSE else 8 * 40 * 4 * 5
@@ -413,14 +417,14 @@ def test_the_memory_needed_is_named_before_it_is_taken(line, monkeypatch, method
 
 @pytest.mark.parametrize("method", ["L-BFGS-B", "CG", "TNC", "Newton-CG", "trust-ncg"])
 def test_methods_without_matrices_take_any_number_of_parameters(line, monkeypatch, method):
-    monkeypatch.setattr(_scipy, "_memory", lambda: 2.0**7)
+    monkeypatch.setattr(_scipy, "main_memory", lambda: 2.0**7)
     assert fb.fit(LINE, *line, method=method, seed=0).success
 
 
 def test_the_machine_s_memory(monkeypatch):
-    assert 2**20 < _scipy._memory() < 2**60
+    assert 2**20 < _scipy.main_memory() < 2**60
     monkeypatch.delattr(os, "sysconf")
-    assert _scipy._memory() == np.inf
+    assert _scipy.main_memory() == np.inf
 
 
 @pytest.mark.parametrize("method", LEAST_SQUARES)

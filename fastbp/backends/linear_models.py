@@ -150,61 +150,7 @@ class Wide:
         A.ravel()[:: len(A) + 1] += 1
         factor, _ = lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)
 
-        def solve(v: np.ndarray) -> np.ndarray:
-            # Rounding of v, divided by d, remains where J is 0: it changes no residual.
-            return v / d - within.T @ lapack.dpotrs(factor, within @ v, lower=True)[0]
-
-        return solve
-
-
-def _triangle(self) -> np.ndarray:
-    return _triangle(self.J)
-
-
-class Wide:
-    """A model of which J (m, n) and r (m,) are known, m < n: only JJᵀ is formed.
-
-    With B = diag(d), (JᵀJ + B)⁻¹ = B⁻¹ - B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹JB⁻¹.
-    """
-
-    def __init__(self, J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]):
-        self.J, self.gradient = J, J.T @ r
-        self.squares = np.einsum("ij,ij->j", J, J)
-        self._residuals = residuals
-
-    def beyond(self, step: np.ndarray) -> np.ndarray:
-        """Jᵀ r(x + step)."""
-        return self.J.T @ self._residuals(step)
-
-    @property
-    def JTJ(self) -> np.ndarray:
-        """JᵀJ, for those that need it whole."""
-        return self.J.T @ self.J
-
-    def product(self, v: np.ndarray) -> np.ndarray:
-        """JᵀJ v."""
-        return self.J.T @ (self.J @ v)
-
-    def damped(self, d: np.ndarray) -> Solver:
-        """The function v -> (JᵀJ + diag(d))⁻¹ v for d > 0."""
-        from scipy.linalg import lapack
-
-        J, within = self.J, self.J / d
-        A = within @ J.T
-        A.ravel()[:: len(A) + 1] += 1
-        factor, _ = lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)
-
-        def once(v: np.ndarray) -> np.ndarray:
-            return v / d - within.T @ lapack.dpotrs(factor, within @ v, lower=True)[0]
-
-        def solve(v: np.ndarray) -> np.ndarray:
-            # What the difference cancels is won back by refinement.
-            x = once(v)
-            for _ in range(2):
-                x = x + once(v - (self.product(x) + d * x))
-            return x
-
-        return solve
+        return lambda v: v / d - within.T @ lapack.dpotrs(factor, within @ v, lower=True)[0]
 
 
 def _triangle(A: np.ndarray) -> np.ndarray:
