@@ -121,8 +121,8 @@ class Wide:
     """A model of which J (m, n) and r (m,) are known, m < n: only JJᵀ is formed.
 
     With B = diag(d), (JᵀJ + B)⁻¹Jᵀ = B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹, and the inverse alone is
-    B⁻¹ - B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹JB⁻¹, which cancels where B is small. Right-hand sides are Jᵀw and little
-    or nothing else: w is found first.
+    B⁻¹ - B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹JB⁻¹, which cancels where B is small. Right-hand sides are Jᵀw and
+    little or nothing else: w is found first.
     """
 
     def __init__(self, J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]):
