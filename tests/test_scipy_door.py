@@ -105,7 +105,11 @@ def test_functions_are_not_evaluated_twice_either(method):
         (a, b) = x
         return factor * np.array([[1200 * a * a - 400 * b + 2, -400 * a], [-400 * a, 200.0]])
 
-    given = {"": {}, "hess": {"hess": hess}, "hessp": {"hessp": lambda x, p, factor: hess(x, factor) @ p}}
+    given = {
+        "": {},
+        "hess": {"hess": hess},
+        "hessp": {"hessp": lambda x, p, factor: hess(x, factor) @ p},
+    }
     options = {"maxfun": 500} if method == "TNC" else {"maxiter": 300}
     start = [1.2, 1.43] if method == "dogleg" else [-1.2, 1.0]
     result = fb.optimize.minimize(
