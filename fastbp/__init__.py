@@ -20,6 +20,7 @@ _EXPORTS = {
     "DivergenceError": "_errors",
     "FitResult": "_result",
     "GradCheck": "checks",
+    "LM": "_lm",
     "MultistartResult": "optimize",
     "Network": "network",
     "NonFiniteError": "_errors",

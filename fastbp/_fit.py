@@ -15,9 +15,11 @@ from . import _full_batch as full_batch, backends
 from ._arrays import all_finite, number, require_finite, whole_number
 from ._errors import DivergenceError, NonFiniteError, unknown_name
 from ._fitted import Fitted
-from ._full_batch import AT_START, METHODS as FULL_BATCH, Limits, counted, no_progress
+from ._full_batch import METHODS as FULL_BATCH
+from ._lm import LM
 from ._objective import Objective
 from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, FitResult
+from ._trace import AT_START, Limits, counted, no_progress
 from .backends import contract
 from .backends.contract import Recipe
 from .losses import Loss, loss as loss_of
@@ -198,7 +200,10 @@ def fit(
     if not isinstance(net, Network):
         raise TypeError(f"net is {type(net).__name__}, expected fastbp.Network; fit(net, X, y)")
     require_free(net)
-    rule = _method(method, options)
+    rule, options = _method(method, options)
+    if rule == "lm":
+        patience = _one_of("patience", patience, "max_fail", options.pop("max_fail", None))
+        max_time = _one_of("max_time", max_time, "time", options.pop("time", None))
     epochs = whole_number("epochs", epochs)
     if on_divergence not in ("raise", "return"):
         raise ValueError(unknown_name("on_divergence", on_divergence, ("raise", "return")))
@@ -322,19 +327,29 @@ def _callbacks(callbacks: Any) -> tuple[Callable[[Epoch], Any], ...]:
     return found
 
 
-def _method(method: Any, options: dict[str, Any]) -> FirstOrder | str:
-    """The first-order method with its options, or the name of a full-batch one."""
+def _method(method: Any, options: dict[str, Any]) -> tuple[FirstOrder | str, dict[str, Any]]:
+    """The first-order method with its options, or the name of a full-batch one and its options."""
     if isinstance(method, FirstOrder):
-        return with_options(method, options, _ARGUMENTS)
+        return with_options(method, options, _ARGUMENTS), options
+    if isinstance(method, LM):
+        full_batch.require_options("lm", options, _ARGUMENTS)
+        return "lm", vars(method) | options
     if not isinstance(method, str):
         raise TypeError(f"method is {method!r}, expected a name or such as fastbp.Adam(lr=0.01)")
     if method in METHODS:
-        return with_options(METHODS[method], options, _ARGUMENTS)
+        return with_options(METHODS[method], options, _ARGUMENTS), options
     for name in FULL_BATCH:
         if name.lower() == method.lower():
             full_batch.require_options(name, options, _ARGUMENTS)
-            return name
+            return name, options
     raise ValueError(unknown_name("method", method, (*METHODS, *FULL_BATCH)))
+
+
+def _one_of(name: str, value: Any, other: str, same: Any) -> Any:
+    """What was given under either of two names."""
+    if value is not None and same is not None:
+        raise TypeError(f"{name} and {other} were both given, and mean the same; pass one of them")
+    return same if value is None else value
 
 
 def _batch_size(batch_size: Any, obj: Objective, full_batch_method: str | None) -> int:
@@ -617,6 +632,8 @@ def _by_full_batch(
         loss=out.loss,
         state=out.state,
         known=out.known,
+        told=out.history,
+        l2=out.l2,
     )
 
 
@@ -636,6 +653,8 @@ def _result(
     loss: float,
     state: dict[str, Any] | None,
     known: tuple[float, np.ndarray] | None = None,
+    told: dict[str, np.ndarray] | None = None,
+    l2: float | None = None,
 ) -> FitResult:
     data, raw = call.data, call.data.raw
     assert data.start is not None
@@ -646,6 +665,8 @@ def _result(
     history = {"loss": np.array(losses, np.float64)}
     if data.validation is not None:
         history["val_loss"] = np.array(validation, np.float64)
+    history |= told or {}
+    fitted = Fitted(raw, data.start, data.x_scaler, data.y_scaler, str(call.rule), call.options, l2)
     return FitResult(
         params=params,
         fun=fun,
@@ -668,7 +689,7 @@ def _result(
         scale=data.scale,
         net=raw.net,
         loss_function=raw.loss,
-        fitted=Fitted(raw, data.start, data.x_scaler, data.y_scaler, str(call.rule), call.options),
+        fitted=fitted,
     )
 
 

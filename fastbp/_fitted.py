@@ -39,6 +39,8 @@ class Fitted:
     method : str
     options : dict
         Those of the method; bounds are among them.
+    l2 : float or None
+        The penalty that the method found itself.
     """
 
     objective: Objective
@@ -47,6 +49,7 @@ class Fitted:
     y_scaler: Scaler | None
     method: str
     options: dict[str, Any]
+    l2: float | None = None
 
     def uncertainty(self, params: np.ndarray) -> Uncertainty:
         """Of the result `params` (n_params,), for data as they were given.
@@ -68,7 +71,7 @@ class Fitted:
         objective, inside = self._scaled(params)
         net = objective.net
         JTJ, gradient, sse = objective.normal_equations(inside)
-        prior = self._prior(net)[net.free]
+        prior = objective.prior(self.l2)[net.free]
         gradient = gradient + prior * inside[net.free]
         curvature = np.diag(JTJ) + prior
         steps = -gradient / np.where(curvature == 0, 1, curvature)
@@ -125,13 +128,6 @@ class Fitted:
         found = as_bounds(bounds, len(x), pairs=self.method not in LEAST_SQUARES)
         x, lower, upper = x[free], found.lb[free], found.ub[free]
         return _stopped(x - lower, lower, -steps) | _stopped(upper - x, upper, steps)
-
-    def _prior(self, net: Network) -> np.ndarray:
-        """The diagonal of Λ (n_params,): the penalty in units of the sum of squares."""
-        p, prior = self.objective._stored, np.zeros(net.n_params)
-        for W, _ in net.unpack(prior):
-            W[:] = p.l2 / (2 * p.scale)
-        return prior
 
     # Columns as they were scaled, in float64.
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
 import numpy as np
 
-from . import optimize
+from . import _lm as lm, optimize
 from ._arrays import FLOAT64
 from ._errors import unknown_name
-from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, STUCK
+from ._lm import LM
+from ._result import DIVERGED, FINISHED, LIMIT, STUCK
+from ._trace import ALL_DONE, AT_START, Limits, Outcome, Stop, Trace, stopped
 from .optimize._free import FreeCoordinates
 from .optimize._function import CONVERGED
 from .optimize._remembered import Remembered
@@ -23,8 +24,8 @@ from .training.data import Data
 from .training.watch import Watch
 
 LEAST_SQUARES = ("trf", "dogbox")
-METHODS = (*MINIMIZE, *LEAST_SQUARES)
-CONTINUED = ("scg",)  # those with a state to go on from
+METHODS = (*MINIMIZE, *LEAST_SQUARES, "lm")
+CONTINUED = ("lm", "scg")  # those with a state to go on from
 # What a method is allowed for each iteration, where that is more than an iteration: the trace ends
 # it, and its own limits must not come before.
 LIMITS = {
@@ -33,35 +34,6 @@ LIMITS = {
     "trf": {"max_nfev": 100},
     "dogbox": {"max_nfev": 100},
 }
-
-
-@dataclass(eq=False)
-class Outcome:
-    """What a full-batch method came to; `params` are float64, for columns as they were scaled.
-
-    `known` are the objective and its gradient there, if they were met on the way.
-    """
-
-    params: np.ndarray
-    status: int
-    message: str
-    nit: int
-    nfev: int
-    losses: list[float]
-    validation: list[float]
-    loss: float
-    state: dict[str, Any] | None = None
-    known: tuple[float, np.ndarray] | None = None
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When `fit` stops a method: see its arguments of the same names."""
-
-    epochs: int
-    goal: float
-    patience: int | None
-    tol: float | None
 
 
 def require_options(method: str, options: Iterable[str], others: Iterable[str]) -> None:
@@ -76,7 +48,9 @@ def require_options(method: str, options: Iterable[str], others: Iterable[str]) 
         )
     if method in LEAST_SQUARES:
         known = least_squares_names()
-    elif method in CONTINUED:
+    elif method == "lm":
+        known = set(lm.NAMES)
+    elif method == "scg":
         known = {"hessp", "sigma"}
     else:
         row = MINIMIZE[method]
@@ -88,95 +62,6 @@ def require_options(method: str, options: Iterable[str], others: Iterable[str]) 
             raise TypeError(unknown_name(f"option of method {method!r}", option, names))
 
 
-class _Stop(Exception):
-    """Ends a method from inside its callback."""
-
-    def __init__(self, status: int, message: str):
-        super().__init__(message)
-        self.status, self.message = status, message
-
-
-class _Trace:
-    """A callback that keeps the objective after each iteration, and the parameters to return."""
-
-    def __init__(self, data: Data, start: np.ndarray, limits: Limits, watch: Watch):
-        self._obj = data.training.astype(FLOAT64)
-        valid = data.validation
-        self._validation = None if valid is None else valid.astype(FLOAT64)
-        self._data, self._limits, self._watch = data, limits, watch
-        self.params = start
-        self.best: np.ndarray | None = None
-        self.losses: list[float] = []
-        self.validation: list[float] = []
-        self._lowest, self._waited = np.inf, 0
-        self.keep: Callable[[], None] = lambda: None  # notes the state of the method itself
-        self.state: Callable[[], dict[str, Any] | None] = lambda: None
-
-    def __call__(self, intermediate_result: Any) -> None:
-        self.record(intermediate_result["x"].copy(), float(intermediate_result["fun"]))
-        if len(self.losses) >= self._limits.epochs:
-            raise _Stop(LIMIT, ALL_DONE)
-
-    def records(self) -> dict[str, Any]:
-        """What goes into a state beside the method's own."""
-        best = self.params[:0] if self.best is None else self.best
-        return {
-            "losses": np.array(self.losses),
-            "validation": np.array(self.validation),
-            "best": best.copy(),
-            "lowest": self._lowest,
-            "waited": self._waited,
-        } | states.of_data(self._data)
-
-    def restore(self, state: dict[str, Any], nit: int) -> None:
-        """Take these out of the state of a run with so many iterations."""
-        validated = nit if self._validation is not None else 0
-        self.losses = states.array(state, "losses", (nit,)).tolist()
-        self.validation = states.array(state, "validation", (validated,)).tolist()
-        self._lowest = states.number(state, "lowest", float, -np.inf)
-        self._waited = states.number(state, "waited")
-        found = self._lowest < np.inf
-        best = states.array(state, "best", self.params.shape if found else (0,))
-        self.best = best if found else None
-
-    def record(self, x: np.ndarray, loss: float) -> None:
-        """An iteration has reached `x` (n_params,), where the objective is `loss`."""
-        # What takes time, and may be interrupted, comes first.
-        val_loss = None if self._validation is None else self._validation.value(x)
-        self.losses.append(loss)
-        if isfinite(loss):
-            self.params = x
-        if val_loss is not None:
-            self.validation.append(val_loss)
-            self._compare(x, val_loss)
-        self.keep()
-        if self._watch.idle and val_loss is None and loss > self._limits.goal:
-            return
-        self._watch.show(len(self.losses), loss, val_loss, None)
-        self._stop_if_asked(loss, val_loss)
-
-    def _compare(self, x: np.ndarray, val_loss: float) -> None:
-        self._waited += 1
-        if self._limits.patience is not None and val_loss < self._lowest:
-            self.best, self._lowest, self._waited = x, val_loss, 0
-
-    def _stop_if_asked(self, loss: float, val_loss: float | None) -> None:
-        limits, watch, nit = self._limits, self._watch, len(self.losses)
-        told = watch.tell(
-            nit, loss, val_loss, None, lambda: self._data.outside(self.params), self.state
-        )
-        if loss <= limits.goal:
-            raise _Stop(
-                FINISHED, f"the goal of {limits.goal:g} was met in {counted(nit, 'iteration')}"
-            )
-        if limits.patience is not None and self._waited >= limits.patience:
-            raise _Stop(FINISHED, no_progress(limits.patience, "iteration", nit, self._lowest))
-        if told:
-            raise _Stop(STOPPED, f"a callback stopped the fit after {counted(nit, 'iteration')}")
-        if watch.time_is_up:
-            raise _Stop(LIMIT, f"max_time is over after {counted(nit, 'iteration')}")
-
-
 class _Told(Remembered):
     """An objective whose Jacobian tells a trace of iterations.
 
@@ -184,7 +69,7 @@ class _Told(Remembered):
     versions call back.
     """
 
-    def __init__(self, obj: Remembered, trace: _Trace):
+    def __init__(self, obj: Remembered, trace: Trace):
         self.__dict__ |= obj.__dict__  # with what it remembers
         self._trace, self._begun = trace, False
 
@@ -230,6 +115,8 @@ def minimise(
     state : dict or None
         Of a run with this identity that is to go on, for methods in CONTINUED.
     """
+    if method == "lm":
+        return _lm(data, start, limits, watch, options, identity, state)
     obj = Remembered(data.training.astype(FLOAT64))
     x0, options = _within_bounds(obj, start, method, options)
     if method in LEAST_SQUARES:
@@ -239,15 +126,36 @@ def minimise(
         loss, grad = obj.value_and_grad(x0)
         usable = isfinite(loss) and bool(np.isfinite(grad).all())
     if not usable:
-        message = f"{method} cannot start: the objective is {loss:g}{AT_START}"
-        return Outcome(x0, DIVERGED, message, 0, 1, [], [], loss)
-    trace = _Trace(data, x0, limits, watch)
-    if method in CONTINUED:
+        return _unusable(method, x0, loss)
+    trace = Trace(data, x0, limits, watch)
+    if method == "scg":
         out = _scg(obj, x0, limits, trace, options, identity, state)
     else:
         out = _by_scipy(obj, x0, method, limits, trace, options)
     out.known = obj.known(out.params)
     return out
+
+
+def _unusable(method: str, x0: np.ndarray, loss: float) -> Outcome:
+    message = f"{method} cannot start: the objective is {loss:g}{AT_START}"
+    return Outcome(x0, DIVERGED, message, 0, 1, [], [], loss)
+
+
+def _lm(
+    data: Data,
+    start: np.ndarray,
+    limits: Limits,
+    watch: Watch,
+    options: dict[str, Any],
+    identity: dict[str, Any],
+    state: dict[str, Any] | None,
+) -> Outcome:
+    obj, method = data.training.astype(FLOAT64), LM(**options)
+    x0 = obj.net._params(start).copy()
+    loss = obj.problem_scale * obj.sum_of_squares(x0, method.robust, method.f_scale)
+    if not isfinite(loss):
+        return _unusable("lm", x0, loss)
+    return lm.minimise(obj, x0, limits, Trace(data, x0, limits, watch), method, identity, state)
 
 
 def _within_bounds(
@@ -271,7 +179,7 @@ def _by_scipy(
     x0: np.ndarray,
     method: str,
     limits: Limits,
-    trace: _Trace,
+    trace: Trace,
     options: dict[str, Any],
 ) -> Outcome:
     search = _least_squares if method in LEAST_SQUARES else _minimize
@@ -287,27 +195,16 @@ def _by_scipy(
             loss = float(_value(obj, method, found))
             if not np.array_equal(found.x, trace.params) and isfinite(loss):
                 trace.record(found.x, loss)
-    except (KeyboardInterrupt, _Stop) as stop:
-        out = _stopped(trace, stop)
+    except (KeyboardInterrupt, Stop) as stop:
+        out = stopped(trace, stop)
     else:
         out = _outcome(obj, method, found, trace, options)
     out.nfev = obj.nfev
     return out
 
 
-def _stopped(trace: _Trace, stop: KeyboardInterrupt | _Stop) -> Outcome:
-    nit = len(trace.losses)
-    if isinstance(stop, _Stop):
-        status, message = stop.status, stop.message
-    else:
-        status, message = INTERRUPTED, f"interrupted (Ctrl-C) after {counted(nit, 'iteration')}"
-    params = trace.params if trace.best is None else trace.best
-    loss = trace.losses[-1] if nit else np.nan
-    return Outcome(params, status, message, nit, nit, trace.losses, trace.validation, loss)
-
-
 def _outcome(
-    obj: Remembered, method: str, found: Any, trace: _Trace, options: dict[str, Any]
+    obj: Remembered, method: str, found: Any, trace: Trace, options: dict[str, Any]
 ) -> Outcome:
     nit = len(trace.losses)
     loss = _value(obj, method, found)
@@ -335,7 +232,7 @@ def _value(obj: Remembered, method: str, found: Any) -> float:
 
 
 def _minimize(
-    obj: Remembered, x0: np.ndarray, method: str, trace: _Trace, options: dict[str, Any]
+    obj: Remembered, x0: np.ndarray, method: str, trace: Trace, options: dict[str, Any]
 ) -> Any:
     def after_start(intermediate_result: Any) -> None:
         if intermediate_result.nit > 1:
@@ -347,7 +244,7 @@ def _minimize(
 
 
 def _least_squares(
-    obj: Remembered, x0: np.ndarray, method: str, trace: _Trace, options: dict[str, Any]
+    obj: Remembered, x0: np.ndarray, method: str, trace: Trace, options: dict[str, Any]
 ) -> Any:
     return optimize.least_squares(_Told(obj, trace), x0, method=method, **options)
 
@@ -359,7 +256,7 @@ def _scg(
     obj: Remembered,
     x0: np.ndarray,
     limits: Limits,
-    trace: _Trace,
+    trace: Trace,
     options: dict[str, Any],
     identity: dict[str, Any],
     state: dict[str, Any] | None,
@@ -399,8 +296,8 @@ def _scg(
         while search.status is None and search.nit < limits.epochs:
             search.step()
             trace.record(inside.full(search.x), search.f)
-    except (KeyboardInterrupt, _Stop) as stop:
-        out = _stopped(trace, stop)
+    except (KeyboardInterrupt, Stop) as stop:
+        out = stopped(trace, stop)
     else:
         status = {None: LIMIT, CONVERGED: FINISHED}.get(search.status, STUCK)
         message = search.message or ALL_DONE
@@ -422,24 +319,3 @@ def _searched(state: dict[str, Any], n: int) -> dict[str, Any]:
     if "status" in state:
         found["status"] = states.number(state, "status")
     return found
-
-
-# Words that all methods share.
-
-ALL_DONE = "the maximum number of iterations (epochs) has been reached"
-
-AT_START = (
-    " at the initial parameters, or its gradient overflows; scale X and y to about unit size, or "
-    "start from smaller parameters"
-)
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")
-
-
-def no_progress(patience: int, noun: str, nit: int, lowest: float) -> str:
-    return (
-        f"no progress in {counted(patience, noun)} beyond {lowest:.6g}: stopped after "
-        f"{counted(nit, noun)}"
-    )

@@ -16,7 +16,6 @@ from ._fit import (
     _callbacks,
     _child,
     _require_finite_target,
-    _targets,
     fit,
 )
 from ._result import DIVERGED, INTERRUPTED, FitResult
@@ -110,7 +109,7 @@ def multistart(
     halt, seed = Halt(max_time), seed_of(seed)
     options = _options(net, X, y, fit_options)
     data = _prepared(net, X, y, options)
-    X, y = data.raw.problem.X, _targets(data.raw)
+    X, y = data.raw.problem.X, data.raw.targets
     seeds = spawned(seed, n_starts)
     told = [one_at_a_time(callback) for callback in _callbacks(options["callbacks"])]
     same = {"on_divergence": "return"} | fit_options

@@ -120,13 +120,12 @@ class Objective:
         if self.net.dtype == dtype_of(dtype):
             return self
         p = self._stored
-        y = None if self.loss.target == "none" else p.targets
         weights = p.weights
         if weights is not None and self.loss.paired:
             weights = weights[::2]
         return Objective(
-            self.net.astype(dtype), p.X, y, self.loss, weights, p.l2, p.l1, p.group, self.threads,
-            self.backend,
+            self.net.astype(dtype), p.X, self.targets, self.loss, weights, p.l2, p.l1, p.group,
+            self.threads, self.backend,
         )  # fmt: skip
 
     def value(self, params: Any) -> float:
@@ -257,7 +256,7 @@ class Objective:
     def sum_of_squares(self, params: Any, robust: str = "linear", f_scale: float = 1.0) -> float:
         """The third result of `normal_equations` alone, at the cost of a forward pass."""
         self._require_least_squares()
-        params, rho = self.net._params(params), _robust(robust, f_scale)
+        params, rho = self.net._params(params), robust_loss(robust, f_scale)
         if not self._blocks:
             return self.backend.sum_of_squares(self._stored, params, self.threads, rho)
         (total,) = self._summed(
@@ -298,13 +297,47 @@ class Objective:
            least-squares", Communications in Statistics A6(9), 1977.
         """
         self._require_least_squares()
-        params, rho = self.net._params(params), _robust(robust, f_scale)
+        params, rho = self.net._params(params), robust_loss(robust, f_scale)
         if not self._blocks:
             return self.backend.normal_equations(self._stored, params, self.threads, rho)
         JTJ, JTr, total = self._summed(
             lambda p: self.backend.normal_equations(p, params, self.threads, rho)
         )
         return JTJ, JTr, total
+
+    def gradient_beyond(
+        self, params: Any, moved: Any, robust: str = "linear", f_scale: float = 1.0
+    ) -> np.ndarray:
+        """JᵀD r(moved) (n_free,), J and D being those of `normal_equations` at `params`."""
+        params, moved, rho = (
+            self.net._params(params), self.net._params(moved), robust_loss(robust, f_scale),
+        )  # fmt: skip
+        (result,) = self._summed(
+            lambda p: (self.backend.gradient_beyond(p, params, moved, self.threads, rho),)
+        )
+        return result
+
+    @property
+    def targets(self) -> np.ndarray | None:
+        """What the outputs are compared with; None for losses without targets."""
+        return None if self.loss.target == "none" else self._stored.targets
+
+    @property
+    def problem_scale(self) -> float:
+        """The factor of the sum over rows in the objective."""
+        return self._stored.scale
+
+    @property
+    def n_residuals(self) -> int:
+        """Rows times outputs."""
+        return len(self._stored.X) * self.net.n_out
+
+    def prior(self, l2: float | None = None) -> np.ndarray:
+        """What l2 adds, per square of a parameter, to the sum of squares; (n_params,)."""
+        l2 = self._stored.l2 if l2 is None else l2
+        prior = np.zeros(self.net.n_params)
+        prior[self._weight_indices] = l2 / (2 * self._stored.scale)
+        return prior
 
     def _prior_factor(self) -> np.floating:
         return self.net.dtype.type(np.sqrt(self.problem.l2 / (2 * self.problem.scale)))
@@ -313,7 +346,7 @@ class Objective:
     def _weight_indices(self) -> np.ndarray:
         """Places of the weights in the parameter vector, biases left out."""
         return np.concatenate(
-            [np.arange(w, w + i * o) for i, o, _, w, *_ in self.problem.plan.layers.tolist()]
+            [np.arange(w, w + i * o) for i, o, _, w, *_ in self.net.plan.layers.tolist()]
         )
 
     def _require_least_squares(self) -> None:
@@ -358,7 +391,7 @@ def largest_eigenvalue(
     return float(found[0])
 
 
-def _robust(name: str, f_scale: float) -> Robust:
+def robust_loss(name: str, f_scale: float) -> Robust:
     if name == "linear":
         return _SQUARES
     if name not in ROBUST:

@@ -114,8 +114,8 @@ class FitResult:
         """X and the targets that it was fitted to; None in a result that was pickled."""
         if self.fitted is None:
             return None
-        p = self.fitted.objective.problem
-        return p.X, None if self.loss_function.target == "none" else p.targets
+        obj = self.fitted.objective
+        return obj.problem.X, obj.targets
 
     def __repr__(self) -> str:
         steepest = float(np.abs(self.grad).max())

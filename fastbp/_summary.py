@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ._full_batch import counted
+from ._trace import counted
 from .training.optimizers import METHODS
 
 WIDTH = 80

@@ -27,9 +27,9 @@ except ImportError as error:
 
 from ._arrays import FLOAT64
 from ._errors import ShapeError
-from ._full_batch import counted
 from ._summary import step_noun
 from ._targets import prepare_target
+from ._trace import counted
 from .losses import BCE
 
 # Okabe and Ito's colours, which colour-blind people tell apart as well.

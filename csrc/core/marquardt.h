@@ -10,6 +10,7 @@
 #define STRAIGHT 1e-8
 #define LEAST_MU 1e-30
 #define PROMISED 1e-6
+#define ROUNDED 1e-30
 
 /* A search: places in the workspace, and how its last trial went. Vectors have n = n_free entries;
  * `moved` and `trial` are of all parameters. */
@@ -148,10 +149,12 @@ static int try_step(search *s)
         code = bend_step(s, &straight);
         if (code < 0) return code;
     }
-    double relative = length(s->n, s->step, d->scales) / fmax(length(s->n, s->x, d->scales), 1e-300);
+    double size = length(s->n, s->x, d->scales);
+    double relative = length(s->n, s->step, d->scales) / fmax(size, 1e-300);
     s->is_short = relative <= d->xtol;
     s->small = s->predicted <= d->ftol * s->total;
-    s->promises = relative > PROMISED && s->predicted > PROMISED * s->total;
+    s->promises = relative > PROMISED && s->predicted > PROMISED * s->total &&
+                  s->total > ROUNDED * size * size;
     if (!straight) return 0;
     move(s, d->params, 1, s->step, s->trial);
     code = sum_at(s, s->trial, &s->squares);

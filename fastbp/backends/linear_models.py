@@ -7,14 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 Solver = Callable[[np.ndarray], np.ndarray]
 
 
+class Linear(Protocol):
+    """A sum of squares to first order of its residuals, around x.
+
+    Attributes
+    ----------
+    gradient, squares : numpy.ndarray (n,)
+        Jᵀr, and the diagonal of JᵀJ.
+    """
+
+    gradient: np.ndarray
+    squares: np.ndarray
+
+    @property
+    def JTJ(self) -> np.ndarray:
+        """JᵀJ (n, n)."""
+        ...
+
+    def damped(self, d: np.ndarray) -> Solver | None:
+        """The function v -> (JᵀJ + diag(d))⁻¹ v for d > 0; None if rounding leaves none."""
+        ...
+
+    def product(self, v: np.ndarray) -> np.ndarray:
+        """JᵀJ v."""
+        ...
+
+    def beyond(self, step: np.ndarray) -> np.ndarray:
+        """Jᵀ r(x + step)."""
+        ...
+
+
 class Normal:
-    """A model of which JᵀJ and Jᵀr are known; see `marquardt.Linear`.
+    """A model of which JᵀJ and Jᵀr are known; see `Linear`.
 
     Parameters
     ----------
@@ -31,8 +62,17 @@ class Normal:
     def __init__(
         self, JTJ: np.ndarray, JTr: np.ndarray, beyond: Callable[[np.ndarray], np.ndarray]
     ):
-        self.JTJ, self.gradient, self.beyond = JTJ, JTr, beyond
+        self._JTJ, self.gradient, self._beyond = JTJ, JTr, beyond
         self.squares = np.diagonal(JTJ)
+
+    @property
+    def JTJ(self) -> np.ndarray:
+        """JᵀJ (n, n)."""
+        return self._JTJ
+
+    def beyond(self, step: np.ndarray) -> np.ndarray:
+        """Jᵀ r(x + step)."""
+        return self._beyond(step)
 
     def product(self, v: np.ndarray) -> np.ndarray:
         """JᵀJ v."""
@@ -69,12 +109,12 @@ class Tall(Normal):
         """By the triangle of J over the root of d: it is found without squaring the condition."""
         from scipy.linalg import lapack
 
-        R = np.linalg.qr(np.vstack([self._triangle, np.diag(np.sqrt(d))]), mode="r")
+        R = _triangle(np.vstack([self._triangle, np.diag(np.sqrt(d))]))
         return lambda v: lapack.dpotrs(R, v)[0]
 
     @cached_property
     def _triangle(self) -> np.ndarray:
-        return np.linalg.qr(self.J, mode="r")
+        return _triangle(self.J)
 
 
 class Wide:
@@ -86,7 +126,16 @@ class Wide:
     def __init__(self, J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]):
         self.J, self.gradient = J, J.T @ r
         self.squares = np.einsum("ij,ij->j", J, J)
-        self.beyond = lambda step: J.T @ residuals(step)
+        self._residuals = residuals
+
+    def beyond(self, step: np.ndarray) -> np.ndarray:
+        """Jᵀ r(x + step)."""
+        return self.J.T @ self._residuals(step)
+
+    @property
+    def JTJ(self) -> np.ndarray:
+        """JᵀJ, for those that need it whole."""
+        return self.J.T @ self.J
 
     def product(self, v: np.ndarray) -> np.ndarray:
         """JᵀJ v."""
@@ -112,3 +161,25 @@ class Wide:
             return x
 
         return solve
+
+
+def _triangle(A: np.ndarray) -> np.ndarray:
+    """R of A = QR, Q having orthonormal columns."""
+    return np.asarray(np.linalg.qr(A, mode="r"))
+
+
+def effective_number(linear: Linear, prior: np.ndarray) -> float:
+    """tr(JᵀJ (JᵀJ + diag(prior))⁻¹): how many parameters the data determine.
+
+    By eigenvalues, with the parameters scaled so that the matrix has a diagonal of ones; those
+    below rounding count as zero.
+    """
+    JTJ = linear.JTJ
+    lengths = linear.squares + prior
+    scale = 1 / np.sqrt(np.where(lengths > 0, lengths, 1.0))
+    H = scale[:, None] * JTJ * scale
+    H.ravel()[:: len(prior) + 1] += prior * scale**2
+    values, vectors = np.linalg.eigh(H)
+    known = values > len(prior) * np.finfo(float).eps * values[-1]
+    of_prior = (vectors[:, known] ** 2).T @ (prior * scale**2)
+    return float(known.sum() - (of_prior / values[known]).sum())

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf, isfinite, sqrt
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -42,7 +42,7 @@ from .contract import (
     Descent,
     Rules,
 )
-from .linear_models import Normal
+from .linear_models import Linear, Normal
 
 # What columns of the Jacobian measured counts by this factor an iteration later: a column that was
 # long once, far from here, does not hold its parameter back for ever. Of squared lengths.
@@ -56,31 +56,7 @@ HELD = 1e150  # the damping of a parameter that is not to move
 # Where even the smallest steps fail, but a step of more than this share of x was to gain more than
 # this share of the sum, the Jacobian does not tell the truth.
 PROMISED = 1e-6
-
-
-class Linear(Protocol):
-    """A sum of squares to first order of its residuals, around x.
-
-    Attributes
-    ----------
-    gradient, squares : numpy.ndarray (n,)
-        Jᵀr, and the diagonal of JᵀJ.
-    """
-
-    gradient: np.ndarray
-    squares: np.ndarray
-
-    def damped(self, d: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-        """The function v -> (JᵀJ + diag(d))⁻¹ v for d > 0; None if rounding leaves none."""
-        ...
-
-    def product(self, v: np.ndarray) -> np.ndarray:
-        """JᵀJ v."""
-        ...
-
-    def beyond(self, step: np.ndarray) -> np.ndarray:
-        """Jᵀ r(x + step)."""
-        ...
+ROUNDED = 1e-30  # residuals that are smaller, relative to what x moves, are zero but for rounding
 
 
 class System(Protocol):
@@ -95,7 +71,7 @@ class System(Protocol):
         ...
 
 
-class Rows(System):
+class Rows:
     """The sum of squares of a network's rows.
 
     Parameters
@@ -110,8 +86,12 @@ class Rows(System):
         sum_of_squares: Callable[[np.ndarray], float],
         gradient_beyond: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ):
-        self.normal_equations, self.total = normal_equations, sum_of_squares
+        self.normal_equations, self.sum_of_squares = normal_equations, sum_of_squares
         self.gradient_beyond = gradient_beyond
+
+    def total(self, x: np.ndarray) -> float:
+        """The sum of squares."""
+        return self.sum_of_squares(x)
 
     def linear(self, x: np.ndarray) -> tuple[float, Linear]:
         """The sum of squares and its linear model."""
@@ -203,6 +183,21 @@ class Search:
         """Half the sum of squares, mu, rho and the largest entry of the gradient after a step."""
         return self.total / 2, self.used, self.rho, float(np.abs(self.gradient).max())
 
+    def state(self) -> dict[str, Any]:
+        """What the next steps depend on, beside x and the prior."""
+        return {
+            "scales": self.scales.copy(),
+            "mu": self.mu,
+            "nit": self.nit,
+            "nfev": self.nfev,
+            "njev": self.njev,
+        }
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Be where a search was, at this x, that had this `state`."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
     def set_prior(self, prior: np.ndarray) -> None:
         """Let another prior count from here on."""
         self.prior = prior
@@ -236,6 +231,24 @@ class Search:
             g = self.gradient
             self.held = ((self.x <= lower) & (g > 0)) | ((self.x >= upper) & (g < 0))
             self.gradient = np.where(self.held, 0.0, g)
+
+    def steps(self, count: int, goal: float = -inf) -> np.ndarray:
+        """Take so many, fewer if the search ends or the total is not above the goal.
+
+        Returns
+        -------
+        numpy.ndarray (k, 4)
+            Their records.
+        """
+        records: list[tuple[float, ...]] = []
+        while len(records) < count and self.status == RUNNING:
+            before = self.nit
+            self.step()
+            if self.nit > before:
+                records.append(self.record)
+                if self.total <= goal:
+                    break
+        return np.array(records).reshape(-1, 4)
 
     @np.errstate(all="ignore")  # what overflows is not taken
     def step(self) -> None:
@@ -313,7 +326,9 @@ class _Trial:
         relative = self._length(self.step) / max(self._length(search.x), 1e-300)
         self.short = relative <= rules.xtol
         self.small = self.predicted <= rules.ftol * search.total
-        self.promises = relative > PROMISED and self.predicted > PROMISED * search.total
+        moved = self._length(search.x) ** 2
+        resolved = search.total > ROUNDED * moved and self.predicted > PROMISED * search.total
+        self.promises = resolved and relative > PROMISED
 
     def _within(self, v: np.ndarray) -> np.ndarray:
         """The vector, exactly 0 where a parameter is held."""

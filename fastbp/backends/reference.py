@@ -344,20 +344,11 @@ def descend(
         lambda x, step: gradient_beyond(problem, expanded(x), expanded(x + step), threads, robust),
     )
     search = Search.of_descent(rows, rules, descent, descent.params[free])
-    for k in range(len(records)):
-        before = search.nit
-        if search.status == contract.RUNNING:
-            search.step()
-        if search.nit == before:
-            search.keep(descent)
-            return k
-        records[k] = search.record
-        descent.params[free] = search.x
-        if search.total <= goal:
-            search.keep(descent)
-            return k + 1
+    found = search.steps(len(records), goal)
+    records[: len(found)] = found
+    descent.params[free] = search.x
     search.keep(descent)
-    return len(records)
+    return len(found)
 
 
 def rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:

@@ -12,13 +12,13 @@ import numpy as np
 from .._arrays import FLOAT64, number, real_array, require_finite, whole_number
 from .._errors import ShapeError
 from .._objective import Objective, robust_loss
-from ..backends.contract import Robust
-from ..backends.linear_models import Tall, Wide
-from ..backends.marquardt import DECREASE, GRADIENT, RUNNING, STEP, STUCK, Linear, Rules, Search
+from ..backends.contract import FLAT, RUNNING, SHORT, SMALL, STUCK, Robust, Rules
+from ..backends.linear_models import Linear, Tall, Wide
+from ..backends.marquardt import Search
 from ..backends.reference import rho
 from ._free import FreeCoordinates
 from ._function import listener, starting_point
-from ._rows import Rows
+from ._rows import NetworkRows
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -30,9 +30,9 @@ MESSAGES = {
     STUCK: "No step decreases the sum of squares, although the Jacobian promises one: the Jacobian "
     "is wrong (see fastbp.check_grad), or the residuals have a kink or a steep wall here.",
     RUNNING: "The maximum number of iterations (maxiter) has been reached.",
-    GRADIENT: "Converged: the gradient is zero within gtol or min_grad.",
-    DECREASE: "Converged: the sum of squares can fall by no more than ftol of it.",
-    STEP: "Converged: the next step is no longer than xtol of the parameters.",
+    FLAT: "Converged: the gradient is zero within gtol or min_grad.",
+    SMALL: "Converged: the sum of squares can fall by no more than ftol of it.",
+    SHORT: "Converged: the next step is no longer than xtol of the parameters.",
     GOAL: "The goal has been reached.",
 }
 RECORDED = ("cost", "mu", "rho", "gradient")  # of each step
@@ -79,9 +79,9 @@ def levenberg_marquardt(
     """Minimise a sum of squares by Levenberg and Marquardt's method.
 
     A step v solves (JᵀJ + μD) v = -Jᵀr [1]_ [2]_, where r are the residuals, J their Jacobian and D
-    the largest diagonal of JᵀJ so far, older ones counting less and less. Half the second derivative
-    of r along v bends the step [3]_. μ follows what the step gains, relative to what r to first
-    order promises [4]_.
+    the largest diagonal of JᵀJ so far, older ones counting less and less. Half the second
+    derivative of r along v bends the step [3]_. μ follows what the step gains, relative to what r
+    to first order promises [4]_.
 
     Parameters
     ----------
@@ -116,15 +116,15 @@ def levenberg_marquardt(
     mu, mu_max : float
         The first μ, and the one beyond which the search is stuck.
     mu_dec, mu_inc : float, optional
-        The factors of μ after a step and after a failure, such as 0.1 and 10. By default they depend
-        on the gain, and grow with the failures.
+        The factors of μ after a step and after a failure, such as 0.1 and 10. By default they
+        depend on the gain, and grow with the failures.
     uniform : bool, default False
         Let D be the mean of its entries instead: for variables of the same kind and size.
     bend : bool, default True
         Whether steps are bent.
     callback : callable, optional
-        ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun``, the cost, if
-        its argument has that name, called after each step. It stops the search by returning True
+        ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun``, the cost,
+        if its argument has that name, called after each step. It stops the search by returning True
         or raising StopIteration.
 
     Returns
@@ -177,21 +177,32 @@ def levenberg_marquardt(
     if isinstance(fun, Objective):
         if jac is not None:
             raise TypeError("jac was given with an objective, which brings its own; leave it out")
-        inside = FreeCoordinates(fun, x0)
+        inside, obj = FreeCoordinates(fun, x0), fun.astype(FLOAT64)
         limits = checked_bounds(inside.restricted({"bounds": bounds})["bounds"], inside.x0)
-        rows = Rows(inside, loss, f_scale)
-        search = Search(rows, inside.x0, rules, rows.prior, limits)
+        rows = NetworkRows(obj, inside, loss, f_scale)
+        search = Search(rows, inside.x0, rules, obj.prior()[obj.net.free], limits)
         run = _run(search, maxiter, goal, listener(inside.callback(callback)))
         r, J = inside.residuals(search.x), inside.jacobian(search.x)
-        return inside.finished(_result(search, *run, r, J))
+        found: OptimizeResult = inside.full(_result(search, *run, r, J))
+        found.x = found.x.astype(fun.net.dtype, copy=False)
+        return found
     x = starting_point(x0)
     limits = checked_bounds(bounds, x)
     system = Residuals(fun, jac, args, robust, limits)
     system.start(x)
     search = Search(system, x, rules, None, limits)
-    require_finite("the Jacobian at x0", search.linear.raw[1])
+    require_finite("the Jacobian at x0", system.at[1])
     run = _run(search, maxiter, goal, listener(callback))
-    return _result(search, *run, *search.linear.raw)
+    return _result(search, *run, *system.at)
+
+
+def ending(search: Any, rules: Rules) -> str:
+    """How a search has ended, in words."""
+    if search.status == STUCK and search.mu > rules.mu_max:
+        return (
+            f"No step decreases the sum of squares: mu has grown beyond mu_max ({rules.mu_max:g})."
+        )
+    return MESSAGES[search.status]
 
 
 @dataclass(frozen=True)
@@ -208,15 +219,15 @@ def _run(
     """Steps until the search ends, or is ended; its status and history."""
     status = GOAL if search.total / 2 <= goal and search.status == RUNNING else RUNNING
     records = [search.record]
-    while search.status == RUNNING and status == RUNNING and search.nit < maxiter:
-        before = search.nit
-        search.step()
-        if search.nit > before:
-            records.append(search.record)
-            if search.total / 2 <= goal:
-                status = GOAL
-            elif tell(_Reached(search.x, search.total / 2)):
-                status = CALLBACK
+    while status == RUNNING and search.nit < maxiter:
+        found = search.steps(1)
+        if not len(found):
+            break
+        records.append(found[0])
+        if search.total / 2 <= goal:
+            status = GOAL
+        elif tell(_Reached(search.x, search.total / 2)):
+            status = CALLBACK
     columns = np.array(records).T
     return status or search.status, dict(zip(RECORDED, columns, strict=True))
 
@@ -243,7 +254,7 @@ def _result(
         njev=search.njev,
         status=status,
         success=status > 0,
-        message=MESSAGES[status],
+        message=ending(search, search.rules) if status == search.status else MESSAGES[status],
         history=history,
     )
 
@@ -287,16 +298,16 @@ class Residuals:
         return float(rho(r, self.robust)[0].sum())
 
     def linear(self, x: np.ndarray) -> tuple[float, Linear]:
-        """The same with its linear model, which keeps residuals and Jacobian in `raw`."""
-        known = self.last is not None and self.last[0] is x
-        r = self.last[1] if known else self.residuals(x)
+        """The same with its linear model; leaves r and J of x in `at`."""
+        r = self.last[1] if self.last is not None and self.last[0] is x else self.residuals(x)
         J = self._jacobian(x, r)
         squares, slope = rho(r, self.robust)
         root = np.sqrt(slope)
+        self.at = r, J
         model = Tall if J.shape[0] >= J.shape[1] else Wide
-        linear = model(root[:, None] * J, root * r, lambda step: root * self.residuals(x + step))
-        linear.raw = (r, J)
-        return float(squares.sum()), linear
+        return float(squares.sum()), model(
+            root[:, None] * J, root * r, lambda step: root * self.residuals(x + step)
+        )
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
         """r at x (m,), a new array."""
@@ -358,7 +369,7 @@ def checked_rules(**given: Any) -> Rules:
             continue
         given[name] = value = number(name, given[name], f"a number {expected}")
         low, high = _RANGES[expected]
-        if not (low < value < high or value == low == 0.0 and expected.startswith(">=")):
+        if not (low < value < high or (value == low == 0.0 and expected.startswith(">="))):
             raise ValueError(f"{name} is {value}, expected a number {expected}")
     return Rules(**given)
 

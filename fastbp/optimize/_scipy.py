@@ -172,7 +172,7 @@ def minimized(
     if inside is not None:
         keywords, options = inside.restricted(keywords), inside.restricted(options)
         p0 = inside.x0
-    _require_memory(name, METHODS[name].matrices * len(p0) ** 2)
+    require_memory(name, METHODS[name].matrices * len(p0) ** 2)
     if isinstance(objective, Remembered):
         pairs = objective.pairs if inside is None else Pairs(inside.value_and_grad)
         keywords |= _second(objective, inside, name, keywords)
@@ -254,7 +254,7 @@ def least_squares(
     _require_inside(p0, scipy_options.get("bounds"))
     if isinstance(obj, Objective) and scipy_options.get("tr_solver") != "lsmr":
         rows = len(fun(p0)) + (len(p0) if name == "trf" and "bounds" in scipy_options else 0)
-        _require_memory(name, _JACOBIANS[name] * rows * len(p0))
+        require_memory(name, _JACOBIANS[name] * rows * len(p0))
     if name == "lm":  # around MINPACK, SciPy asks twice at both ends
         fun = Memory(fun)
         jac = Memory(jac) if callable(jac) else jac
@@ -373,7 +373,7 @@ def _require_inside(p0: np.ndarray, bounds: Bounds | None) -> None:
         )
 
 
-def _require_memory(name: str, numbers: int) -> None:
+def require_memory(name: str, numbers: int) -> None:
     """Raise MemoryError if so many float64 cannot be held, before anything tries to."""
     needed, memory = 8 * numbers, main_memory()
     if needed > memory:
