@@ -62,7 +62,7 @@ def multistart_summary(ms: Any) -> str:
         the starts that failed, the time and the seed; a row for each of at most 10 clusters.
     """
     good, failed = ms.fun[~ms.failed], np.flatnonzero(ms.failed)
-    rows = {"method": ms.method, "starts": ms.message, "objective": "none is finite"}
+    rows = {"method": ms.method, "starts": ms.message, "objective": "all failed"}
     if len(good):
         rows["objective"] = (
             f"least {good[0]:.6g}, median {np.median(good):.6g}, largest {good[-1]:.6g}"

@@ -150,17 +150,7 @@ class Wide:
         A.ravel()[:: len(A) + 1] += 1
         factor, _ = lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)
 
-        def once(v: np.ndarray) -> np.ndarray:
-            return v / d - within.T @ lapack.dpotrs(factor, within @ v, lower=True)[0]
-
-        def solve(v: np.ndarray) -> np.ndarray:
-            # What the difference cancels is won back by refinement.
-            x = once(v)
-            for _ in range(2):
-                x = x + once(v - (self.product(x) + d * x))
-            return x
-
-        return solve
+        return lambda v: v / d - within.T @ lapack.dpotrs(factor, within @ v, lower=True)[0]
 
 
 def _triangle(A: np.ndarray) -> np.ndarray:

@@ -187,7 +187,7 @@ def collected(
     """
     begun = [k for k, outcome in enumerate(outcomes) if outcome is not None]
     results = [None if isinstance(outcomes[k], Exception) else outcomes[k] for k in begun]
-    nowhere = np.full(starts.shape[1], np.nan)
+    nowhere = np.full(starts.shape[1], np.nan, starts.dtype)
     endings = [
         Ending(np.nan, nowhere, f"{type(outcomes[k]).__name__}: {outcomes[k]}", True)
         if result is None

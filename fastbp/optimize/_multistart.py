@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._arrays import FLOAT64, real_array, require_finite, whole_number
-from .._errors import ShapeError, unknown_name
+from .._errors import ShapeError
 from .._objective import Objective
 from ..training import progress as progress_bar
 from ._function import STOPPED
+from ._levenberg_marquardt import levenberg_marquardt
 from ._minima import Ending, MultistartResult, collected, tolerance
-from ._scipy import LEAST_SQUARES, METHODS, least_squares, minimize
+from ._scipy import LEAST_SQUARES, METHODS, _lookup, least_squares, minimize
 from ._starts import Halt, one_at_a_time, run, seed_of, spawned
 from ._symmetry import canonical
 
@@ -115,6 +116,7 @@ def multistart(
     >>> [len(cluster.members) for cluster in found.clusters]
     [1, 2]
     """
+    method = _lookup(method, (*SQUARES, *METHODS))
     solve = _solver(method, fun, jac, options)
     clustering = {"rtol": tolerance("rtol", rtol), "atol": tolerance("atol", atol)}
     points, seed, seeds = _points(starts, n_starts, seed)
@@ -193,12 +195,10 @@ def _latin_hypercube(box: Bounds, n: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _solver(
-    method: Any, fun: Any, jac: Any, options: dict[str, Any]
+    method: str, fun: Any, jac: Any, options: dict[str, Any]
 ) -> Callable[[np.ndarray, Halt], OptimizeResult]:
     """A function that runs the method from x0 (n,)."""
-    squares, known = method in SQUARES, (*SQUARES, *METHODS)
-    if method not in known:
-        raise ValueError(unknown_name("method", method, known))
+    squares = method in SQUARES
     if not callable(fun) and not isinstance(fun, Objective):
         raise TypeError(f"fun is {fun!r}, expected a function or a network's objective")
     if options.get("callback") is not None:
@@ -223,8 +223,6 @@ def _solved(method: str, fun: Any, x0: np.ndarray, jac: Any, options: dict[str, 
         if jac is not None:
             options = options | {"jac": jac}
         if method == OWN:
-            from ._levenberg_marquardt import levenberg_marquardt
-
             return levenberg_marquardt(fun, x0, **options)
         return least_squares(fun, x0, method, **options)
     if jac is None:
@@ -247,8 +245,7 @@ class _Watched:
         if self._calls and self._halt.reason:
             raise _Halted
         self._calls += 1
-        x = x.copy()
-        found = self._fun(x, *args, **named)
+        found = self._fun(x.copy(), *args, **named)
         fun = self._objective(found)
         if fun < self._lowest:
             self._x, self._lowest = x.copy(), fun
@@ -282,7 +279,7 @@ def _lean(found: OptimizeResult, squares: bool) -> OptimizeResult:
     """The result without matrices and what has an entry for each residual: there may be many."""
     per_residual = {"fun", "jac"} if squares else set()
     for key in [*found]:
-        if key in per_residual or key == "hess_inv" or np.ndim(found[key]) == 2:
+        if key in per_residual or key == "hess_inv" or getattr(found[key], "ndim", 0) == 2:
             del found[key]
     return found
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import queue
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
 from .._arrays import number, whole_number
 from ..training.progress import Bar
+
+POLL_SECONDS = 0.1
 
 
 class Halt:
@@ -69,8 +72,8 @@ def run(
 ) -> tuple[list[Any], dict[str, Any]]:
     """Call one(k) for all k < n.
 
-    Once there is a reason to end, those that have not begun do not; but the first begins in any
-    case. What `one` does to context variables stays with it.
+    Once there is a reason to end, those that have not begun do not; but the first begins however
+    short the time is. What `one` does to context variables stays with it.
 
     Parameters
     ----------
@@ -102,7 +105,7 @@ def run(
     report = _reporter(bar, value)
 
     def attempt(k: int) -> Any:
-        if k == 0 or not halt.reason:
+        if not halt.interrupted.is_set() and (k == 0 or halt.seconds_left):
             try:
                 outcomes[k] = one(k)
             except Exception as error:  # reported with its message: the others go on
@@ -154,15 +157,34 @@ def _reporter(bar: Bar | None, value: Callable[[Any], float]) -> Callable[[Any],
 
 
 def _in_threads(
-    tasks: Iterable[Callable[[], Any]], threads: int, halt: Halt, report: Callable[[Any], None]
+    tasks: Sequence[Callable[[], Any]], threads: int, halt: Halt, report: Callable[[Any], None]
 ) -> None:
+    finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
+    # A pool that Ctrl-C interrupts while it begins a thread does not wait for that one.
+    complete = threading.Event()
     with ThreadPoolExecutor(threads, "multistart") as pool:
-        jobs = [pool.submit(task) for task in tasks]
         try:
-            for job in as_completed(jobs):
-                report(job.result())
+            for task in tasks:
+                pool.submit(_after, complete, task).add_done_callback(finished.put)
+            complete.set()
+            for _ in tasks:
+                report(_next(finished).result())
         except KeyboardInterrupt:  # before the pool waits for those that run
             halt.interrupted.set()
+            complete.set()
+
+
+def _after(event: threading.Event, task: Callable[[], Any]) -> Any:
+    event.wait()
+    return task()
+
+
+def _next(finished: queue.SimpleQueue[Future[Any]]) -> Future[Any]:
+    while True:
+        try:  # where Ctrl-C does not wake a thread that waits
+            return finished.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            pass
 
 
 def spawned(seed: int, n: int) -> np.ndarray:
