@@ -55,11 +55,12 @@ def test_linear_regression(backend, loss, rng):
     assert found.noise == approx([s2**0.5])
 
 
-@pytest.mark.parametrize("method", ["trf", "L-BFGS-B", "fmincg", "sgd"])
+@pytest.mark.parametrize("method", ["lm", "trf", "L-BFGS-B", "fmincg", "sgd"])
 def test_whatever_the_method(method, rng):
     X, y = line_data(rng)
     A = with_ones(X)
     options = {
+        "lm": {},
         "trf": {},
         "L-BFGS-B": {"options": {"ftol": 0, "gtol": 1e-10}},
         "fmincg": {},
@@ -135,6 +136,7 @@ def test_masked_and_frozen_parameters(rng):
 
 
 BOUNDS = {
+    "lm": lambda lower, upper: (lower, upper),
     "trf": lambda lower, upper: (lower, upper),
     "dogbox": lambda lower, upper: (lower, upper),
     "L-BFGS-B": lambda lower, upper: [(None if np.isinf(a) else a, None if np.isinf(b) else b)
@@ -197,6 +199,20 @@ def test_ridge(loss, rng):
     assert res.uncertainty.n_effective == approx(gamma)
     assert res.uncertainty.dof == approx(80 - gamma)
     assert res.covariance() == approx(np.kron(s2 * np.linalg.inv(H), np.eye(2)))
+
+
+@pytest.mark.parametrize("scale", [None, "standard"])
+def test_a_penalty_that_the_fit_found(scale, rng):
+    """It is the one that a second fit is given."""
+    X, y = curve_data(rng)
+    net = fb.Network(2, fb.Dense(6, "tanh"), fb.Dense(1))
+    res = fb.fit(net, X, y, method="lm", bayesian=True, scale=scale, seed=0, epochs=500)
+    l2 = res.history["l2"][-1]
+    assert l2 > 0
+    again = fb.fit(net, X, y, method="lm", params=res.params, l2=l2, scale=scale, epochs=500)
+    assert res.uncertainty.n_effective == pytest.approx(res.history["n_effective"][-1], rel=1e-2)
+    assert res.standard_errors() == pytest.approx(again.standard_errors(), rel=1e-2)
+    assert res.uncertainty.notes == ()
 
 
 @pytest.mark.parametrize("scale", ["standard", "minmax"])
@@ -397,7 +413,7 @@ def test_deviations_of_a_network_are_those_over_many_samples():
     means, told, hits = [], [], []
     for _ in range(200):
         y = net.forward(truth, x) + 0.05 * rng.standard_normal((50, 1))
-        res = fb.fit(net, x, y, method="trf", params=truth)
+        res = fb.fit(net, x, y, method="lm", params=truth)
         Y, std = res.predict(at, return_std=True)
         _, lower, upper = res.predict(at, interval=0.9)
         new = net.forward(truth, at) + 0.05 * rng.standard_normal((4, 1))
@@ -598,6 +614,8 @@ WITHOUT = {
     "loss": ({"loss": "mae"}, "the fit had loss 'mae', and covariance.*'half_mse' or 'sse'"),
     "l1": ({"l1": 0.1}, "the fit had a penalty l1 or group"),
     "group": ({"group": 0.1}, "the fit had a penalty l1 or group"),
+    "robust": ({"method": "lm", "robust": "huber"}, "the fit had robust='huber'"),
+    "robust, as an object": ({"method": fb.LM(robust="cauchy")}, "the fit had robust='cauchy'"),
     "constraints": (
         {"method": "SLSQP", "constraints": {"type": "eq", "fun": lambda p: p[0]}},
         "the fit had constraints",
