@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time as clock
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,6 @@ class _Run:
             raise ValueError(
                 "bayesian=True finds l2 itself, and l2 was given; leave one of them out"
             )
-        self.weights = np.isin(free, obj._weight_indices)  # which free parameters have a prior
         self.search: Search | Fused
         if rows.wide or method.bayesian or bounds is not None or obj._blocks:
             within = None if bounds is None else (bounds[0][free], bounds[1][free])
@@ -239,6 +239,11 @@ class _Run:
         if not (self.method.bayesian and isinstance(self.search, Search)):
             return None
         return 2 * self.scale * float(self.search.prior.max())
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """Which free parameters are weights, not biases."""
+        return np.isin(self.obj.net.free, self.obj._weight_indices)
 
     def _weigh_evidence(self, moved: bool) -> None:
         """Set l2 to the ratio of the precisions of weights and residuals, where the search is.
