@@ -88,14 +88,18 @@ def measure(benchmark, races):
         outcome = races[group][contestant]
         if outcome.error is not None:
             raise outcome.error
-        benchmark.extra_info.update(
-            suite=suite, row=row, dtype=dtype, unit=unit, contestant=contestant
-        )
-        benchmark.extra_info.update(times_per_turn=outcome.times, warmup_s=outcome.warmup)
-        CLOCK.durations = iter(outcome.seconds)
-        benchmark.pedantic(CLOCK.target, rounds=len(outcome.seconds))
+        place = {"suite": suite, "row": row, "dtype": dtype, "contestant": contestant}
+        how = {"unit": unit, "times_per_turn": outcome.times, "warmup_s": outcome.warmup}
+        hand_over(benchmark, outcome.seconds, **place, **how)
 
     return measure
+
+
+def hand_over(benchmark, seconds, **info):
+    """Give an item what was measured before, and what its record holds beside; by `CLOCK`."""
+    benchmark.extra_info.update(info)
+    CLOCK.durations = iter(seconds)
+    benchmark.pedantic(CLOCK.target, rounds=len(seconds))
 
 
 def pytest_report_header():

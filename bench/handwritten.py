@@ -263,3 +263,102 @@ def jacobian(net: fb.Network, params: np.ndarray, X: np.ndarray) -> np.ndarray:
     for i in range(n_in):  # n_in calls on long columns beat one call with a small inner axis
         np.multiply(X[:, i : i + 1], H, J[:, i * width : i * width + width])
     return J
+
+
+class Residuals:
+    """r = Y - y of a network of one hidden tanh layer and one linear output, and its derivatives.
+
+    All is kept transposed, a unit or a parameter per row, so that every operation runs along the
+    data. `jacobian` returns a buffer that the next call overwrites.
+    """
+
+    def __init__(self, net: fb.Network, X: np.ndarray, y: np.ndarray):
+        self.n_in, self.width = net.n_in, net.layers[0].n_out
+        self.XT, self.y = np.ascontiguousarray(X.T), np.ascontiguousarray(y[:, 0])
+        self.params = np.full(net.n_params, np.nan)
+        self.H = np.empty((self.width, len(X)))
+        self.JT = np.empty((net.n_params, len(X)))
+        # In the order of the parameters: W1 row-major, b1, W2, b2.
+        weights = self.n_in * self.width
+        self.J_W1 = self.JT[:weights].reshape(self.n_in, self.width, len(X))
+        self.J_b1, self.J_W2 = (
+            self.JT[weights : weights + self.width],
+            self.JT[-1 - self.width : -1],
+        )
+        self.JT[-1] = 1
+
+    def __call__(self, params: np.ndarray) -> np.ndarray:
+        """The residuals (n,), a new array."""
+        self.params[:] = params
+        weights, width, H = self.n_in * self.width, self.width, self.H
+        np.dot(params[:weights].reshape(self.n_in, width).T, self.XT, H)
+        np.add(H, params[weights : weights + width, None], H)
+        np.tanh(H, H)
+        r = np.dot(params[-1 - width : -1], H)
+        r += params[-1]
+        r -= self.y
+        return r
+
+    def jacobian(self, params: np.ndarray) -> np.ndarray:
+        """Its transpose (n_params, n); after a call at the same point it takes H from there."""
+        if not np.array_equal(params, self.params):
+            self(params)
+        D = self.J_b1
+        np.copyto(self.J_W2, self.H)
+        np.multiply(self.H, self.H, D)
+        np.subtract(1, D, D)
+        np.multiply(D, params[-1 - self.width : -1, None], D)
+        np.multiply(self.XT[:, None], D, self.J_W1)
+        return self.JT
+
+    def normal_equations(self, params: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """JᵀJ, Jᵀr, rᵀr."""
+        r = self(params)
+        JT = self.jacobian(params)
+        return np.dot(JT, JT.T), np.dot(JT, r), float(r @ r)
+
+
+class PlainResiduals:
+    """The same as one writes it, a row of data per row."""
+
+    def __init__(self, net: fb.Network, X: np.ndarray, y: np.ndarray):
+        self.net, self.X, self.y = net, X, y[:, 0]
+
+    def __call__(self, params: np.ndarray) -> np.ndarray:
+        (W1, b1), (W2, b2) = self.net.unpack(params)
+        return (np.tanh(self.X @ W1 + b1) @ W2 + b2)[:, 0] - self.y
+
+    def jacobian(self, params: np.ndarray) -> np.ndarray:
+        """Its transpose (n_params, n), as `Residuals` has it."""
+        return jacobian(self.net, params, self.X).T
+
+
+# Of Levenberg-Marquardt by hand, here and in JAX. Of 1e-3, 1e-2, 0.1 and 1 the first damping that
+# needs the fewest solutions.
+FIRST_DAMPING, LARGEST_DAMPING = 1.0, 1e10
+
+
+def levenberg_marquardt(
+    fun: Residuals | PlainResiduals, params: np.ndarray, goal: float
+) -> np.ndarray:
+    """The parameters where rᵀr is at most the goal: damping over 10 after a success, else times 10.
+
+    Ends without, where the damping has grown too large.
+    """
+    mu, r = FIRST_DAMPING, fun(params)
+    sse = r @ r
+    while sse > goal:
+        JT = fun.jacobian(params)
+        A, g = np.dot(JT, JT.T), np.dot(JT, r)
+        while True:
+            damped = A.copy()
+            damped.ravel()[:: len(A) + 1] += mu
+            trial = params - np.linalg.solve(damped, g)
+            r = fun(trial)
+            if r @ r < sse:
+                break
+            mu *= 10
+            if mu > LARGEST_DAMPING:
+                return params
+        params, sse, mu = trial, r @ r, mu / 10
+    return params

@@ -11,6 +11,12 @@ timed. Whatever a library offers that is faster for these networks is taken:
 - torch: `nn.Sequential`, autograd, the fused optimizers of `torch.optim`.
 - torch.compile: the whole step, gradient and update, as one compiled function.
 - Numba loops: scalar loops in jitted functions, as one writes them for a first network.
+
+Least squares has others, with the same promises; their compiled functions stop at the goal:
+
+- JAX LM: Levenberg-Marquardt in one jitted `lax.while_loop`, with Cholesky factors and the Jacobian
+  written out, which is faster than `jax.vmap(jax.grad(...))`.
+- optimistix: its Levenberg-Marquardt.
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from workloads import Training
+from workloads import LeastSquares, Training
 
 # One thread for everybody. XLA reads this when it is loaded.
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
@@ -78,20 +84,28 @@ PEERS = {
     "Numba loops": Peer("numba", "peer_numba", "loops", most_params=200_000),
 }
 
+# Of least squares: a function of a `workloads.LeastSquares` that returns ``run(params)``.
+LEAST_SQUARES = {
+    "JAX LM": Peer("jax", "peer_jax_lm", "fit"),
+    "optimistix": Peer("optimistix", "peer_jax_lm", "optimistix_fit"),
+}
 
-def installed() -> list[str]:
+
+def installed(peers: dict[str, Peer] = PEERS) -> list[str]:
     """The peers that can take part."""
-    return [name for name, peer in PEERS.items() if peer.missing() is None]
+    return [name for name, peer in peers.items() if peer.missing() is None]
 
 
 def left_out() -> dict[str, str]:
-    """The other peers, with what they would need."""
-    return {name: need for name, peer in PEERS.items() if (need := peer.missing()) is not None}
+    """All other peers, with what they would need."""
+    every = PEERS | LEAST_SQUARES
+    return {name: need for name, peer in every.items() if (need := peer.missing()) is not None}
 
 
 def versions() -> dict[str, str]:
     """Of the packages that take part and are not fastbp's own."""
-    packages = {PEERS[name].package for name in installed()} - {"numba"}
+    every = PEERS | LEAST_SQUARES
+    packages = {every[name].package for name in installed(every)} - {"numba"}
     return {package: importlib.metadata.version(package) for package in sorted(packages)}
 
 
@@ -99,6 +113,13 @@ def trainer(
     name: str, work: Training, dtype: str, X: np.ndarray, y: np.ndarray, params: np.ndarray
 ) -> Run:
     """The peer's ``run(epochs)``."""
-    peer = PEERS[name]
-    function = getattr(importlib.import_module(peer.module), peer.function)
-    return function(work, dtype, X, y, params)
+    return _function(PEERS[name])(work, dtype, X, y, params)
+
+
+def solver(name: str, work: LeastSquares) -> Callable[[np.ndarray], Any]:
+    """The ``run(params)`` of a peer in least squares, which returns parameters."""
+    return _function(LEAST_SQUARES[name])(work)
+
+
+def _function(peer: Peer) -> Callable[..., Any]:
+    return getattr(importlib.import_module(peer.module), peer.function)

@@ -1,4 +1,4 @@
-"""The plots of a saved run: ratios, shares of the FMA peak, growth with the rows."""
+"""The plots of a saved run: ratios, shares of the FMA peak, growth with the rows, methods."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from report import (
+    CURVES,
     FMA,
     GROWTH,
     OURS,
@@ -38,11 +39,13 @@ RED = "#c03030"
 def draw(run: Run, path: Path) -> list[Path]:
     """Draw all plots; the others stand beside the first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figures = {path: ratios(run)}
+    figures = {path: ratios(run)} if run.raced() else {}
     if run.suite(PEAK):
         figures[path.with_stem(path.stem + "-peak")] = peak(run)
     if run.suite(GROWTH):
         figures[path.with_stem(path.stem + "-growth")] = growth(run)
+    if run.suite(CURVES):
+        figures[path.with_stem(path.stem + "-methods")] = methods(run)
     for place, figure in figures.items():
         figure.suptitle(describe(run)[0].replace("; threads", "\nthreads"), fontsize=8)
         figure.savefig(place, dpi=120)
@@ -147,6 +150,21 @@ def growth(run: Run) -> Any:
     ax.set_xlabel("rows")
     ax.set_ylabel("seconds per epoch")
     ax.set_title(run.suite(GROWTH)[0].name, fontsize=9)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=8)
+    return figure
+
+
+def methods(run: Run) -> Any:
+    """The sum of squares over the time, a line for each of fit's methods."""
+    figure, ax = plt.subplots(figsize=(6, 4.2), layout="constrained")
+    for name, curve in run.curves.items():
+        ax.plot(curve["seconds"], curve["sse"], label=name)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("seconds")
+    ax.set_ylabel("sum of squares")
+    ax.set_title(run.suite(CURVES)[0].name, fontsize=9)
     ax.grid(alpha=0.3)
     ax.legend(fontsize=8)
     return figure

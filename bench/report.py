@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from dataclasses import dataclass, field
@@ -21,13 +22,19 @@ SUITES = {
     "training": "Training steps within one call, µs per step",
     "kernels": "dense_forward + dense_backward (rows × n_in × n_out), µs per pair",
     "calls": "Calls on a network, µs per call",
+    "fits": "Fits to the same sum of squares, median of the starts, µs per fit",
+    "squares": "Jacobian; JᵀJ, Jᵀr and rᵀr at once; µs per call",
     "blas": "Layers of few rows (rows × n_in × n_out), kernels called from C, µs per call",
 }
+
+# In the name of a fit's group. A contestant that missed the goal from a start took for ever there.
+START = ", start "
 
 # What is not compared with peers: see bench_loop.py, bench_peak.py and so on.
 LOOP, BARE = "loop", "bare steps"
 PEAK, FMA = "peak", "FMA peak"
 GROWTH = "growth"
+CURVES = "curves"
 FUNCTIONS = "functions"
 THREADED, ALONE, THREADS, PROCESSES = "threads", "one", "two threads", "two processes"
 
@@ -39,16 +46,19 @@ LIMITS = {
 }  # fmt: skip
 
 Table = list[list[str]]
+Key = tuple[str, str, str]  # suite, row, dtype
+Curve = dict[str, Any]  # "seconds" and "sse" of a method, and seconds when "reached"
 
 
 @dataclass
 class Row:
-    """A group: the least seconds of each contestant."""
+    """A group: the least seconds of each contestant, of fits the median over the starts."""
 
     suite: str
     name: str
     dtype: str
     seconds: dict[str, float] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
 
     def best_peer(self) -> str | None:
         """The fastest contestant that is not ours."""
@@ -74,6 +84,7 @@ class Run:
     machine: dict[str, Any]
     rows: list[Row]
     warmup: dict[str, float]
+    curves: dict[str, Curve]
 
     def suite(self, suite: str) -> list[Row]:
         return [row for row in self.rows if row.suite == suite]
@@ -91,16 +102,29 @@ class Run:
 def load(path: str | Path) -> Run:
     """Read what pytest-benchmark saved."""
     saved = json.loads(Path(path).read_text())
-    rows: dict[tuple[str, str, str], Row] = {}
+    times: dict[Key, dict[str, dict[str, float]]] = {}  # by contestant and start
     warmup: dict[str, float] = {}
+    curves: dict[str, Curve] = {}
     for item in saved["benchmarks"]:
         info = item["extra_info"]
-        key, name = (info["suite"], info["row"], info["dtype"]), info["contestant"]
-        row = rows.setdefault(key, Row(*key))
-        row.seconds[name] = item["stats"]["min"]
+        row, _, start = info["row"].partition(START)
+        key, name = (info["suite"], row, info["dtype"]), info["contestant"]
+        times.setdefault(key, {}).setdefault(name, {})[start] = item["stats"]["min"]
         if info["suite"] in SUITES:
             warmup[name] = warmup.get(name, 0.0) + info["warmup_s"]
-    return Run(saved["machine_info"], list(rows.values()), warmup)
+        if info["suite"] == CURVES:
+            curves[name] = info["curve"]
+    return Run(saved["machine_info"], [_row(*of_row) for of_row in times.items()], warmup, curves)
+
+
+def _row(key: Key, times: dict[str, dict[str, float]]) -> Row:
+    starts = {start for of_one in times.values() for start in of_one}
+    row = Row(*key)
+    for name, reached in times.items():
+        row.seconds[name] = statistics.median(reached.get(start, math.inf) for start in starts)
+        if missed := len(starts) - len(reached):
+            row.missed[name] = missed
+    return row
 
 
 def describe(run: Run) -> list[str]:
@@ -133,7 +157,7 @@ def title(contestant: str) -> str:
 
 def number(value: float | None) -> str:
     """Three digits, as many as a timing is good for."""
-    if value is None:
+    if value is None or value == math.inf:
         return "-"
     if value >= 100:
         return f"{value:,.0f}"
@@ -221,6 +245,17 @@ def growth(run: Run) -> Table:
     return table
 
 
+def methods(run: Run) -> Table:
+    """When each method came to these sums of squares."""
+    levels = list(next(iter(run.curves.values()))["reached"])
+    table = [["", "dtype", *(f"SSE {level}" for level in levels)]]
+    for row in run.suite(CURVES):
+        for name in row.seconds:
+            reached = run.curves[name]["reached"]
+            table.append([name, row.dtype, *(number(1e3 * reached[level]) for level in levels)])
+    return table
+
+
 def tables(run: Run, lost: str) -> dict[str, Table]:
     """All tables by their headings."""
     raced = {suite: text for suite, text in SUITES.items() if run.suite(suite)}
@@ -231,6 +266,8 @@ def tables(run: Run, lost: str) -> dict[str, Table]:
             run, lost
         )
     found["Two fits at once, times as much as one after the other"] = two_at_once(run)
+    for row in run.suite(CURVES):
+        found[f"Methods of fit on {row.name}, ms to a sum of squares"] = methods(run)
     for row in run.suite(GROWTH)[:1]:
         found[f"Time of a row in an epoch, {row.name}, ns"] = growth(run)
     return {heading: table for heading, table in found.items() if len(table) > 1}
@@ -244,6 +281,16 @@ def around(run: Run) -> list[str]:
         told = ", ".join(f"{name} {share:+.1%}" for name, share in more.items())
         lines.append(f"Beside the bare steps of {row.name}, {row.dtype}: {told}")
     return lines
+
+
+def misses(run: Run) -> list[str]:
+    """Who did not get to the goal, a line if there is anyone."""
+    told = [
+        f"{title(name)} from {n} of {row.name}"
+        for row in run.rows
+        for name, n in row.missed.items()
+    ]
+    return [f"Starts from which the goal was not reached: {', '.join(told)}"] if told else []
 
 
 def losses(run: Run) -> str:
@@ -266,7 +313,7 @@ def text(run: Run) -> str:
             rest = [cell.rjust(w) for cell, w in zip(row[2:], widths[2:], strict=True)]
             lines.append("  ".join(first + rest))
         lines.append("")
-    return "\n".join([*lines, *around(run), losses(run)])
+    return "\n".join([*lines, *around(run), *misses(run), losses(run)])
 
 
 def markdown(run: Run) -> str:
@@ -277,9 +324,8 @@ def markdown(run: Run) -> str:
         lines.append("| --- | --- |" + " ---: |" * (len(table[0]) - 2))
         lines += ["| " + " | ".join(row) + " |" for row in table[1:]]
         lines.append("")
-    return "\n".join(
-        [*lines, *(f"- {line}" for line in (*describe(run), *around(run), losses(run)))]
-    )
+    told = (*describe(run), *around(run), *misses(run), losses(run))
+    return "\n".join([*lines, *(f"- {line}" for line in told)])
 
 
 def main() -> int:

@@ -26,7 +26,8 @@ net = fb.Network(
     fb.Dense(6, "tanh", mask=SEES, bias_mask=HAS_BIAS),
     fb.Dense(1, trainable=MAY_CHANGE),
 )
-METHODS = {"sgd": {"lr": 0.2}, "adam": {"lr": 0.05}, "L-BFGS-B": {}, "fmincg": {}, "trf": {}}
+METHODS = {"sgd": {"lr": 0.2}, "adam": {"lr": 0.05}}
+METHODS |= {method: {} for method in ("L-BFGS-B", "fmincg", "lm", "trf")}
 
 
 def main():

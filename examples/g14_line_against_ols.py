@@ -8,7 +8,7 @@ Answer: least squares. The descent has only not arrived: curvature along the val
 and intercept trade off is 262 times smaller than across it, and 1,000 steps of that rate go a
 small part of the way. Standardised data make the valley round: `scale="standard"` scales inside
 the fit and folds the scaling back, so that the line that comes out is for raw data. And a method
-that knows it is least squares, "trf", needs a few steps whatever the scale.
+that knows it is least squares, "lm" or "trf", needs a few steps whatever the scale.
 
 Lesson: look at the condition number before the number of steps.
 """
@@ -39,6 +39,7 @@ def main():
         'lr 0.1, scale="standard"': fb.fit(
             line, alcohol[:, None], total, lr=0.1, scale="standard", **sgd
         ),
+        "lm": fb.fit(line, alcohol[:, None], total, method="lm", **start),
         "trf": fb.fit(line, alcohol[:, None], total, method="trf", **start),
     }
     for name, res in fits.items():

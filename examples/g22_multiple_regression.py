@@ -7,7 +7,8 @@ Answer: heights of 62 to 72 and ages of 21 to 41 make a largest curvature λ of 
 is above the largest stable rate, 2/λ = 0.00038. fastbp stops the run in step 8 and quotes that rate
 long before the weights are NaN, in step 487. Below it the descent hardly moves: the smallest
 curvature is 1.7 million times smaller. `scale="standard"` brings that condition number to 1.1, and
-the parameters that come out are for raw data and agree with ordinary least squares.
+the parameters that come out are for raw data and agree with ordinary least squares, as do those of
+"lm" and "trf", which have no rate.
 
 Lesson: NaN is the last symptom of a rate that was too large for a long time. Scale.
 """
@@ -46,6 +47,7 @@ def main():
     fits = {
         "ordinary least squares": ols,
         'scale="standard"': fb.fit(plane, X, weight, lr=1.0, scale="standard", **sgd).params,
+        "lm": fb.fit(plane, X, weight, method="lm", **start).params,
         "trf": fb.fit(plane, X, weight, method="trf", **start).params,
     }
     for name, (age, height, bias) in fits.items():

@@ -82,9 +82,10 @@ def fit(
         "sgd", "momentum" (0.9), "nesterov" (0.9), "adam", "adamw", "rmsprop" and "adagrad", or
         ``fb.SGD(...)``, ``fb.Adam(...)`` and so on, take steps on minibatches with PyTorch's rules
         and defaults. Full-batch methods are "scg" (scaled conjugate gradients), "fmincg" (conjugate
-        gradients), SciPy's "L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP" and
-        "trust-constr", and for least-squares losses its "trf" and "dogbox"; they compute in float64
-        and round at the end. Dropout, `clip_norm` and `average` need a minibatch method.
+        gradients), SciPy's "L-BFGS-B", "BFGS", "CG", "TNC" and "SLSQP", with exact second
+        derivatives "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr", "trust-exact" and
+        "dogleg", and for least-squares losses "trf" and "dogbox"; they compute in float64 and round
+        at the end. Dropout, `clip_norm` and `average` need a minibatch method.
     loss : str or Loss, default "mse"
         A name of the list in `Network.objective`'s notes, or what `fastbp.huber`,
         `fastbp.quantile`, `fastbp.margin_ranking` and `fastbp.custom_loss` make. A batch of B rows
@@ -95,7 +96,7 @@ def fit(
         changes masked or frozen entries; masked ones may hold anything.
     epochs : int, default 100
         Passes over the data, those before `state` included; for full-batch methods the most
-        iterations, for "trf" and "dogbox" the most evaluations.
+        iterations.
     batch_size : int, None or "auto"
         Rows of a step; the last batch of an epoch has what is left. None is all of them, and
         "auto" 32 for the minibatch methods, all for the others, which take no number. For
@@ -160,7 +161,9 @@ def fit(
     **options
         Numbers of the method, such as ``lr`` (a number, or a function of the epoch such as those of
         `fastbp.schedules`), ``momentum``, ``betas``, ``eps`` and ``weight_decay``; they go before
-        the method's own. For full-batch methods what `fastbp.optimize` takes.
+        the method's own. For full-batch methods what `fastbp.optimize` takes; ``bounds``, where the
+        method knows them, may be (lower, upper), numbers or vectors, or a pair per parameter, and
+        a start outside is moved to the nearest point within. They exclude `scale`.
 
     Returns
     -------
@@ -173,6 +176,9 @@ def fit(
         For shapes that do not fit, arrays that are not real, unknown names and options, numbers
         out of range, what a method or loss cannot take, a state of another network, method or run,
         and a network without free parameters.
+    MemoryError
+        If the matrices that a full-batch method holds are larger than the machine's memory; the
+        message says how large.
     NonFiniteError
         If X, y or params hold NaN or infinity; the message says where.
     DivergenceError

@@ -12,11 +12,14 @@ from ._objective import Objective
 from ._scaling import Scaler, inverse
 from ._uncertainty import N_LISTED, Parameters, Uncertainty, listed, of_normal_equations
 from .network import Network
+from .optimize._scipy import LEAST_SQUARES, as_bounds, main_memory
 
-# A row of these methods' bounds is all lower or all upper ones; others take a pair per parameter.
-BOUNDS_BY_SIDE = ("trf", "dogbox", "lm")
-# Relative to a bound of 1 or more: interior methods stop shortly before it, float32 rounds it.
-AT_BOUND = 1e-7
+# How many matrices are held at once: with a row and a column per free parameter, and with a row per
+# parameter.
+SQUARE, TALL = 6, 2
+# Parameters are at a bound if they are so close to it, relative to bounds of 1 or more (float32
+# rounds them), or at this share of a step that it stops: interior methods come to rest before it.
+AT_BOUND, STOPPED_SHARE = 1e-7, 0.01
 # Jacobians of predictions are formed in blocks of rows of about so many bytes.
 BLOCK_BYTES = 2**24
 
@@ -55,6 +58,8 @@ class Fitted:
         ------
         ValueError
             If it was not a sum of squares that was minimised.
+        MemoryError
+            If its matrices are larger than the machine's memory.
         """
         if self.obstacle:
             raise ValueError(
@@ -62,16 +67,20 @@ class Fitted:
                 f"those of plain least squares; fit with loss 'mse', 'half_mse' or 'sse', with l2 "
                 f"and bounds if need be"
             )
+        _require_memory(self.objective.net)
         objective, inside = self._scaled(params)
         net = objective.net
         JTJ, gradient, sse = objective.normal_equations(inside)
-        movable = ~self.at_bound(params)[net.free]
+        prior = objective.prior(self.l2)[net.free]
+        gradient = gradient + prior * inside[net.free]
+        curvature = np.diag(JTJ) + prior
+        steps = -gradient / np.where(curvature == 0, 1, curvature)
+        movable = ~self._at_bound(params, net.free, steps)
         free = net.free[movable]
-        prior = objective.prior(self.l2)[free]
         found = of_normal_equations(
             JTJ[np.ix_(movable, movable)],
-            gradient[movable] + prior * inside[free],
-            prior,
+            gradient[movable],
+            prior[movable],
             sse,
             self.n_residuals,
             Parameters(
@@ -111,16 +120,14 @@ class Fitted:
         p = float(self.objective.net.n_free)
         return self.n_residuals * p**2 + 10 * p**3
 
-    def at_bound(self, params: np.ndarray) -> np.ndarray:
-        """Which parameters (n_params,) are at one of their bounds."""
+    def _at_bound(self, x: np.ndarray, free: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Which parameters x[free] are at a bound; `steps` would take each to its best value."""
         bounds = self.options.get("bounds")
         if bounds is None:
-            return np.zeros(len(params), bool)
-        lower, upper = (
-            np.isfinite(limit) & (np.abs(params - limit) <= AT_BOUND * np.maximum(1, np.abs(limit)))
-            for limit in _limits(bounds, self.method)
-        )
-        return lower | upper
+            return np.zeros(len(free), bool)
+        found = as_bounds(bounds, len(x), pairs=self.method not in LEAST_SQUARES)
+        x, lower, upper = x[free], found.lb[free], found.ub[free]
+        return _stopped(x - lower, lower, -steps) | _stopped(upper - x, upper, steps)
 
     # Columns as they were scaled, in float64.
 
@@ -158,15 +165,22 @@ def prediction_deviations(
     return result
 
 
-def _limits(bounds: Any, method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds out of the forms that SciPy takes."""
-    if hasattr(bounds, "lb"):
-        lower, upper = bounds.lb, bounds.ub
-    elif method in BOUNDS_BY_SIDE:
-        lower, upper = bounds
-    else:
-        lower, upper = zip(*bounds, strict=True)
-    return np.array(lower, float), np.array(upper, float)  # None becomes NaN, near to nothing
+def _stopped(distances: np.ndarray, limits: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Whether parameters are at a limit to rounding, or much nearer than their steps to it go."""
+    rounding = AT_BOUND * np.maximum(1, np.abs(limits))
+    return np.isfinite(limits) & (distances <= np.maximum(rounding, STOPPED_SHARE * steps))
+
+
+def _require_memory(net: Network) -> None:
+    """Raise MemoryError if what is computed of its free parameters cannot be held."""
+    needed = 8 * net.n_free * (SQUARE * net.n_free + TALL * net.n_params)
+    memory = main_memory()
+    if needed > memory:
+        raise MemoryError(
+            f"the uncertainty of {net.n_free} free parameters needs about {needed / 2**30:.3g} GiB "
+            f"for dense matrices, and this machine has {memory / 2**30:.3g} GiB; it is for smaller "
+            f"networks"
+        )
 
 
 def _named(net: Network, places: np.ndarray) -> str:

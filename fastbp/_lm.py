@@ -22,6 +22,7 @@ from .training import state as states
 
 CHUNK_SECONDS = 0.1  # between looks at Ctrl-C
 SETTLED = 1e-3  # the change, as a share, of an l2 that has been found
+MOST_UNMOVED = 20  # changes of l2 in a row after each of which no step helped
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,7 @@ def minimise(
         own = _restored(state, obj.net.n_params, obj.net.n_free)
         trace.restore(state, own["nit"])
         x0 = own.pop("x")
-    run = _Run(obj, x0, limits, trace, method)
-    if own is not None:
-        run.go_on(own)
+    run = _Run(obj, x0, limits, trace, method, own)
     kept = run.state()
 
     def keep() -> None:
@@ -151,18 +150,27 @@ def minimise(
 class _Run:
     """A search and what was recorded of its steps."""
 
-    def __init__(self, obj: Objective, x0: np.ndarray, limits: Limits, trace: Trace, method: LM):
+    def __init__(
+        self,
+        obj: Objective,
+        x0: np.ndarray,
+        limits: Limits,
+        trace: Trace,
+        method: LM,
+        own: dict[str, Any] | None,
+    ):
         self.obj, self.limits, self.trace, self.method = obj, limits, trace, method
         self.scale = obj.problem_scale  # of the sum of squares in the objective
-        self.records: list[np.ndarray] = []
+        self.records = [np.empty((0, 4))]
         self.evidence: list[tuple[float, float]] = []  # l2, the effective number of parameters
+        self.unmoved = 0
         self.rules = method.rules(limits.tol)
         free, bounds = obj.net.free, checked_bounds(method.bounds, x0)
         self.inside = FreeCoordinates(obj, x0)
         rows = NetworkRows(obj, self.inside, method.robust, method.f_scale)
-        prior, x = obj.prior()[free], self.inside.x0
+        prior, x = obj.prior(None if own is None else own["l2"])[free], self.inside.x0
         require_memory("lm", 3 * len(x) * min(len(x), obj.n_residuals))
-        if method.bayesian and prior.any():
+        if method.bayesian and obj.prior().any():
             raise ValueError(
                 "bayesian=True finds l2 itself, and l2 was given; leave one of them out"
             )
@@ -173,6 +181,9 @@ class _Run:
             self.search = Search(rows, x, self.rules, prior, within)
         else:
             self.search = Fused(rows, self.rules, prior)
+        if own is not None:
+            self.records, self.evidence = [own["records"]], own["evidence"].tolist()
+            self.search.go_on(own["search"])
 
     # Along the way.
 
@@ -188,11 +199,11 @@ class _Run:
         while search.status == RUNNING and search.nit < epochs:
             before = clock.perf_counter()
             found = search.steps(min(count, epochs - search.nit), self.limits.goal / self.scale)
+            if self.method.bayesian:
+                self._weigh_evidence(len(found) > 0)
             if len(found):
                 count = self._next(count, clock.perf_counter() - before)
                 self._record(found)
-            if self.method.bayesian:
-                self._weigh_evidence()
         if search.status == RUNNING:
             return LIMIT, ALL_DONE
         return (STUCK if search.status == NO_STEP else FINISHED), ending(search, self.rules)
@@ -213,7 +224,7 @@ class _Run:
 
     def history(self) -> dict[str, np.ndarray]:
         """What is told of each step beside the objective."""
-        columns = np.concatenate([np.empty((0, 4)), *self.records]).T
+        columns = np.concatenate(self.records).T
         told = dict(zip(RECORDED[1:], columns[1:], strict=True))
         if self.method.bayesian:
             l2, effective = np.array(self.evidence).reshape(-1, 2).T
@@ -225,9 +236,11 @@ class _Run:
     @property
     def l2(self) -> float | None:
         """The penalty that was found, None if it was not looked for."""
-        return self.evidence[-1][0] if self.evidence else None
+        if not (self.method.bayesian and isinstance(self.search, Search)):
+            return None
+        return 2 * self.scale * float(self.search.prior.max())
 
-    def _weigh_evidence(self) -> None:
+    def _weigh_evidence(self, moved: bool) -> None:
         """Set l2 to the ratio of the precisions of weights and residuals, where the search is.
 
         With H = JᵀJ + Λ, γ = n - tr(Λ H⁻¹) parameters are determined by the data. The residuals'
@@ -246,32 +259,36 @@ class _Run:
         ratio = determined * search.squares / max(freedom * float(w @ w), 1e-300)
         ended = search.status
         search.set_prior(ratio * self.weights)
-        self.evidence.append((2 * self.scale * ratio, effective))
-        settled = abs(ratio - before) <= SETTLED * ratio
+        if moved:
+            self.evidence.append((2 * self.scale * ratio, effective))
+        self.unmoved = 0 if moved else self.unmoved + 1
+        settled = abs(ratio - before) <= SETTLED * ratio or self.unmoved == MOST_UNMOVED
         if ended != RUNNING:
             search.status = ended if settled else RUNNING
 
-    # Going on.
-
     def state(self) -> dict[str, Any]:
-        """What the next steps depend on."""
-        found = {"x": self.inside.full(self.search.x), **self.search.state()}
+        """What the next steps depend on, and the records."""
+        found = {
+            "x": self.inside.full(self.search.x),
+            "records": np.concatenate(self.records),
+            "evidence": np.array(self.evidence, float).reshape(-1, 2),
+            **self.search.state(),
+        }
         return found if self.l2 is None else found | {"l2": self.l2}
-
-    def go_on(self, own: dict[str, Any]) -> None:
-        """Stand where a run did that had this state."""
-        l2 = own.pop("l2", None)
-        self.search.go_on(own)
-        if l2 is not None and isinstance(self.search, Search):
-            self.search.set_prior(l2 / (2 * self.scale) * self.weights)
 
 
 def _restored(state: dict[str, Any], n_params: int, n_free: int) -> dict[str, Any]:
-    """What a run goes on from."""
-    found = {
+    """What a run goes on from, out of its state."""
+    nit = states.number(state, "nit")
+    search = {name: states.number(state, name) for name in ("nit", "nfev", "njev")}
+    search |= {"scales": states.array(state, "scales", (n_free,))}
+    search |= {"mu": states.number(state, "mu", float)}
+    l2 = states.number(state, "l2", float) if "l2" in state else None  # bayesian alone
+    return {
+        "search": search,
+        "nit": nit,
         "x": states.array(state, "x", (n_params,)),
-        "scales": states.array(state, "scales", (n_free,)),
-        "mu": states.number(state, "mu", float),
+        "l2": l2,
+        "records": states.array(state, "records", (nit, 4)),
+        "evidence": states.array(state, "evidence", (0 if l2 is None else nit, 2)),
     }
-    found |= {name: states.number(state, name) for name in ("nit", "nfev", "njev")}
-    return found | ({"l2": states.number(state, "l2", float)} if "l2" in state else {})

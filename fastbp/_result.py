@@ -161,10 +161,10 @@ class FitResult:
         >>> res = fb.fit(fb.Network(1, fb.Dense(1)), x, [0, 1, 3, 2, 4], method="trf", seed=0)
         >>> Y, std = res.predict([[2.0], [10.0]], return_std=True)
         >>> print(Y.round(3).ravel(), std.round(3).ravel())
-        [2.  9.2] [0.268 1.571]
+        [2.  9.2] [0.356 2.045]
         >>> Y, lower, upper = res.predict([[2.0]], interval=0.95)
         >>> print(lower.round(3), upper.round(3))
-        [[-0.09]] [[4.09]]
+        [[-0.774]] [[4.774]]
         """
         Y = self.net.forward(self.params, X)
         if not return_std and interval is None:
@@ -239,8 +239,8 @@ class FitResult:
         >>> x = np.arange(5.0).reshape(-1, 1)
         >>> res = fb.fit(fb.Network(1, fb.Dense(1)), x, [0, 1, 3, 2, 4], method="trf", seed=0)
         >>> print(res.covariance().round(3))
-        [[ 0.036 -0.072]
-         [-0.072  0.216]]
+        [[ 0.063 -0.127]
+         [-0.127  0.38 ]]
         """
         return self.uncertainty.covariance(absolute_sigma)
 

@@ -29,8 +29,9 @@ EPS = np.finfo(np.float64).eps
 # Eigenvalues of a scaled JᵀJ below this share of the largest have no digit left: its entries are
 # off by some epsilons, times the square root of the number of rows.
 LEAST_EIGENVALUE = 1e-13
-# From this condition number on JᵀJ is near-singular: 5 of the Jacobian's 16 digits are gone.
-NEAR_SINGULAR = 1e10
+# From this condition number on JᵀJ is near-singular. Standard errors still have digits then, and in
+# a linear model their meaning, but not where they are this many times the parameter itself.
+NEAR_SINGULAR, MEANINGLESS = 1e10, 10.0
 # A combination of parameters is undetermined if more than this share of its squared length lies
 # along undetermined directions; rounding turns these by less.
 UNDETERMINED_SHARE = 1e-8
@@ -367,7 +368,7 @@ def _assembled(
     notes = [
         _no_freedom(variance, n_residuals, n_effective),
         _singular(basis, parameters),
-        _near_singular(spectrum, parameters),
+        _near_singular(spectrum, errors, parameters),
         _runaway(spectrum, errors, parameters),
     ]
     if gradient is not None:
@@ -394,15 +395,15 @@ def _singular(basis: Basis, parameters: Parameters) -> str:
     return "; ".join(notes)
 
 
-def _near_singular(spectrum: _Spectrum, parameters: Parameters) -> str:
-    weak = spectrum.weak
-    if not weak.any():
+def _near_singular(spectrum: _Spectrum, errors: np.ndarray, parameters: Parameters) -> str:
+    places = _along(spectrum, parameters)
+    places = places[errors[places] > MEANINGLESS * np.abs(parameters.x[places])]
+    if not places.size:
         return ""
-    names = parameters.listed(_along(spectrum, parameters))
-    condition = spectrum.values.max() / spectrum.values[weak].min()
+    condition = spectrum.values.max() / spectrum.values[spectrum.weak].min()
     return (
-        f"without meaning for {names}: JᵀJ is near-singular (condition number {condition:.1e}), "
-        f"they can change together and hardly change the fit; {parameters.advice}"
+        f"without meaning for {parameters.listed(places)}: JᵀJ is near-singular (condition number "
+        f"{condition:.1e}), they can change together and hardly change the fit; {parameters.advice}"
     )
 
 
@@ -425,8 +426,8 @@ def _runaway(spectrum: _Spectrum, errors: np.ndarray, parameters: Parameters) ->
     ways = [f"{parameters.listed(gone[i : i + 1])} from {start[gone[i]]:.3g} to {x[gone[i]]:.3g}"
             for i in range(min(len(gone), N_LISTED))]  # fmt: skip
     return (
-        f"parameters run away, {listed(ways, len(gone))}, and the fit gains ever less by it: there "
-        f"may be no best value"
+        f"doubtful for parameters that run away, {listed(ways, len(gone))}: the fit gains ever "
+        f"less by it, and there may be no best value"
     )
 
 

@@ -418,6 +418,103 @@ def test_normal_equations_solve_linear_least_squares(backend, rng):
         np.testing.assert_allclose([*W[columns, k], b[k]], expected, rtol=1e-10)
 
 
+# Sums of squares, robust ones among them.
+
+ROBUST = ("linear", "huber", "soft_l1", "cauchy")
+
+
+def residuals(c):
+    """Y - y, from close to 0 to several times the scale of 0.4 in the tests below."""
+    return (c.net.forward(c.params, c.X) - c.y).ravel()
+
+
+@pytest.mark.parametrize("robust", ROBUST)
+def test_sums_of_squares_are_twice_scipys_costs(backend, robust):
+    from scipy.optimize import least_squares
+
+    c = case_with("sse", "tanh", n=300, weighted=False)
+    assert abs(residuals(c)).min() < 0.04 and abs(residuals(c)).max() > 1.6
+    start = np.zeros(1)
+    cost = least_squares(
+        lambda _: residuals(c), start, lambda _: np.zeros((900, 1)), loss=robust, f_scale=0.4
+    ).cost
+    obj = c.net.objective(c.X, c.y, "sse")
+    *_, total = obj.normal_equations(c.params, robust, 0.4)
+    assert type(total) is float and total == pytest.approx(2 * cost, rel=1e-13)
+    alone = obj.sum_of_squares(c.params, robust, 0.4)
+    assert type(alone) is float and alone == pytest.approx(total, rel=1e-14)
+
+
+def rho_slope(robust, z):
+    """rho' as `scipy.optimize.least_squares` documents rho."""
+    return {
+        "linear": np.ones_like(z),
+        "huber": np.where(z <= 1, 1, z**-0.5),
+        "soft_l1": (1 + z) ** -0.5,
+        "cauchy": 1 / (1 + z),
+    }[robust]
+
+
+@pytest.mark.parametrize("n", [1, 7, 256, 513, 1500])
+@pytest.mark.parametrize("robust", ROBUST)
+def test_robust_normal_equations_are_reweighted(backend, dtype, robust, n):
+    """D = w·rho'(z) with z of the residual without its weight, in free coordinates."""
+    c = case_with("sse", "tanh", dtype, n=n)
+    obj = c.net.objective(c.X, c.y, "sse", **c.terms)
+    r = residuals(c).astype(np.float64)
+    D = np.repeat(c.terms["sample_weight"], 3) * rho_slope(robust, (r / 0.4) ** 2)
+    J = c.net.jacobian(c.params, c.X, free_only=True).astype(np.float64)
+    JTJ, JTr, _ = obj.normal_equations(c.params, robust, 0.4)
+    assert same(JTJ, np.ascontiguousarray(JTJ.T)) and JTJ.dtype == JTr.dtype == dtype
+    assert JTJ.flags.c_contiguous and JTr.flags.c_contiguous
+    share = 1e-12 if dtype == np.float64 else 1e-3
+    close(JTJ, J.T @ (D[:, None] * J), share)
+    assert abs(JTr - J.T @ (D * r)).max() <= share * abs(J).max() * (D * abs(r)).sum()
+
+
+@pytest.mark.parametrize("robust", ROBUST)
+def test_robust_gradients_are_those_of_the_sum(backend, robust):
+    c = case_with("sse", "tanh", n=40)
+    obj, free = c.net.objective(c.X, c.y, "sse", **c.terms), bounds.free_entries(c.net)
+    _, JTr, _ = obj.normal_equations(c.params, robust, 0.4)
+    v = np.where(free, directions(c)[0], 0)
+
+    def total(t):
+        return obj.sum_of_squares(c.params + float(t) * v, robust, 0.4)
+
+    h = 1e-5
+    assert (total(h) - total(-h)) / (2 * h) == pytest.approx(2 * JTr @ v[free], rel=1e-6)
+
+
+@pytest.mark.parametrize("frozen", [1, 2, 3])
+def test_normal_equations_above_frozen_layers(backend, dtype, rng, frozen):
+    """Layers below the first free one are not derived to; of three frozen ones, none is."""
+    layers = [fb.Dense(n, "tanh", trainable=i >= frozen) for i, n in enumerate((5, 9, 3))]
+    c = case_of(rng, fb.Network(4, *layers, dtype=dtype), 70, "sse", True)
+    for robust in ("linear", "huber"):
+        found, expected = (
+            c.net.objective(c.X, c.y, "sse", backend=b, **c.terms).normal_equations(
+                c.params, robust, 0.5
+            )
+            for b in (backend, "numpy")
+        )
+        share = 1e-12 if dtype == np.float64 else 1e-4
+        for computed, exactly in zip(found[:2], expected[:2], strict=True):
+            assert computed.dtype == dtype
+            close(computed, exactly, share)
+        assert found[2] == pytest.approx(expected[2], rel=share)
+
+
+def test_outliers_do_not_overflow_where_squares_would_not(backend):
+    """A residual of 1e100 counts, and its equations have next to no weight."""
+    net, X = fb.Network(1, fb.Dense(1)), np.array([[1.0], [2.0], [3.0]])
+    obj = net.objective(X, [1.0, 2.0, 1e100], "sse")
+    for robust, size in (("huber", 2e100), ("soft_l1", 2e100), ("cauchy", 200 * np.log(10))):
+        JTJ, _, total = obj.normal_equations([1.0, 0.0], robust)
+        assert total == pytest.approx(size, rel=1e-13)
+        np.testing.assert_allclose(JTJ, [[5, 3], [3, 2]], rtol=1e-13)
+
+
 # The largest stable rate.
 
 

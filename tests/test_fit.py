@@ -22,7 +22,8 @@ pytestmark = pytest.mark.backend
 NET = fb.Network(3, fb.Dense(5, "tanh"), fb.Dense(2))
 LINE = fb.Network(3, fb.Dense(1))
 FIRST_ORDER = list(METHODS)
-MINIMIZE = ["scg", "fmincg", "L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP", "trust-constr"]
+MINIMIZE = ["scg", "fmincg", "L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP", "trust-constr",
+    "trust-ncg", "trust-krylov", "trust-exact"]  # fmt: skip
 LEAST_SQUARES = ["trf", "dogbox"]
 
 

@@ -66,7 +66,7 @@ def sigmoid(z):
 
 
 def test_there_are_examples():
-    assert len(FILES) >= 23
+    assert len(FILES) >= 24
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -404,7 +404,7 @@ def test_g09_chosen_connections(example):
     def objective(v):
         return np.mean((output(v) - y) ** 2)
 
-    assert list(result["params"]) == ["sgd", "adam", "L-BFGS-B", "fmincg", "trf"]
+    assert list(result["params"]) == ["sgd", "adam", "L-BFGS-B", "fmincg", "lm", "trf"]
     for method, params in result["params"].items():
         assert params[fixed].tobytes() == start[fixed].tobytes()
         error = objective(params[free])
@@ -413,7 +413,8 @@ def test_g09_chosen_connections(example):
         if method in ("sgd", "adam"):
             by_hand = chosen_descent(start[free], lambda v: complex_step(objective, v), method)
             np.testing.assert_allclose(params[free], by_hand, rtol=0, atol=1e-9)
-    assert np.abs(complex_step(objective, result["params"]["trf"][free])).max() < 1e-6
+    for method in ("lm", "trf"):
+        assert np.abs(complex_step(objective, result["params"][method][free])).max() < 1e-6
 
 
 def two_layers(params):
@@ -429,6 +430,74 @@ def two_layers(params):
         return np.concatenate([(X.T @ dZ).ravel(), dZ.sum(0), (H.T @ dY).ravel(), dY.sum(0)])
 
     return score, gradient
+
+
+def test_g10_cancelling_integral(example):
+    result, text = example("g10")
+
+    def exact(ecut, q2, q02=485124412):
+        return np.log((q2 - ecut) / (ecut - q02)) / (q02 - q2)
+
+    value = exact(17909665929, 9e10)
+    for name, (found, error) in result["found"].items():
+        assert f"{name:15} {found:.9e} ± {error:.0e}\n" in text
+        if name == "cauchy":
+            # The tail beyond 1e9·q2, about 1/(1e9·q2), is left out.
+            assert abs(found - value) <= error + 1.2e-20 and error < 1e-8 * abs(value)
+        else:  # wrong, and further than it tells
+            assert abs(found - value) > 0.5 * abs(value) and abs(found - value) > 5 * error
+    assert len(result["found"]) == 4
+
+    X, y = result["X"], result["y"]
+    np.testing.assert_allclose(y, 1e11 * exact(*X.T), rtol=1e-7)
+    errors = np.abs(result["Y"] - y)
+    assert X.shape == (50, 2) and np.sqrt(np.mean(errors**2)) < 1e-3 * np.ptp(y)
+    inside = (result["lower"] < y) & (y < result["upper"])
+    assert f"{inside.sum()} of 50 new values within their bars of 95 %\n" in text
+    assert inside.sum() >= 42 and (result["upper"] - result["lower"]).max() < 0.01 * np.ptp(y)
+
+
+def test_g11_residuals_not_their_sum(example):
+    result, text = example("g11")
+    k = np.arange(1, 7)
+
+    def curve(a, b_inv, c0):
+        return (c0 - np.arcsinh(c0) * np.exp(2 * np.pi * a * k)) * b_inv / a
+
+    def least(t):
+        """Of the limit β(1 - e^(2πak))/a: for each a the best β, the least over a."""
+        from scipy.optimize import minimize_scalar
+
+        def of(a):
+            g = (1 - np.exp(2 * np.pi * a * k)) / a
+            return ((t - g * (g @ t) / (g @ g)) ** 2).sum()
+
+        return minimize_scalar(of, bounds=(0.01, 0.1), method="bounded", options={"xatol": 1e-10})
+
+    series = load(*EXAMPLES.glob("g11_*")).SERIES
+    assert len(result["fits"]) == len(series) == 5
+    for i, (t, res) in enumerate(zip(series, result["fits"], strict=True)):
+        sse, limit = ((curve(*res.x) - t) ** 2).sum(), least(t)
+        assert 2 * res.cost == pytest.approx(sse, rel=1e-12)
+        assert f"series {i + 1}: sum of squares {sse:.7f}, {res.message}\n" in text
+        a, b_inv, c0 = res.x
+        if i == 0:
+            gradient = complex_step(lambda p, t=t: ((curve(*p) - t) ** 2).sum(), res.x)
+            assert np.abs(gradient).max() < 1e-6 and sse < limit.fun - 1e-4
+            assert [f"{v:.4f}" for v in (a, abs(b_inv), abs(c0))] == ["0.0362", "0.6420", "0.1207"]
+        else:
+            assert sse == pytest.approx(limit.fun, rel=1e-4) and a == pytest.approx(
+                limit.x, rel=1e-3
+            )
+            assert abs(c0) < 0.01 and abs(b_inv) > 10
+            assert res.standard_errors[1] > 1e3 * abs(b_inv)
+    one, away = result["many"]
+    (cluster,) = one.clusters
+    assert len(one.x) == len(away.x) == 20 and not cluster.runaway
+    # The minimum twice, with either sign.
+    np.testing.assert_allclose(np.abs(one.x), np.abs(one.x[:1]).repeat(20, 0), rtol=1e-4)
+    assert {-1.0, 1.0} == set(np.sign(one.x[:, 1])) and (one.x[:, 1] * one.x[:, 2] < 0).all()
+    assert away.clusters[0].runaway and "runs away" in text
 
 
 def test_g12_max_margin(example):
@@ -499,6 +568,13 @@ def test_g13_xor_with_bias_input(example):
         assert at_1000 is None or f"{expected[1000]:.4f}" == at_1000
         assert f"{expected[-1]:.1e}" == at_end or f"{expected[-1]:.3f}" == at_end
         assert f"1,000 steps {expected[1000]:.4f}, 10,000 {expected[-1]:.5f}, never rises\n" in text
+    W, w = result["lm"].params[:9].reshape(3, 3), result["lm"].params[9:, None]
+    sse = ((sigmoid(sigmoid(X @ W) @ w) - y) ** 2).sum()
+    assert sse <= 1e-4 and result["lm"].nit < 50
+    assert f"Levenberg-Marquardt: {sse:.1e} after {result['lm'].nit} steps\n" in text
+    xor = fb.Network(3, fb.Dense(3, "sigmoid", bias=False), fb.Dense(1, "sigmoid", bias=False))
+    with pytest.raises(ValueError, match="4 residuals and 12 parameters; 'trf'"):
+        fb.optimize.least_squares(xor.objective(X, y, "sse"), result["start"], method="lm")
     assigned = descend(1.0, 2000, slice(-1, None))
     assert result["assigned"] == pytest.approx(assigned[-1], rel=1e-9)
     assert f"{assigned[-1]:.2f}" == "1.00" and f"after 2,000 steps {assigned[-1]:.4f}\n" in text
@@ -522,12 +598,14 @@ def test_g14_line_against_ols(example):
     condition = curvatures[1] / curvatures[0]
     assert f"{condition:.0f}" == "262" and "condition number 262\n" in text
     assert result["condition"] == pytest.approx(condition, rel=1e-9)
-    slow, scaled, trf = result["fits"].values()
+    slow, scaled, lm, trf = result["fits"].values()
     np.testing.assert_allclose(slow.params, after, rtol=1e-10)
     # Standardised, the Hessian is 2·I: 0.8 of the error is left after each step, none at the end.
     np.testing.assert_allclose(scaled.params, ols, rtol=1e-12)
     np.testing.assert_allclose(trf.params, ols, rtol=1e-7)
-    for res in (slow, scaled, trf):
+    np.testing.assert_allclose(lm.params, ols, rtol=1e-10)
+    assert lm.nit <= 3
+    for res in (slow, scaled, lm, trf):
         assert f"slope {res.params[0]:.7f}, intercept {res.params[1]:.7f}, {res.nit} it" in text
 
 
@@ -726,7 +804,7 @@ def test_g22_multiple_regression(example):
     by_age = ((a @ v) * (h @ h) - (h @ v) * (a @ h)) / det
     by_height = ((h @ v) * (a @ a) - (a @ v) * (a @ h)) / det
     best = [by_age, by_height, weight.mean() - by_age * age.mean() - by_height * height.mean()]
-    assert len(result["fits"]) == 3
+    assert len(result["fits"]) == 4
     for name, params in result["fits"].items():
         np.testing.assert_allclose(params, best, rtol=5e-7, err_msg=name)  # 6 digits
         assert f"{name:24} weight = {best[2]:.5f} {best[0]:+.7f}·age" in text
@@ -772,6 +850,40 @@ def test_g23_self_expression(example):
     assert result["ratio"]["orthogonal", 0] > 0.1
     ratios = [result["ratio"]["random", penalty] for penalty in (0.25, 0.5, 1.0)]
     assert ratios[0] > 1e-3 and ratios == sorted(ratios)
+
+
+def test_g24_regression_by_fmincg(example):
+    result, text = example("g24")
+    X, y, theta = result["X"], result["y"], result["theta"]
+    x, m, lam = X[:, 0], len(X), 0.01
+
+    def cost(theta, act):
+        Theta1, Theta2 = theta[:16].reshape((8, 2), order="F"), theta[16:]
+        a2 = act(np.outer(x, Theta1[:, 1]) + Theta1[:, 0])
+        weights = (Theta1[:, 1] ** 2).sum() + (Theta2[1:] ** 2).sum()
+        return (((a2 @ Theta2[1:] + Theta2[0] - y) ** 2).sum() + lam * weights) / (2 * m)
+
+    assert result["J"] == pytest.approx(cost(theta, lambda z: z), rel=1e-13)
+    check, stuck = result["asked"], result["stuck"]
+    assert not check and not stuck.success and 0.99 * result["J"] < stuck.fun <= result["J"]
+    assert f"J {result['J']:.4f} to {stuck.fun:.4f}\n" in text
+    right = complex_step(lambda t: cost(t, lambda z: z), theta)
+    np.testing.assert_allclose(check.numeric, right, rtol=0, atol=1e-12)
+    assert text.count(": passed: ") == 2
+
+    found = {}
+    for hidden, act in (("linear", lambda z: z), ("tanh", np.tanh)):
+        flat = np.concatenate([Theta.ravel(order="F") for Theta in result["fits"][hidden]])
+        found[hidden] = cost(flat, act)
+        assert f"{hidden}: J {cost(theta, act):.4f} to {found[hidden]:.6f}, " in text
+    # Of factors whose product is the slope w, the squares sum to 2|w| at least.
+    xc, yc = x - x.mean(), y - y.mean()
+    slope = (xc @ yc - lam) / (xc @ xc)
+    best = (((slope * xc - yc) ** 2).sum() + 2 * lam * slope) / (2 * m)
+    assert found["linear"] == pytest.approx(best, rel=1e-6)
+    # Close to a minimum, and the noise of 0.05 is what is left of a curve.
+    before, after = (complex_step(lambda t: cost(t, np.tanh), t) for t in (theta, flat))
+    assert np.linalg.norm(after) < 1e-3 * np.linalg.norm(before) and found["tanh"] < 0.05**2
 
 
 def test_g25_gradients_by_hand(example):

@@ -247,6 +247,10 @@ def layer(X=X, W=W, b=B, act="tanh", mask=None, dY=Y):
     return fb.dense_backward(dY, fb.dense_forward(X, W, b, act, mask=mask)[1])
 
 
+def least_squares(robust, f_scale=1.0):
+    return NET.objective(X, Y).normal_equations(P, robust, f_scale)
+
+
 def value(params=P, X=X, y=Y, loss="mse", **terms):
     return NET.value_and_grad(params, X, y, loss, **terms)
 
@@ -340,6 +344,11 @@ FAILURES = [
     (lambda: NET.per_sample_grad(P, X, Y[1:]), fb.ShapeError, "y has shape (4, 3), expected"),
     (lambda: NET.normal_equations(P, X, Y.T), fb.ShapeError, "y has shape (3, 5), expected (5"),
     (lambda: NET.normal_equations(P, X, Y, B), fb.ShapeError, "sample_weight has shape (3,)"),
+    (lambda: least_squares("hubber"), ValueError, "unknown robust loss 'hubber': expected one"),
+    (lambda: least_squares("huber", 0), ValueError, "f_scale is 0.0, expected a finite number > 0"),
+    (lambda: least_squares("huber", np.inf), ValueError, "f_scale is inf, expected a finite"),
+    (lambda: least_squares("huber", "1m"), TypeError, "f_scale is '1m', expected a number > 0"),
+    (lambda: NET.objective(X, Y, "mae").sum_of_squares(P), ValueError, "is not a sum of squares"),
     (lambda: NET.max_stable_rate(P, X, Y, "hinge_"), ValueError, "did you mean 'hinge'?"),
     (lambda: NET.objective(X, Y, l1=0.1).residuals(P), ValueError, "penalties l1 and group are"),
     (lambda: NET.objective(X, abs(Y), "poisson").jacobian(P), ValueError, "is not a sum of sq"),

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import scipy.optimize
+from evaluations import collection, compare, gallery
 from hypothesis import given, settings, strategies as st
 from problems import (
     FREE,
@@ -85,6 +86,33 @@ def test_quadratics_take_few_steps(seed, n, spread):
     assert result.nit <= 10 * n + 10
     # ‖x - c‖ <= ‖g‖ / smallest eigenvalue
     assert np.linalg.norm(result.x - center) <= 1e-6 * n * eigenvalues.max() / eigenvalues.min()
+
+
+def test_directions_are_conjugate_or_straight_downhill():
+    rng = np.random.default_rng(3)
+    Q, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    A = Q * 10 ** np.linspace(0, 2, 6) @ Q.T
+    points = [rng.normal(size=6)]
+    fun = lambda x: (float(x @ A @ x) / 2, A @ x)  # noqa: E731
+    fb.optimize.fmincg(fun, points[0], tol=1e-6, callback=points.append)
+    steps = np.diff(points, axis=0)
+    steps /= np.linalg.norm(steps, axis=1)[:, None]
+    downhill = -(points[:-1] @ A)
+    downhill /= np.linalg.norm(downhill, axis=1)[:, None]
+    along, conjugate = (steps * downhill).sum(axis=1), (steps[1:] @ A * steps[:-1]).sum(axis=1)
+    # Line searches that stop at 0.3 of the slope leave β·y·s far from 0 if β has g·g below.
+    restarted = along[1:] > 1 - 1e-12
+    assert len(steps) > 6 and not restarted.all()
+    assert np.abs(conjugate[~restarted]).max() <= 1e-6
+
+
+@pytest.mark.parametrize("cases", [collection, gallery])
+def test_evaluations_compared_with_scipy(cases):
+    if cases is gallery:
+        pytest.importorskip("sklearn")
+    rows = [compare(case) for case in cases()]
+    assert len(rows) >= {collection: 98, gallery: 17}[cases]
+    assert sum(row.won for row in rows) >= 2 / 3 * len(rows)
 
 
 @pytest.mark.backend
@@ -186,16 +214,34 @@ def test_maxfun(maxfun):
     assert "maxfun" in result.message
 
 
-def test_red_sets_the_first_step():
+@pytest.mark.parametrize(
+    ("start", "first"),
+    [
+        (1.0, 1 - 2 * 0.25 / 5),  # red / (1 + ‖g‖²), downhill along g = (2, 0)
+        (1e6, 0.99e6),  # that would be 5e-8 of x; at least a hundredth
+    ],
+)
+def test_red_sets_the_first_step(start, first):
     steps = []
 
     def fun(x):
         steps.append(x.copy())
         return bowl(x)
 
-    fb.optimize.fmincg(fun, [1.0, 0.0], maxfun=2, red=0.25)
-    # The first step is red / (1 + ‖g‖²), downhill along g = (2, 0).
-    assert steps[1].tolist() == [1 - 2 * 0.25 / 5, 0.0]
+    fb.optimize.fmincg(fun, [start, 0.0], maxfun=2, red=0.25)
+    assert steps[1].tolist() == [first, 0.0]
+
+
+def test_a_line_search_ends_where_no_number_is_left_between():
+    points = []
+
+    def cliff(x):
+        points.append(x[0])
+        return (0.0 if x[0] == 1 else 1e30), np.ones(1)
+
+    result = fb.optimize.fmincg(cliff, [1.0])
+    assert result.x == 1 and result.nit == 2
+    assert points.count(1.0) == 3  # the start, and what ended both line searches
 
 
 def test_repetition_is_bitwise_equal():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
-from types import SimpleNamespace
+from dataclasses import replace
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -15,7 +15,6 @@ from strategies import EVERY_LOSS, n_out_for, target
 
 import fastbp as fb
 from fastbp import plots
-from fastbp._summary import summary
 
 NET = fb.Network(3, fb.Dense(5, "tanh"), fb.Dense(1))
 
@@ -415,7 +414,7 @@ def rows_of(text):
 def test_summary_of_a_run_in_epochs(data):
     net = fb.Network(3, fb.Dense(5, "tanh", trainable=False), fb.Dense(1))
     res = fb.fit(net, *data, epochs=30, seed=7, validation=0.25, lr=0.02, backend="numpy")
-    rows, valid = rows_of(res.summary()), res.history["val_loss"]
+    rows, valid, found = rows_of(res.summary()), res.history["val_loss"], res.uncertainty
     steepest = np.abs(res.grad).max()
     place = "W" if steepest in np.abs(res.grad[-6:-1]) else "b"
     assert rows == {
@@ -426,6 +425,9 @@ def test_summary_of_a_run_in_epochs(data):
         "ended": "success: all 30 epochs done",
         "objective": f"{res.fun:.6g}",
         "largest |gradient|": f"{steepest:.3g} ({place} of layer 1)",
+        "noise": f"{found.noise[0]:.4g} (standard deviation; 39 degrees of freedom, 6 effective "
+        "parameters)",
+        "standard errors": "; ".join(found.notes),
         "validation": f"best {valid.min():.6g} in epoch {1 + valid.argmin()}, last {valid[-1]:.6g}",
         "time": rows["time"],
         "seed": "7",
@@ -488,5 +490,4 @@ def test_summary_s_time(data, seconds, text):
 def test_summary_s_validation(data, values, text):
     res = fb.fit(NET, *data, epochs=1, seed=0)
     history = {"loss": np.ones(len(values)), "val_loss": np.array(values)}
-    stand_in = SimpleNamespace(**vars(res) | {"history": history})
-    assert rows_of(summary(stand_in)).get("validation") == text
+    assert rows_of(replace(res, history=history).summary()).get("validation") == text

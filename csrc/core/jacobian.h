@@ -41,6 +41,15 @@ static void pull_deltas(const fb_plan *plan, const buffers *B, idx rows, idx eac
 
 /* Rows of J, from deltas. */
 
+INLINE real *multiples(int vectors, idx n_in, idx n_out, const real *a, const real *d, real *J)
+{
+    vec all[3];
+    UNROLL for (int v = 0; v < vectors; v++) all[v] = load(d + v * VL);
+    for (idx i = 0; i < n_in; i++, J += n_out)
+        UNROLL for (int v = 0; v < vectors; v++) store(J + v * VL, all[v] * a[i]);
+    return J;
+}
+
 /* A layer's share of a row: a_i·d_j, then d_j for the biases. Returns where the next layer's
  * begins. Vectors are stored whole: up to VL - 1 numbers beyond the share are overwritten. */
 INLINE real *fill_all(const fb_layer *layer, const real *a, const real *d, real *J)
@@ -51,8 +60,14 @@ INLINE real *fill_all(const fb_layer *layer, const real *a, const real *d, real 
             store(J + i, load_first(a + i, first_lanes(n_in - i)) * *d);
         J += n_in;
     } else {
-        for (idx i = 0; i < n_in; i++, J += n_out)
-            for (idx j = 0; j < n_out; j += VL) store(J + j, load(d + j) * a[i]);
+        switch ((n_out + VL - 1) / VL) {
+        case 1: J = multiples(1, n_in, n_out, a, d, J); break;
+        case 2: J = multiples(2, n_in, n_out, a, d, J); break;
+        case 3: J = multiples(3, n_in, n_out, a, d, J); break;
+        default:
+            for (idx i = 0; i < n_in; i++, J += n_out)
+                for (idx j = 0; j < n_out; j += VL) store(J + j, load(d + j) * a[i]);
+        }
     }
     if (layer->b < 0) return J;
     for (idx j = 0; j < n_out; j += VL) store(J + j, load(d + j));

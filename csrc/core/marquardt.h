@@ -10,7 +10,7 @@
 #define STRAIGHT 1e-8
 #define LEAST_MU 1e-30
 #define PROMISED 1e-6
-#define ROUNDED 1e-30
+#define ROUNDED 1e-28
 
 /* A search: places in the workspace, and how its last trial went. Vectors have n = n_free entries;
  * `moved` and `trial` are of all parameters. */
@@ -152,7 +152,7 @@ static int try_step(search *s)
     double size = length(s->n, s->x, d->scales);
     double relative = length(s->n, s->step, d->scales) / fmax(size, 1e-300);
     s->is_short = relative <= d->xtol;
-    s->small = s->predicted <= d->ftol * s->total;
+    s->small = fabs(s->predicted) <= d->ftol * s->total;
     s->promises = relative > PROMISED && s->predicted > PROMISED * s->total &&
                   s->total > ROUNDED * size * size;
     if (!straight) return 0;

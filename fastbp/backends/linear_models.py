@@ -120,7 +120,9 @@ class Tall(Normal):
 class Wide:
     """A model of which J (m, n) and r (m,) are known, m < n: only JJᵀ is formed.
 
-    With B = diag(d), (JᵀJ + B)⁻¹ = B⁻¹ - B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹JB⁻¹.
+    With B = diag(d), (JᵀJ + B)⁻¹Jᵀ = B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹, and the inverse alone is
+    B⁻¹ - B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹JB⁻¹, which cancels where B is small. Right-hand sides are Jᵀw and
+    little or nothing else: w is found first.
     """
 
     def __init__(self, J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]):
@@ -150,17 +152,33 @@ class Wide:
         A.ravel()[:: len(A) + 1] += 1
         factor, _ = lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)
 
-        def once(v: np.ndarray) -> np.ndarray:
-            return v / d - within.T @ lapack.dpotrs(factor, within @ v, lower=True)[0]
-
         def solve(v: np.ndarray) -> np.ndarray:
-            # What the difference cancels is won back by refinement.
-            x = once(v)
-            for _ in range(2):
-                x = x + once(v - (self.product(x) + d * x))
-            return x
+            w, rest = self._split(v)
+            correction = lapack.dpotrs(factor, w - within @ rest, lower=True)[0]
+            return rest / d + within.T @ correction
 
         return solve
+
+    def _split(self, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """w (m,) and rest (n,) with v = Jᵀw + rest and J·rest about 0."""
+        from scipy.linalg import lapack
+
+        w = np.zeros(len(self.J))
+        rest = v
+        for _ in range(2):  # the second time for what rounding left
+            w = w + lapack.dpotrs(self._gram, self.J @ rest, lower=True)[0]
+            rest = v - self.J.T @ w
+        return w, rest
+
+    @cached_property
+    def _gram(self) -> np.ndarray:
+        """The factor of JJᵀ, with as much on its diagonal as rounding loses."""
+        from scipy.linalg import lapack
+
+        A = self.J @ self.J.T
+        diagonal = A.ravel()[:: len(A) + 1]
+        diagonal += len(A) * np.finfo(float).eps * max(diagonal.max(), np.finfo(float).tiny)
+        return lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)[0]
 
 
 def _triangle(A: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ HELD = 1e150  # the damping of a parameter that is not to move
 # Where even the smallest steps fail, but a step of more than this share of x was to gain more than
 # this share of the sum, the Jacobian does not tell the truth.
 PROMISED = 1e-6
-ROUNDED = 1e-30  # residuals that are smaller, relative to what x moves, are zero but for rounding
+ROUNDED = 1e-28  # residuals that are smaller, relative to what x moves, are zero but for rounding
 
 
 class System(Protocol):
@@ -207,6 +207,7 @@ class Search:
         self.njev += 1
         return self.system.linear(x)
 
+    @np.errstate(all="ignore")
     def _arrive(self, x: np.ndarray, squares: float, linear: Linear) -> None:
         """Be at x, with the sum of squares and the linear model there."""
         rules = self.rules
@@ -325,7 +326,7 @@ class _Trial:
             self._clip(search.bounds)
         relative = self._length(self.step) / max(self._length(search.x), 1e-300)
         self.short = relative <= rules.xtol
-        self.small = self.predicted <= rules.ftol * search.total
+        self.small = abs(self.predicted) <= rules.ftol * search.total
         moved = self._length(search.x) ** 2
         resolved = search.total > ROUNDED * moved and self.predicted > PROMISED * search.total
         self.promises = resolved and relative > PROMISED

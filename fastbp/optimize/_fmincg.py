@@ -33,11 +33,12 @@ if TYPE_CHECKING:
 # Wolfe-Powell conditions: a step t is accepted where f(t) <= f(0) + RHO·t·f'(0) (enough decrease)
 # and |f'(t)| <= SIG·|f'(0)| (flat enough).
 RHO = 0.01
-SIG = 0.5
+SIG = 0.3
 INT = 0.1  # an interpolated step keeps this share of the bracket from either end
-EXT = 3.0  # an extrapolated step is at most this many times the last one
+EXT = 100.0  # how many times the last step an extrapolated one is where the slopes do not tell
 MAX = 20  # evaluations in a line search
-RATIO = 100.0  # the initial step grows at most so much from one line search to the next
+RATIO = 2.0  # a line search starts at most so much farther away than the last one ended
+FIRST = 0.01  # the first step straight downhill moves x by at least this share of its largest entry
 
 _MESSAGES = MESSAGES | {
     STUCK: "The line search failed twice in a row: the gradient is wrong (see fastbp.check_grad) "
@@ -77,11 +78,13 @@ def fmincg(
 ) -> OptimizeResult:
     """Minimise a smooth function by Polack-Ribière conjugate gradients.
 
-    Directions are s_k = -g_k + β s_{k-1} with β = g_k·(g_k - g_{k-1}) / g_{k-1}·g_{k-1} [1]_; where
-    that does not descend, and after a failed line search, s_k = -g_k. The line search extrapolates
-    and interpolates by quadratic and cubic polynomials until the Wolfe-Powell conditions hold, and
-    starts from the last step times the ratio of the slopes [2]_. NaN and infinite values are backed
-    off from by bisection.
+    Directions are s_k = -g_k + β s_{k-1} with β = g_k·y / s_{k-1}·y, y = g_k - g_{k-1}: where the
+    last line search was exact this is the β of Polack and Ribière [1]_, with g_{k-1}·g_{k-1} below,
+    otherwise s_k is still conjugate to s_{k-1} [2]_. Where β < 0 or s_k does not descend, and after
+    a failed line search, s_k = -g_k. The line search extrapolates and interpolates by quadratic and
+    cubic polynomials until the Wolfe-Powell conditions hold [3]_; it starts where the minimum would
+    be if the curvature along s_k were that along s_{k-1}. NaN and infinite values are backed off
+    from by bisection.
 
     Parameters
     ----------
@@ -100,7 +103,7 @@ def fmincg(
         The most evaluations of `fun`.
     red : float, default 1.0
         The reduction of `fun` to expect in the first line search, whose first step is
-        red / (1 + ‖g‖²).
+        red / (1 + ‖g‖²), or what moves x by a hundredth of its largest entry, if that is longer.
     tol : float, optional
         Stop where no entry of the gradient is larger than this; by default run until nothing more
         can be gained.
@@ -137,7 +140,9 @@ def fmincg(
     ----------
     .. [1] E. Polak, G. Ribière, "Note sur la convergence de méthodes de directions conjuguées",
        Revue française d'informatique et de recherche opérationnelle 3 (16), 1969.
-    .. [2] C. E. Rasmussen, "Function minimization using conjugate gradients", 1996, and `minimize`
+    .. [2] M. R. Hestenes, E. Stiefel, "Methods of conjugate gradients for solving linear systems",
+       Journal of Research of the National Bureau of Standards 49 (6), 1952.
+    .. [3] C. E. Rasmussen, "Function minimization using conjugate gradients", 1996, and `minimize`
        of C. E. Rasmussen, C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006.
 
     Examples
@@ -177,7 +182,7 @@ def fmincg(
 
     here = function.start(x0)
     direction = -here.g
-    step = red / (1 - here.slope)
+    step = _first_step(here, red)
     history = [here.f]
     failed = False
     nit = 0
@@ -202,7 +207,7 @@ def fmincg(
                 status = STUCK if resolved else CONVERGED
             else:  # once more, from the best point and straight downhill
                 here = _steepest(function.best)
-                direction, step = -here.g, 1 / (1 - here.slope)
+                direction, step = -here.g, _first_step(here, red)
             failed = found is None
             history.append(function.best.f)
             if tell(here) and status is None:
@@ -231,20 +236,43 @@ def _steepest(point: _Point) -> _Point:
         return point._replace(t=0.0, slope=-float(point.g.dot(point.g)))
 
 
+def _first_step(start: _Point, red: float) -> float:
+    """The first step straight downhill: for the reduction asked for, or to be felt at all."""
+    steepest = np.abs(start.g).max()
+    felt = FIRST * np.abs(start.x).max() / steepest if steepest else 0.0
+    return float(max(red / (1 - start.slope), felt))
+
+
+@np.errstate(over="ignore", invalid="ignore")  # the next line is straight downhill then
 def _conjugate(
     start: _Point, end: _Point, direction: np.ndarray
 ) -> tuple[_Point, np.ndarray, float]:
-    """The next line: its start, its direction by Polack-Ribière and its first step."""
-    beta = float(end.g.dot(end.g - start.g)) / float(start.g.dot(start.g))
-    following = beta * direction - end.g
+    """The next line: its start, its direction and its first step."""
+    rise = end.slope - start.slope  # direction·(end.g - start.g)
+    beta = float(end.g.dot(end.g - start.g)) / rise if rise > 0 else 0.0
+    following = max(beta, 0.0) * direction - end.g
     slope = float(end.g.dot(following))
-    if slope < 0:
+    if -inf < slope < 0:
         here = end._replace(t=0.0, slope=slope)
     else:
         here, following = _steepest(end), -end.g
-    # To first order a line gains step·slope; expect the same gain again.
-    step = end.t * (min(RATIO, start.slope / here.slope) if here.slope else 1.0)
-    return here, following, step
+    return here, following, _next_step(end.t, rise, direction, following, here.slope)
+
+
+def _next_step(
+    last: float, rise: float, direction: np.ndarray, following: np.ndarray, slope: float
+) -> float:
+    """The first step of the next line: to its minimum, if it curves as much as the last one.
+
+    The last step raised the slope along its direction by `rise`: in units of x a curvature of
+    rise / (last·‖direction‖²).
+    """
+    unit, norm = sqrt(direction.dot(direction)), sqrt(following.dot(following))
+    if norm == 0:
+        return 0.0
+    length = last * unit
+    reach = -slope / norm * length / rise * unit if rise > 0 else inf
+    return min(reach, RATIO * length) / norm
 
 
 # The line search.
@@ -270,6 +298,8 @@ def _line_search(
         if trial.finite and reach == inf:
             rise = trial.slope - start.slope
             reach = step * min(1.0, -start.slope / rise) if rise > 0 else step
+        if high is not None and np.array_equal(trial.x, low.x):
+            break  # nothing is left between them
         enough = trial.finite and trial.f <= start.f + RHO * step * start.slope
         if not enough or trial.slope > -SIG * start.slope:
             high = trial
@@ -296,11 +326,10 @@ def _interpolate(low: _Point, high: _Point) -> float:
 
 
 def _extrapolate(before: _Point, last: _Point) -> float:
-    """A step beyond `last`: the minimum of the cubic through both, within limits."""
+    """A step beyond `last`: the minimum of the cubic through both, if that is where it is."""
     step = _cubic_minimum(before, last)
-    longest = EXT * last.t
-    if not last.t < step < longest:
-        return longest
+    if not last.t < step < inf:
+        return EXT * last.t
     return max(step, last.t + INT * (last.t - before.t))
 
 

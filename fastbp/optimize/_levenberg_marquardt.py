@@ -12,6 +12,7 @@ import numpy as np
 from .._arrays import FLOAT64, number, real_array, require_finite, whole_number
 from .._errors import ShapeError
 from .._objective import Objective, robust_loss
+from .._uncertainty import of_jacobian
 from ..backends.contract import FLAT, RUNNING, SHORT, SMALL, STUCK, Robust, Rules
 from ..backends.linear_models import Linear, Tall, Wide
 from ..backends.marquardt import Search
@@ -136,7 +137,9 @@ def levenberg_marquardt(
         (gtol or min_grad, ftol, xtol), 4 (goal), 0 (maxiter), -1 (no step helps, or mu_max) or -2
         (callback), in words in ``message``. ``nit`` counts steps; ``history`` has an array each for
         "cost", "mu", "rho" (the gain relative to what was predicted) and "gradient" (largest entry)
-        at the start and after each step.
+        at the start and after each step. With "linear" loss, ``covariance`` (n, n) and
+        ``standard_errors`` (n,) estimate those of x, and ``notes`` says, as does ``message``, what
+        is against them: a near-singular JᵀJ, parameters that run away, no degrees of freedom.
 
     Raises
     ------
@@ -193,14 +196,18 @@ def levenberg_marquardt(
     search = Search(system, x, rules, None, limits)
     require_finite("the Jacobian at x0", system.at[1])
     run = _run(search, maxiter, goal, listener(callback))
-    return _result(search, *run, *system.at)
+    result = _result(search, *run, *system.at)
+    if loss == "linear":
+        _add_errors(result, x)
+    return result
 
 
 def ending(search: Any, rules: Rules) -> str:
     """How a search has ended, in words."""
     if search.status == STUCK and search.mu > rules.mu_max:
         return (
-            f"No step decreases the sum of squares: mu has grown beyond mu_max ({rules.mu_max:g})."
+            f"mu has grown beyond mu_max, {rules.mu_max:g}, and no step decreases the sum of "
+            f"squares: raise mu_max, or check the Jacobian (see fastbp.check_grad)."
         )
     return MESSAGES[search.status]
 
@@ -256,6 +263,17 @@ def _result(
         success=status > 0,
         message=ending(search, search.rules) if status == search.status else MESSAGES[status],
         history=history,
+    )
+
+
+def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
+    """Add the covariance of x, standard errors, and what is to be said against them."""
+    fixed = result.active_mask != 0
+    found = of_jacobian(result.jac, result.cost, result.x, start, fixed)
+    result.covariance, result.standard_errors = found.covariance(), found.standard_errors()
+    result.notes = found.notes
+    result.message = " ".join(
+        [result.message, *(f"Standard errors: {note}." for note in found.notes)]
     )
 
 

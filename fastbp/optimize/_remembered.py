@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import FLOAT64
 from .._objective import Objective
 
 # How much is kept: points, and bytes of them, and of Hessian products at one point.
@@ -82,6 +83,7 @@ class Products:
         self._kept: dict[bytes, np.ndarray] = {}
 
     def __call__(self, x: np.ndarray, p: np.ndarray, *args: Any) -> np.ndarray:
+        p = np.asarray(p, FLOAT64)  # SciPy tries its operators on zeros of another type
         point, direction = x.tobytes(), p.tobytes()
         if point != self._point:
             self._point, self._kept = point, {}

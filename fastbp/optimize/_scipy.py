@@ -177,7 +177,12 @@ def minimized(
         pairs = objective.pairs if inside is None else Pairs(inside.value_and_grad)
         keywords |= _second(objective, inside, name, keywords)
     else:
-        pairs = Pairs(_copying(objective, keywords.pop("args", ())))
+        args = keywords.pop("args", ())
+        args = args if isinstance(args, tuple) else (args,)
+        pairs = Pairs(_copying(objective, args))
+        for key in ("hess", "hessp"):
+            if callable(keywords.get(key)):
+                keywords[key] = _with(keywords[key], args)
     return _finished(obj, inside, _by_scipy(pairs, p0, name, keywords, options))
 
 
@@ -375,7 +380,7 @@ def _require_inside(p0: np.ndarray, bounds: Bounds | None) -> None:
 
 def require_memory(name: str, numbers: int) -> None:
     """Raise MemoryError if so many float64 cannot be held, before anything tries to."""
-    needed, memory = 8 * numbers, _memory()
+    needed, memory = 8 * numbers, main_memory()
     if needed > memory:
         raise MemoryError(
             f"method {name!r} needs about {needed / 2**30:.3g} GiB for its matrices, and this "
@@ -383,7 +388,7 @@ def require_memory(name: str, numbers: int) -> None:
         )
 
 
-def _memory() -> float:
+def main_memory() -> float:
     """Bytes of main memory; inf where the system does not tell."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -472,15 +477,20 @@ def _by_scipy(
     return found
 
 
-def _copying(fun: Callable[..., Any], args: Any) -> Callable[..., tuple[Any, np.ndarray]]:
-    """The user's function, which may write into the same array again."""
-    args = args if isinstance(args, tuple) else (args,)
+def _copying(
+    fun: Callable[..., Any], args: tuple[Any, ...]
+) -> Callable[[np.ndarray], tuple[Any, np.ndarray]]:
+    """The user's function, which may write to x, and into the same array again."""
 
     def both(x: np.ndarray) -> tuple[Any, np.ndarray]:
         value, grad = fun(x.copy(), *args)
         return value, np.array(grad)
 
     return both
+
+
+def _with(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
+    return lambda *vectors: function(*vectors, *args)
 
 
 # Callbacks.

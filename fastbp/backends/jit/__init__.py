@@ -2,20 +2,23 @@
 
 Python allocates the results and a workspace, and one compiled function does the rest:
 
-    compiling    how they are compiled, cached and linked
-    vectors      vector code as formulas; pointers
-    elementary   exp, log, tanh and others
-    activations  the activations, each compiled when it is needed
-    losses       the losses, likewise
-    product      the matrix product
-    layer        one layer
-    kernels      the entries for one layer
-    network      all layers on a tile of rows; first derivatives
-    objective    the objective and its gradient
-    curvature    second-order products
-    optimizers   the update rules
-    training     the training loop
-    sharing      threads
+    compiling      how they are compiled, cached and linked
+    vectors        vector code as formulas; pointers
+    elementary     exp, log, tanh and others
+    activations    the activations, each compiled when it is needed
+    losses         the losses, likewise
+    product        the matrix product
+    layer          one layer
+    kernels        the entries for one layer
+    network        all layers on a tile of rows; first derivatives
+    objective      the objective and its gradient
+    curvature      second-order products
+    least_squares  normal equations, and gradients beyond them
+    cholesky       the solution of normal equations
+    marquardt      Levenberg and Marquardt's method
+    optimizers     the update rules
+    training       the training loop
+    sharing        threads
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
 loads it from Numba's cache; sizes, activations, losses and optimizers are arguments.
@@ -37,14 +40,26 @@ from ..contract import (
     N_IN,
     N_OUT,
     PART_ROWS,
+    Descent,
     Plan,
     Problem,
     Recipe,
     Robust,
+    Rules,
     Run,
     partition,
 )
-from . import activations, curvature, kernels, losses, network, objective, training
+from . import (
+    activations,
+    curvature,
+    kernels,
+    least_squares,
+    losses,
+    marquardt,
+    network,
+    objective,
+    training,
+)
 from .sharing import Team
 
 # A tile of rows passes through all layers at once. Narrow layers leave it in the first-level cache;
@@ -415,48 +430,154 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
 
 
 def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
-    _, _, total = _least_squares(problem, params, threads, robust, False)
+    _, total = _least_squares(problem, params, threads, robust, False)
     return total
 
 
 def normal_equations(
     problem: Problem, params: np.ndarray, threads: int, robust: Robust
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    JTJ, JTr, total = _least_squares(problem, params, threads, robust, True)
-    curvature.mirror[problem.plan.dtype](JTJ)
-    return JTJ, JTr, total
+    normal, total = _least_squares(problem, params, threads, robust, True)
+    least_squares.complete[problem.plan.dtype](normal)
+    return normal[:-1], normal[-1], total
 
 
 def _least_squares(
     problem: Problem, params: np.ndarray, threads: int, robust: Robust, derive: bool
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """The upper triangle of JᵀDJ, JᵀDr and the sum of squares; the last alone unless `derive`."""
+) -> tuple[np.ndarray, float]:
+    """The upper triangle of JᵀDJ, JᵀDr below it, and the sum, of use alone unless `derive`."""
     plan, dtype = problem.plan, problem.plan.dtype
     p, data, n = _prepared(plan), _data(problem), plan.n_free if derive else 0
-    row_bytes = max(1, plan.n_out * n * dtype.itemsize)
-    block = min(p.tile, max(_BLOCK_BYTES // row_bytes, -(-_LEAST_ROWS // plan.n_out)))
-    compiled = curvature.normal_equations[dtype]
+    block, compiled = _block(plan, n), least_squares.normal_equations[dtype]
 
-    def part(bounds: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, float]:
+    def part(bounds: tuple[int, int]) -> tuple[np.ndarray, float]:
         start, stop = bounds
-        J = np.empty((block * plan.n_out, n), dtype)
-        r = np.empty((2, len(J)), dtype)
-        JTJ, JTr = np.empty((n, n), dtype), np.empty(n, dtype)
+        room, normal = _room(plan, block, n), np.empty((n + 1, n), dtype)
         total = compiled(
-            *p.arrays, params, *data, *robust, start, stop - start, block, derive, J, r, JTJ, JTr,
+            *p.arrays, params, *data, *robust, start, stop - start, block, derive, room, normal,
             p.workspace(),
         )  # fmt: skip
-        return JTJ, JTr, total
+        return normal, total
 
     parts = partition(problem.X.shape[0])
     with Team(threads, len(parts)) as team:
         of_parts = team.map(part, parts)
-        JTJ, JTr, total = next(of_parts)
-        for more, of_r, squares in of_parts:
-            curvature.add_upper[dtype](JTJ, more)
-            JTr += of_r
+        normal, total = next(of_parts)
+        for more, squares in of_parts:
+            least_squares.add_part[dtype](normal, more)
             total += squares
-    return JTJ, JTr, total
+    return normal, total
+
+
+def _block(plan: Plan, n_free: int) -> int:
+    """How many rows' Jacobian stands in memory at a time."""
+    row_bytes = max(1, plan.n_out * n_free * plan.dtype.itemsize)
+    return min(_prepared(plan).tile, max(_BLOCK_BYTES // row_bytes, -(-_LEAST_ROWS // plan.n_out)))
+
+
+def _room(plan: Plan, block: int, n_free: int) -> np.ndarray:
+    """Room for the Jacobian of that many rows, and two numbers beside each row of it."""
+    return np.empty(block * plan.n_out * (2 + n_free), plan.dtype)
+
+
+def gradient_beyond(
+    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
+) -> np.ndarray:
+    gradient, free = _beyond(problem, params, moved, threads, robust), problem.plan.free
+    return gradient if free is None else gradient[free]
+
+
+def _beyond(
+    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
+) -> np.ndarray:
+    """The gradient beyond for all parameters."""
+    plan, p, data = problem.plan, _prepared(problem.plan), _data(problem)
+    compiled = least_squares.gradient_beyond[plan.dtype]
+
+    def part(bounds: tuple[int, int]) -> np.ndarray:
+        start, stop = bounds
+        gradient = np.empty(plan.n_params, plan.dtype)
+        compiled(
+            *p.arrays, params, *data, *robust, start, stop - start, moved, gradient, p.workspace()
+        )
+        return gradient
+
+    parts = partition(problem.X.shape[0])
+    with Team(threads, len(parts)) as team:
+        of_parts = team.map(part, parts)
+        gradient = next(of_parts)
+        for more in of_parts:
+            gradient += more
+    return gradient
+
+
+def descend(
+    problem: Problem,
+    rules: Rules,
+    robust: Robust,
+    descent: Descent,
+    records: np.ndarray,
+    goal: float,
+    threads: int,
+) -> int:
+    p, n_rows = _prepared(problem.plan), len(problem.X)
+    s = descent.handles.get("numba") or _new_search(problem, rules, descent)
+    s.rules[marquardt.GOAL] = goal
+    alone = threads == 1 or n_rows <= PART_ROWS
+    go_on = partial(
+        marquardt.descend[problem.plan.dtype], *p.arrays, descent.params, *_data(problem), *robust,
+        s.free, descent.prior, descent.normal, descent.scales, descent.state, s.rules, records,
+        *s[2:], alone,
+    )  # fmt: skip
+    space = p.workspace()
+    asked = go_on(marquardt.START, space)
+    while asked != marquardt.END:
+        if asked == marquardt.BEYOND:
+            s.beyond[:] = _beyond(problem, descent.params, s.there, threads, robust)
+        else:
+            derive = asked != marquardt.TOTAL
+            normal, total = _least_squares(problem, s.there, threads, robust, derive)
+            s.trial[marquardt.ANSWER] = total
+            if derive:
+                descent.normal[:] = normal
+        asked = go_on(asked, space)
+    return int(s.trial[marquardt.TAKEN])
+
+
+class _Search(NamedTuple):
+    """What a search works with, beside its `Descent`: arguments of `marquardt.descend`."""
+
+    free: np.ndarray
+    rules: np.ndarray
+    there: np.ndarray
+    beyond: np.ndarray
+    trial: np.ndarray
+    space: np.ndarray
+    block: int
+    room: np.ndarray
+    of_part: np.ndarray
+
+
+def _new_search(problem: Problem, rules: Rules, descent: Descent) -> _Search:
+    plan, n = problem.plan, problem.plan.n_free
+    block = _block(plan, n)
+    numbers = [
+        rules.mu_dec or 0, rules.mu_inc or 0, rules.mu_max, rules.uniform, rules.bend, rules.ftol,
+        rules.xtol, rules.gtol, rules.min_grad, -np.inf,
+    ]  # fmt: skip
+    several = len(problem.X) > PART_ROWS
+    found = descent.handles["numba"] = _Search(
+        np.arange(n) if plan.free is None else np.flatnonzero(plan.free),
+        np.array(numbers, np.float64),
+        np.empty(plan.n_params),
+        np.empty(plan.n_params),
+        np.zeros(marquardt.N_NUMBERS),
+        np.empty(marquardt.space_for(n)),
+        block,
+        _room(plan, block, n),
+        np.empty(max((n + 1) * n, plan.n_params) if several else 0),
+    )
+    return found
 
 
 # Training.

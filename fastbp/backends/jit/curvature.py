@@ -1,4 +1,4 @@
-"""Products with Jacobian and Hessian, row gradients, normal equations.
+"""Products with Jacobian and Hessian, row gradients.
 
 The products follow B. A. Pearlmutter, "Fast exact multiplication by the Hessian", Neural
 Computation 6(1), 1994: RA is the derivative of A where the parameters move along a vector, the
@@ -7,11 +7,9 @@ tangent.
 
 from __future__ import annotations
 
-import math
-
-from ..contract import B_OFFSET, CAUCHY_RHO, HUBER_RHO, N_IN, N_OUT, SOFT_L1_RHO, W_OFFSET
+from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET
 from .activations import call_activation
-from .compiling import FLAG, INTEGER, NOTHING, NUMBER, Entry, given, inner, part, result
+from .compiling import FLAG, NOTHING, Entry, given, inner, part, result
 from .layer import layer_input_gradient, linear_forward, weight_gradient
 from .losses import FIRST, SECOND
 from .network import (
@@ -33,13 +31,12 @@ from .network import (
     jacobian_rows,
     last_y,
     layer_of,
-    set_unit_rows,
     times,
     transpose_weights,
 )
-from .objective import DATA, HAS_WEIGHTS, N_TARGETS, PLAN, SCALE, add, loss_of_rows, part_size
-from .product import PRODUCTS, product
-from .vectors import Vector, aligned, as_real, at, copy, elementwise, pointer
+from .objective import DATA, N_TARGETS, PLAN, SCALE, add, loss_of_rows, part_size
+from .product import PRODUCTS
+from .vectors import Vector, aligned, at, copy, elementwise, pointer
 
 # What the tape of a tile holds per layer: blocks of tile·n_out numbers.
 Z, RZ, SLOPE, Y, RY, BLOCKS = range(6)
@@ -229,135 +226,3 @@ row_gradients = Entry(
     _make_row_gradients, NOTHING,
     *PLAN, given(1), *DATA, result(2), result(1), calls=PRODUCTS,
 )  # fmt: skip
-
-
-# Normal equations.
-
-_PANEL = 32  # rows of JᵀJ that are computed together, from the diagonal on
-
-
-@part
-def _robust_square(kind, scale, r):
-    """scale²·rho((r/scale)²) and rho' there; see `contract.Robust`."""
-    size = abs(r) / scale
-    z = size * size
-    if kind == HUBER_RHO and size > 1:
-        return scale * scale * (2 * size - 1), 1 / size
-    if kind == SOFT_L1_RHO:
-        root = math.sqrt(1 + z)
-        return scale * scale * 2 * z / (1 + root), 1 / root
-    if kind == CAUCHY_RHO:
-        return scale * scale * math.log1p(z), 1 / (1 + z)
-    return r * r, 1.0
-
-
-@inner
-def _sum_of_squares(rho, scale, m, n_out, y, t, weights, weighted, r, roots, derive):
-    """Σ of a tile; if `derive`, the roots of w·rho' and the residuals times them as well."""
-    total = 0.0
-    for i in range(m):
-        w = float(weights[i]) if weighted else 1.0
-        for k in range(i * n_out, (i + 1) * n_out):
-            difference = y[k] - t[k]
-            square, slope = _robust_square(rho, scale, float(difference))
-            total += w * square
-            if derive:
-                roots[k] = as_real(roots, math.sqrt(w * slope))
-                r[k] = roots[k] * difference
-    return total
-
-
-@part
-def _add_upper_product(depth, n, J, accumulate, JTJ):
-    """The upper triangle of JᵀJ for J (depth, n), added if `accumulate`."""
-    for i in range(0, n, _PANEL):
-        rows, a, c = min(_PANEL, n - i), at(J, i), at(JTJ, i * n + i)
-        product(rows, n - i, depth, a, 1, n, a, n, c, n, accumulate, c, n)
-
-
-def _make_normal_equations(fingerprint):
-    def normal_equations(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        first, count, block, derive, J, r, JTJ, JTr, workspace,
-    ):  # fmt: skip
-        """Write JᵀDJ's upper triangle and JᵀDr for a part of the rows; returns its sum of squares.
-
-        J is room for `block` rows of X, r for their residuals and roots of D. Unless `derive` there
-        is only the sum.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        n_in, n_free = X.shape[1], JTr.size
-        q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
-        space, tile = aligned(pointer(workspace)), q[TILE]
-        tape, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
-        d, next_d = at(space, q[DELTA]), at(space, q[NEXT_DELTA])
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        residuals, roots = pointer(r), at(pointer(r), r.shape[1])
-        if derive:
-            transpose_weights(q, p, False, transposed)
-        total = 0.0
-        for i in range(0, count, block):
-            m, place = min(block, count - i), first + i
-            x, depth = at(pointer(X), place * n_in), m * n_out
-            forward_tile(q, c, p, x, m, tape, tile, 0)
-            total += _sum_of_squares(
-                rho, scale, m, n_out, last_y(q, tape, tile, 0),
-                at(pointer(targets), place * n_out), at(pointer(weights), place),
-                problem[HAS_WEIGHTS], residuals, roots, derive,
-            )  # fmt: skip
-            if not derive:
-                continue
-            for k in range(n_out):
-                set_unit_rows(m, n_out, k, d)
-                for j in range(k, depth, n_out):
-                    d[j] = roots[j]
-                jacobian_rows(
-                    q, c, p, transposed, x, m, tape, tile, d, next_d, True,
-                    at(pointer(J), k * n_free), n_out * n_free,
-                )  # fmt: skip
-            _add_upper_product(depth, n_free, pointer(J), i > 0, pointer(JTJ))
-            product(
-                1, n_free, depth, residuals, 0, 1, pointer(J), n_free,
-                pointer(JTr), 0, i > 0, pointer(JTr), 0,
-            )  # fmt: skip
-        return total
-
-    return normal_equations
-
-
-normal_equations = Entry(
-    _make_normal_equations, NUMBER,
-    *PLAN, given(1), *DATA, INTEGER, NUMBER, INTEGER, INTEGER, INTEGER, FLAG, result(2), result(2),
-    result(2), result(1), result(1), calls=PRODUCTS,
-)  # fmt: skip
-
-
-def _make_add_upper(fingerprint):
-    def add_upper(total, addend):
-        """Add a symmetric matrix to another one; of both there is the upper triangle."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n = total.shape[0]
-        for i in range(n):
-            add(n - i, at(pointer(total), i * n + i), at(pointer(addend), i * n + i))
-
-    return add_upper
-
-
-add_upper = Entry(_make_add_upper, NOTHING, result(2), given(2))
-
-
-def _make_mirror(fingerprint):
-    def mirror(A):
-        """Copy the upper triangle to the lower one."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, a = A.shape[0], pointer(A)
-        for i0 in range(0, n, _PANEL):
-            for j0 in range(i0, n, _PANEL):
-                for i in range(i0, min(i0 + _PANEL, n)):
-                    for j in range(max(j0, i + 1), min(j0 + _PANEL, n)):
-                        a[j * n + i] = a[i * n + j]
-
-    return mirror
-
-
-mirror = Entry(_make_mirror, NOTHING, result(2))

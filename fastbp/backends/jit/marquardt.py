@@ -1,0 +1,379 @@
+"""Levenberg and Marquardt's method: `backends.marquardt`, which explains it, step by step.
+
+A search asks for what it needs of the rows, and goes on from the answer. So one compiled function
+serves a thread that computes the answers itself, and several that share them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from ..contract import (
+    FLAT,
+    MU,
+    NFEV,
+    NIT,
+    NJEV,
+    RHO,
+    RUNNING,
+    SHORT,
+    SMALL,
+    SQUARES,
+    STATUS,
+    STUCK,
+    USED,
+)
+from ..marquardt import (
+    BEND as LONGEST_BEND,
+    DECAY,
+    LEAST_MU,
+    PROBE,
+    PROMISED,
+    ROUNDED,
+    STRAIGHT,
+    TOO_LITTLE,
+)
+from .cholesky import ROWS, factor, solve
+from .compiling import (
+    FLAG,
+    INTEGER,
+    NUMBER,
+    Entry,
+    given,
+    given_integers,
+    inner,
+    part,
+    result,
+)
+from .least_squares import PARTS, add_normal, beyond_of_part, mirror, normal_of_part
+from .objective import DATA, PLAN, add, part_size
+from .vectors import aligned, at, copy, elementwise, pointer
+
+# What a search may ask for: the linear model at the first point, the gradient beyond, the sum of
+# squares or the linear model at the trial, and that again which was replaced in vain. It STARTs
+# with no answer, and asks for nothing at its END.
+START, FIRST_MODEL, BEYOND, TOTAL, MODEL, OLD_MODEL, END = range(7)
+# What follows an answer, if it is not a question: a step has been taken, or will not be.
+_READY, _FAILED = -1, -2
+
+# `contract.Rules` as numbers, with 0 for None, and the goal.
+MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_RULES = range(11)
+
+# The numbers of a trial: the sum of squares that was asked for, the steps taken, the sum with the
+# prior and the steepest gradient where the search stands; and what `_Trial` and `Search` say.
+(
+    ANSWER, TAKEN, SUM, STEEPEST, NU, PREDICTED, GAIN, IS_SMALL, IS_SHORT, PROMISES, PROMISED_ONCE,
+    N_NUMBERS,
+) = range(12)  # fmt: skip
+
+
+class _Search(NamedTuple):
+    """Pointers to all of a search; the names are `Descent`'s and those of its rules."""
+
+    n: Any  # free parameters
+    n_params: Any
+    free: Any  # their places
+    params: Any
+    prior: Any
+    normal: Any
+    scales: Any
+    state: Any
+    rules: Any
+    records: Any
+    count: Any  # of the records there is room for
+    there: Any  # parameters where the rows are looked at
+    beyond: Any  # the gradient for all parameters
+    trial: Any
+    x: Any
+    gradient: Any
+    damping: Any
+    step: Any
+    bend: Any
+    negative: Any
+    U: Any
+
+
+_VECTORS = 5
+
+
+def space_for(n):
+    """How many numbers a search over n parameters works with."""
+    return n * (_VECTORS + ROWS + n)
+
+
+_weighted_squares = elementwise(lambda v, scales: (v * v * scales,), 2, 0, total=True)
+
+
+@part
+def _length(s, v):
+    return math.sqrt(_weighted_squares(s.n, v, s.scales))
+
+
+@inner
+def _move(s, share):
+    """Go that share of the step to look there."""
+    copy(s.there, s.params, s.n_params)
+    for k in range(s.n):
+        i = s.free[k]
+        s.there[i] = s.params[i] + share * s.step[k]
+
+
+@inner
+def _prior_of(s, params):
+    total = 0.0
+    for k in range(s.n):
+        x = params[s.free[k]]
+        total += s.prior[k] * x * x
+    return total
+
+
+@inner
+def _arrive(s, fresh):
+    """Be at the parameters that `normal` is for; `fresh` if they are new, so that scales follow."""
+    n, rules = s.n, s.rules
+    total = s.state[SQUARES] + _prior_of(s, s.params)
+    mean = cosine = steepest = 0.0
+    for i in range(n):
+        s.x[i] = s.params[s.free[i]]
+        s.gradient[i] = s.normal[n * n + i] + s.prior[i] * s.x[i]
+        squared, g = s.normal[i * n + i] + s.prior[i], abs(s.gradient[i])
+        mean += squared / n
+        c = g / math.sqrt(squared * total) if squared * total > 0 else 0.0
+        # NaN counts as larger.
+        steepest = steepest if g <= steepest else g
+        cosine = cosine if c <= cosine else c
+    s.trial[SUM], s.trial[STEEPEST] = total, steepest
+    if not fresh:
+        return
+    for i in range(n):
+        measured = mean if rules[UNIFORM] else s.normal[i * n + i] + s.prior[i]
+        scale = max(measured, DECAY * s.scales[i])
+        s.scales[i] = scale if scale > 0 else 1.0
+    flat = steepest <= rules[MIN_GRAD] or not cosine > rules[GTOL]
+    s.state[STATUS] = FLAT if flat else RUNNING
+
+
+@inner
+def _first_order(s):
+    """Find the step of the linear model; its factor stays in U. Whether there is one."""
+    n, mu, predicted = s.n, s.state[MU], 0.0
+    for i in range(n):
+        copy(at(s.U, i * n + i), at(s.normal, i * n + i), n - i)
+        s.damping[i] = s.prior[i] + mu * s.scales[i]
+        s.U[i * n + i] += s.damping[i]
+        s.step[i] = -s.gradient[i]
+    if not factor(n, s.U, s.negative):
+        return False
+    solve(n, s.U, s.step)
+    for i in range(n):
+        predicted += s.step[i] * (mu * s.scales[i] * s.step[i] - s.gradient[i])
+    s.trial[PREDICTED] = predicted
+    return math.isfinite(predicted)
+
+
+@inner
+def _propose(s):
+    """A step with the present damping: what to ask for it, or _FAILED."""
+    trial = s.trial
+    trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
+    if not _first_order(s):
+        return _FAILED
+    if s.rules[BEND] and trial[PREDICTED] > STRAIGHT * trial[SUM]:
+        s.state[NFEV] += 1
+        _move(s, PROBE)
+        return BEYOND
+    return _measure(s, True)
+
+
+@inner
+def _bend(s):
+    """Bend the step; whether that is little enough to be trusted."""
+    n = s.n
+    for i in range(n):
+        linear = -s.gradient[i] - s.damping[i] * s.step[i]
+        more = s.beyond[s.free[i]] - s.normal[n * n + i]
+        s.bend[i] = linear / PROBE - more / (PROBE * PROBE)
+    solve(n, s.U, s.bend)
+    straight = 2 * _length(s, s.bend) <= LONGEST_BEND * _length(s, s.step)
+    add(n, s.step, s.bend)
+    return straight
+
+
+@inner
+def _measure(s, straight):
+    """Whether the step changes next to nothing, or promises much; what to ask for, or _FAILED."""
+    trial, rules, size = s.trial, s.rules, _length(s, s.x)
+    relative, predicted = _length(s, s.step) / max(size, 1e-300), trial[PREDICTED]
+    trial[IS_SHORT] = relative <= rules[XTOL]
+    trial[IS_SMALL] = predicted <= rules[FTOL] * trial[SUM]
+    resolved = trial[SUM] > ROUNDED * size * size and predicted > PROMISED * trial[SUM]
+    trial[PROMISES] = resolved and relative > PROMISED
+    if not straight:
+        return _FAILED
+    s.state[NFEV] += 1
+    _move(s, 1.0)
+    return TOTAL
+
+
+@inner
+def _judge(s):
+    """From the sum of squares at the trial: what to ask for, or _FAILED."""
+    trial = s.trial
+    total = trial[ANSWER] + _prior_of(s, s.there)
+    gain = trial[GAIN] = trial[SUM] - total if math.isfinite(total) else -math.inf
+    if abs(gain) > s.rules[FTOL] * trial[SUM]:
+        trial[IS_SMALL] = 0.0
+    if not (trial[PREDICTED] > 0 and gain > TOO_LITTLE * trial[PREDICTED]):
+        return _FAILED
+    s.state[NJEV] += 1
+    return MODEL
+
+
+@inner
+def _is_finite(s):
+    """Whether the linear model is."""
+    n = s.n
+    for i in range(n + 1):
+        for j in range(i % n, n):  # of the last row all
+            if not math.isfinite(s.normal[i * n + j]):
+                return False
+    return True
+
+
+@inner
+def _take(s):
+    """Go to the trial, for which `normal` is already, and record the step."""
+    state, rules, trial = s.state, s.rules, s.trial
+    rho = trial[GAIN] / trial[PREDICTED]
+    factor = rules[MU_DEC] if rules[MU_DEC] > 0 else max(1 / 3, 1 - (2 * rho - 1) ** 3)
+    state[USED], state[MU] = state[MU], max(LEAST_MU, state[MU] * factor)
+    state[NIT] += 1
+    state[RHO], state[SQUARES] = rho, trial[ANSWER]
+    copy(s.params, s.there, s.n_params)
+    _arrive(s, True)
+    if state[STATUS] == RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
+        state[STATUS] = SMALL if trial[IS_SMALL] else SHORT
+    record = at(s.records, 4 * int(trial[TAKEN]))
+    record[0], record[1], record[2], record[3] = trial[SUM] / 2, state[USED], rho, trial[STEEPEST]
+    trial[TAKEN] += 1
+
+
+@inner
+def _fail(s):
+    """Damp more, and see whether that makes sense."""
+    state, rules, trial = s.state, s.rules, s.trial
+    if trial[PROMISES]:
+        trial[PROMISED_ONCE] = 1.0
+    state[MU] *= rules[MU_INC] if rules[MU_INC] > 0 else trial[NU]
+    trial[NU] *= 2
+    if state[MU] > rules[MU_MAX]:
+        state[STATUS] = STUCK
+    if trial[IS_SMALL] or trial[IS_SHORT]:
+        converged = SMALL if trial[IS_SMALL] else SHORT
+        state[STATUS] = STUCK if trial[PROMISED_ONCE] else converged
+
+
+@inner
+def _follow(s, asked):
+    """Use the answer: what to ask for next, or _READY or _FAILED."""
+    if asked == START:
+        s.trial[TAKEN] = 0.0
+        if s.state[NJEV] > 0:
+            _arrive(s, False)
+            return _READY
+        copy(s.there, s.params, s.n_params)
+        s.state[NJEV] = 1
+        return FIRST_MODEL
+    if asked == FIRST_MODEL:
+        s.state[SQUARES] = s.trial[ANSWER]
+        _arrive(s, True)
+        return _READY
+    if asked == BEYOND:
+        return _measure(s, _bend(s))
+    if asked == TOTAL:
+        return _judge(s)
+    if asked == MODEL:
+        if _is_finite(s):
+            _take(s)
+            return _READY
+        copy(s.there, s.params, s.n_params)
+        return OLD_MODEL
+    return _FAILED
+
+
+@inner
+def _advance(s, asked):
+    """Go on from the answer to what was asked, to the next question."""
+    trial, following = s.trial, _follow(s, asked)
+    while following == _READY or following == _FAILED:
+        if following == _FAILED:
+            _fail(s)
+        else:
+            trial[NU], trial[PROMISED_ONCE] = 2.0, 0.0
+            if trial[TAKEN] == s.count or (trial[TAKEN] > 0 and trial[SUM] <= s.rules[GOAL]):
+                return END
+        if s.state[STATUS] != RUNNING:
+            return END
+        following = _propose(s)
+    return following
+
+
+def _make_descend(fingerprint):
+    def descend(
+        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
+        free, prior, normal, scales, state, rules, records, there, beyond, trial, space,
+        block, room, of_part, alone, asked, workspace,
+    ):  # fmt: skip
+        """Go on from an answer until something is asked that others answer, or to the END.
+
+        Nobody does for one that is `alone`. `of_part` is where the normal equations of a part of
+        the rows are put before they are added, if there are several.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        n, n_params, rows = prior.size, params.size, X.shape[0]
+        q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
+        x, t, w = pointer(X), pointer(targets), pointer(weights)
+        v, work = pointer(space), aligned(pointer(workspace))
+        s = _Search(
+            n, n_params, pointer(free), p, pointer(prior), pointer(normal), pointer(scales),
+            pointer(state), pointer(rules), pointer(records), records.shape[0], pointer(there),
+            pointer(beyond), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n), at(v, 4 * n),
+            at(v, _VECTORS * n), at(v, (_VECTORS + ROWS) * n),
+        )  # fmt: skip
+        while True:
+            asked = _advance(s, asked)
+            if asked == END:
+                mirror(n, s.normal)
+            if asked == END or not alone:
+                return asked
+            total, size = 0.0, part_size(rows)
+            for first in range(0, rows, size):
+                count = min(size, rows - first)
+                if asked == BEYOND:
+                    gradient = s.beyond if first == 0 else pointer(of_part)
+                    beyond_of_part(
+                        q, c, p, problem, x, t, w, rho, scale, first, count, s.there, gradient, work
+                    )
+                    if first > 0:
+                        add(n_params, s.beyond, gradient)
+                else:
+                    equations = s.normal if first == 0 else pointer(of_part)
+                    total += normal_of_part(
+                        q, c, s.there, problem, x, t, w, rho, scale, first, count, block,
+                        asked != TOTAL, pointer(room), equations, work,
+                    )  # fmt: skip
+                    if first > 0 and asked != TOTAL:
+                        add_normal(n, s.normal, equations)
+            trial[ANSWER] = total
+
+    return descend
+
+
+descend = Entry(
+    _make_descend, INTEGER,
+    *PLAN, result(1), *DATA, INTEGER, NUMBER,
+    given_integers(1), given(1), result(2), result(1), result(1), given(1), result(2), result(1),
+    result(1), result(1), result(1), INTEGER, result(1), result(1), FLAG, INTEGER, result(1),
+    calls=PARTS,
+)  # fmt: skip
