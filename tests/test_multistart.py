@@ -187,10 +187,10 @@ def test_callbacks_are_called_one_at_a_time(data, threads):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_time_is_for_all_together(data, threads):
     ms = fb.multistart(NET, *data, 50, epochs=10**9, seed=0, threads=threads, max_time=0.2)
-    assert (ms.success, len(ms), ms.n_starts) == (False, threads, 50)
-    assert ms.message == f"max_time is over after {threads} of 50 starts"
-    assert all(res.status == 1 and res.nit > 0 for res in ms)
-    assert ms.params.shape == ms.starts.shape == (threads, NET.n_params)
+    assert not ms.success and 1 <= len(ms) <= threads and ms.n_starts == 50
+    assert ms.message == f"max_time is over after {len(ms)} of 50 starts"
+    assert all(res.status == 1 for res in ms)
+    assert ms.params.shape == ms.starts.shape == (len(ms), NET.n_params)
 
 
 @pytest.mark.parametrize("method", ["adam", "fmincg", "lm"])
@@ -686,17 +686,18 @@ def test_interrupted_functions_end_at_their_best_points(method, threads):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_time_of_functions(threads):
-    clock = threading.Event()
+    never = threading.Event()
 
-    def endless(x):
-        clock.wait(0.005)
+    def slow(x):
+        never.wait(0.05)
         return float(np.sum(np.cos(x) + 1e-3 * x**2)), -np.sin(x) + 2e-3 * x
 
-    starts = np.random.default_rng(0).uniform(-2, 2, (500, 5))
-    ms = fb.optimize.multistart(endless, starts, "fmincg", threads=threads, max_time=0.3)
-    assert not ms.success and threads <= len(ms) < 500
-    assert ms.message == f"max_time is over after {len(ms)} of 500 starts"
-    assert "max_time is over" in ms.messages
+    starts = np.random.default_rng(0).uniform(-2, 2, (20, 5))
+    ms = fb.optimize.multistart(slow, starts, "fmincg", threads=threads, max_time=0.2)
+    assert not ms.success and 1 <= len(ms) <= threads and ms.n_starts == 20
+    assert ms.message == f"max_time is over after {len(ms)} of 20 starts"
+    assert set(ms.messages) == {"max_time is over"}
+    assert all(1 <= res.nfev <= 5 and res.fun == slow(res.x)[0] for res in ms)
 
 
 def test_interrupt_before_anything_was_reached():
