@@ -366,9 +366,7 @@ def test_canonical_form_turns_no_activation_of_the_users_own(rng):
     square = fb.Activation("square", lambda z: z * z, lambda z: 2 * z)
     net = fb.Network(1, fb.Dense(2, square), fb.Dense(1))
     params = rng.standard_normal(net.n_params)
-    layers = net.unpack(params)
-    assert sorted(canonical(net, params)) == sorted(np.concatenate([params]))
-    assert len(layers) == 2
+    assert sorted(canonical(net, params)) == sorted(params)  # in another order at most
 
 
 # Clusters.
