@@ -41,8 +41,9 @@ def main():
         print(f"c0 {c0:.4g} ± {errors[2]:.1e}")
         result["fits"].append(res)
     box = Bounds((0.01, -2, -0.5), (0.2, 2, 0.5))
+    starts = {"n_starts": 20, "seed": 0, "maxiter": 500}
     for i in (0, 1):
-        many = fb.optimize.multistart(residuals, box, n_starts=20, seed=0, args=(SERIES[i],))
+        many = fb.optimize.multistart(residuals, box, args=(SERIES[i],), **starts)
         print(f"\nseries {i + 1} from 20 starts\n{many.summary()}")
         result["many"].append(many)
     return result

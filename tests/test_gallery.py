@@ -66,7 +66,7 @@ def sigmoid(z):
 
 
 def test_there_are_examples():
-    assert len(FILES) >= 24
+    assert len(FILES) >= 26
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.stem)
@@ -480,6 +480,7 @@ def test_g11_residuals_not_their_sum(example):
         sse, limit = ((curve(*res.x) - t) ** 2).sum(), least(t)
         assert 2 * res.cost == pytest.approx(sse, rel=1e-12)
         assert f"series {i + 1}: sum of squares {sse:.7f}, {res.message}\n" in text
+        assert ("run away" in res.message and "near-singular" in res.message) == (i > 0)
         a, b_inv, c0 = res.x
         if i == 0:
             gradient = complex_step(lambda p, t=t: ((curve(*p) - t) ** 2).sum(), res.x)
@@ -492,11 +493,13 @@ def test_g11_residuals_not_their_sum(example):
             assert abs(c0) < 0.01 and abs(b_inv) > 10
             assert res.standard_errors[1] > 1e3 * abs(b_inv)
     one, away = result["many"]
-    (cluster,) = one.clusters
-    assert len(one.x) == len(away.x) == 20 and not cluster.runaway
+    assert len(one.x) == len(away.x) == 20
+    best = one.clusters[0]
+    assert not best.runaway and len(best.members) >= 15
     # The minimum twice, with either sign.
-    np.testing.assert_allclose(np.abs(one.x), np.abs(one.x[:1]).repeat(20, 0), rtol=1e-4)
-    assert {-1.0, 1.0} == set(np.sign(one.x[:, 1])) and (one.x[:, 1] * one.x[:, 2] < 0).all()
+    found = one.x[best.members]
+    np.testing.assert_allclose(np.abs(found), np.abs(found[:1]).repeat(len(found), 0), rtol=1e-4)
+    assert {-1.0, 1.0} == set(np.sign(found[:, 1])) and (found[:, 1] * found[:, 2] < 0).all()
     assert away.clusters[0].runaway and "runs away" in text
 
 
