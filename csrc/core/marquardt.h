@@ -169,9 +169,9 @@ static int try_step(search *s)
 
 static int is_finite(idx n, const real *x)
 {
-    for (idx i = 0; i < n; i++)
-        if (!isfinite(x[i])) return 0;
-    return 1;
+    vec zero = {0}; /* a number times 0; NaN from what is not finite */
+    for (idx i = 0; i < n; i += VL) zero += load_first(x + i, first_lanes(n - i)) * 0;
+    return hsum(zero) == 0;
 }
 
 /* Go to the trial; returns whether the linear model there is finite, or FB_NO_MEMORY. */
