@@ -54,7 +54,6 @@ static double prior_of(const search *s, const real *params)
 static int linearise(search *s, const real *params, outputs *kept, double *squares)
 {
     fb_descent *d = s->d;
-    d->state[FB_NJEV]++;
     return normal_sums(s->plan, s->problem, params, (idx)d->threads,
                        (fb_rho){(int)d->rho, d->rho_scale}, kept, d->normal, squares);
 }
@@ -181,6 +180,7 @@ static int take(search *s)
     double *state = d->state, rho = s->gain / s->predicted, swing = 2 * rho - 1;
     int code = linearise(s, s->trial, s->there, &s->squares);
     if (code < 0) return code;
+    state[FB_NJEV]++;
     if (!is_finite(s->n * (s->n + 1), d->normal)) {
         /* Back: what was there is computed again. */
         code = linearise(s, d->params, s->here, &state[FB_SQUARES]);
@@ -269,7 +269,10 @@ static int descend(fb_plan *plan, const fb_problem *problem, fb_descent *d)
     s.pack = B.pack;
     lay_out_search(&s, B.extra, n_kept);
     int code = 0, fresh = d->state[FB_NJEV] == 0;
-    if (fresh) code = linearise(&s, d->params, s.here, &d->state[FB_SQUARES]);
+    if (fresh) {
+        code = linearise(&s, d->params, s.here, &d->state[FB_SQUARES]);
+        d->state[FB_NJEV]++;
+    }
     idx taken = 0;
     if (code >= 0) arrive(&s, fresh);
     while (code >= 0 && taken < d->steps && d->state[FB_STATUS] == FB_RUNNING) {
