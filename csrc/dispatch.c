@@ -117,8 +117,9 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                                      .dropout = dropout ? dropout[l] : 0};
         fb_layer *layer = plan->layers + l;
         layer->places = plan->free ? plan->places + plan->n_free : NULL;
-        layer->free_weights = list_free(plan, layer->w, layer->n_in * layer->n_out, layer->n_out);
-        layer->free_biases = layer->b < 0 ? 0 : list_free(plan, layer->b, layer->n_out, layer->n_out);
+        idx n_out = layer->n_out, n_biases = layer->b < 0 ? 0 : n_out;
+        layer->free_weights = list_free(plan, layer->w, layer->n_in * n_out, n_out);
+        layer->free_biases = list_free(plan, layer->b, n_biases, n_out);
         if (plan->layers[l].dropout > 0) plan->drops = 1;
         if (plan->layers[l].n_out > plan->max_width) plan->max_width = plan->layers[l].n_out;
     }

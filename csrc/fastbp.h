@@ -9,7 +9,8 @@
 
 #include <stdint.h>
 
-/* Activations, row functions of losses, optimizers, robust losses, stop codes: numbers as in the Python tables. */
+/* Activations, row functions of losses, optimizers, robust losses, stop codes: numbers as in the
+ * Python tables. */
 #define FB_LINEAR 0
 #define FB_RELU 1
 #define FB_LEAKY_RELU 2

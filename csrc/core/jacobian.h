@@ -35,12 +35,14 @@ static void pull_deltas(const fb_plan *plan, const buffers *B, idx rows, idx eac
         scale_deltas(layer, rows, each, B->Y[l], B->Z[l], B->D[l]);
         if (l == lowest && !dX) break;
         block below = l ? B->D[l - 1] : (block){dX, layer->n_in};
-        layer_pullback(rows * each, layer->n_in, layer->n_out, B->D[l], B->Wt[l], below, 0, B->pack);
+        layer_pullback(rows * each, layer->n_in, layer->n_out, B->D[l], B->Wt[l], below, 0,
+                       B->pack);
     }
 }
 
 /* Rows of J, from deltas. */
 
+/* Rows a_i·d of so many vectors, for which d stays in registers; returns their end. */
 INLINE real *multiples(int vectors, idx n_in, idx n_out, const real *a, const real *d, real *J)
 {
     vec all[3];
@@ -232,17 +234,17 @@ typedef struct {
 /* scale²·rho((r/scale)²), and rho' there. */
 INLINE double robust_square(fb_rho rho, double r, double *slope)
 {
-    double C = rho.scale, size = fabs(r) / C, z = size * size, root = sqrt(1 + z);
     *slope = 1;
+    if (rho.kind == FB_LINEAR_RHO) return r * r;
+    double C = rho.scale, size = fabs(r) / C, z = size * size, root = sqrt(1 + z);
     switch (rho.kind) {
     case FB_HUBER_RHO:
-        if (!(size > 1)) break;
+        if (!(size > 1)) return r * r;
         *slope = 1 / size;
         return C * C * (2 * size - 1);
     case FB_SOFT_L1_RHO: *slope = 1 / root; return C * C * 2 * z / (1 + root);
-    case FB_CAUCHY_RHO: *slope = 1 / (1 + z); return C * C * log1p(z);
+    default: *slope = 1 / (1 + z); return C * C * log1p(z);
     }
-    return r * r;
 }
 
 /* Σ of a tile, and unless they are null the roots of w·rho', one for each residual, and the

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ..contract import CAUCHY_RHO, HUBER_RHO, N_IN, N_OUT, SOFT_L1_RHO
+from ..contract import HUBER_RHO, LINEAR_RHO, N_IN, N_OUT, SOFT_L1_RHO
 from .compiling import (
     FLAG,
     INTEGER,
@@ -46,16 +46,16 @@ _PANEL = 32  # rows of JᵀJ that are computed together, from the diagonal on
 @part
 def _robust_square(kind, scale, r):
     """scale²·rho((r/scale)²) and rho' there; see `contract.Robust`."""
+    if kind == LINEAR_RHO:
+        return r * r, 1.0
     size = abs(r) / scale
     z = size * size
-    if kind == HUBER_RHO and size > 1:
-        return scale * scale * (2 * size - 1), 1 / size
+    if kind == HUBER_RHO:
+        return (scale * scale * (2 * size - 1), 1 / size) if size > 1 else (r * r, 1.0)
     if kind == SOFT_L1_RHO:
         root = math.sqrt(1 + z)
         return scale * scale * 2 * z / (1 + root), 1 / root
-    if kind == CAUCHY_RHO:
-        return scale * scale * math.log1p(z), 1 / (1 + z)
-    return r * r, 1.0
+    return scale * scale * math.log1p(z), 1 / (1 + z)
 
 
 @inner
