@@ -82,7 +82,7 @@ class Fitted:
             gradient[movable],
             prior[movable],
             sse,
-            self.n_residuals,
+            objective.n_residuals,
             Parameters(
                 params,
                 self.start,
@@ -108,17 +108,10 @@ class Fitted:
         return "constraints" if np.size(options.get("constraints", ())) else ""
 
     @property
-    def n_residuals(self) -> int:
-        """Rows of positive weight, times outputs."""
-        X, weights = self.objective._stored.X, self.objective._stored.weights
-        n = len(X) if weights is None else int(np.count_nonzero(weights))
-        return n * self.objective.net.n_out
-
-    @property
     def work(self) -> float:
         """About how many multiplications `uncertainty` takes."""
         p = float(self.objective.net.n_free)
-        return self.n_residuals * p**2 + 10 * p**3
+        return self.objective.n_residuals * p**2 + 10 * p**3
 
     def _at_bound(self, x: np.ndarray, free: np.ndarray, steps: np.ndarray) -> np.ndarray:
         """Which parameters x[free] are at a bound; `steps` would take each to its best value."""

@@ -329,8 +329,10 @@ class Objective:
 
     @property
     def n_residuals(self) -> int:
-        """Rows times outputs."""
-        return len(self._stored.X) * self.net.n_out
+        """Rows of positive weight, times outputs."""
+        X, weights = self._stored.X, self._stored.weights
+        rows = len(X) if weights is None else int(np.count_nonzero(weights))
+        return rows * self.net.n_out
 
     def prior(self, l2: float | None = None) -> np.ndarray:
         """What l2 adds, per square of a parameter, to the sum of squares; (n_params,)."""

@@ -365,6 +365,8 @@ def test_bounds_of_two_parameters_are_as_the_method_takes_them(method):
     res = fb.fit(net, X, 9 * X[:, 0], method=method, bounds=[(1, 2), (3, 4)], seed=0)
     expected = [2, 3] if method == "L-BFGS-B" else [3, 2]
     np.testing.assert_allclose(res.params, expected, atol=1e-6)
+    res = fb.fit(net, X, 9 * X[:, 0], method=method, bounds=(3, 4), seed=0)
+    np.testing.assert_allclose(res.params, [4, 3], atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["bounds", "constraints"])
@@ -386,6 +388,7 @@ def test_limits_and_scaling_exclude_each_other(line, name):
         (([0, 0, 0, np.nan], 1), ValueError, "the bounds of parameter 3 are nan and 1"),
         (([0] * 3, 1), fb.ShapeError, "bounds has shape (3,), expected (4,)"),
         ([(0, 1)] * 3, fb.ShapeError, "bounds has shape (3, 2), expected (4, 2)"),
+        (3.0, TypeError, "bounds is 3.0, expected (lower, upper), or a pair"),
     ],
 )
 def test_bad_bounds(line, method, bounds, error, message):

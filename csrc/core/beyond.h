@@ -4,6 +4,7 @@ typedef struct {
     row_sum sum; /* first, so that parts are merged as those of a gradient */
     const real *moved;
     fb_rho rho;
+    const outputs *kept; /* at params, or null */
 } beyond_call;
 
 /* D r(params + step) of a tile, D being that of r(params): Y of the former is in `there`. */
@@ -28,15 +29,16 @@ static void beyond_part(void *context, idx worker, idx part)
     range all = part_of(s->n, part);
     buffers B = worker_buffers(s->crew, worker);
     real *grad = part ? slot_of(s, part) : s->grad;
-    block Y = B.Y[plan->n_layers - 1], there = {B.delta[0].p, Y.ld};
+    idx last = plan->n_layers - 1;
+    block Y = B.Y[last], there = {B.delta[0].p, Y.ld};
     for (idx i = all.start; i < all.stop; i += s->tile) {
         idx rows = all.stop - i < s->tile ? all.stop - i : s->tile;
         rows_of_data data = stored_rows(plan, s->problem, i);
         tile_forward(plan, &B, c->moved, rows, data.X);
         memcpy(there.p, Y.p, (size_t)(rows * Y.ld) * sizeof(real));
-        tile_forward(plan, &B, s->params, rows, data.X);
-        weigh_residuals(c, Y, rows, data, there);
-        tile_backward(plan, &B, rows, data.X, grad, i > all.start, NULL);
+        buffers K = kept_forward(plan, &B, c->kept, s->n, i, s->params, rows, data.X);
+        weigh_residuals(c, K.Y[last], rows, data, there);
+        tile_backward(plan, &K, rows, data.X, grad, i > all.start, NULL);
     }
 }
 
@@ -47,8 +49,9 @@ static void keep_free(const fb_plan *plan, const real *all, real *kept)
         if (!plan->free || plan->free[i]) *kept++ = all[i];
 }
 
-static int gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
-                           const void *moved, idx threads, fb_rho rho, void *result)
+/* `kept`, if it is not null, has the outputs at params or is to have them. */
+static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+                      const void *moved, idx threads, fb_rho rho, outputs *kept, void *result)
 {
     idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
     idx workers = useful_workers(n, threads), n_slots = slots_for(n, workers, size);
@@ -69,12 +72,20 @@ static int gradient_beyond(fb_plan *plan, const fb_problem *problem, const void 
                                 .slots = crew->extra + size,
                                 .n_slots = n_slots},
                         .moved = moved,
-                        .rho = rho};
+                        .rho = rho,
+                        .kept = kept};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
     fb_share(team, &(fb_work){beyond_part, merge_part, &call, count, n_slots ? n_slots : count});
     fb_team_free(team);
     keep_free(plan, crew->extra, result);
     give_crew(crew, plan, workers);
+    if (kept) kept->recorded = 1;
     return FB_DONE;
+}
+
+static int gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+                           const void *moved, idx threads, fb_rho rho, void *result)
+{
+    return sum_beyond(plan, problem, params, moved, threads, rho, NULL, result);
 }

@@ -226,6 +226,7 @@ typedef struct {
     idx n_slots;
     double sums[FB_MOST_PARTS];
     const buffers *crew;
+    const outputs *kept; /* at params, or null */
 } normal_call;
 
 /* scale²·rho((r/scale)²), and rho' there. */
@@ -323,13 +324,13 @@ static void normal_part(void *context, idx worker, idx part)
     for (idx i = all.start, blocks = 0; i < all.stop; i += c->tile) {
         idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
         rows_of_data data = stored_rows(plan, c->problem, i);
-        tile_forward(plan, &B, c->params, rows, data.X);
+        buffers K = kept_forward(plan, &B, c->kept, (idx)c->problem->n, i, c->params, rows, data.X);
         if (!normal) {
-            sum += sum_squares(c, B.Y[plan->n_layers - 1], rows, data, NULL, NULL);
+            sum += sum_squares(c, K.Y[plan->n_layers - 1], rows, data, NULL, NULL);
             continue;
         }
         block here = {J.p + filled * J.ld, J.ld};
-        sum += tile_normal(c, &B, rows, data, here, J.p + c->block_rows * J.ld);
+        sum += tile_normal(c, &K, rows, data, here, J.p + c->block_rows * J.ld);
         filled += rows * n_out;
         if (filled + c->tile * n_out <= c->block_rows && i + rows < all.stop) continue;
         add_normal(n, filled, J, normal, blocks++ > 0, B.pack);
@@ -373,8 +374,9 @@ static idx first_free_layer(const fb_plan *plan)
     return l;
 }
 
-static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
-                            idx threads, fb_rho rho, void *normal, double *sum)
+/* `kept`, if it is not null, has the outputs at params or is to have them. */
+static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *params, idx threads,
+                       fb_rho rho, outputs *kept, void *normal, double *sum)
 {
     idx n = (idx)problem->n, n_free = plan->n_free, size = n_free * (n_free + 1);
     idx n_out = plan->layers[plan->n_layers - 1].n_out;
@@ -402,7 +404,8 @@ static int normal_equations(fb_plan *plan, const fb_problem *problem, const void
                         .normal = normal,
                         .slots = crew->extra + others.extra,
                         .n_slots = n_slots,
-                        .crew = crew};
+                        .crew = crew,
+                        .kept = kept};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
     fb_share(team, &(fb_work){normal_part, merge_normal, &call, count, n_slots ? n_slots : count});
@@ -411,5 +414,12 @@ static int normal_equations(fb_plan *plan, const fb_problem *problem, const void
     *sum = 0;
     for (idx part = 0; part < count; part++) *sum += call.sums[part];
     give_crew(crew, plan, workers);
+    if (kept) kept->recorded = 1;
     return FB_DONE;
+}
+
+static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
+                            idx threads, fb_rho rho, void *normal, double *sum)
+{
+    return normal_sums(plan, problem, params, threads, rho, NULL, normal, sum);
 }

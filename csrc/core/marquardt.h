@@ -21,6 +21,7 @@ typedef struct {
     idx n;
     real *U, *negative, *pack; /* the factor, and what is needed to find it */
     real *x, *gradient, *damping, *step, *bend, *moved, *trial;
+    outputs kept[2], *here, *there; /* at d->params and at the trial; null if they are not kept */
     double total, steepest, nu;
     double predicted, gain, squares; /* of a trial */
     int small, is_short, promises;
@@ -50,20 +51,20 @@ static double prior_of(const search *s, const real *params)
     return sum;
 }
 
-static int linearise(search *s, const real *params, double *squares)
+static int linearise(search *s, const real *params, outputs *kept, double *squares)
 {
     fb_descent *d = s->d;
-    d->state[FB_NJEV]++;
-    return normal_equations(s->plan, s->problem, params, (idx)d->threads,
-                            (fb_rho){(int)d->rho, d->rho_scale}, d->normal, squares);
+    return normal_sums(s->plan, s->problem, params, (idx)d->threads,
+                       (fb_rho){(int)d->rho, d->rho_scale}, kept, d->normal, squares);
 }
 
-static int sum_at(search *s, const real *params, double *squares)
+static int sum_at_trial(search *s)
 {
     fb_descent *d = s->d;
     d->state[FB_NFEV]++;
-    return normal_equations(s->plan, s->problem, params, (idx)d->threads,
-                            (fb_rho){(int)d->rho, d->rho_scale}, NULL, squares);
+    if (s->there) s->there->recorded = 0;
+    return normal_sums(s->plan, s->problem, s->trial, (idx)d->threads,
+                       (fb_rho){(int)d->rho, d->rho_scale}, s->there, NULL, &s->squares);
 }
 
 /* Be at d->params, whose linear model is in d->normal. `fresh` says that it has just come there, so
@@ -124,8 +125,8 @@ static int bend_step(search *s, int *is_straight)
     d->state[FB_NFEV]++;
     move(s, d->params, PROBE, s->step, s->moved);
     fb_rho rho = {(int)d->rho, d->rho_scale};
-    int code = gradient_beyond(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho,
-                               s->bend);
+    int code = sum_beyond(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho, s->here,
+                          s->bend);
     if (code < 0) return code;
     for (idx i = 0; i < n; i++) {
         double linear = -s->gradient[i] - s->damping[i] * s->step[i];
@@ -157,7 +158,7 @@ static int try_step(search *s)
                   s->total > ROUNDED * size * size;
     if (!straight) return 0;
     move(s, d->params, 1, s->step, s->trial);
-    code = sum_at(s, s->trial, &s->squares);
+    code = sum_at_trial(s);
     if (code < 0) return code;
     double total = s->squares + prior_of(s, s->trial);
     s->gain = isfinite(total) ? s->total - total : -INFINITY;
@@ -167,9 +168,9 @@ static int try_step(search *s)
 
 static int is_finite(idx n, const real *x)
 {
-    for (idx i = 0; i < n; i++)
-        if (!isfinite(x[i])) return 0;
-    return 1;
+    vec zero = {0}; /* a number times 0; NaN from what is not finite */
+    for (idx i = 0; i < n; i += VL) zero += load_first(x + i, first_lanes(n - i)) * 0;
+    return hsum(zero) == 0;
 }
 
 /* Go to the trial; returns whether the linear model there is finite, or FB_NO_MEMORY. */
@@ -177,11 +178,12 @@ static int take(search *s)
 {
     fb_descent *d = s->d;
     double *state = d->state, rho = s->gain / s->predicted, swing = 2 * rho - 1;
-    int code = linearise(s, s->trial, &s->squares);
+    int code = linearise(s, s->trial, s->there, &s->squares);
     if (code < 0) return code;
+    state[FB_NJEV]++;
     if (!is_finite(s->n * (s->n + 1), d->normal)) {
         /* Back: what was there is computed again. */
-        code = linearise(s, d->params, &state[FB_SQUARES]);
+        code = linearise(s, d->params, s->here, &state[FB_SQUARES]);
         return code < 0 ? code : 0;
     }
     state[FB_USED] = state[FB_MU];
@@ -191,6 +193,8 @@ static int take(search *s)
     state[FB_RHO] = rho;
     state[FB_SQUARES] = s->squares;
     memcpy(d->params, s->trial, (size_t)s->plan->n_params * sizeof(real));
+    outputs *swap = s->here;
+    s->here = s->there, s->there = swap;
     arrive(s, 1);
     if (state[FB_STATUS] == FB_RUNNING && (s->small || s->is_short))
         state[FB_STATUS] = s->small ? FB_SMALL : FB_SHORT;
@@ -218,16 +222,36 @@ static int iterate(search *s)
     return 0;
 }
 
-static idx size_of_search(const fb_plan *plan)
+/* Outputs are kept if they stay in the cache, for one worker, and for activations that need no Z. */
+static int keeps_outputs(const fb_plan *plan, idx n, idx threads)
 {
-    idx n = plan->n_free;
-    return n * n + n * FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params);
+    enum { MOST = 1 << 20 }; /* bytes */
+    for (idx l = 0; l < plan->n_layers; l++)
+        if (plan->layers[l].z_column >= 0) return 0;
+    return useful_workers(n, threads) == 1 &&
+           size_of_outputs(plan, n) * (idx)sizeof(real) <= MOST;
 }
 
-static void lay_out_search(search *s, real *place)
+INLINE idx size_of_table(const fb_plan *plan)
+{
+    return round_up(plan->n_layers * (idx)(sizeof(block) / sizeof(real)));
+}
+
+static idx size_of_search(const fb_plan *plan, idx n_kept)
+{
+    idx n = plan->n_free, kept = n_kept ? size_of_table(plan) + size_of_outputs(plan, n_kept) : 0;
+    return n * n + n * FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * kept;
+}
+
+static void lay_out_search(search *s, real *place, idx n_kept)
 {
     idx n = s->n, padded = round_up(n);
     real **vectors[] = {&s->x, &s->gradient, &s->damping, &s->step, &s->bend};
+    for (int i = 0; n_kept && i < 2; i++) {
+        s->kept[i].table = (block *)(void *)place, place += size_of_table(s->plan);
+        s->kept[i].Y = place, place += size_of_outputs(s->plan, n_kept);
+    }
+    s->here = n_kept ? s->kept : NULL, s->there = n_kept ? s->kept + 1 : NULL;
     s->moved = place, place += round_up(s->plan->n_params);
     s->trial = place, place += round_up(s->plan->n_params);
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) *vectors[i] = place, place += padded;
@@ -238,12 +262,17 @@ static void lay_out_search(search *s, real *place)
 static int descend(fb_plan *plan, const fb_problem *problem, fb_descent *d)
 {
     search s = {.plan = plan, .problem = problem, .d = d, .n = plan->n_free};
+    idx n = (idx)problem->n, n_kept = keeps_outputs(plan, n, (idx)d->threads) ? n : 0;
     buffers B;
-    if (!take_buffers(&B, plan, (needs){0, 0, 0, size_of_search(plan)})) return FB_NO_MEMORY;
+    if (!take_buffers(&B, plan, (needs){0, 0, 0, size_of_search(plan, n_kept)}))
+        return FB_NO_MEMORY;
     s.pack = B.pack;
-    lay_out_search(&s, B.extra);
+    lay_out_search(&s, B.extra, n_kept);
     int code = 0, fresh = d->state[FB_NJEV] == 0;
-    if (fresh) code = linearise(&s, d->params, &d->state[FB_SQUARES]);
+    if (fresh) {
+        code = linearise(&s, d->params, s.here, &d->state[FB_SQUARES]);
+        d->state[FB_NJEV]++;
+    }
     idx taken = 0;
     if (code >= 0) arrive(&s, fresh);
     while (code >= 0 && taken < d->steps && d->state[FB_STATUS] == FB_RUNNING) {

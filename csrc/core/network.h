@@ -293,6 +293,41 @@ static void tile_forward(const fb_plan *plan, const buffers *B, const real *para
     }
 }
 
+/* The outputs of all layers for all rows of a problem, kept from one sum over them to the next. Only
+ * for one worker: what a tile writes beyond its last row, the next one overwrites. */
+typedef struct {
+    block *table; /* where a tile's rows are */
+    real *Y; /* null without room */
+    int recorded;
+} outputs;
+
+INLINE idx size_of_outputs(const fb_plan *plan, idx n)
+{
+    idx size = 0;
+    for (idx l = 0; l < plan->n_layers; l++)
+        size += round_up(n * leading(plan->layers[l].n_out)) + VL;
+    return size;
+}
+
+/* The outputs of rows i.. of n, computed unless they are kept; the buffers say where they are. */
+static buffers kept_forward(const fb_plan *plan, const buffers *B, const outputs *kept, idx n,
+                            idx i, const real *params, idx rows, const real *X)
+{
+    buffers K = *B;
+    if (kept && kept->Y) {
+        real *Y = kept->Y;
+        K.Y = K.A = kept->table;
+        for (idx l = 0; l < plan->n_layers; l++) {
+            idx ld = leading(plan->layers[l].n_out);
+            K.Y[l] = (block){Y + i * ld, ld};
+            Y += round_up(n * ld) + VL;
+        }
+        if (kept->recorded) return K;
+    }
+    tile_forward(plan, &K, params, rows, X);
+    return K;
+}
+
 /* From dL/dY of the last layer, in delta[0], to the gradient, and to dL/dX if dX is not null. */
 static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const real *X, real *grad,
                           int add, real *dX)

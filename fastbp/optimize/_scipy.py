@@ -328,13 +328,20 @@ def as_bounds(bounds: Any, n: int, pairs: bool) -> Bounds:
         If there are not so many entries.
     ValueError
         If nothing fits between two bounds.
+    TypeError
+        For anything else.
     """
     from scipy.optimize import Bounds
 
     keep: Any = False
     if isinstance(bounds, Bounds):
         lower, upper, keep = bounds.lb, bounds.ub, bounds.keep_feasible
-    elif len(bounds) == n and (pairs or n != 2):
+    elif not isinstance(bounds, list | tuple | np.ndarray):
+        raise TypeError(
+            f"bounds is {bounds!r}, expected (lower, upper), or a pair (lower, upper) for each of "
+            f"{n} parameters"
+        )
+    elif len(bounds) == n and (pairs or n != 2) and np.ndim(bounds[0]) == 1:
         lower = [-np.inf if pair[0] is None else pair[0] for pair in bounds]
         upper = [np.inf if pair[1] is None else pair[1] for pair in bounds]
     elif len(bounds) == 2:
@@ -425,12 +432,11 @@ def _second(
     objective: Objective, inside: FreeCoordinates | None, name: str, keywords: dict[str, Any]
 ) -> dict[str, Callable[..., np.ndarray]]:
     """What the method is given of an objective's second derivatives, by keyword."""
-    kind = METHODS[name].hessian
+    kind, hess = METHODS[name].hessian, keywords.get("hess")
+    if kind == "hessp" and hess is not None and not callable(hess):
+        return {}  # a quasi-Newton strategy of SciPy's, or the name of differences
     for key in ("hess", "hessp"):
-        value = keywords.get(key)
-        if key == "hess" and kind == "hessp" and value is not None and not callable(value):
-            return {}  # a quasi-Newton strategy of SciPy's, or the name of differences
-        if value is not None:
+        if keywords.get(key) is not None:
             raise TypeError(
                 f"{key} was given with an objective, which brings its own; leave it out"
             )

@@ -206,7 +206,7 @@ def _measure(s, straight):
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
     relative, predicted = _length(s, s.step) / max(size, 1e-300), trial[PREDICTED]
     trial[IS_SHORT] = relative <= rules[XTOL]
-    trial[IS_SMALL] = predicted <= rules[FTOL] * trial[SUM]
+    trial[IS_SMALL] = abs(predicted) <= rules[FTOL] * trial[SUM]
     resolved = trial[SUM] > ROUNDED * size * size and predicted > PROMISED * trial[SUM]
     trial[PROMISES] = resolved and relative > PROMISED
     if not straight:
