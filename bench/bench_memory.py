@@ -34,11 +34,11 @@ def own_kib():
 
 def watch():
     while not ended.wait(0.001):
-        seen.append(own_kib())
+        seen[1] = max(seen[1], own_kib())
 
 net = fb.Network.mlp([4, 20, 1], "tanh")
 fit(2000)  # imports, compiles and makes workspaces
-seen, ended = [own_kib()], threading.Event()
+seen, ended = [own_kib()] * 2, threading.Event()
 watcher = threading.Thread(target=watch)
 watcher.start()
 start = time.perf_counter()
@@ -46,7 +46,7 @@ fit(int(sys.argv[1]))
 seconds = time.perf_counter() - start
 ended.set()
 watcher.join()
-print(max(seen) - seen[0], seconds)
+print(seen[1] - seen[0], seconds)
 """
 
 

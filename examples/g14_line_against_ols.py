@@ -39,7 +39,8 @@ def main():
         'lr 0.1, scale="standard"': fb.fit(
             line, alcohol[:, None], total, lr=0.1, scale="standard", **sgd
         ),
-        "lm": fb.fit(line, alcohol[:, None], total, method="lm", **start),
+        # A model linear in its parameters needs no damping.
+        "lm": fb.fit(line, alcohol[:, None], total, method="lm", mu=1e-9, **start),
         "trf": fb.fit(line, alcohol[:, None], total, method="trf", **start),
     }
     for name, res in fits.items():

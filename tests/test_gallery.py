@@ -413,8 +413,8 @@ def test_g09_chosen_connections(example):
         if method in ("sgd", "adam"):
             by_hand = chosen_descent(start[free], lambda v: complex_step(objective, v), method)
             np.testing.assert_allclose(params[free], by_hand, rtol=0, atol=1e-9)
-    for method in ("lm", "trf"):
-        assert np.abs(complex_step(objective, result["params"][method][free])).max() < 1e-6
+    lm, trf = (result["params"][method][free] for method in ("lm", "trf"))
+    assert np.abs(complex_step(objective, trf)).max() < 1e-6 and objective(lm) <= objective(trf)
 
 
 def two_layers(params):
@@ -484,7 +484,7 @@ def test_g11_residuals_not_their_sum(example):
         a, b_inv, c0 = res.x
         if i == 0:
             gradient = complex_step(lambda p, t=t: ((curve(*p) - t) ** 2).sum(), res.x)
-            assert np.abs(gradient).max() < 1e-6 and sse < limit.fun - 1e-4
+            assert np.abs(gradient).max() < 1e-6 and sse < 0.999 * limit.fun
             assert [f"{v:.4f}" for v in (a, abs(b_inv), abs(c0))] == ["0.0362", "0.6420", "0.1207"]
         else:
             assert sse == pytest.approx(limit.fun, rel=1e-4) and a == pytest.approx(
