@@ -16,9 +16,9 @@ from .backends.contract import RUNNING, STUCK as NO_STEP, Rules
 from .backends.linear_models import effective_number
 from .backends.marquardt import Search
 from .optimize._free import FreeCoordinates
-from .optimize._levenberg_marquardt import RECORDED, checked_bounds, checked_rules, ending
+from .optimize._levenberg_marquardt import RECORDED, checked_rules, ending
 from .optimize._rows import Fused, NetworkRows
-from .optimize._scipy import require_memory
+from .optimize._scipy import as_bounds, require_memory
 from .training import state as states
 
 CHUNK_SECONDS = 0.1  # between looks at Ctrl-C
@@ -56,7 +56,8 @@ class LM:
     f_scale : float, default 1.0
         Where outliers begin, in units of y, scaled if `fit` scales it.
     bounds : pair of array_like (n_params,), optional
-        Between which the parameters stay: (lower, upper), or scipy.optimize.Bounds.
+        Between which the parameters stay: (lower, upper), or scipy.optimize.Bounds. A start
+        outside is moved to the nearest point within.
     bayesian : bool, default False
         Find l2 on the way, as the ratio of the precisions of weights and residuals that is the most
         probable [1]_ [2]_. ``history`` then has it as "l2", and as "n_effective" the effective
@@ -166,7 +167,11 @@ class _Run:
         self.evidence: list[tuple[float, float]] = []  # l2, the effective number of parameters
         self.unmoved = 0
         self.rules = method.rules(limits.tol)
-        free, bounds = obj.net.free, checked_bounds(method.bounds, x0)
+        free, within = obj.net.free, None
+        if method.bounds is not None:
+            bounds = as_bounds(method.bounds, len(x0), pairs=False)
+            within = bounds.lb[free], bounds.ub[free]
+            x0[free] = np.clip(x0[free], *within)
         self.inside = FreeCoordinates(obj, x0)
         rows = NetworkRows(obj, self.inside, method.robust, method.f_scale)
         prior, x = obj.prior(None if own is None else own["l2"])[free], self.inside.x0
@@ -176,8 +181,7 @@ class _Run:
                 "bayesian=True finds l2 itself, and l2 was given; leave one of them out"
             )
         self.search: Search | Fused
-        if rows.wide or method.bayesian or bounds is not None or obj._blocks:
-            within = None if bounds is None else (bounds[0][free], bounds[1][free])
+        if rows.wide or method.bayesian or within is not None or obj._blocks:
             self.search = Search(rows, x, self.rules, prior, within)
         else:
             self.search = Fused(rows, self.rules, prior)
