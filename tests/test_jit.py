@@ -105,7 +105,8 @@ def use_all(c, method, batch_size):
         c.net, c.X, c.y, loss=c.loss, params=c.params, batch_size=batch_size, goal=0.0,
         **options, **more, **c.terms,
     )  # fmt: skip
-    fb.fit(c.net, *many, method="lm", epochs=2, params=c.params, threads=2)
+    if c.net.plan.dropout is None:
+        fb.fit(c.net, *many, method="lm", epochs=2, params=c.params, threads=2)
     for validation in (many, None):
         fb.fit(c.net, *many, batch_size=None, threads=2, validation=validation, **options)
 

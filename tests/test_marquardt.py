@@ -338,14 +338,14 @@ def test_steps_to_where_the_jacobian_is_infinite_are_not_taken(module):
     assert np.isfinite(descent.normal).all()
 
 
-def test_memory_does_not_grow_with_the_calls(module):
+def test_memory_does_not_grow_with_the_calls(compiled):
     """A search works in what it was given at its first step."""
     t = task(n=300, prior=0.5)
     descent, records = new_descent(t), np.empty((1, 4))
 
     def held_after(calls):
         for _ in range(calls):
-            module.descend(t.problem, t.rules, t.robust, descent, records, -np.inf, 1)
+            compiled.descend(t.problem, t.rules, t.robust, descent, records, -np.inf, 1)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, tracemalloc.get_traced_memory()[
             0
         ]

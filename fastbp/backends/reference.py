@@ -15,6 +15,7 @@ from ..losses import ROWS, USER_LOSS, Row, user_row
 from . import contract
 from .contract import Descent, Optimizer, Plan, Problem, Recipe, Robust, Rules, Run
 from .marquardt import Rows, Search
+from .robust import rho
 
 # One layer.
 
@@ -349,23 +350,6 @@ def descend(
     descent.params[free] = search.x
     search.keep(descent)
     return len(found)
-
-
-def rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:
-    """C² rho(z) and rho'(z) of z = (r/C)²."""
-    C = robust.scale
-    with np.errstate(all="ignore"):
-        z = (r / C) ** 2
-        if robust.kind == contract.HUBER_RHO:
-            size = np.abs(r) / C
-            inside = ~(size > 1)
-            return np.where(inside, r * r, C * C * (2 * size - 1)), np.where(inside, 1, 1 / size)
-        if robust.kind == contract.SOFT_L1_RHO:
-            root = np.sqrt(1 + z)
-            return C * C * 2 * z / (1 + root), 1 / root  # 2 (root - 1) without cancellation
-        if robust.kind == contract.CAUCHY_RHO:
-            return C * C * np.log1p(z), 1 / (1 + z)
-        return r * r, np.ones_like(r)
 
 
 def _sample_weights(problem: Problem) -> np.ndarray:

@@ -16,7 +16,7 @@ from .._uncertainty import of_jacobian
 from ..backends.contract import FLAT, RUNNING, SHORT, SMALL, STUCK, Robust, Rules
 from ..backends.linear_models import Linear, Tall, Wide
 from ..backends.marquardt import Search
-from ..backends.reference import rho
+from ..backends.robust import rho
 from ._free import FreeCoordinates
 from ._function import listener, starting_point
 from ._rows import NetworkRows

@@ -10,7 +10,7 @@ from .._objective import Objective, robust_loss
 from ..backends.contract import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, Rules
 from ..backends.linear_models import Linear, Wide
 from ..backends.marquardt import Rows
-from ..backends.reference import rho
+from ..backends.robust import rho
 from ._free import FreeCoordinates
 
 

@@ -445,7 +445,7 @@ def normal_equations(
 def _least_squares(
     problem: Problem, params: np.ndarray, threads: int, robust: Robust, derive: bool
 ) -> tuple[np.ndarray, float]:
-    """The upper triangle of JᵀDJ, JᵀDr below it, and the sum, of use alone unless `derive`."""
+    """JᵀDJ's upper triangle, with JᵀDr below, and the sum of squares; unless `derive` it alone."""
     plan, dtype = problem.plan, problem.plan.dtype
     p, data, n = _prepared(plan), _data(problem), plan.n_free if derive else 0
     block, compiled = _block(plan, n), least_squares.normal_equations[dtype]
