@@ -46,7 +46,8 @@ def test_a_minimum(backend):
     assert res.success and np.abs(res.grad).max() < 1e-7
     names = ("mu", "rho", "gradient")
     assert {len(res.history[name]) for name in ("loss", *names)} == {res.nit}
-    assert (np.diff(res.history["loss"]) <= 0).all()
+    losses = res.history["loss"]  # the last step may gain less than can be seen
+    assert (np.diff(losses)[:-1] < 0).all() and losses[-1] <= losses[-2] * (1 + 2e-15)
     assert res.history["loss"][-1] == pytest.approx(res.fun, rel=1e-12)
     assert res.nfev >= res.nit and res.method == "lm"
 

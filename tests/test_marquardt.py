@@ -368,4 +368,4 @@ def test_constants_of_the_c_library_are_the_searchs():
     names = {name: "BEND" if name == "LONGEST_BEND" else name for name in defined}
     of_python = {name: getattr(marquardt, names[name]) for name in defined}
     assert {name: float(number) for name, number in defined.items()} == of_python
-    assert len(defined) == 9
+    assert len(defined) == 10

@@ -5,6 +5,7 @@
 /* As in backends/marquardt.py. */
 #define DECAY 0.64
 #define TOO_LITTLE 0.1
+#define UNSEEN 2e-15
 #define EXACT 1e-3
 #define LONGEST_BEND 0.75
 #define PROBE 0.1
@@ -164,7 +165,9 @@ static int try_step(search *s)
     double total = s->squares + prior_of(s, s->trial);
     s->gain = isfinite(total) ? s->total - total : -INFINITY;
     s->small = s->small && fabs(s->gain) <= d->ftol * s->total;
-    return s->predicted > 0 && s->gain > TOO_LITTLE * s->predicted;
+    int enough = s->gain > TOO_LITTLE * s->predicted;
+    int is_last = s->small && s->gain >= -UNSEEN * s->total;
+    return s->predicted > 0 && (enough || is_last);
 }
 
 static int is_finite(idx n, const real *x)

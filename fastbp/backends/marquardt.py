@@ -48,6 +48,8 @@ from .linear_models import Linear, Normal
 # long once, far from here, does not hold its parameter back for ever. Of squared lengths.
 DECAY = 0.64
 TOO_LITTLE = 0.1  # of the gain that was predicted: a step that gains less is not taken
+# The last step gains less than can be seen: it is taken if the sum rises by no more of itself.
+UNSEEN = 2e-15
 # A gain as predicted but for this share: the linear model is exact, and nearly all damping goes.
 EXACT = 1e-3
 BEND = 0.75  # the longest bend of a step, relative to it
@@ -371,7 +373,9 @@ class _Trial:
         total = search.system.total(self.x) + float(search.prior @ (self.x * self.x))
         self.gain = search.total - total if isfinite(total) else -inf
         self.small = self.small and abs(self.gain) <= search.rules.ftol * search.total
-        if not self.gain > TOO_LITTLE * self.predicted > 0:
+        enough = self.gain > TOO_LITTLE * self.predicted
+        last = self.small and self.gain >= -UNSEEN * search.total
+        if not (self.predicted > 0 and (enough or last)):
             return False
         self.there = search._linear(self.x)
         linear = self.there[1]

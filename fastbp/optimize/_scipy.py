@@ -268,7 +268,8 @@ def least_squares(
         if n_residuals < p0.size:
             raise ValueError(
                 f"method 'lm' needs at least as many residuals as parameters, and there are "
-                f"{n_residuals} residuals and {p0.size} parameters; 'trf' takes any number"
+                f"{n_residuals} residuals and {p0.size} parameters; 'trf', and fastbp's own "
+                f"levenberg_marquardt and fit(method='lm'), take any number"
             )
     found = scipy.optimize.least_squares(fun, p0, jac=jac, method=name, **scipy_options)
     return _finished(obj, inside, found)

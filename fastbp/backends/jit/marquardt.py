@@ -34,6 +34,7 @@ from ..marquardt import (
     ROUNDED,
     STRAIGHT,
     TOO_LITTLE,
+    UNSEEN,
 )
 from .cholesky import ROWS, factor, solve
 from .compiling import (
@@ -225,7 +226,9 @@ def _judge(s):
     gain = trial[GAIN] = trial[SUM] - total if math.isfinite(total) else -math.inf
     if abs(gain) > s.rules[FTOL] * trial[SUM]:
         trial[IS_SMALL] = 0.0
-    if not (trial[PREDICTED] > 0 and gain > TOO_LITTLE * trial[PREDICTED]):
+    enough = gain > TOO_LITTLE * trial[PREDICTED]
+    is_last = trial[IS_SMALL] and gain >= -UNSEEN * trial[SUM]
+    if not (trial[PREDICTED] > 0 and (enough or is_last)):
         return _FAILED
     s.state[NJEV] += 1
     return MODEL
