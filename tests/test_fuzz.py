@@ -112,8 +112,8 @@ def untrained_penalty(value_and_grad):
 def first_output_only(jacobian):
     """Rows of the second output repeat those of the first."""
 
-    def wrong(plan, params, X, threads):
-        J = jacobian(plan, params, X, threads)
+    def wrong(plan, params, X, threads, free_only):
+        J = jacobian(plan, params, X, threads, free_only)
         if plan.n_out == 2:
             J[1::2] = J[0::2]
         return J
