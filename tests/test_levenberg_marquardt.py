@@ -335,6 +335,31 @@ def test_objective():
         lm(obj, p0, lambda x: x)
 
 
+def test_objective_with_bounds_and_fixed_parameters():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 2)), rng.normal(size=40)
+    net = fb.Network(2, fb.Dense(1, trainable=[[1], [0]]), dtype="float64")
+    bounds = ([-np.inf, -1, 5], np.inf)  # the bias would be near 0
+    result = lm(net.objective(X, y), [0.0, 2.0, 6.0], bounds=bounds)
+    free, *_ = np.linalg.lstsq(X[:, :1], y - 2 * X[:, 1] - 5)
+    assert result.success and result.x[1:].tolist() == [2, 5]
+    np.testing.assert_allclose(result.x[0], free[0], rtol=1e-9)
+    assert result.active_mask.tolist() == [0, 0, -1]
+
+
+def test_a_jacobian_that_overflows_is_not_gone_to():
+    """The first step leads where the residual is finite and its derivative is not."""
+    seen = []
+
+    def jac(x):
+        seen.append(float(x[0]))
+        return np.array([[np.inf if x[0] > 0.9 else 1.0]])
+
+    result = lm(lambda x: x - 1, [0.0], jac, mu=1e-8)
+    assert max(seen) > 0.9 >= result.x[0] and np.isfinite(result.jac).all()
+    np.testing.assert_array_equal(result.fun, result.x - 1)
+
+
 # Bad input.
 
 

@@ -20,6 +20,7 @@ from ..backends.robust import rho
 from ._free import FreeCoordinates
 from ._function import listener, starting_point
 from ._rows import NetworkRows
+from ._scipy import as_bounds
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
@@ -181,7 +182,10 @@ def levenberg_marquardt(
         if jac is not None:
             raise TypeError("jac was given with an objective, which brings its own; leave it out")
         inside, obj = FreeCoordinates(fun, x0), fun.astype(FLOAT64)
-        limits = checked_bounds(inside.restricted({"bounds": bounds})["bounds"], inside.x0)
+        limits = None
+        if bounds is not None:
+            all_of_them, free = as_bounds(bounds, obj.net.n_params, pairs=False), obj.net.free
+            limits = checked_bounds((all_of_them.lb[free], all_of_them.ub[free]), inside.x0)
         rows = NetworkRows(obj, inside, loss, f_scale)
         search = Search(rows, inside.x0, rules, obj.prior()[obj.net.free], limits)
         run = _run(search, maxiter, goal, listener(inside.callback(callback)))
@@ -194,9 +198,9 @@ def levenberg_marquardt(
     system = Residuals(fun, jac, args, robust, limits)
     system.start(x)
     search = Search(system, x, rules, None, limits)
-    require_finite("the Jacobian at x0", system.at[1])
+    require_finite("the Jacobian at x0", system.at(x)[1])
     run = _run(search, maxiter, goal, listener(callback))
-    result = _result(search, *run, *system.at)
+    result = _result(search, *run, *system.at(search.x))
     if loss == "linear":
         _add_errors(result, x)
     return result
@@ -301,6 +305,7 @@ class Residuals:
         self.args = args if isinstance(args, tuple) else (args,)
         self.m: int | None = None
         self.last: tuple[np.ndarray, np.ndarray] | None = None
+        self._there: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
     def start(self, x: np.ndarray) -> None:
         """Raise for what cannot be started from."""
@@ -316,16 +321,21 @@ class Residuals:
         return float(rho(r, self.robust)[0].sum())
 
     def linear(self, x: np.ndarray) -> tuple[float, Linear]:
-        """The same with its linear model; leaves r and J of x in `at`."""
-        r = self.last[1] if self.last is not None and self.last[0] is x else self.residuals(x)
-        J = self._jacobian(x, r)
+        """The same with its linear model."""
+        r, J = self.at(x)
         squares, slope = rho(r, self.robust)
         root = np.sqrt(slope)
-        self.at = r, J
         model = Tall if J.shape[0] >= J.shape[1] else Wide
         return float(squares.sum()), model(
             root[:, None] * J, root * r, lambda step: root * self.residuals(x + step)
         )
+
+    def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """r and J at x, which are not computed again where the last ones were asked for."""
+        if self._there is None or self._there[0] is not x:
+            r = self.last[1] if self.last is not None and self.last[0] is x else self.residuals(x)
+            self._there = x, r, self._jacobian(x, r)
+        return self._there[1:]
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
         """r at x (m,), a new array."""
