@@ -11,7 +11,6 @@ import numpy as np
 from . import _lm as lm, optimize
 from ._arrays import FLOAT64
 from ._errors import unknown_name
-from ._lm import LM
 from ._result import DIVERGED, FINISHED, LIMIT, STUCK
 from ._trace import ALL_DONE, AT_START, Limits, Outcome, Stop, Trace, stopped
 from .optimize._free import FreeCoordinates
@@ -150,7 +149,7 @@ def _lm(
     identity: dict[str, Any],
     state: dict[str, Any] | None,
 ) -> Outcome:
-    obj, method = data.training.astype(FLOAT64), LM(**options)
+    obj, method = data.training.astype(FLOAT64), lm.LM(**options)
     x0 = obj.net._params(start).copy()
     loss = obj.problem_scale * obj.sum_of_squares(x0, method.robust, method.f_scale)
     if not isfinite(loss):

@@ -394,6 +394,7 @@ def largest_eigenvalue(
 
 
 def robust_loss(name: str, f_scale: float) -> Robust:
+    """How residuals count, by the names of `Objective.normal_equations`; ValueError for others."""
     if name == "linear":
         return _SQUARES
     if name not in ROBUST:

@@ -70,7 +70,8 @@ def test_nist_standard_errors(name):
     if name == "Lanczos1":  # exact data: its certified errors are those of other arithmetic
         assert (result.standard_errors < 1e-9).all()
     else:
-        np.testing.assert_allclose(result.standard_errors, problem.deviations, rtol=1e-4)
+        # Certified to 11 digits, as are the parameters; at most 3 of them go into conditioning.
+        np.testing.assert_allclose(result.standard_errors, problem.deviations, rtol=1e-8)
 
 
 def reaches(value, minima):

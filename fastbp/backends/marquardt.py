@@ -120,6 +120,8 @@ class Search:
         Adds Σ prior_j x_j² to the sum of squares.
     bounds : pair of numpy.ndarray (n,), or None
         Between which x stays; it starts there.
+    known : pair or None
+        What `System.linear` gives at x, if it is known already.
 
     Attributes
     ----------
@@ -149,13 +151,14 @@ class Search:
         rules: Rules,
         prior: np.ndarray | None = None,
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
+        known: tuple[float, Linear] | None = None,
     ):
         self.system, self.rules, self.bounds = system, rules, bounds
         self.prior = np.zeros_like(x) if prior is None else prior
         self.mu, self.used, self.nu, self.rho = rules.mu, np.nan, 2.0, np.nan
         self.nit = self.nfev = self.njev = 0
         self.scales = np.zeros_like(x)
-        self._arrive(x, *self._linear(x))
+        self._arrive(x, *(self._linear(x) if known is None else known))
 
     @classmethod
     def of_descent(cls, rows: Rows, rules: Rules, descent: Descent, x: np.ndarray) -> Search:
@@ -163,16 +166,12 @@ class Search:
         state = descent.state
         if state[NJEV] == 0:
             return cls(rows, x, rules, descent.prior)
-        search = cls.__new__(cls)
-        search.system, search.rules, search.bounds, search.prior = rows, rules, None, descent.prior
-        search.mu, search.used, search.rho = (float(state[i]) for i in (MU, USED, RHO))
-        search.nit, search.nfev, search.njev = (int(state[i]) for i in (NIT, NFEV, NJEV))
-        search.scales = np.zeros_like(x)
-        normal = descent.normal
-        search._arrive(
-            x, float(state[SQUARES]), rows.model(x, normal[:-1].copy(), normal[-1].copy())
-        )
-        search.scales, search.status = descent.scales.copy(), int(state[STATUS])
+        model = rows.model(x, descent.normal[:-1].copy(), descent.normal[-1].copy())
+        search = cls(rows, x, rules, descent.prior, known=(float(state[SQUARES]), model))
+        search.used, search.rho = float(state[USED]), float(state[RHO])
+        counts = {name: int(state[k]) for name, k in (("nit", NIT), ("nfev", NFEV), ("njev", NJEV))}
+        search.go_on({"scales": descent.scales.copy(), "mu": float(state[MU])} | counts)
+        search.status = int(state[STATUS])
         return search
 
     def keep(self, descent: Descent) -> None:
