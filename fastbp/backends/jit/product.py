@@ -1,13 +1,15 @@
-"""The matrix product of all three passes, by blocks of the result that stay in registers.
+"""The matrix product of all three passes, by tiles of the result that stay in registers.
 
 C = start + A·B where B and C have contiguous rows and A any strides, so that X·W, dZ·Wᵀ (over a
-transposed copy of W) and Xᵀ·dZ are one function. A block of C is some rows high and some vectors
-wide; for each step along the depth it takes as many vectors of B, and one number of A per row.
+transposed copy of W) and Xᵀ·dZ are one function. A tile of C is some rows high and some vectors
+wide; for each step along the depth it takes as many vectors of B, and one number of A per row. Each
+height up to the most has a function of its own, and rows and columns are split evenly among tiles,
+so that no shape falls off an edge.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -15,15 +17,297 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from .compiling import FLAG, INTEGER, NOTHING, Linked, itself, reals
-from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, vector_width
+from .compiling import FLAG, INTEGER, NOTHING, Linked, itself, part, reals
+from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unroll, vector_width
 
-_INT64 = ir.IntType(64)
+_INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
-# Rows x vectors of a block: its accumulators, a row of B and a number of A fill the registers.
-_HIGH = 8 if VECTOR_REGISTERS == 32 else 4
-_WIDE = 3
-_LOW = _HIGH // 2  # of the blocks at the end
+# Rows of the highest tile by its vectors: its sums, a row of B and a number of A fill the registers.
+_HEIGHTS = {1: 8, 2: 8, 3: 8, 4: 6} if VECTOR_REGISTERS == 32 else {1: 8, 2: 6, 3: 4, 4: 2}
+_WIDE, _WIDEST = 3, 4  # vectors of a tile, the latter for few rows
+# A vector of half the width, which some processors do in half the time; where there are no masks,
+# a single number, for what whole vectors leave.
+_NARROW = 0
+
+_DOTS = 4  # rows whose products with a vector are summed together
+
+# What becomes of the sums; may be added up.
+RECTIFIED, PADDED = 1, 2
+
+
+@dataclass
+class _Tile:
+    """A tile in code that is being built.
+
+    Attributes
+    ----------
+    lanes : Lanes
+    rows, vectors : int
+    """
+
+    lanes: Lanes
+    rows: int
+    vectors: int
+
+    def walk(self, start: ir.Value, stride: ir.Value) -> list[ir.Value]:
+        """Pointers to the rows of a matrix, each from the one before."""
+        pointers = [start]
+        for _ in range(1, self.rows):
+            pointers.append(self.lanes.builder.gep(pointers[-1], [stride]))
+        return pointers
+
+    def load(self, pointer: ir.Value, mask: ir.Value | None) -> list[Vector]:
+        """A row; the mask is the last vector's."""
+        lanes = self.lanes
+        places = [lanes.builder.gep(pointer, [_INT64(v * lanes.width)]) for v in range(self.vectors)]
+        masks = [None] * (self.vectors - 1) + [mask]
+        return [lanes.load(place, m) for place, m in zip(places, masks, strict=True)]
+
+    def store(self, row: list[Vector], pointer: ir.Value, mask: ir.Value | None) -> None:
+        """Write a row."""
+        lanes = self.lanes
+        for v, vector in enumerate(row):
+            place = lanes.builder.gep(pointer, [_INT64(v * lanes.width)])
+            lanes.store(vector, place, mask if v == self.vectors - 1 else None)
+
+
+def _tile_type(element: ir.Type) -> ir.FunctionType:
+    """(depth, A, a_row, a_depth, B, b_row, C, c_row, last, start, start_row, has_start, finish)
+
+    `last` columns exist of the last vector; `product` tells the others' meaning.
+    """
+    p, i, bit = element.as_pointer(), _INT64, ir.IntType(1)
+    return ir.FunctionType(ir.VoidType(), [i, p, i, i, p, i, p, i, i, p, i, bit, i])
+
+
+def _tile_function(module: ir.Module, real: types.Float, vectors: int, rows: int) -> ir.Function:
+    """The function for tiles of this size, which is in the module once.
+
+    Tiles are functions of their own since LLVM would compute what follows from the strides ahead of
+    the loop over tiles, for those of every size, which takes longer than a small product.
+    """
+    name = f"fastbp.tile.{real}.{vectors}.{rows}"
+    found = module.globals.get(name)
+    if found is not None:
+        return found
+    element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
+    function = ir.Function(module, _tile_type(element), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block())
+    width = None if vectors != _NARROW else Lanes(builder, real).width // 2 if HAS_MASKS else 1
+    _emit_tile(_Tile(Lanes(builder, real, width), rows, max(vectors, 1)), function)
+    return function
+
+
+def _emit_tile(tile: _Tile, function: ir.Function) -> None:
+    """The code of a tile's function."""
+    lanes = tile.lanes
+    builder = lanes.builder
+    depth, a, a_row, a_depth, b, b_row, c, c_row, last, start, start_row, has_start, finish = (
+        function.args
+    )
+    mask = lanes.first(last) if HAS_MASKS else None
+    zero = lanes.constant(0).value
+    columns = range(tile.vectors)
+    # LLVM turns these variables into registers.
+    sums = [[cgutils.alloca_once(builder, lanes.type) for _ in columns] for _ in range(tile.rows)]
+    with builder.if_else(has_start) as (then, otherwise):
+        with then:
+            for line, pointer in zip(sums, tile.walk(start, start_row), strict=True):
+                for place, vector in zip(line, tile.load(pointer, mask), strict=True):
+                    builder.store(vector.value, place)
+        with otherwise:
+            for line in sums:
+                for place in line:
+                    builder.store(zero, place)
+    _emit_depth(tile, sums, mask, depth, (a, a_row, a_depth), (b, b_row))
+    # Comparisons are false for NaN, which thereby stays, and for what is above -inf.
+    rectified = builder.icmp_signed("!=", builder.and_(finish, _INT64(RECTIFIED)), _INT64(0))
+    least = lanes.splat(
+        builder.select(rectified, lanes.type.element(0.0), lanes.type.element(float("-inf")))
+    )
+    results = [[Vector(lanes, builder.load(place)).at_least(least) for place in s] for s in sums]
+    whole = builder.icmp_signed("!=", builder.and_(finish, _INT64(PADDED)), _INT64(0))
+    targets = tile.walk(c, c_row)
+    with builder.if_else(whole) as (then, otherwise):
+        with then:
+            for row, pointer in zip(results, targets, strict=True):
+                tile.store(row, pointer, None)
+        with otherwise:
+            for row, pointer in zip(results, targets, strict=True):
+                tile.store(row, pointer, mask)
+    builder.ret_void()
+
+
+def _emit_depth(
+    tile: _Tile,
+    sums: list[list[ir.Value]],
+    mask: ir.Value | None,
+    depth: ir.Value,
+    A: tuple[ir.Value, ir.Value, ir.Value],
+    B: tuple[ir.Value, ir.Value],
+) -> None:
+    """The loop along the depth; A is given with its strides, B with its rows' distance."""
+    lanes = tile.lanes
+    builder = lanes.builder
+    (a, a_row, a_depth), (b, b_row) = A, B
+    # Rows of A are reached from pointers four rows apart, so that the addresses of eight rows need
+    # five registers.
+    multiples = [_INT64(0), a_row, builder.mul(a_row, _INT64(2)), builder.mul(a_row, _INT64(3))]
+    starts = [builder.gep(a, [builder.mul(a_row, _INT64(i))]) for i in range(0, tile.rows, 4)]
+    of_a = [cgutils.alloca_once_value(builder, start) for start in starts]
+    of_b, left = cgutils.alloca_once_value(builder, b), cgutils.alloca_once_value(builder, depth)
+    step, end = builder.append_basic_block("step"), builder.append_basic_block("end")
+    builder.cbranch(builder.icmp_signed(">", depth, _INT64(0)), step, end)
+    builder.position_at_end(step)
+    here = builder.load(of_b)
+    row = tile.load(here, mask)
+    bases = [builder.load(place) for place in of_a]
+    for i, line in enumerate(sums):
+        number = builder.load(builder.gep(bases[i // 4], [multiples[i % 4]]))
+        factor = lanes.splat(number)
+        for place, vector in zip(line, row, strict=True):
+            builder.store((Vector(lanes, builder.load(place)) + factor * vector).value, place)
+    for place, base in zip(of_a, bases, strict=True):
+        builder.store(builder.gep(base, [a_depth]), place)
+    builder.store(builder.gep(here, [b_row]), of_b)
+    remaining = builder.sub(builder.load(left), _INT64(1))
+    builder.store(remaining, left)
+    branch = builder.cbranch(builder.icmp_signed(">", remaining, _INT64(0)), step, end)
+    do_not_unroll(builder.module, branch)
+    builder.position_at_end(end)
+
+
+def _tile_table(module: ir.Module, real: types.Float) -> ir.GlobalVariable:
+    """The functions by vectors and rows, 8 for each number of vectors."""
+    name = f"fastbp.tiles.{real}"
+    found = module.globals.get(name)
+    if found is not None:
+        return found
+    functions = []
+    for vectors in range(_WIDEST + 1):
+        highest = _HEIGHTS[max(vectors, 1)]
+        for rows in range(1, 9):
+            functions.append(_tile_function(module, real, vectors, min(rows, highest)))
+    array = ir.ArrayType(functions[0].type, len(functions))
+    table = ir.GlobalVariable(module, array, name)
+    table.linkage, table.global_constant = "internal", True
+    table.initializer = ir.Constant(array, functions)
+    return table
+
+
+@intrinsic
+def _tile(
+    typingctx: Any,
+    vectors: Any,
+    rows: Any,
+    depth: Any,
+    a: Any,
+    a_row: Any,
+    a_depth: Any,
+    b: Any,
+    b_row: Any,
+    c: Any,
+    c_row: Any,
+    last: Any,
+    start: Any,
+    start_row: Any,
+    has_start: Any,
+    finish: Any,
+) -> Any:
+    """One tile; see `_tile_type`."""
+    i8 = types.int64
+    signature = types.void(
+        i8, i8, i8, a, i8, i8, b, i8, c, i8, i8, start, i8, types.boolean, i8
+    )
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        real = signature.args[3].dtype
+        vectors, rows, *arguments = args
+        table = _tile_table(builder.module, real)
+        index = builder.add(builder.mul(vectors, _INT64(8)), builder.sub(rows, _INT64(1)))
+        function = builder.load(builder.gep(table, [_INT64(0), index], inbounds=True))
+        builder.call(function, arguments)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _height(typingctx: Any, vectors: Any) -> Any:
+    """The rows of the highest tile of so many vectors."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        result = _INT64(_HEIGHTS[1])
+        for vectors in range(2, _WIDEST + 1):
+            is_it = builder.icmp_signed("==", args[0], _INT64(vectors))
+            result = builder.select(is_it, _INT64(_HEIGHTS[vectors]), result)
+        return result
+
+    return types.int64(types.int64), codegen
+
+
+def _make_product(fingerprint):
+    def product(
+        m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
+    ):
+        """C (m, n) = start + A (m, depth) · B (depth, n), finished.
+
+        Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are
+        the distances of rows; `start` may be C, or a vector if `start_row` is 0. Without
+        `has_start` the sums begin at zero. RECTIFIED: the results are those of relu; PADDED: rows
+        of C have room for whole vectors.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        if m <= 0:
+            return
+        width = vector_width(c)
+        vectors, rest = n // width, n % width
+        if HAS_MASKS and rest > width // 2:
+            vectors, rest = vectors + 1, 0
+        whole = n - rest
+        j = 0
+        while j < n:
+            if j < whole:
+                widest = _WIDEST if m <= _height(_WIDEST) else _WIDE
+                wide = vectors if vectors <= widest else vectors // ((vectors + widest - 1) // widest)
+                vectors -= wide
+                columns = min(wide * width, whole - j)
+                last = columns - (wide - 1) * width
+            else:
+                wide = _NARROW
+                columns = last = n - j if HAS_MASKS else 1
+            highest = _height(wide)
+            i, blocks = 0, 1 if m <= highest else (m + highest - 1) // highest
+            while blocks > 0:
+                rows = m - i if blocks == 1 else (m - i) // blocks
+                blocks -= 1
+                _tile(
+                    wide, rows, depth, at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
+                    at(c, i * c_row + j), c_row, last, at(start, i * start_row + j), start_row,
+                    has_start, finish,
+                )  # fmt: skip
+                i += rows
+            j += columns
+
+    return product
+
+
+_linked_product = Linked(
+    _make_product, NOTHING,
+    INTEGER, INTEGER, INTEGER, reals, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER, FLAG, reals,
+    INTEGER, INTEGER,
+)  # fmt: skip
+finished_product = _linked_product.call
+
+
+@part
+def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
+    """`finished_product` with nothing done to the sums."""
+    finished_product(
+        m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, 0
+    )
 
 
 @dataclass
@@ -50,181 +334,12 @@ class _Matrix:
         """The pointer to one row."""
         return self.builder.gep(self.start, [self.builder.mul(index, self.row_stride)])
 
-    def below(self, index: ir.Value) -> _Matrix:
-        """The matrix from this row on."""
-        return replace(self, start=self.row(index))
-
-    def hidden(self) -> _Matrix:
-        """The same; see `_hidden`."""
-        return replace(self, row_stride=_hidden(self.builder, self.row_stride))
-
-
-def _hidden(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """The same value, of which LLVM knows nothing.
-
-    Else it computes what follows from the strides ahead of all loops, for blocks of every kind,
-    which takes longer than a small product.
-    """
-    kind = ir.FunctionType(value.type, [value.type])
-    return builder.call(ir.InlineAsm(kind, "", "=r,0", side_effect=True), [value])
-
-
-@dataclass
-class _Panel:
-    """Some columns of a product in code that is being built; `product` tells the meaning."""
-
-    columns: ir.Value
-    depth: ir.Value
-    A: _Matrix
-    a_depth: ir.Value
-    B: _Matrix
-    S: _Matrix
-    has_start: ir.Value
-    C: _Matrix
-
-    def below(self, i: ir.Value) -> _Panel:
-        """The panel from this row on."""
-        return replace(self, A=self.A.below(i), S=self.S.below(i), C=self.C.below(i))
-
-    def hidden(self) -> _Panel:
-        """The same; see `_hidden`."""
-        matrices = {name: getattr(self, name).hidden() for name in "ABSC"}
-        return replace(self, a_depth=_hidden(self.A.builder, self.a_depth), **matrices)
-
-
-def _emit_block(
-    lanes: Lanes, height: int, vectors: int, masked: bool, p: _Panel, existing: ir.Value
-) -> None:
-    """Code for the first rows of a panel."""
-    builder = lanes.builder
-    offsets = [_INT64(j * lanes.width) for j in range(vectors)]
-    masks: list[ir.Value | None] = [None] * vectors
-    if masked:
-        masks[-1] = lanes.first(builder.sub(p.columns, offsets[-1]))
-
-    def load_row(pointer: ir.Value) -> list[Vector]:
-        places = zip(offsets, masks, strict=True)
-        return [lanes.load(builder.gep(pointer, [offset]), mask) for offset, mask in places]
-
-    # LLVM turns these variables into registers.
-    zero = lanes.constant(0).value
-    sums = [[cgutils.alloca_once(builder, lanes.type) for _ in offsets] for _ in range(height)]
-    with builder.if_else(p.has_start) as (then, otherwise):
-        with then:
-            for line, pointer in zip(sums, p.S.rows(height, existing), strict=True):
-                for place, vector in zip(line, load_row(pointer), strict=True):
-                    builder.store(vector.value, place)
-        with otherwise:
-            for line in sums:
-                for place in line:
-                    builder.store(zero, place)
-
-    a_rows = p.A.rows(height, existing)
-    with cgutils.for_range(builder, p.depth, intp=_INT64) as loop:
-        of_b = load_row(p.B.row(loop.index))
-        step = builder.mul(loop.index, p.a_depth)
-        for line, pointer in zip(sums, a_rows, strict=True):
-            of_a = lanes.splat(builder.load(builder.gep(pointer, [step])))
-            for place, vector in zip(line, of_b, strict=True):
-                builder.store((Vector(lanes, builder.load(place)) + of_a * vector).value, place)
-
-    for line, pointer in zip(sums, p.C.rows(height, existing), strict=True):
-        for place, offset, mask in zip(line, offsets, masks, strict=True):
-            vector = Vector(lanes, builder.load(place))
-            lanes.store(vector, builder.gep(pointer, [offset]), mask)
-
-
-def _emit_panel(lanes: Lanes, vectors: int, masked: bool, m: ir.Value, panel: _Panel) -> None:
-    """Code for a panel of m rows: high blocks, and at the end low ones and single rows."""
-    builder, panel = lanes.builder, panel.hidden()
-    whole = builder.and_(m, _INT64(-_HIGH))
-    with cgutils.for_range_slice(builder, _INT64(0), whole, _INT64(_HIGH), _INT64) as (i, _):
-        _emit_block(lanes, _HIGH, vectors, masked, panel.below(i), _INT64(_HIGH))
-    with cgutils.for_range_slice(builder, whole, m, _INT64(_LOW), _INT64) as (i, _):
-        rest, left = panel.hidden().below(i), builder.sub(m, i)
-        with builder.if_else(builder.icmp_signed("==", left, _INT64(1))) as (then, otherwise):
-            with then:
-                _emit_block(lanes, 1, vectors, masked, rest, _INT64(1))
-            with otherwise:
-                _emit_block(lanes, _LOW, vectors, masked, rest, left)
-
-
-@intrinsic
-def _panel(
-    typingctx: Any,
-    vectors: Any,  # 1 to _WIDE; 0 means a single column
-    columns: Any,  # that many exist of the vectors' columns
-    m: Any,
-    depth: Any,
-    a: Any,
-    a_row: Any,
-    a_depth: Any,
-    b: Any,
-    b_row: Any,
-    start: Any,
-    start_row: Any,
-    has_start: Any,
-    c: Any,
-    c_row: Any,
-) -> Any:
-    """The first columns of `product`, which tells the arguments' meaning."""
-    i8 = types.int64
-    signature = types.void(i8, i8, i8, i8, a, i8, i8, b, i8, start, i8, types.boolean, c, i8)
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        wanted, columns, m, depth, a, a_row, a_depth, b, b_row, start, start_row, *rest = args
-        has_start, c, c_row = rest
-        A, B = _Matrix(builder, a, a_row), _Matrix(builder, b, b_row)
-        S, C = _Matrix(builder, start, start_row), _Matrix(builder, c, c_row)
-        panel = _Panel(columns, depth, A, a_depth, B, S, has_start, C)
-        for vectors in range(0 if not HAS_MASKS else 1, _WIDE + 1):
-            with builder.if_then(builder.icmp_signed("==", wanted, _INT64(vectors))):
-                lanes = Lanes(builder, signature.args[4].dtype, None if vectors else 1)
-                masked = HAS_MASKS and vectors > 0
-                _emit_panel(lanes, max(vectors, 1), masked, m, panel)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def _make_product(fingerprint):
-    def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
-        """C (m, n) = start + A (m, depth) · B (depth, n).
-
-        Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are
-        the distances of rows; `start` may be C, or a vector if `start_row` is 0. Without
-        `has_start` the sums begin at zero.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        width = vector_width(c)
-        vectors = (n + width - 1) // width if HAS_MASKS else n // width
-        j = 0
-        while j < n:
-            wide = 2 if vectors == 4 else min(vectors, _WIDE)  # 4 vectors are 2 + 2, not 3 + 1
-            vectors -= wide
-            columns = min(max(wide * width, 1), n - j)
-            _panel(
-                wide, columns, m, depth, a, a_row, a_depth, at(b, j), b_row,
-                at(start, j), start_row, has_start, at(c, j), c_row,
-            )  # fmt: skip
-            j += columns
-
-    return product
-
-
-_linked_product = Linked(
-    _make_product, NOTHING,
-    INTEGER, INTEGER, INTEGER, reals, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER, FLAG, reals,
-    INTEGER,
-)  # fmt: skip
-product = _linked_product.call
-
 
 @intrinsic
 def _dots(
     typingctx: Any, rows: Any, depth: Any, a: Any, a_row: Any, b: Any, start: Any, c: Any
 ) -> Any:
-    """c[i] = start + A[i] · b for up to _LOW rows of A, which are contiguous."""
+    """c[i] = start + A[i] · b for up to _DOTS rows of A, which are contiguous."""
     i8 = types.int64
     signature = types.void(i8, i8, a, i8, b, a.dtype, c)
 
@@ -232,7 +347,7 @@ def _dots(
         rows, depth, a, a_row, b, start, c = args
         real = signature.args[2].dtype
         lanes = Lanes(builder, real)
-        a_rows = _Matrix(builder, a, a_row).rows(_LOW, rows)
+        a_rows = _Matrix(builder, a, a_row).rows(_DOTS, rows)
         rest = builder.srem(depth, _INT64(lanes.width))
         whole = builder.sub(depth, rest)
 
@@ -268,7 +383,7 @@ def _dots(
                 )
                 for place, tail in zip(sums, singles, strict=True)
             ]
-        places = _Matrix(builder, c, _INT64(1)).rows(_LOW, rows)
+        places = _Matrix(builder, c, _INT64(1)).rows(_DOTS, rows)
         for total, place in zip(totals, places, strict=True):
             builder.store(builder.fadd(start, total), place)
         return context.get_dummy_value()
@@ -280,8 +395,8 @@ def _make_dots(fingerprint):
     def dots(m, depth, a, a_row, b, start, c):
         """c (m,) = start + A (m, depth) · b (depth,): the product for one output."""
         _ = fingerprint  # see compiling.source_fingerprint
-        for i in range(0, m, _LOW):
-            _dots(min(m - i, _LOW), depth, at(a, i * a_row), a_row, b, start, at(c, i))
+        for i in range(0, m, _DOTS):
+            _dots(min(m - i, _DOTS), depth, at(a, i * a_row), a_row, b, start, at(c, i))
 
     return dots
 
@@ -318,7 +433,7 @@ def _transpose_square(typingctx: Any, a: Any, a_row: Any, to: Any, to_row: Any) 
         a, a_row, to, to_row = args
         A, T = _Matrix(builder, a, a_row), _Matrix(builder, to, to_row)
         rows = [lanes.load(A.row(_INT64(i))).value for i in range(width)]
-        indices = ir.VectorType(ir.IntType(32), width)
+        indices = ir.VectorType(_INT32, width)
         size = 1
         while size < width:
             # Of each pair of rows, the upper takes the lower's left corner for its right one.

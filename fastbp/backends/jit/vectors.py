@@ -389,6 +389,18 @@ def _loop(
     return signature, codegen
 
 
+def do_not_unroll(module: ir.Module, branch: ir.Instruction) -> None:
+    """Tell LLVM to leave a loop, whose last branch this is, as it is.
+
+    It would repeat the bodies of loops that are vector code already.
+    """
+    advice = module.add_metadata([ir.MetaDataString(module, "llvm.loop.unroll.disable")])
+    number = ir.MetaDataString(module, f"loop {len(module.metadata)}")
+    loop = module.add_metadata([number, advice])
+    loop.operands = (loop, advice)  # a node that begins with itself stands for one loop alone
+    branch.set_metadata("llvm.loop", loop)
+
+
 # Pointers. Inside jitted code arrays are pointers: an argument's type then says its dtype alone, so
 # that nothing is compiled twice for read-only or differently shaped arrays, and no call counts
 # references. Whoever calls an entry keeps the arrays alive.
