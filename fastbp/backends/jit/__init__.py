@@ -40,6 +40,8 @@ from ..contract import (
     N_IN,
     N_OUT,
     PART_ROWS,
+    Y_COLUMN,
+    Z_COLUMN,
     Descent,
     Plan,
     Problem,
@@ -61,6 +63,7 @@ from . import (
     training,
 )
 from .sharing import Team
+from .vectors import VECTOR_BYTES
 
 # A tile of rows passes through all layers at once. Narrow layers leave it in the first-level cache;
 # for wide ones a larger tile reads the weights less often.
@@ -93,6 +96,7 @@ class _Prepared(NamedTuple):
 
     arrays: tuple[np.ndarray, np.ndarray]  # see network.N_LAYERS; the activations' constants
     dropping: tuple[np.ndarray, np.ndarray]  # the same with dropout
+    taped: tuple[np.ndarray, np.ndarray]  # with the contract's tape of all rows
     frozen: np.ndarray  # the parameters that `train` leaves alone
     blank: _Blank
     tile: int
@@ -118,7 +122,8 @@ def _prepare(plan: Plan) -> _Prepared:
     tile = _TILE if plan.layers[:, (N_IN, N_OUT)].max() <= _NARROW else _TILE_OF_WIDE
     dropped = np.zeros(len(n_out)) if plan.dropout is None else plan.dropout
     line = 64 // plan.dtype.itemsize
-    sizes = _workspace(plan, tile, dropped)
+    layers, tape_width = _layers_of_tile(plan)
+    sizes = _workspace(plan, tile, tape_width, dropped)
     places = np.cumsum([0, *(-(-size // line) * line for size in sizes.values())])
     header = [len(n_out), tile, *places[:-1]]
     addresses = [activations.addresses(act, plan.dtype) for act in plan.activations]
@@ -126,15 +131,21 @@ def _prepare(plan: Plan) -> _Prepared:
 
     free_columns, free_places = _free(plan, len(header))
 
-    def arrays(factors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        layers = np.column_stack([plan.layers, addresses, factors, free_columns])
-        integers = np.concatenate([header, layers.ravel(), free_places]).astype(np.int64)
+    def arrays(
+        layers: np.ndarray, leading: np.ndarray, factors: np.ndarray | int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        columns = np.broadcast_to(factors, n_out.shape), free_columns, leading
+        table = np.column_stack([layers, addresses, *columns])
+        integers = np.concatenate([header, table.ravel(), free_places]).astype(np.int64)
         return integers, np.append(plan.constants, dropped)
 
-    ordinary = arrays(np.full_like(n_out, -1))
+    ordinary = arrays(layers, _leading(plan), -1)
     found = _Prepared(
         ordinary,
-        ordinary if plan.dropout is None else arrays(np.where(dropped > 0, factors, -1)),
+        ordinary
+        if plan.dropout is None
+        else arrays(plan.layers, n_out, np.where(dropped > 0, factors, -1)),
+        arrays(plan.layers, n_out, -1),
         _NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
         _BLANKS[plan.dtype],
         tile,
@@ -161,13 +172,33 @@ def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(columns), np.concatenate([_NO_INTEGERS, *places])
 
 
-def _workspace(plan: Plan, tile: int, dropped: np.ndarray) -> dict[int, int]:
+def _leading(plan: Plan) -> np.ndarray:
+    """How far apart rows of the layers' outputs are in the tape of a tile: see network.LEADING."""
+    n_out, width = plan.layers[:, N_OUT], VECTOR_BYTES // plan.dtype.itemsize
+    leading = np.where(n_out == 1, 1, -(-n_out // width) * width)
+    leading[-1] = n_out[-1]
+    return leading
+
+
+def _layers_of_tile(plan: Plan) -> tuple[np.ndarray, int]:
+    """The plan's layers with their columns in the tape of a tile, and that tape's width."""
+    layers, leading, width = plan.layers.copy(), _leading(plan), 0
+    for layer, columns in zip(layers, leading.tolist(), strict=True):
+        layer[Y_COLUMN] = width
+        width += columns
+        if layer[Z_COLUMN] >= 0:
+            layer[Z_COLUMN] = width
+            width += columns
+    return layers, width
+
+
+def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> dict[int, int]:
     """The sizes of the workspace's parts, in their order."""
     n_out = plan.layers[:, N_OUT]
-    widest = int(plan.layers[:, (N_IN, N_OUT)].max())
+    widest = max(int(plan.layers[:, (N_IN, N_OUT)].max()), int(_leading(plan).max()))
     of_8_bytes = 8 // plan.dtype.itemsize
     return {
-        network.TAPE: tile * (plan.tape_width + 2 * int(n_out[dropped > 0].sum())),
+        network.TAPE: tile * max(tape_width, plan.tape_width + 2 * int(n_out[dropped > 0].sum())),
         network.DELTA: tile * widest,
         network.NEXT_DELTA: tile * widest,
         network.TRANSPOSED: plan.n_params,
@@ -250,7 +281,7 @@ def forward(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
 def forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
     p = _prepared(plan)
     tape = np.empty(X.shape[0] * plan.tape_width, plan.dtype)
-    network.forward[plan.dtype](*p.arrays, params, X, tape, True, p.blank.matrix, p.blank.vector)
+    network.forward[plan.dtype](*p.taped, params, X, tape, True, p.blank.matrix, p.blank.vector)
     return tape
 
 
@@ -318,8 +349,9 @@ def _derivatives(
     dX: np.ndarray,
 ) -> None:
     p = _prepared(plan)
+    arrays = p.taped if task == network.PRODUCT else p.arrays
     network.derivatives[plan.dtype](
-        task, *p.arrays, params, X, tape, dY, need_dX, gradient, dX, p.workspace()
+        task, *arrays, params, X, tape, dY, need_dX, gradient, dX, p.workspace()
     )
 
 

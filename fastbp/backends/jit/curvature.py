@@ -52,10 +52,16 @@ def _forward_tile(plan, constants, params, tangent, x, m, block, spare):
         size, count, bias = plan[TILE] * n_out, m * n_out, max(b, 0)
         z, rz, slope = block, at(block, RZ * size), at(block, SLOPE * size)
         y, ry = at(block, Y * size), at(block, RY * size)
-        linear_forward(m, n_in, n_out, x, at(params, w), at(params, bias), b >= 0, z)
-        linear_forward(m, n_in, n_out, x, at(tangent, w), at(tangent, bias), b >= 0, rz)
+        linear_forward(
+            m, n_in, n_out, x, n_in, at(params, w), at(params, bias), b >= 0, z, n_out, 0
+        )
+        linear_forward(
+            m, n_in, n_out, x, n_in, at(tangent, w), at(tangent, bias), b >= 0, rz, n_out, 0
+        )
         if index > 0:
-            linear_forward(m, n_in, n_out, rx, at(params, w), at(params, bias), False, spare)
+            linear_forward(
+                m, n_in, n_out, rx, n_in, at(params, w), at(params, bias), False, spare, n_out, 0
+            )
             add(count, rz, spare)
         function, user = layer[FUNCTION], layer[USER_FUNCTION]
         call_activation(function, 0, count, z, y, constants[index], user)
@@ -106,18 +112,18 @@ def _backward_tile(
         block = at(block, -BLOCKS * tile * n_in)
         y = x if index == 0 else at(block, Y * tile * n_in)
         dw, db = at(gradient, w), at(gradient, max(b, 0))
-        weight_gradient(m, n_in, n_out, y, rd, dw, db, b >= 0, accumulate)
+        weight_gradient(m, n_in, n_out, y, n_in, rd, n_out, dw, db, b >= 0, accumulate)
         if index == 0:
             break
         p, pt = at(params, w), at(transposed, w)
-        layer_input_gradient(m, n_in, n_out, rd, p, pt, next_rd)
+        layer_input_gradient(m, n_in, n_out, rd, n_out, p, pt, next_rd, n_in)
         if not gauss_newton:
             ry = at(block, RY * tile * n_in)
-            weight_gradient(m, n_in, n_out, ry, d, dw, db, False, True)
+            weight_gradient(m, n_in, n_out, ry, n_in, d, n_out, dw, db, False, True)
             v, vt = at(tangent, w), at(r_transposed, w)
-            layer_input_gradient(m, n_in, n_out, d, v, vt, spare)
+            layer_input_gradient(m, n_in, n_out, d, n_out, v, vt, spare, n_in)
             add(m * n_in, next_rd, spare)
-            layer_input_gradient(m, n_in, n_out, d, p, pt, next_d)
+            layer_input_gradient(m, n_in, n_out, d, n_out, p, pt, next_d, n_in)
             d, next_d = next_d, d
         rd, next_rd = next_rd, rd
 

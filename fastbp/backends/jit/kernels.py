@@ -35,8 +35,8 @@ def _make_dense_forward(fingerprint):
         _ = fingerprint  # see compiling.source_fingerprint
         m, n_in = X.shape
         layer_forward(
-            m, n_in, W.shape[1], pointer(X), pointer(W), pointer(b), has_bias,
-            kind, function, constant, user, pointer(Y), pointer(Z), keep_z,
+            m, n_in, W.shape[1], pointer(X), n_in, pointer(W), pointer(b), has_bias,
+            kind, function, constant, user, pointer(Y), pointer(Z), W.shape[1], keep_z,
         )  # fmt: skip
 
     return dense_forward
@@ -62,11 +62,13 @@ def _make_dense_backward(fingerprint):
         n_out = W.shape[1]
         d, w, wt = pointer(dZ), pointer(W), pointer(transposed)
         multiply_by_derivative(kind, function, constant, user, m * n_out, d, pointer(kept))
-        weight_gradient(m, n_in, n_out, pointer(X), d, pointer(dW), pointer(db), need_db, False)
+        weight_gradient(
+            m, n_in, n_out, pointer(X), n_in, d, n_out, pointer(dW), pointer(db), need_db, False
+        )
         if need_dX:
             if needs_transpose(n_in, n_out):
                 transpose(n_in, n_out, w, wt)
-            layer_input_gradient(m, n_in, n_out, d, w, wt, pointer(dX))
+            layer_input_gradient(m, n_in, n_out, d, n_out, w, wt, pointer(dX), n_in)
 
     return dense_backward
 

@@ -24,6 +24,7 @@ from .layer import (
     layer_input_gradient,
     multiply_by_derivative,
     needs_transpose,
+    span,
     weight_gradient,
 )
 from .product import PRODUCTS, transpose
@@ -39,12 +40,15 @@ from .vectors import aligned, at, copy, elementwise, pointer
 
 # Columns of a layer beside those of `Plan.layers`: the addresses of its activation's function and
 # of the user's own functions, and with dropout the first column of its factors in the tape of a
-# tile (else -1), behind which stands the output times the factors. Last, how many parameters before
+# tile (else -1), behind which stands the output times the factors. Then how many parameters before
 # the layer's, of its weights and of its biases are free, and where in the plan their places are:
-# for each one its row and column in W (-1 if all parameters are free).
+# for each one its row and column in W (-1 if all parameters are free). Last, how far apart the rows
+# of Y are, and of Z: in the tape of a tile there is room for whole vectors, since what is written
+# in part can be read again only after a while. Single columns and the last layer have no gaps.
 (
-    FUNCTION, USER_FUNCTION, FACTORS, FREE_BEFORE, FREE_WEIGHTS, FREE_BIASES, PLACES, COLUMNS,
-) = range(7, 15)  # fmt: skip
+    FUNCTION, USER_FUNCTION, FACTORS, FREE_BEFORE, FREE_WEIGHTS, FREE_BIASES, PLACES, LEADING,
+    COLUMNS,
+) = range(7, 16)  # fmt: skip
 
 
 @part
@@ -66,21 +70,23 @@ times = elementwise(lambda to, x, y: (x * y,), 3, 1)
 @inner
 def forward_tile(plan, constants, params, x, m, tape, n, i):
     """Run m rows x through all layers and write rows i to i + m of a tape for n rows."""
+    ldx = layer_of(plan, 0)[N_IN]
     for index in range(plan[N_LAYERS]):
         layer = layer_of(plan, index)
-        n_out = layer[N_OUT]
+        n_out, ld = layer[N_OUT], layer[LEADING]
         w, b = at(params, layer[W_OFFSET]), at(params, max(layer[B_OFFSET], 0))
-        y = at(tape, n * layer[Y_COLUMN] + i * n_out)
-        z = at(tape, n * max(layer[Z_COLUMN], 0) + i * n_out)
+        y = at(tape, n * layer[Y_COLUMN] + i * ld)
+        z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
         layer_forward(
-            m, layer[N_IN], n_out, x, w, b, layer[B_OFFSET] >= 0, layer[ACTIVATION],
-            layer[FUNCTION], constants[index], layer[USER_FUNCTION], y, z, layer[Z_COLUMN] >= 0,
+            m, layer[N_IN], n_out, x, ldx, w, b, layer[B_OFFSET] >= 0, layer[ACTIVATION],
+            layer[FUNCTION], constants[index], layer[USER_FUNCTION], y, z, ld,
+            layer[Z_COLUMN] >= 0,
         )  # fmt: skip
-        x = y
+        x, ldx = y, ld
         if layer[FACTORS] >= 0:
             factors = at(tape, n * layer[FACTORS])
             x = at(factors, n * n_out)
-            times(m * n_out, x, y, factors)
+            times(m * n_out, x, y, factors)  # with dropout there are no gaps
 
 
 @part
@@ -112,28 +118,31 @@ def backward_tile(
     for index in range(plan[N_LAYERS] - 1, -1, -1):
         layer = layer_of(plan, index)
         n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
+        ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
         _through_activation(layer, constants[index], m, tape, n, i, d)
         if need_gradient:
             below = x if index == 0 else _output_below(layer, tape, n, i)
             dw, db = at(gradient, w), at(gradient, max(b, 0))
-            weight_gradient(m, n_in, n_out, below, d, dw, db, b >= 0, accumulate)
+            weight_gradient(m, n_in, n_out, below, ld_below, d, ld, dw, db, b >= 0, accumulate)
         if index > 0:
-            layer_input_gradient(m, n_in, n_out, d, at(params, w), at(transposed, w), next_d)
+            wt = at(transposed, w)
+            layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
             if layer[FACTORS - COLUMNS] >= 0:
                 times(m * n_in, next_d, next_d, at(tape, n * layer[FACTORS - COLUMNS]))
             d, next_d = next_d, d
         elif need_dx:
-            layer_input_gradient(m, n_in, n_out, d, at(params, w), at(transposed, w), dx)
+            wt = at(transposed, w)
+            layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, dx, n_in)
 
 
 @part
 def _through_activation(layer, constant, m, tape, n, i, d):
     """d, dL/dY of a layer for rows i to i + m of a tape, becomes dL/dZ."""
-    n_out = layer[N_OUT]
+    n_out, ld = layer[N_OUT], layer[LEADING]
     column = layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]
-    kept = at(tape, n * column + i * n_out)
+    kept, count = at(tape, n * column + i * ld), span(m, n_out, ld)
     multiply_by_derivative(
-        layer[ACTIVATION], layer[FUNCTION], constant, layer[USER_FUNCTION], m * n_out, d, kept
+        layer[ACTIVATION], layer[FUNCTION], constant, layer[USER_FUNCTION], count, d, kept
     )
 
 
@@ -143,7 +152,7 @@ def _output_below(layer, tape, n, i):
     factors = layer[FACTORS - COLUMNS]
     if factors >= 0:
         return at(tape, n * (factors + layer[N_IN]))
-    return at(tape, n * layer[Y_COLUMN - COLUMNS] + i * layer[N_IN])
+    return at(tape, n * layer[Y_COLUMN - COLUMNS] + i * layer[LEADING - COLUMNS])
 
 
 _scaled = elementwise(lambda to, x, factor: (x * factor,), 2, 1)
@@ -162,9 +171,10 @@ def jacobian_rows(
         layer = layer_of(plan, index)
         n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
         below = x if index == 0 else _output_below(layer, tape, n, 0)
+        ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
         _through_activation(layer, constants[index], m, tape, n, 0, d)
         for j in range(m):
-            a, dj = at(below, j * n_in), at(d, j * n_out)
+            a, dj = at(below, j * ld_below), at(d, j * ld)
             if free_only and layer[PLACES] >= 0:
                 _free_columns(plan, layer, a, dj, at(J, j * stride + layer[FREE_BEFORE]))
             else:
@@ -172,7 +182,8 @@ def jacobian_rows(
                 _all_columns(n_in, n_out, a, dj, at(row, w), at(row, max(b, 0)), b >= 0)
         if index == 0 or (free_only and layer[FREE_BEFORE] == 0):
             break
-        layer_input_gradient(m, n_in, n_out, d, at(params, w), at(transposed, w), next_d)
+        wt = at(transposed, w)
+        layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
         d, next_d = next_d, d
 
 

@@ -59,7 +59,9 @@ class _Tile:
     def load(self, pointer: ir.Value, mask: ir.Value | None) -> list[Vector]:
         """A row; the mask is the last vector's."""
         lanes = self.lanes
-        places = [lanes.builder.gep(pointer, [_INT64(v * lanes.width)]) for v in range(self.vectors)]
+        places = [
+            lanes.builder.gep(pointer, [_INT64(v * lanes.width)]) for v in range(self.vectors)
+        ]
         masks = [None] * (self.vectors - 1) + [mask]
         return [lanes.load(place, m) for place, m in zip(places, masks, strict=True)]
 
@@ -122,11 +124,7 @@ def _emit_tile(tile: _Tile, function: ir.Function) -> None:
                 for place in line:
                     builder.store(zero, place)
     _emit_depth(tile, sums, mask, depth, (a, a_row, a_depth), (b, b_row))
-    # Comparisons are false for NaN, which thereby stays, and for what is above -inf.
-    rectified = builder.icmp_signed("!=", builder.and_(finish, _INT64(RECTIFIED)), _INT64(0))
-    least = lanes.splat(
-        builder.select(rectified, lanes.type.element(0.0), lanes.type.element(float("-inf")))
-    )
+    least = lanes.splat(_least(builder, finish, lanes.type.element))
     results = [[Vector(lanes, builder.load(place)).at_least(least) for place in s] for s in sums]
     whole = builder.icmp_signed("!=", builder.and_(finish, _INT64(PADDED)), _INT64(0))
     targets = tile.walk(c, c_row)
@@ -138,6 +136,12 @@ def _emit_tile(tile: _Tile, function: ir.Function) -> None:
             for row, pointer in zip(results, targets, strict=True):
                 tile.store(row, pointer, mask)
     builder.ret_void()
+
+
+def _least(builder: ir.IRBuilder, finish: ir.Value, element: ir.Type) -> ir.Value:
+    """What smaller results become; NaN stays, as comparisons with it are false."""
+    rectified = builder.icmp_signed("!=", builder.and_(finish, _INT64(RECTIFIED)), _INT64(0))
+    return builder.select(rectified, element(0.0), element(float("-inf")))
 
 
 def _emit_depth(
@@ -218,9 +222,7 @@ def _tile(
 ) -> Any:
     """One tile; see `_tile_type`."""
     i8 = types.int64
-    signature = types.void(
-        i8, i8, i8, a, i8, i8, b, i8, c, i8, i8, start, i8, types.boolean, i8
-    )
+    signature = types.void(i8, i8, i8, a, i8, i8, b, i8, c, i8, i8, start, i8, types.boolean, i8)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         real = signature.args[3].dtype
@@ -271,7 +273,9 @@ def _make_product(fingerprint):
         while j < n:
             if j < whole:
                 widest = _WIDEST if m <= _height(_WIDEST) else _WIDE
-                wide = vectors if vectors <= widest else vectors // ((vectors + widest - 1) // widest)
+                wide = (
+                    vectors if vectors <= widest else vectors // ((vectors + widest - 1) // widest)
+                )
                 vectors -= wide
                 columns = min(wide * width, whole - j)
                 last = columns - (wide - 1) * width
@@ -337,14 +341,22 @@ class _Matrix:
 
 @intrinsic
 def _dots(
-    typingctx: Any, rows: Any, depth: Any, a: Any, a_row: Any, b: Any, start: Any, c: Any
+    typingctx: Any,
+    rows: Any,
+    depth: Any,
+    a: Any,
+    a_row: Any,
+    b: Any,
+    start: Any,
+    c: Any,
+    finish: Any,
 ) -> Any:
-    """c[i] = start + A[i] · b for up to _DOTS rows of A, which are contiguous."""
+    """c[i] = start + A[i] · b, finished, for up to _DOTS rows of A, which are contiguous."""
     i8 = types.int64
-    signature = types.void(i8, i8, a, i8, b, a.dtype, c)
+    signature = types.void(i8, i8, a, i8, b, a.dtype, c, i8)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        rows, depth, a, a_row, b, start, c = args
+        rows, depth, a, a_row, b, start, c, finish = args
         real = signature.args[2].dtype
         lanes = Lanes(builder, real)
         a_rows = _Matrix(builder, a, a_row).rows(_DOTS, rows)
@@ -384,26 +396,29 @@ def _dots(
                 for place, tail in zip(sums, singles, strict=True)
             ]
         places = _Matrix(builder, c, _INT64(1)).rows(_DOTS, rows)
+        least = _least(builder, finish, start.type)
         for total, place in zip(totals, places, strict=True):
-            builder.store(builder.fadd(start, total), place)
+            result = builder.fadd(start, total)
+            below = builder.fcmp_ordered("<", result, least)
+            builder.store(builder.select(below, least, result), place)
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 def _make_dots(fingerprint):
-    def dots(m, depth, a, a_row, b, start, c):
-        """c (m,) = start + A (m, depth) · b (depth,): the product for one output."""
+    def dots(m, depth, a, a_row, b, start, c, finish):
+        """c (m,) = start + A (m, depth) · b (depth,), finished: the product for one output."""
         _ = fingerprint  # see compiling.source_fingerprint
         for i in range(0, m, _DOTS):
-            _dots(min(m - i, _DOTS), depth, at(a, i * a_row), a_row, b, start, at(c, i))
+            _dots(min(m - i, _DOTS), depth, at(a, i * a_row), a_row, b, start, at(c, i), finish)
 
     return dots
 
 
 _linked_dots = Linked(
     _make_dots, NOTHING,
-    INTEGER, INTEGER, reals, INTEGER, reals, itself, reals,
+    INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER,
 )  # fmt: skip
 dots = _linked_dots.call
 
