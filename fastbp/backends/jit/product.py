@@ -22,7 +22,7 @@ from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unro
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
-# Rows of the highest tile by its vectors: its sums, a row of B and a number of A fill the registers.
+# Rows of the highest tile by its vectors: sums, a row of B and a number of A fill the registers.
 _HEIGHTS = {1: 8, 2: 8, 3: 8, 4: 6} if VECTOR_REGISTERS == 32 else {1: 8, 2: 6, 3: 4, 4: 2}
 _WIDE, _WIDEST = 3, 4  # vectors of a tile, the latter for few rows
 # A vector of half the width, which some processors do in half the time; where there are no masks,
@@ -138,6 +138,15 @@ def _emit_tile(tile: _Tile, function: ir.Function) -> None:
     builder.ret_void()
 
 
+def _hidden(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
+    """The same pointer, of which LLVM knows nothing.
+
+    Else it reaches each row from the one before, and a step takes as many cycles as there are rows.
+    """
+    kind = ir.FunctionType(pointer.type, [pointer.type])
+    return builder.call(ir.InlineAsm(kind, "", "=r,0"), [pointer])
+
+
 def _least(builder: ir.IRBuilder, finish: ir.Value, element: ir.Type) -> ir.Value:
     """What smaller results become; NaN stays, as comparisons with it are false."""
     rectified = builder.icmp_signed("!=", builder.and_(finish, _INT64(RECTIFIED)), _INT64(0))
@@ -168,8 +177,9 @@ def _emit_depth(
     here = builder.load(of_b)
     row = tile.load(here, mask)
     bases = [builder.load(place) for place in of_a]
+    hidden = [_hidden(builder, base) for base in bases]
     for i, line in enumerate(sums):
-        number = builder.load(builder.gep(bases[i // 4], [multiples[i % 4]]))
+        number = builder.load(builder.gep(hidden[i // 4], [multiples[i % 4]]))
         factor = lanes.splat(number)
         for place, vector in zip(line, row, strict=True):
             builder.store((Vector(lanes, builder.load(place)) + factor * vector).value, place)
