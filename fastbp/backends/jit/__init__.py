@@ -63,12 +63,17 @@ from . import (
     training,
 )
 from .sharing import Team
+from .slim import lanes_of as slim_lanes
 from .vectors import VECTOR_BYTES
 
 # A tile of rows passes through all layers at once. Narrow layers leave it in the first-level cache;
 # for wide ones a larger tile reads the weights less often.
 _NARROW = 128
 _TILE, _TILE_OF_WIDE = 64, 256
+
+# Networks are slim up to these widths, with few rows and with more.
+_FEW_ROWS, _SLIM_WIDTH_OF_FEW, _SLIM_WIDTH = 8, 4, {"f": 8, "d": 6}
+_NEVER = 2**62
 
 # Rows of the Jacobian that stand in memory at a time for the normal equations: so many that a
 # product of them is worth it, or what a cache of the second level holds.
@@ -125,7 +130,8 @@ def _prepare(plan: Plan) -> _Prepared:
     layers, tape_width = _layers_of_tile(plan)
     sizes = _workspace(plan, tile, tape_width, dropped)
     places = np.cumsum([0, *(-(-size // line) * line for size in sizes.values())])
-    header = [len(n_out), tile, *places[:-1]]
+    slim_rows = _slim_rows(plan)
+    header = [len(n_out), tile, *places[:-1], slim_rows]
     addresses = [activations.addresses(act, plan.dtype) for act in plan.activations]
     factors = plan.tape_width + np.cumsum(2 * n_out * (dropped > 0)) - 2 * n_out
 
@@ -139,13 +145,16 @@ def _prepare(plan: Plan) -> _Prepared:
         integers = np.concatenate([header, table.ravel(), free_places]).astype(np.int64)
         return integers, np.append(plan.constants, dropped)
 
-    ordinary = arrays(layers, _leading(plan), -1)
+    taped = arrays(plan.layers, n_out, -1)
+    ordinary = taped if slim_rows < _NEVER else arrays(layers, _leading(plan), -1)
+    dropping = ordinary
+    if plan.dropout is not None:
+        header[-1] = _NEVER  # factors of dropout lie row by row
+        dropping = arrays(plan.layers, n_out, np.where(dropped > 0, factors, -1))
     found = _Prepared(
         ordinary,
-        ordinary
-        if plan.dropout is None
-        else arrays(plan.layers, n_out, np.where(dropped > 0, factors, -1)),
-        arrays(plan.layers, n_out, -1),
+        dropping,
+        taped,
         _NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
         _BLANKS[plan.dtype],
         tile,
@@ -172,6 +181,14 @@ def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(columns), np.concatenate([_NO_INTEGERS, *places])
 
 
+def _slim_rows(plan: Plan) -> int:
+    """From how many rows on sums treat the network as slim: see slim.py."""
+    widest = plan.layers[:, (N_IN, N_OUT)].max()
+    if widest <= _SLIM_WIDTH_OF_FEW:
+        return 1
+    return _FEW_ROWS if widest <= _SLIM_WIDTH[plan.dtype.char] else _NEVER
+
+
 def _leading(plan: Plan) -> np.ndarray:
     """How far apart rows of the layers' outputs are in the tape of a tile: see network.LEADING."""
     n_out, width = plan.layers[:, N_OUT], VECTOR_BYTES // plan.dtype.itemsize
@@ -194,7 +211,7 @@ def _layers_of_tile(plan: Plan) -> tuple[np.ndarray, int]:
 
 def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> dict[int, int]:
     """The sizes of the workspace's parts, in their order."""
-    n_out = plan.layers[:, N_OUT]
+    n_out, slim = plan.layers[:, N_OUT], int(_slim_rows(plan) < _NEVER)
     widest = max(int(plan.layers[:, (N_IN, N_OUT)].max()), int(_leading(plan).max()))
     of_8_bytes = 8 // plan.dtype.itemsize
     return {
@@ -209,6 +226,12 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
         network.LABEL_ROWS: tile * of_8_bytes,
         network.WEIGHT_ROWS: tile,
         network.NORMS: widest * of_8_bytes,
+        network.SLIM_X: slim * tile * plan.n_in,
+        network.SLIM_Y: slim * tile * plan.n_out,
+        network.SLIM_D: slim * tile * plan.n_out,
+        network.SLIM_LANES: slim
+        * (plan.n_params + slim_lanes(plan.dtype))
+        * slim_lanes(plan.dtype),
         # What follows is for second-order products only.
         network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
         network.R_DELTA: tile * widest,

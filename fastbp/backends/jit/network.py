@@ -31,12 +31,13 @@ from .product import PRODUCTS, transpose
 from .vectors import aligned, at, copy, elementwise, pointer
 
 # A plan is, for compiled code, a vector of integers. First come the number of layers, the rows of a
-# tile and where the parts of the workspace begin; they are followed by the layers' columns.
+# tile and where the parts of the workspace begin, and from how many rows on the network is slim (see
+# slim.py); they are followed by the layers' columns.
 (
     N_LAYERS, TILE, TAPE, DELTA, NEXT_DELTA, TRANSPOSED, GRADIENT, PART_GRADIENT, X_ROWS,
-    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, R_TAPE, R_DELTA, NEXT_R_DELTA, SPARE,
-    R_TRANSPOSED, HEADER,
-) = range(19)  # fmt: skip
+    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, SLIM_X, SLIM_Y, SLIM_D, SLIM_LANES, R_TAPE, R_DELTA,
+    NEXT_R_DELTA, SPARE, R_TRANSPOSED, SLIM_ROWS, HEADER,
+) = range(24)  # fmt: skip
 
 # Columns of a layer beside those of `Plan.layers`: the addresses of its activation's function and
 # of the user's own functions, and with dropout the first column of its factors in the tape of a
@@ -62,6 +63,14 @@ def number_of_free(plan):
     """How many parameters are free."""
     layer = layer_of(plan, plan[N_LAYERS] - 1)
     return layer[FREE_BEFORE] + layer[FREE_WEIGHTS] + layer[FREE_BIASES]
+
+
+@part
+def number_of_params(plan):
+    """The length of the parameter vector."""
+    layer = layer_of(plan, plan[N_LAYERS] - 1)
+    n_out, b = layer[N_OUT], layer[B_OFFSET]
+    return b + n_out if b >= 0 else layer[W_OFFSET] + layer[N_IN] * n_out
 
 
 times = elementwise(lambda to, x, y: (x * y,), 3, 1)

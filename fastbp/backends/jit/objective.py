@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from ...losses import MARGIN_RANKING, SOFTMAX_CE_LABELS
-from ..contract import MOST_PARTS, N_IN, N_OUT, PART_ROWS, W_OFFSET
+from ..contract import MOST_PARTS, N_IN, N_OUT, PART_ROWS, W_OFFSET, Y_COLUMN
 from .compiling import (
     FLAG,
     INTEGER,
@@ -38,6 +38,11 @@ from .network import (
     NEXT_DELTA,
     NORMS,
     PART_GRADIENT,
+    SLIM_D,
+    SLIM_LANES,
+    SLIM_ROWS,
+    SLIM_X,
+    SLIM_Y,
     TAPE,
     TARGET_ROWS,
     TILE,
@@ -49,9 +54,11 @@ from .network import (
     forward_tile,
     last_y,
     layer_of,
+    number_of_params,
     transpose_weights,
 )
 from .product import PRODUCTS
+from .slim import across, add_lanes, along, slim_backward, slim_forward, slim_width
 from .vectors import (
     Vector,
     aligned,
@@ -152,15 +159,50 @@ def _take_rows(m, width, order, source, to):
             copy(at(to, i * width), at(source, order[i] * width), width)
 
 
+@part
+def is_slim(plan, count):
+    """Whether a sum over so many rows treats the network as slim."""
+    return count >= plan[SLIM_ROWS]
+
+
+@inner
+def _sum_of_slim_tile(
+    plan, constants, params, terms, numbers, x, rows, has_order, m, t, labels, weights,
+    factor, need_gradient, accumulate, space,
+):  # fmt: skip
+    """Σ w ℓ of a tile, and its gradient by lanes; targets and losses are row by row."""
+    n_in, n_out = layer_of(plan, 0)[N_IN], layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
+    width = slim_width(params)
+    ld = (m + width - 1) // width * width
+    tape, across_x = at(space, plan[TAPE]), at(space, plan[SLIM_X])
+    d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
+    across(m, n_in, x, rows, has_order, ld, across_x)
+    slim_forward(plan, constants, params, across_x, m, ld, tape)
+    y = at(tape, ld * layer_of(plan, plan[N_LAYERS] - 1)[Y_COLUMN])
+    y_rows, d_rows = y, d
+    if n_out > 1:
+        y_rows, d_rows = at(space, plan[SLIM_Y]), at(space, plan[SLIM_D])
+        along(m, n_out, y, ld, y_rows)
+    total = loss_of_rows(
+        FIRST, terms, numbers, m, n_out, y_rows, t, labels, weights, y_rows, factor, d_rows, next_d
+    )
+    if need_gradient:
+        if n_out > 1:
+            across(m, n_out, d_rows, labels, False, ld, d)
+        lanes = at(space, plan[SLIM_LANES])
+        slim_backward(plan, constants, params, across_x, m, ld, tape, d, next_d, lanes, accumulate)
+    return total
+
+
 def _make_sum_of_part(fingerprint):
     def sum_of_part(
         plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-        first, start, count, factor, seed, step, gradient, need_gradient, space,
+        first, start, count, factor, seed, step, gradient, need_gradient, slim, space,
     ):  # fmt: skip
         """Σ w ℓ of a part of a batch, and its gradient times the factor.
 
         The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
-        in the workspace.
+        in the workspace, unless the network is `slim`.
         """
         _ = fingerprint  # see compiling.source_fingerprint
         tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
@@ -176,9 +218,10 @@ def _make_sum_of_part(fingerprint):
             m, place = min(tile, count - i), first + start + i
             xi, ti = at(x, place * n_in), at(t, place * n_targets)
             ki, wi = at(labels, place), at(weights, place)
+            rows = at(order, place)
             if has_order:
-                rows = at(order, place)
-                _take_rows(m, n_in, rows, x, x_rows)
+                if not slim:
+                    _take_rows(m, n_in, rows, x, x_rows)
                 if of_labels:
                     _take_rows(m, 1, rows, labels, label_rows)
                 else:
@@ -186,6 +229,13 @@ def _make_sum_of_part(fingerprint):
                 if terms[HAS_WEIGHTS]:
                     _take_rows(m, 1, rows, weights, w_rows)
                 xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
+            if slim:
+                source = x if has_order else xi
+                total += _sum_of_slim_tile(
+                    plan, constants, params, terms, numbers, source, rows, has_order, m, ti, ki, wi,
+                    factor, need_gradient, i > 0, space,
+                )  # fmt: skip
+                continue
             _draw_factors(plan, constants, seed, step, start + i, m, tape)
             forward_tile(plan, constants, params, xi, m, tape, tile, 0)
             y = last_y(plan, tape, tile, 0)
@@ -197,6 +247,8 @@ def _make_sum_of_part(fingerprint):
                     plan, constants, params, transposed, xi, m, tape, tile, 0,
                     d, next_d, gradient, True, i > 0, next_d, False,
                 )  # fmt: skip
+        if slim and need_gradient:
+            add_lanes(number_of_params(plan), at(space, plan[SLIM_LANES]), gradient)
         return total
 
     return sum_of_part
@@ -205,7 +257,8 @@ def _make_sum_of_part(fingerprint):
 _linked_sum_of_part = Linked(
     _make_sum_of_part, NUMBER,
     INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
-    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, reals, calls=PRODUCTS,
+    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, FLAG, reals,
+    calls=PRODUCTS,
 )  # fmt: skip
 sum_of_part = _linked_sum_of_part.call
 
@@ -228,7 +281,8 @@ def sum_of_rows(
     first, count, factor, seed, step, gradient, need_gradient, n_params, space,
 ):  # fmt: skip
     """Σ w ℓ of a batch, and its gradient times the factor: part after part."""
-    if need_gradient:
+    slim = is_slim(plan, count)
+    if need_gradient and not slim:
         transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
     total, size = 0.0, part_size(count)
     for start in range(0, count, size):
@@ -236,7 +290,7 @@ def sum_of_rows(
         total += sum_of_part(
             plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
             first, start, min(size, count - start), factor, seed, step, of_part, need_gradient,
-            space,
+            slim, space,
         )  # fmt: skip
         if need_gradient and start > 0:
             add(n_params, gradient, of_part)
@@ -246,11 +300,11 @@ def sum_of_rows(
 @part
 def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights, n, space):
     """Σ w ℓ of n rows as stored, part after part."""
-    total, size, seed = 0.0, part_size(n), types.uint64(0)
+    total, size, seed, slim = 0.0, part_size(n), types.uint64(0), is_slim(plan, n)
     for start in range(0, n, size):
         total += sum_of_part(
             plan, constants, params, terms, numbers, x, t, labels, weights, labels, False,
-            0, start, min(size, n - start), 0.0, seed, 0, params, False, space,
+            0, start, min(size, n - start), 0.0, seed, 0, params, False, slim, space,
         )  # fmt: skip
     return total
 
@@ -366,12 +420,13 @@ def _make_part(fingerprint):
         if flush:
             set_floating_point_mode(flushing(mode))
         q, p, space = pointer(plan), pointer(params), aligned(pointer(workspace))
-        if need_gradient:
+        slim = is_slim(q, PART_ROWS + 1)  # fewer rows are not shared
+        if need_gradient and not slim:
             transpose_weights(q, p, False, at(space, q[TRANSPOSED]))
         total = sum_of_part(
             q, pointer(constants), p, pointer(terms), pointer(numbers), pointer(X),
             pointer(targets), pointer(labels), pointer(weights), pointer(order), order.size > 0,
-            first, start, count, factor, seed, step, pointer(gradient), need_gradient, space,
+            first, start, count, factor, seed, step, pointer(gradient), need_gradient, slim, space,
         )  # fmt: skip
         set_floating_point_mode(mode)
         return total

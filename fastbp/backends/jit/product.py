@@ -124,7 +124,7 @@ def _emit_tile(tile: _Tile, function: ir.Function) -> None:
                 for place in line:
                     builder.store(zero, place)
     _emit_depth(tile, sums, mask, depth, (a, a_row, a_depth), (b, b_row))
-    least = lanes.splat(_least(builder, finish, lanes.type.element))
+    least = lanes.splat(least_of(builder, finish, lanes.type.element))
     results = [[Vector(lanes, builder.load(place)).at_least(least) for place in s] for s in sums]
     whole = builder.icmp_signed("!=", builder.and_(finish, _INT64(PADDED)), _INT64(0))
     targets = tile.walk(c, c_row)
@@ -147,7 +147,7 @@ def _hidden(builder: ir.IRBuilder, pointer: ir.Value) -> ir.Value:
     return builder.call(ir.InlineAsm(kind, "", "=r,0"), [pointer])
 
 
-def _least(builder: ir.IRBuilder, finish: ir.Value, element: ir.Type) -> ir.Value:
+def least_of(builder: ir.IRBuilder, finish: ir.Value, element: ir.Type) -> ir.Value:
     """What smaller results become; NaN stays, as comparisons with it are false."""
     rectified = builder.icmp_signed("!=", builder.and_(finish, _INT64(RECTIFIED)), _INT64(0))
     return builder.select(rectified, element(0.0), element(float("-inf")))
@@ -406,7 +406,7 @@ def _dots(
                 for place, tail in zip(sums, singles, strict=True)
             ]
         places = _Matrix(builder, c, _INT64(1)).rows(_DOTS, rows)
-        least = _least(builder, finish, start.type)
+        least = least_of(builder, finish, start.type)
         for total, place in zip(totals, places, strict=True):
             result = builder.fadd(start, total)
             below = builder.fcmp_ordered("<", result, least)

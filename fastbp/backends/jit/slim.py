@@ -1,0 +1,355 @@
+"""Slim networks, whose layers are too narrow to fill vectors: here lanes are rows.
+
+A tile's X, Y, Z and deltas lie transposed: all rows' values of a unit are side by side, `ld` apart
+from the next unit's, in whole vectors. Products are then sums of vectors times single weights, which
+need neither Wᵀ nor masks, and activations run over full vectors. What an entry of the gradient sums
+over rows stays apart by lanes until all rows are through; then the lanes are added.
+
+Lanes after the last row hold harmless numbers; only products over rows have to leave them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from ...activations import LINEAR, RELU
+from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
+from .activations import call_activation
+from .compiling import inner, part
+from .layer import multiply_by_derivative
+from .network import COLUMNS, FUNCTION, N_LAYERS, USER_FUNCTION, layer_of
+from .product import RECTIFIED, least_of
+from .vectors import VECTOR_BYTES, Lanes, Vector, as_real, at, do_not_unroll, room_for
+
+_INT64 = ir.IntType(64)
+_UNITS = 4  # that share the loads of a product
+
+# Wider vectors would leave more lanes of a small batch empty, and gain nothing in a large one where
+# the processor works through them in halves.
+_BYTES = min(VECTOR_BYTES, 32)
+_MOST_LANES = _BYTES // 4
+
+
+def lanes_of(dtype: np.dtype) -> int:
+    """Rows in a vector."""
+    return _BYTES // dtype.itemsize
+
+
+def _slim_lanes(builder: ir.IRBuilder, real: types.Float) -> Lanes:
+    return Lanes(builder, real, _BYTES * 8 // real.bitwidth)
+
+
+@contextmanager
+def _loop(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
+    """A loop over vectors, which LLVM leaves as it is; gives the index."""
+    before = builder.block
+    body, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
+    builder.cbranch(builder.icmp_signed("<", start, stop), body, end)
+    builder.position_at_end(body)
+    index = builder.phi(_INT64)
+    index.add_incoming(start, before)
+    yield index
+    following = builder.add(index, _INT64(step))
+    index.add_incoming(following, builder.block)
+    branch = builder.cbranch(builder.icmp_signed("<", following, stop), body, end)
+    do_not_unroll(builder.module, branch)
+    builder.position_at_end(end)
+
+
+class _Sums:
+    """Vectors that a loop adds to; LLVM turns them into registers."""
+
+    def __init__(self, lanes: Lanes, values: list[Vector]):
+        self._lanes = lanes
+        self._places = [cgutils.alloca_once(lanes.builder, lanes.type) for _ in values]
+        self.set(values)
+
+    def get(self) -> list[Vector]:
+        """The sums so far."""
+        return [Vector(self._lanes, self._lanes.builder.load(place)) for place in self._places]
+
+    def set(self, values: list[Vector]) -> None:
+        """What the sums have become."""
+        for place, vector in zip(self._places, values, strict=True):
+            self._lanes.builder.store(vector.value, place)
+
+
+def _apart(builder: ir.IRBuilder, start: ir.Value, stride: ir.Value, count: int) -> list[ir.Value]:
+    """Pointers to so many places, a stride apart."""
+    return [builder.gep(start, [builder.mul(stride, _INT64(u))]) for u in range(count)]
+
+
+def _for_each_count(builder: ir.IRBuilder, units: ir.Value, emit: Any) -> None:
+    """Code for each number of units up to _UNITS: `emit` gets the number."""
+    for count in range(1, _UNITS + 1):
+        with builder.if_then(builder.icmp_signed("==", units, _INT64(count))):
+            emit(count)
+
+
+@intrinsic
+def _combine(
+    typingctx: Any,
+    units: Any,
+    rows: Any,
+    ld: Any,
+    depth: Any,
+    w: Any,
+    w_unit: Any,
+    w_depth: Any,
+    bias: Any,
+    has_bias: Any,
+    x: Any,
+    finish: Any,
+    out: Any,
+) -> Any:
+    """out_u = Σ_k w[u·w_unit + k·w_depth]·x_k, plus bias_u if there is one, finished."""
+    i8 = types.int64
+    signature = types.void(i8, i8, i8, i8, w, i8, i8, bias, types.boolean, x, i8, out)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        units, rows, ld, depth, w, w_unit, w_depth, bias, has_bias, x, finish, out = args
+        lanes = _slim_lanes(builder, signature.args[4].dtype)
+        element = lanes.type.element
+        least = lanes.splat(least_of(builder, finish, element))
+
+        def emit(count: int) -> None:
+            weights = _apart(builder, w, w_unit, count)
+            targets = _apart(builder, out, ld, count)
+            biases = [cgutils.alloca_once_value(builder, element(0.0)) for _ in weights]
+            with builder.if_then(has_bias):
+                for u, place in enumerate(biases):
+                    builder.store(builder.load(builder.gep(bias, [_INT64(u)])), place)
+            starts = [lanes.splat(builder.load(place)) for place in biases]
+            with _loop(builder, _INT64(0), rows, lanes.width) as r:
+                sums, column = _Sums(lanes, starts), builder.gep(x, [r])
+                with _loop(builder, _INT64(0), depth, 1) as k:
+                    vector = lanes.load(builder.gep(column, [builder.mul(k, ld)]))
+                    at_k = [builder.mul(k, w_depth)]
+                    factors = [lanes.splat(builder.load(builder.gep(p, at_k))) for p in weights]
+                    sums.set([s + f * vector for s, f in zip(sums.get(), factors, strict=True)])
+                for total, target in zip(sums.get(), targets, strict=True):
+                    lanes.store(total.at_least(least), builder.gep(target, [r]))
+
+        _for_each_count(builder, units, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _multiply(
+    typingctx: Any,
+    units: Any,
+    rows: Any,
+    ld: Any,
+    n_in: Any,
+    n_out: Any,
+    x: Any,
+    d: Any,
+    accumulate: Any,
+    weights: Any,
+    biases: Any,
+    has_bias: Any,
+) -> Any:
+    """By lanes, for some units u: Σ_rows x_i·d_u for all inputs i, and Σ_rows d_u; added if so."""
+    i8, flag = types.int64, types.boolean
+    signature = types.void(i8, i8, i8, i8, i8, x, d, flag, weights, biases, flag)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        units, rows, ld, n_in, n_out, x, d, accumulate, weights, biases, has_bias = args
+        lanes = _slim_lanes(builder, signature.args[5].dtype)
+        width = lanes.width
+        tail = builder.and_(builder.sub(rows, _INT64(1)), _INT64(-width))
+        exists = lanes.first(builder.sub(rows, tail))
+
+        def start(place: ir.Value) -> Vector:
+            """What is added to."""
+            found = cgutils.alloca_once_value(builder, lanes.constant(0).value)
+            with builder.if_then(accumulate):
+                builder.store(lanes.load(place).value, found)
+            return Vector(lanes, builder.load(found))
+
+        def emit(count: int) -> None:
+            deltas = _apart(builder, d, ld, count)
+            last = [lanes.load(builder.gep(p, [tail])).where(exists, 0.0) for p in deltas]
+            with _loop(builder, _INT64(0), n_in, 1) as i:
+                column = builder.gep(x, [builder.mul(i, ld)])
+                first = builder.mul(builder.mul(i, n_out), _INT64(width))
+                places = _apart(builder, builder.gep(weights, [first]), _INT64(width), count)
+                vector = lanes.load(builder.gep(column, [tail])).where(exists, 0.0)
+                pairs = zip(places, last, strict=True)
+                sums = _Sums(lanes, [start(place) + vector * dz for place, dz in pairs])
+                with _loop(builder, _INT64(0), tail, width) as r:
+                    vector = lanes.load(builder.gep(column, [r]))
+                    of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
+                    sums.set([s + vector * dz for s, dz in zip(sums.get(), of_d, strict=True)])
+                for total, place in zip(sums.get(), places, strict=True):
+                    lanes.store(total, place)
+            with builder.if_then(has_bias):
+                places = _apart(builder, biases, _INT64(width), count)
+                pairs = zip(places, last, strict=True)
+                sums = _Sums(lanes, [start(place) + dz for place, dz in pairs])
+                with _loop(builder, _INT64(0), tail, width) as r:
+                    of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
+                    sums.set([s + dz for s, dz in zip(sums.get(), of_d, strict=True)])
+                for total, place in zip(sums.get(), places, strict=True):
+                    lanes.store(total, place)
+
+        _for_each_count(builder, units, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _add_lanes(typingctx: Any, vectors: Any, sums: Any) -> Any:
+    """sums[p] = Σ of vector p, for as many as a vector has lanes.
+
+    Interleaving row k with row k + n/2 is a step of a transpose; adding both results halves the
+    rows.
+    """
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        source, sums = args
+        lanes = _slim_lanes(builder, signature.args[0].dtype)
+        width = lanes.width
+        rows = [lanes.load(builder.gep(source, [_INT64(k * width)])).value for k in range(width)]
+        indices = ir.VectorType(ir.IntType(32), width)
+        low = [k // 2 + (k % 2) * width for k in range(width)]
+        high = [k + width // 2 for k in low]
+        while len(rows) > 1:
+            half = len(rows) // 2
+            rows = [
+                builder.fadd(
+                    builder.shuffle_vector(a, b, ir.Constant(indices, low)),
+                    builder.shuffle_vector(a, b, ir.Constant(indices, high)),
+                )
+                for a, b in zip(rows[:half], rows[half:], strict=True)
+            ]
+        lanes.store(Vector(lanes, rows[0]), sums)
+        return context.get_dummy_value()
+
+    return types.void(vectors, sums), codegen
+
+
+@intrinsic
+def slim_width(typingctx: Any, like: Any) -> Any:
+    """Rows in a vector of the type that a pointer points to."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _INT64(_slim_lanes(builder, signature.args[0].dtype).width)
+
+    return types.int64(like), codegen
+
+
+@part
+def _outputs(layer, params, rows, ld, x, out, finish):
+    """Z = XW + b, finished."""
+    n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
+    for u in range(0, n_out, _UNITS):
+        _combine(
+            min(_UNITS, n_out - u), rows, ld, n_in, at(params, w + u), 1, n_out,
+            at(params, max(b, 0) + u), b >= 0, x, finish, at(out, u * ld),
+        )  # fmt: skip
+
+
+@part
+def _input_gradient(layer, params, rows, ld, d, dx):
+    """dX = dZ Wᵀ."""
+    n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
+    for u in range(0, n_in, _UNITS):
+        _combine(
+            min(_UNITS, n_in - u), rows, ld, n_out, at(params, w + u * n_out), n_out, 1,
+            params, False, d, 0, at(dx, u * ld),
+        )  # fmt: skip
+
+
+@part
+def _gradient(layer, rows, ld, x, d, lanes, accumulate):
+    """dW = Xᵀ dZ and db = Σ_rows dZ by lanes."""
+    n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
+    width = slim_width(d)
+    for u in range(0, n_out, _UNITS):
+        _multiply(
+            min(_UNITS, n_out - u), rows, ld, n_in, n_out, x, at(d, u * ld), accumulate,
+            at(lanes, (w + u) * width), at(lanes, (max(b, 0) + u) * width), b >= 0,
+        )  # fmt: skip
+
+
+@part
+def _kept(layer, ld, tape):
+    """What the activation's derivative is taken from: Z or Y."""
+    return at(tape, ld * (layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]))
+
+
+@inner
+def slim_forward(plan, constants, params, x, rows, ld, tape):
+    """Run a tile's inputs through all layers; their columns of the tape count units."""
+    for index in range(plan[N_LAYERS]):
+        layer = layer_of(plan, index)
+        kind, keeps_z = layer[ACTIVATION], layer[Z_COLUMN] >= 0
+        rectified = kind == RELU and not keeps_z
+        y, z = at(tape, ld * layer[Y_COLUMN]), _kept(layer, ld, tape)
+        _outputs(layer, params, rows, ld, x, z, RECTIFIED if rectified else 0)
+        if keeps_z or (kind != LINEAR and not rectified):
+            function, user = layer[FUNCTION], layer[USER_FUNCTION]
+            call_activation(function, 0, layer[N_OUT] * ld, z, y, constants[index], user)
+        x = y
+
+
+@inner
+def slim_backward(plan, constants, params, x, rows, ld, tape, d, next_d, lanes, accumulate):
+    """From d, dL/dY of the last layer, to the gradient by lanes; d and next_d are overwritten."""
+    for index in range(plan[N_LAYERS] - 1, -1, -1):
+        layer = layer_of(plan, index)
+        multiply_by_derivative(
+            layer[ACTIVATION], layer[FUNCTION], constants[index], layer[USER_FUNCTION],
+            layer[N_OUT] * ld, d, _kept(layer, ld, tape),
+        )  # fmt: skip
+        below = x if index == 0 else at(tape, ld * layer[Y_COLUMN - COLUMNS])
+        _gradient(layer, rows, ld, below, d, lanes, accumulate)
+        if index > 0:
+            _input_gradient(layer, params, rows, ld, d, next_d)
+            d, next_d = next_d, d
+
+
+@inner
+def add_lanes(count, lanes, sums):
+    """The gradient from what it is by lanes."""
+    width = slim_width(sums)
+    whole = count - count % width
+    for p in range(0, whole, width):
+        _add_lanes(at(lanes, p * width), at(sums, p))
+    if whole < count:
+        last = room_for(sums, _MOST_LANES)
+        _add_lanes(at(lanes, whole * width), last)
+        for p in range(count - whole):
+            sums[whole + p] = last[p]
+
+
+@inner
+def across(m, n, rows, order, has_order, ld, to):
+    """Write m rows (m, n), or those that the order names, transposed, with zeros after the last."""
+    for j in range(n):
+        for i in range(m, ld):
+            to[j * ld + i] = as_real(to, 0.0)
+    for i in range(m):
+        row = at(rows, (order[i] if has_order else i) * n)
+        for j in range(n):
+            to[j * ld + i] = row[j]
+
+
+@part
+def along(m, n, units, ld, to):
+    """Write the first m rows (m, n) of what lies across."""
+    for j in range(n):
+        for i in range(m):
+            to[i * n + j] = units[j * ld + i]
