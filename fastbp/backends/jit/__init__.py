@@ -11,6 +11,7 @@ Python allocates the results and a workspace, and one compiled function does the
     layer          one layer
     kernels        the entries for one layer
     network        all layers on a tile of rows; first derivatives
+    slim           the same for narrow networks
     objective      the objective and its gradient
     curvature      second-order products
     least_squares  normal equations, and gradients beyond them
@@ -60,10 +61,10 @@ from . import (
     marquardt,
     network,
     objective,
+    slim,
     training,
 )
 from .sharing import Team
-from .slim import lanes_of as slim_lanes
 from .vectors import VECTOR_BYTES
 
 # A tile of rows passes through all layers at once. Narrow layers leave it in the first-level cache;
@@ -131,7 +132,9 @@ def _prepare(plan: Plan) -> _Prepared:
     sizes = _workspace(plan, tile, tape_width, dropped)
     places = np.cumsum([0, *(-(-size // line) * line for size in sizes.values())])
     slim_rows = _slim_rows(plan)
-    header = [len(n_out), tile, *places[:-1], slim_rows]
+    functions = slim.addresses(plan.dtype) if slim_rows < _NEVER else (0, 0)
+    of_slim = [slim_rows, slim.rows_of_short(plan.dtype), *functions]
+    header = [len(n_out), tile, *places[:-1], *of_slim]
     addresses = [activations.addresses(act, plan.dtype) for act in plan.activations]
     factors = plan.tape_width + np.cumsum(2 * n_out * (dropped > 0)) - 2 * n_out
 
@@ -149,7 +152,7 @@ def _prepare(plan: Plan) -> _Prepared:
     ordinary = taped if slim_rows < _NEVER else arrays(layers, _leading(plan), -1)
     dropping = ordinary
     if plan.dropout is not None:
-        header[-1] = _NEVER  # factors of dropout lie row by row
+        header[network.SLIM_ROWS] = _NEVER  # factors of dropout lie row by row
         dropping = arrays(plan.layers, n_out, np.where(dropped > 0, factors, -1))
     found = _Prepared(
         ordinary,
@@ -211,7 +214,7 @@ def _layers_of_tile(plan: Plan) -> tuple[np.ndarray, int]:
 
 def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> dict[int, int]:
     """The sizes of the workspace's parts, in their order."""
-    n_out, slim = plan.layers[:, N_OUT], int(_slim_rows(plan) < _NEVER)
+    n_out, of_slim = plan.layers[:, N_OUT], int(_slim_rows(plan) < _NEVER)
     widest = max(int(plan.layers[:, (N_IN, N_OUT)].max()), int(_leading(plan).max()))
     of_8_bytes = 8 // plan.dtype.itemsize
     return {
@@ -226,12 +229,10 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
         network.LABEL_ROWS: tile * of_8_bytes,
         network.WEIGHT_ROWS: tile,
         network.NORMS: widest * of_8_bytes,
-        network.SLIM_X: slim * tile * plan.n_in,
-        network.SLIM_Y: slim * tile * plan.n_out,
-        network.SLIM_D: slim * tile * plan.n_out,
-        network.SLIM_LANES: slim
-        * (plan.n_params + slim_lanes(plan.dtype))
-        * slim_lanes(plan.dtype),
+        network.SLIM_X: of_slim * tile * plan.n_in,
+        network.SLIM_Y: of_slim * tile * plan.n_out,
+        network.SLIM_D: of_slim * tile * plan.n_out,
+        network.SLIM_LANES: of_slim * slim.lanes_size(plan.dtype, plan.n_params),
         # What follows is for second-order products only.
         network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
         network.R_DELTA: tile * widest,

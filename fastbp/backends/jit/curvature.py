@@ -11,7 +11,7 @@ from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET
 from .activations import call_activation
 from .compiling import FLAG, NOTHING, Entry, given, inner, part, result
 from .layer import layer_input_gradient, linear_forward, weight_gradient
-from .losses import FIRST, SECOND
+from .losses import FIRST, N_TARGETS, SCALE, SECOND, loss_of_rows
 from .network import (
     DELTA,
     FUNCTION,
@@ -34,7 +34,7 @@ from .network import (
     times,
     transpose_weights,
 )
-from .objective import DATA, N_TARGETS, PLAN, SCALE, add, loss_of_rows, part_size
+from .objective import DATA, PLAN, add, part_size
 from .product import PRODUCTS
 from .vectors import Vector, aligned, at, copy, elementwise, pointer
 

@@ -20,6 +20,7 @@ from .compiling import (
     reals,
     result,
 )
+from .losses import HAS_WEIGHTS
 from .network import (
     DELTA,
     N_LAYERS,
@@ -36,7 +37,7 @@ from .network import (
     set_unit_rows,
     transpose_weights,
 )
-from .objective import DATA, HAS_WEIGHTS, PLAN, add
+from .objective import DATA, PLAN, add
 from .product import PRODUCTS, product
 from .vectors import aligned, as_real, at, copy, pointer
 

@@ -32,7 +32,7 @@ from ...losses import (
     USER_LOSS,
 )
 from . import elementary
-from .compiling import INTEGER, INTEGERS, NUMBER, Family, reals
+from .compiling import INTEGER, INTEGERS, NUMBER, Family, part, reals
 from .vectors import Vector, as_real, at, call_c, elementwise, elementwise_of
 
 # The elementwise losses. y is the output, t the target, c the loss's parameter; the first formula
@@ -392,6 +392,32 @@ _functions = Family(
     INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, NUMBER, NUMBER, INTEGER, reals, reals,
 )  # fmt: skip
 call_loss = _functions.call
+
+
+# A problem is, for compiled code, a vector of integers and one of numbers: the loss's kind, the
+# addresses of its function and of the user's own, the columns of the targets, whether there are
+# weights; and the attributes of `Problem` of these names.
+LOSS, LOSS_FUNCTION, USER_LOSS_FUNCTION, N_TARGETS, HAS_WEIGHTS = range(5)
+SCALE, CONSTANT, L2, L1, GROUP = range(5)
+
+
+@part
+def loss_of_rows(order, terms, numbers, m, n_out, y, t, labels, weights, u, factor, d, scratch):
+    """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i, or what else the order says."""
+    function, user, constant = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION], numbers[CONSTANT]
+    if not terms[HAS_WEIGHTS]:
+        return call_loss(
+            function, order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch
+        )
+    total = 0.0
+    together = 2 if terms[LOSS] == MARGIN_RANKING else 1
+    for i in range(0, m, together):
+        w, row = float(weights[i]), i * n_out
+        total += w * call_loss(
+            function, order, together, n_out, at(y, row), at(t, i * terms[N_TARGETS]),
+            at(labels, i), at(u, row), factor * w, constant, user, at(d, row), scratch,
+        )  # fmt: skip
+    return total
 
 
 def addresses(kind: int, functions: PairFunctions | None, dtype: np.dtype) -> tuple[int, int]:

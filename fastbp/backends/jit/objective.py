@@ -11,8 +11,8 @@ import math
 import numpy as np
 from numba import types
 
-from ...losses import MARGIN_RANKING, SOFTMAX_CE_LABELS
-from ..contract import MOST_PARTS, N_IN, N_OUT, PART_ROWS, W_OFFSET, Y_COLUMN
+from ...losses import SOFTMAX_CE_LABELS
+from ..contract import MOST_PARTS, N_IN, N_OUT, PART_ROWS, W_OFFSET
 from .compiling import (
     FLAG,
     INTEGER,
@@ -29,7 +29,7 @@ from .compiling import (
     reals,
     result,
 )
-from .losses import FIRST, call_loss
+from .losses import FIRST, GROUP, HAS_WEIGHTS, L1, L2, LOSS, N_TARGETS, SCALE, loss_of_rows
 from .network import (
     DELTA,
     FACTORS,
@@ -38,11 +38,10 @@ from .network import (
     NEXT_DELTA,
     NORMS,
     PART_GRADIENT,
-    SLIM_D,
-    SLIM_LANES,
+    SHORT_ROWS,
+    SLIM_LONG,
     SLIM_ROWS,
-    SLIM_X,
-    SLIM_Y,
+    SLIM_SHORT,
     TAPE,
     TARGET_ROWS,
     TILE,
@@ -54,11 +53,10 @@ from .network import (
     forward_tile,
     last_y,
     layer_of,
-    number_of_params,
     transpose_weights,
 )
 from .product import PRODUCTS
-from .slim import across, add_lanes, along, slim_backward, slim_forward, slim_width
+from .slim import call_slim
 from .vectors import (
     Vector,
     aligned,
@@ -72,13 +70,6 @@ from .vectors import (
     set_floating_point_mode,
     taken_as,
 )
-
-# A problem is, for compiled code, a vector of integers and one of numbers: the loss's kind, the
-# addresses of its function and of the user's own, the columns of the targets, whether there are
-# weights; and the attributes of `Problem` of these names.
-LOSS, LOSS_FUNCTION, USER_LOSS_FUNCTION, N_TARGETS, HAS_WEIGHTS = range(5)
-SCALE, CONSTANT, L2, L1, GROUP = range(5)
-
 
 # Dropout, as `contract.train` tells.
 
@@ -129,25 +120,6 @@ def _draw_factors(plan, constants, seed, step, row, m, tape):
 # Sums over rows.
 
 
-@part
-def loss_of_rows(order, terms, numbers, m, n_out, y, t, labels, weights, u, factor, d, scratch):
-    """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i, or what else the order says."""
-    function, user, constant = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION], numbers[CONSTANT]
-    if not terms[HAS_WEIGHTS]:
-        return call_loss(
-            function, order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch
-        )
-    total = 0.0
-    together = 2 if terms[LOSS] == MARGIN_RANKING else 1
-    for i in range(0, m, together):
-        w, row = float(weights[i]), i * n_out
-        total += w * call_loss(
-            function, order, together, n_out, at(y, row), at(t, i * terms[N_TARGETS]),
-            at(labels, i), at(u, row), factor * w, constant, user, at(d, row), scratch,
-        )  # fmt: skip
-    return total
-
-
 @inner
 def _take_rows(m, width, order, source, to):
     """Copy the rows that `order` names to one place."""
@@ -163,35 +135,6 @@ def _take_rows(m, width, order, source, to):
 def is_slim(plan, count):
     """Whether a sum over so many rows treats the network as slim."""
     return count >= plan[SLIM_ROWS]
-
-
-@inner
-def _sum_of_slim_tile(
-    plan, constants, params, terms, numbers, x, rows, has_order, m, t, labels, weights,
-    factor, need_gradient, accumulate, space,
-):  # fmt: skip
-    """Σ w ℓ of a tile, and its gradient by lanes; targets and losses are row by row."""
-    n_in, n_out = layer_of(plan, 0)[N_IN], layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
-    width = slim_width(params)
-    ld = (m + width - 1) // width * width
-    tape, across_x = at(space, plan[TAPE]), at(space, plan[SLIM_X])
-    d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
-    across(m, n_in, x, rows, has_order, ld, across_x)
-    slim_forward(plan, constants, params, across_x, m, ld, tape)
-    y = at(tape, ld * layer_of(plan, plan[N_LAYERS] - 1)[Y_COLUMN])
-    y_rows, d_rows = y, d
-    if n_out > 1:
-        y_rows, d_rows = at(space, plan[SLIM_Y]), at(space, plan[SLIM_D])
-        along(m, n_out, y, ld, y_rows)
-    total = loss_of_rows(
-        FIRST, terms, numbers, m, n_out, y_rows, t, labels, weights, y_rows, factor, d_rows, next_d
-    )
-    if need_gradient:
-        if n_out > 1:
-            across(m, n_out, d_rows, labels, False, ld, d)
-        lanes = at(space, plan[SLIM_LANES])
-        slim_backward(plan, constants, params, across_x, m, ld, tape, d, next_d, lanes, accumulate)
-    return total
 
 
 def _make_sum_of_part(fingerprint):
@@ -231,9 +174,11 @@ def _make_sum_of_part(fingerprint):
                 xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
             if slim:
                 source = x if has_order else xi
-                total += _sum_of_slim_tile(
-                    plan, constants, params, terms, numbers, source, rows, has_order, m, ti, ki, wi,
-                    factor, need_gradient, i > 0, space,
+                short = count <= plan[SHORT_ROWS]
+                function = plan[SLIM_SHORT] if short else plan[SLIM_LONG]
+                total += call_slim(
+                    function, plan, constants, params, terms, numbers, source, rows, has_order, m,
+                    ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count, space,
                 )  # fmt: skip
                 continue
             _draw_factors(plan, constants, seed, step, start + i, m, tape)
@@ -247,8 +192,6 @@ def _make_sum_of_part(fingerprint):
                     plan, constants, params, transposed, xi, m, tape, tile, 0,
                     d, next_d, gradient, True, i > 0, next_d, False,
                 )  # fmt: skip
-        if slim and need_gradient:
-            add_lanes(number_of_params(plan), at(space, plan[SLIM_LANES]), gradient)
         return total
 
     return sum_of_part

@@ -1,9 +1,9 @@
 """Slim networks, whose layers are too narrow to fill vectors: here lanes are rows.
 
 A tile's X, Y, Z and deltas lie transposed: all rows' values of a unit are side by side, `ld` apart
-from the next unit's, in whole vectors. Products are then sums of vectors times single weights, which
-need neither Wᵀ nor masks, and activations run over full vectors. What an entry of the gradient sums
-over rows stays apart by lanes until all rows are through; then the lanes are added.
+from the next unit's, in whole vectors. Products are then sums of vectors times single weights,
+which need neither Wᵀ nor masks, and activations run over full vectors. What an entry of the
+gradient sums over rows stays apart by lanes until all rows are through; then the lanes are added.
 
 Lanes after the last row hold harmless numbers; only products over rows have to leave them out.
 """
@@ -23,28 +23,36 @@ from numba.extending import intrinsic
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from .activations import call_activation
-from .compiling import inner, part
+from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, NUMBERS, Family, inner, part, reals
 from .layer import multiply_by_derivative
-from .network import COLUMNS, FUNCTION, N_LAYERS, USER_FUNCTION, layer_of
+from .losses import FIRST, loss_of_rows
+from .network import (
+    COLUMNS,
+    DELTA,
+    FUNCTION,
+    N_LAYERS,
+    NEXT_DELTA,
+    SLIM_D,
+    SLIM_LANES,
+    SLIM_X,
+    SLIM_Y,
+    TAPE,
+    USER_FUNCTION,
+    layer_of,
+    number_of_params,
+)
 from .product import RECTIFIED, least_of
 from .vectors import VECTOR_BYTES, Lanes, Vector, as_real, at, do_not_unroll, room_for
 
 _INT64 = ir.IntType(64)
 _UNITS = 4  # that share the loads of a product
 
-# Wider vectors would leave more lanes of a small batch empty, and gain nothing in a large one where
-# the processor works through them in halves.
-_BYTES = min(VECTOR_BYTES, 32)
-_MOST_LANES = _BYTES // 4
+# Bytes of a vector; few rows that fit in the shorter one take less time with it.
+_SHORT = min(VECTOR_BYTES, 32)
 
 
-def lanes_of(dtype: np.dtype) -> int:
-    """Rows in a vector."""
-    return _BYTES // dtype.itemsize
-
-
-def _slim_lanes(builder: ir.IRBuilder, real: types.Float) -> Lanes:
-    return Lanes(builder, real, _BYTES * 8 // real.bitwidth)
+def _lanes(builder: ir.IRBuilder, real: types.Float, size: Any) -> Lanes:
+    return Lanes(builder, real, size.literal_value * 8 // real.bitwidth)
 
 
 @contextmanager
@@ -94,9 +102,13 @@ def _for_each_count(builder: ir.IRBuilder, units: ir.Value, emit: Any) -> None:
             emit(count)
 
 
-@intrinsic
+# All that follows is for vectors of some size, in bytes, which is known where it is compiled.
+
+
+@intrinsic(prefer_literal=True)
 def _combine(
     typingctx: Any,
+    size: Any,
     units: Any,
     rows: Any,
     ld: Any,
@@ -112,11 +124,11 @@ def _combine(
 ) -> Any:
     """out_u = Σ_k w[u·w_unit + k·w_depth]·x_k, plus bias_u if there is one, finished."""
     i8 = types.int64
-    signature = types.void(i8, i8, i8, i8, w, i8, i8, bias, types.boolean, x, i8, out)
+    signature = types.void(size, i8, i8, i8, i8, w, i8, i8, bias, types.boolean, x, i8, out)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        units, rows, ld, depth, w, w_unit, w_depth, bias, has_bias, x, finish, out = args
-        lanes = _slim_lanes(builder, signature.args[4].dtype)
+        units, rows, ld, depth, w, w_unit, w_depth, bias, has_bias, x, finish, out = args[1:]
+        lanes = _lanes(builder, signature.args[5].dtype, size)
         element = lanes.type.element
         least = lanes.splat(least_of(builder, finish, element))
 
@@ -144,9 +156,10 @@ def _combine(
     return signature, codegen
 
 
-@intrinsic
+@intrinsic(prefer_literal=True)
 def _multiply(
     typingctx: Any,
+    size: Any,
     units: Any,
     rows: Any,
     ld: Any,
@@ -161,11 +174,11 @@ def _multiply(
 ) -> Any:
     """By lanes, for some units u: Σ_rows x_i·d_u for all inputs i, and Σ_rows d_u; added if so."""
     i8, flag = types.int64, types.boolean
-    signature = types.void(i8, i8, i8, i8, i8, x, d, flag, weights, biases, flag)
+    signature = types.void(size, i8, i8, i8, i8, i8, x, d, flag, weights, biases, flag)
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        units, rows, ld, n_in, n_out, x, d, accumulate, weights, biases, has_bias = args
-        lanes = _slim_lanes(builder, signature.args[5].dtype)
+        units, rows, ld, n_in, n_out, x, d, accumulate, weights, biases, has_bias = args[1:]
+        lanes = _lanes(builder, signature.args[6].dtype, size)
         width = lanes.width
         tail = builder.and_(builder.sub(rows, _INT64(1)), _INT64(-width))
         exists = lanes.first(builder.sub(rows, tail))
@@ -209,8 +222,8 @@ def _multiply(
     return signature, codegen
 
 
-@intrinsic
-def _add_lanes(typingctx: Any, vectors: Any, sums: Any) -> Any:
+@intrinsic(prefer_literal=True)
+def _add_lanes(typingctx: Any, size: Any, vectors: Any, sums: Any) -> Any:
     """sums[p] = Σ of vector p, for as many as a vector has lanes.
 
     Interleaving row k with row k + n/2 is a step of a transpose; adding both results halves the
@@ -218,8 +231,8 @@ def _add_lanes(typingctx: Any, vectors: Any, sums: Any) -> Any:
     """
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        source, sums = args
-        lanes = _slim_lanes(builder, signature.args[0].dtype)
+        _, source, sums = args
+        lanes = _lanes(builder, signature.args[1].dtype, size)
         width = lanes.width
         rows = [lanes.load(builder.gep(source, [_INT64(k * width)])).value for k in range(width)]
         indices = ir.VectorType(ir.IntType(32), width)
@@ -237,49 +250,49 @@ def _add_lanes(typingctx: Any, vectors: Any, sums: Any) -> Any:
         lanes.store(Vector(lanes, rows[0]), sums)
         return context.get_dummy_value()
 
-    return types.void(vectors, sums), codegen
+    return types.void(size, vectors, sums), codegen
 
 
-@intrinsic
-def slim_width(typingctx: Any, like: Any) -> Any:
+@intrinsic(prefer_literal=True)
+def _width(typingctx: Any, size: Any, like: Any) -> Any:
     """Rows in a vector of the type that a pointer points to."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _INT64(_slim_lanes(builder, signature.args[0].dtype).width)
+        return _INT64(_lanes(builder, signature.args[1].dtype, size).width)
 
-    return types.int64(like), codegen
+    return types.int64(size, like), codegen
 
 
 @part
-def _outputs(layer, params, rows, ld, x, out, finish):
+def _outputs(size, layer, params, rows, ld, x, out, finish):
     """Z = XW + b, finished."""
     n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
     for u in range(0, n_out, _UNITS):
         _combine(
-            min(_UNITS, n_out - u), rows, ld, n_in, at(params, w + u), 1, n_out,
+            size, min(_UNITS, n_out - u), rows, ld, n_in, at(params, w + u), 1, n_out,
             at(params, max(b, 0) + u), b >= 0, x, finish, at(out, u * ld),
         )  # fmt: skip
 
 
 @part
-def _input_gradient(layer, params, rows, ld, d, dx):
+def _input_gradient(size, layer, params, rows, ld, d, dx):
     """dX = dZ Wᵀ."""
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
     for u in range(0, n_in, _UNITS):
         _combine(
-            min(_UNITS, n_in - u), rows, ld, n_out, at(params, w + u * n_out), n_out, 1,
+            size, min(_UNITS, n_in - u), rows, ld, n_out, at(params, w + u * n_out), n_out, 1,
             params, False, d, 0, at(dx, u * ld),
         )  # fmt: skip
 
 
 @part
-def _gradient(layer, rows, ld, x, d, lanes, accumulate):
+def _gradient(size, layer, rows, ld, x, d, lanes, accumulate):
     """dW = Xᵀ dZ and db = Σ_rows dZ by lanes."""
     n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
-    width = slim_width(d)
+    width = _width(size, d)
     for u in range(0, n_out, _UNITS):
         _multiply(
-            min(_UNITS, n_out - u), rows, ld, n_in, n_out, x, at(d, u * ld), accumulate,
+            size, min(_UNITS, n_out - u), rows, ld, n_in, n_out, x, at(d, u * ld), accumulate,
             at(lanes, (w + u) * width), at(lanes, (max(b, 0) + u) * width), b >= 0,
         )  # fmt: skip
 
@@ -290,23 +303,23 @@ def _kept(layer, ld, tape):
     return at(tape, ld * (layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]))
 
 
-@inner
-def slim_forward(plan, constants, params, x, rows, ld, tape):
-    """Run a tile's inputs through all layers; their columns of the tape count units."""
+@part
+def _forward(size, plan, constants, params, x, rows, ld, tape):
+    """Run a tile's inputs through all layers; columns of the tape are units."""
     for index in range(plan[N_LAYERS]):
         layer = layer_of(plan, index)
         kind, keeps_z = layer[ACTIVATION], layer[Z_COLUMN] >= 0
         rectified = kind == RELU and not keeps_z
         y, z = at(tape, ld * layer[Y_COLUMN]), _kept(layer, ld, tape)
-        _outputs(layer, params, rows, ld, x, z, RECTIFIED if rectified else 0)
+        _outputs(size, layer, params, rows, ld, x, z, RECTIFIED if rectified else 0)
         if keeps_z or (kind != LINEAR and not rectified):
             function, user = layer[FUNCTION], layer[USER_FUNCTION]
             call_activation(function, 0, layer[N_OUT] * ld, z, y, constants[index], user)
         x = y
 
 
-@inner
-def slim_backward(plan, constants, params, x, rows, ld, tape, d, next_d, lanes, accumulate):
+@part
+def _backward(size, plan, constants, params, x, rows, ld, tape, d, next_d, lanes, accumulate):
     """From d, dL/dY of the last layer, to the gradient by lanes; d and next_d are overwritten."""
     for index in range(plan[N_LAYERS] - 1, -1, -1):
         layer = layer_of(plan, index)
@@ -315,28 +328,28 @@ def slim_backward(plan, constants, params, x, rows, ld, tape, d, next_d, lanes, 
             layer[N_OUT] * ld, d, _kept(layer, ld, tape),
         )  # fmt: skip
         below = x if index == 0 else at(tape, ld * layer[Y_COLUMN - COLUMNS])
-        _gradient(layer, rows, ld, below, d, lanes, accumulate)
+        _gradient(size, layer, rows, ld, below, d, lanes, accumulate)
         if index > 0:
-            _input_gradient(layer, params, rows, ld, d, next_d)
+            _input_gradient(size, layer, params, rows, ld, d, next_d)
             d, next_d = next_d, d
 
 
-@inner
-def add_lanes(count, lanes, sums):
+@part
+def _sum_lanes(size, count, lanes, sums):
     """The gradient from what it is by lanes."""
-    width = slim_width(sums)
+    width = _width(size, sums)
     whole = count - count % width
     for p in range(0, whole, width):
-        _add_lanes(at(lanes, p * width), at(sums, p))
+        _add_lanes(size, at(lanes, p * width), at(sums, p))
     if whole < count:
-        last = room_for(sums, _MOST_LANES)
-        _add_lanes(at(lanes, whole * width), last)
+        last = room_for(sums, 16)
+        _add_lanes(size, at(lanes, whole * width), last)
         for p in range(count - whole):
             sums[whole + p] = last[p]
 
 
 @inner
-def across(m, n, rows, order, has_order, ld, to):
+def _across(m, n, rows, order, has_order, ld, to):
     """Write m rows (m, n), or those that the order names, transposed, with zeros after the last."""
     for j in range(n):
         for i in range(m, ld):
@@ -347,9 +360,75 @@ def across(m, n, rows, order, has_order, ld, to):
             to[j * ld + i] = row[j]
 
 
-@part
-def along(m, n, units, ld, to):
+@inner
+def _along(m, n, units, ld, to):
     """Write the first m rows (m, n) of what lies across."""
     for j in range(n):
         for i in range(m):
             to[i * n + j] = units[j * ld + i]
+
+
+def _make_slim(fingerprint, size):
+    """The function of slim networks for vectors of a size in bytes."""
+
+    def slim(
+        plan, constants, params, terms, numbers, x, order, has_order, m, t, labels, weights,
+        factor, need_gradient, accumulate, gradient, is_last, space,
+    ):  # fmt: skip
+        """Σ w ℓ of a tile of m rows; its gradient is added to what tiles before it gave.
+
+        After the last one it stands in `gradient`. Targets and losses are row by row.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        last = layer_of(plan, plan[N_LAYERS] - 1)
+        n_in, n_out, width = layer_of(plan, 0)[N_IN], last[N_OUT], _width(size, params)
+        ld = (m + width - 1) // width * width
+        tape, x_units = at(space, plan[TAPE]), at(space, plan[SLIM_X])
+        d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
+        _across(m, n_in, x, order, has_order, ld, x_units)
+        _forward(size, plan, constants, params, x_units, m, ld, tape)
+        y = at(tape, ld * last[Y_COLUMN])
+        y_rows, d_rows = y, d
+        if n_out > 1:
+            y_rows, d_rows = at(space, plan[SLIM_Y]), at(space, plan[SLIM_D])
+            _along(m, n_out, y, ld, y_rows)
+        total = loss_of_rows(
+            FIRST, terms, numbers, m, n_out, y_rows, t, labels, weights, y_rows, factor, d_rows,
+            next_d,
+        )  # fmt: skip
+        if need_gradient:
+            if n_out > 1:
+                _across(m, n_out, d_rows, order, False, ld, d)
+            lanes = at(space, plan[SLIM_LANES])
+            _backward(
+                size, plan, constants, params, x_units, m, ld, tape, d, next_d, lanes, accumulate
+            )
+            if is_last:
+                _sum_lanes(size, number_of_params(plan), lanes, gradient)
+        return total
+
+    return slim
+
+
+_functions = Family(
+    _make_slim, NUMBER,
+    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, reals, INTEGERS,
+    reals, NUMBER, FLAG, FLAG, reals, FLAG, reals,
+)  # fmt: skip
+call_slim = _functions.call
+
+
+def addresses(dtype: np.dtype) -> tuple[int, int]:
+    """Of the functions for short and for long vectors."""
+    return _functions.address(dtype, _SHORT), _functions.address(dtype, VECTOR_BYTES)
+
+
+def rows_of_short(dtype: np.dtype) -> int:
+    """So many rows, and fewer, fit in a short vector."""
+    return _SHORT // dtype.itemsize
+
+
+def lanes_size(dtype: np.dtype, n_params: int) -> int:
+    """How many numbers the lanes of a gradient are."""
+    width = VECTOR_BYTES // dtype.itemsize
+    return (n_params + width) * width

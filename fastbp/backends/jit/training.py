@@ -29,11 +29,11 @@ from .compiling import (
     result,
     result_doubles,
 )
+from .losses import SCALE
 from .network import GRADIENT, PART_GRADIENT
 from .objective import (
     DATA,
     PLAN,
-    SCALE,
     SUMS,
     add_parts,
     objective_of,
