@@ -290,9 +290,16 @@ class Family:
         (address, argument, ...): what jitted code calls.
     """
 
-    def __init__(self, make: Callable[[int, int], Callable], returns: Any, *arguments: Any):
+    def __init__(
+        self,
+        make: Callable[[int, int], Callable],
+        returns: Any,
+        *arguments: Any,
+        calls: Sequence[Linked] = (),
+    ):
         self._make = make
         self._types = (returns, *arguments)
+        self._calls = calls
         self._members: dict[int, _Addressed] = {}
         self.call = self._intrinsic()
 
@@ -300,7 +307,7 @@ class Family:
         """Where the version of this kind for a dtype begins."""
         member = self._members.get(kind)
         if member is None:
-            new = _Addressed(partial(self._named, kind), *self._types)
+            new = _Addressed(partial(self._named, kind), *self._types, calls=self._calls)
             member = self._members.setdefault(kind, new)
         return member.address(dtype)
 

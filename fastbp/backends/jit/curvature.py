@@ -184,8 +184,8 @@ def _make_hvp(fingerprint):
                 ti, ki, wi = at(t, i * problem[N_TARGETS]), at(k, i), at(w, i)
                 f = a[SCALE]
                 if not gauss_newton:
-                    loss_of_rows(FIRST, problem, a, m, n_out, y, ti, ki, wi, y, f, d, spare)
-                loss_of_rows(SECOND, problem, a, m, n_out, y, ti, ki, wi, ry, f, rd, spare)
+                    loss_of_rows(FIRST, problem, a, m, n_out, 0, y, ti, ki, wi, y, f, d, spare)
+                loss_of_rows(SECOND, problem, a, m, n_out, 0, y, ti, ki, wi, ry, f, rd, spare)
                 _backward_tile(
                     q, c, p, transposed, v, r_transposed, x, m, last,
                     d, next_d, rd, next_rd, spare, g, i > start, gauss_newton,
@@ -221,7 +221,7 @@ def _make_row_gradients(fingerprint):
             forward_tile(q, c, p, x, m, tape, tile, 0)
             y, t = last_y(q, tape, tile, 0), at(pointer(targets), i * problem[N_TARGETS])
             labels_, w = at(pointer(labels), i), at(pointer(weights), i)
-            loss_of_rows(FIRST, problem, a, m, n_out, y, t, labels_, w, y, a[SCALE], d, next_d)
+            loss_of_rows(FIRST, problem, a, m, n_out, 0, y, t, labels_, w, y, a[SCALE], d, next_d)
             J = at(pointer(rows), i * n_params)
             jacobian_rows(q, c, p, transposed, x, m, tape, tile, d, next_d, False, J, n_params)
 

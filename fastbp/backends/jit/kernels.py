@@ -67,7 +67,7 @@ def _make_dense_backward(fingerprint):
         )
         if need_dX:
             if needs_transpose(n_in, n_out):
-                transpose(n_in, n_out, w, wt)
+                transpose(n_in, n_out, w, n_out, wt, n_in)
             layer_input_gradient(m, n_in, n_out, d, n_out, w, wt, pointer(dX), n_in)
 
     return dense_backward

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 from ..._user import PairFunctions
 from ...losses import (
@@ -32,8 +35,23 @@ from ...losses import (
     USER_LOSS,
 )
 from . import elementary
-from .compiling import INTEGER, INTEGERS, NUMBER, Family, part, reals
-from .vectors import Vector, as_real, at, call_c, elementwise, elementwise_of
+from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, Family, part, reals
+from .product import linked_transpose, transpose
+from .vectors import (
+    VECTOR_BYTES,
+    Lanes,
+    Sums,
+    Vector,
+    as_real,
+    at,
+    call_c,
+    elementwise,
+    elementwise_of,
+    loop,
+    room_for,
+    vector_width,
+    widened,
+)
 
 # The elementwise losses. y is the output, t the target, c the loss's parameter; the first formula
 # gives loss and slope, the second one the second derivative, 0 where it does not exist.
@@ -180,6 +198,8 @@ ELEMENTWISE = {
     POISSON: Formulas(_poisson, _poisson_second),
 }
 
+_ELEMENTWISE = tuple(ELEMENTWISE)
+
 # What a loss's function computes to d: the factor times the derivative, or times the product of
 # the Hessian with u.
 FIRST, SECOND = 1, 2
@@ -195,6 +215,18 @@ def _first_formula(kind: int) -> Callable:
     return first
 
 
+def _weighted_formula(kind: int) -> Callable:
+    formula = ELEMENTWISE[kind].value_and_slope
+
+    def weighted(
+        d: Vector, y: Vector, t: Vector, w: Vector, factor: Vector, c: Vector
+    ) -> tuple[Vector, Vector]:
+        value, slope = formula(y, t, c)
+        return slope * (factor * w), value * w
+
+    return weighted
+
+
 def _second_formula(kind: int) -> Callable:
     formula = ELEMENTWISE[kind].second
 
@@ -208,6 +240,7 @@ def _second_formula(kind: int) -> Callable:
 
 
 _first = elementwise_of(_first_formula, 3, 1, total=True)
+_first_weighted = elementwise_of(_weighted_formula, 4, 1, total=True)
 _second = elementwise_of(_second_formula, 4, 1)
 
 _sum = elementwise(lambda x: (x,), 1, 0, total=True)
@@ -218,9 +251,12 @@ _scale_by = elementwise(lambda x, u, a: (x * u * a,), 2, 1)
 def _make_loss(fingerprint, kind):
     """The function of a loss.
 
-    (order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch) -> Σ ℓ of m rows, if the
-    order is FIRST; d becomes factor·dℓ/dy, or with SECOND factor·(d²ℓ/dy²)u. `user` is the address
-    of a user's own functions; scratch has room for m·n_out numbers.
+    Its arguments are order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
+    user, d, scratch; it returns Σ ℓ of m rows, if the order is FIRST. d becomes factor·dℓ/dy, or
+    with SECOND factor·(d²ℓ/dy²)u. `user` is the address of a user's own functions; scratch has room
+    for m·n_out numbers and for two rows of whole vectors per output. Only those that
+    `takes_weights` names get weights and, as softmax does, an `ld` other than 0: then units of y
+    and d lie so far apart, rows side by side.
     """
     if kind in ELEMENTWISE:
         return _make_elementwise(fingerprint, kind)
@@ -228,9 +264,13 @@ def _make_loss(fingerprint, kind):
 
 
 def _make_elementwise(fingerprint, kind):
-    def loss(order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch):
+    def loss(
+        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
+    ):  # fmt: skip
         _ = fingerprint  # see compiling.source_fingerprint
         f, c = as_real(d, factor), as_real(d, constant)
+        if weighted:
+            return _first_weighted(kind, m, d, y, t, weights, f, c)
         if order == FIRST:
             return _first(kind, m * n_out, d, y, t, f, c)
         _second(kind, m * n_out, d, y, t, u, f, c)
@@ -240,7 +280,9 @@ def _make_elementwise(fingerprint, kind):
 
 
 def _make_user(fingerprint, kind):
-    def loss(order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch):
+    def loss(
+        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
+    ):  # fmt: skip
         _ = fingerprint, kind
         n = m * n_out
         call_c(user, order, n, y, t, scratch, d)
@@ -253,49 +295,120 @@ def _make_user(fingerprint, kind):
     return loss
 
 
+# Cross-entropy of softmax(y), log Σ e^(y - max) + max - y_label or Σ t (log Σ + max - y). Rows are
+# often shorter than a vector, so lanes are rows here: they are transposed, unless they are already.
+
+_MOST_LANES = VECTOR_BYTES // 4
+
+
+@intrinsic(prefer_literal=True)
+def _softmax_of_lanes(
+    typingctx: Any,
+    kind: Any,
+    rows: Any,
+    n: Any,
+    y: Any,
+    y_unit: Any,  # how far units are apart
+    t: Any,  # a vector for each unit; or one of the labels
+    weights: Any,  # a vector
+    factor: Any,
+    d: Any,
+    d_unit: Any,
+) -> Any:
+    """Σ w ℓ of as many rows as a vector has lanes, or fewer; d becomes factor·w·dℓ/dy."""
+    i8, of_labels = types.int64, kind.literal_value == SOFTMAX_CE_LABELS
+    signature = types.float64(kind, i8, i8, y, i8, t, weights, y.dtype, d, i8)
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _, rows, n, y, y_unit, t, weights, factor, d, d_unit = args
+        lanes = Lanes(builder, signature.args[3].dtype)
+        first, second, zero = ir.IntType(64)(0), ir.IntType(64)(1), lanes.constant(0)
+
+        def unit(start: ir.Value, stride: ir.Value, j: ir.Value) -> ir.Value:
+            return builder.gep(start, [builder.mul(stride, j)])
+
+        def in_class(j: ir.Value, yes: Vector) -> Vector:
+            """Something where the row's target is class j, times its share of it."""
+            if of_labels:
+                number = lanes.splat(builder.sitofp(j, lanes.type.element))
+                return yes.where(number.equals(lanes.load(t)), 0.0)
+            return yes * lanes.load(unit(t, ir.IntType(64)(lanes.width), j))
+
+        top = Sums(lanes, [lanes.load(y)])
+        with loop(builder, second, n, 1) as j:
+            (most,), yj = top.get(), lanes.load(unit(y, y_unit, j))
+            top.set([most.where(yj <= most, yj)])  # NaN passes
+        (most,) = top.get()
+        sums = Sums(lanes, [zero, zero, zero])
+        with loop(builder, first, n, 1) as j:
+            v = lanes.load(unit(y, y_unit, j)) - most
+            e = elementary.exp(v)
+            lanes.store(e, unit(d, d_unit, j))
+            total, dot, share = sums.get()
+            sums.set([total + e, dot + in_class(j, v), share + in_class(j, lanes.constant(1))])
+        total, dot, share = sums.get()
+        w = lanes.load(weights)
+        scale = w * lanes.splat(factor)
+        of_all = share * scale / total
+        with loop(builder, first, n, 1) as j:
+            place = unit(d, d_unit, j)
+            lanes.store(lanes.load(place) * of_all - in_class(j, scale), place)
+        loss = w * (share * elementary.log(total) - dot)
+        return widened(loss.where(lanes.first(rows), 0.0)).sum()
+
+    return signature, codegen
+
+
 _exp = elementwise(lambda x: (elementary.exp(x),), 1, 1)
-_scale_and_subtract = elementwise(lambda x, t, a, f: (x * a - t * f,), 2, 1)
 _dot = elementwise(lambda x, y: (x * y,), 2, 0, total=True)
 _times_centred = elementwise(lambda x, u, mean, a: (x * (u - mean) * a,), 2, 1)
 
 
 def _make_softmax(fingerprint, kind):
-    def loss(order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch):
-        # The exponentials are taken over all rows at once: rows are often shorter than a vector.
+    def loss(
+        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
+    ):  # fmt: skip
         _ = fingerprint  # see compiling.source_fingerprint
-        maxima = scratch
+        if order == FIRST:
+            width, total = vector_width(d), 0.0
+            f, block, targets = as_real(d, factor), scratch, at(scratch, n_out * width)
+            numbers, w = room_for(d, _MOST_LANES), room_for(d, _MOST_LANES)
+            for i in range(0, m, width):
+                rows = min(width, m - i)
+                for j in range(width):
+                    w[j] = weights[i + j] if weighted and j < rows else as_real(d, 1.0)
+                if kind == SOFTMAX_CE_LABELS:
+                    for j in range(rows):
+                        numbers[j] = as_real(d, labels[i + j])
+                    targets = numbers
+                else:
+                    transpose(rows, n_out, at(t, i * n_out), n_out, targets, width)
+                if ld > 0:
+                    total += _softmax_of_lanes(
+                        kind, rows, n_out, at(y, i), ld, targets, w, f, at(d, i), ld
+                    )
+                else:
+                    transpose(rows, n_out, at(y, i * n_out), n_out, block, width)
+                    total += _softmax_of_lanes(
+                        kind, rows, n_out, block, width, targets, w, f, block, width
+                    )
+                    transpose(n_out, rows, block, width, at(d, i * n_out), n_out)
+            return total
         for i in range(m):
-            yi, di = at(y, i * n_out), at(d, i * n_out)
+            yi, ti, di, ui = at(y, i * n_out), at(t, i * n_out), at(d, i * n_out), at(u, i * n_out)
             largest = yi[0]
             for j in range(1, n_out):
                 if not yi[j] <= largest:
                     largest = yi[j]
-            maxima[i] = largest
             for j in range(n_out):
                 di[j] = yi[j] - largest
-        _exp(m * n_out, d)
-        total = 0.0
-        for i in range(m):
-            yi, ti, di = at(y, i * n_out), at(t, i * n_out), at(d, i * n_out)
+            _exp(n_out, di)
             row_sum = _sum(n_out, di)
             share = 1.0 if kind == SOFTMAX_CE_LABELS else _sum(n_out, ti)
+            mean = _dot(n_out, di, ui) / row_sum
             a = factor / row_sum * share
-            if order == SECOND:
-                ui = at(u, i * n_out)
-                mean = _dot(n_out, di, ui) / row_sum
-                _times_centred(n_out, di, ui, as_real(d, mean), as_real(d, a))
-                continue
-            log_sum = float(maxima[i]) + math.log(row_sum)
-            if kind == SOFTMAX_CE_LABELS:
-                k = labels[i]
-                total -= yi[k] - log_sum
-                _scale(n_out, di, as_real(d, a))
-                di[k] -= as_real(d, factor)
-            else:
-                for j in range(n_out):
-                    total -= ti[j] * (yi[j] - log_sum)
-                _scale_and_subtract(n_out, di, ti, as_real(d, a), as_real(d, factor))
-        return total
+            _times_centred(n_out, di, ui, as_real(d, mean), as_real(d, a))
+        return 0.0
 
     return loss
 
@@ -339,7 +452,9 @@ _kl_second = elementwise(_kl_second_formula, 5, 2)
 
 
 def _make_gaussian(fingerprint, kind):
-    def loss(order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch):
+    def loss(
+        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
+    ):  # fmt: skip
         _ = fingerprint  # see compiling.source_fingerprint
         k, f = n_out // 2, as_real(d, factor)
         total = 0.0
@@ -361,7 +476,9 @@ def _make_gaussian(fingerprint, kind):
 
 
 def _make_margin_ranking(fingerprint, kind):
-    def loss(order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch):
+    def loss(
+        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
+    ):  # fmt: skip
         # Rows 2i and 2i + 1 are a pair, better and worse.
         _ = fingerprint, kind
         total = 0.0
@@ -389,7 +506,8 @@ _OTHERS = {
 
 _functions = Family(
     _make_loss, NUMBER,
-    INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, NUMBER, NUMBER, INTEGER, reals, reals,
+    INTEGER, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG, reals, NUMBER, NUMBER,
+    INTEGER, reals, reals, calls=(linked_transpose,),
 )  # fmt: skip
 call_loss = _functions.call
 
@@ -402,20 +520,38 @@ SCALE, CONSTANT, L2, L1, GROUP = range(5)
 
 
 @part
-def loss_of_rows(order, terms, numbers, m, n_out, y, t, labels, weights, u, factor, d, scratch):
+def is_softmax(terms):
+    """Whether the loss is cross-entropy of softmax."""
+    return terms[LOSS] == SOFTMAX_CE or terms[LOSS] == SOFTMAX_CE_LABELS
+
+
+@part
+def _takes_weights(order, terms, n_out):
+    """Whether a loss's function takes weights; others get one row at a time."""
+    whole_rows = is_softmax(terms) or (n_out == 1 and terms[LOSS] in _ELEMENTWISE)
+    return order == FIRST and whole_rows
+
+
+@part
+def loss_of_rows(
+    order, terms, numbers, m, n_out, ld, y, t, labels, weights, u, factor, d, scratch
+):  # fmt: skip
     """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i, or what else the order says."""
     function, user, constant = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION], numbers[CONSTANT]
-    if not terms[HAS_WEIGHTS]:
+    weighted = terms[HAS_WEIGHTS] != 0
+    if not weighted or _takes_weights(order, terms, n_out):
         return call_loss(
-            function, order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch
-        )
+            function, order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
+            user, d, scratch,
+        )  # fmt: skip
     total = 0.0
     together = 2 if terms[LOSS] == MARGIN_RANKING else 1
     for i in range(0, m, together):
         w, row = float(weights[i]), i * n_out
         total += w * call_loss(
-            function, order, together, n_out, at(y, row), at(t, i * terms[N_TARGETS]),
-            at(labels, i), at(u, row), factor * w, constant, user, at(d, row), scratch,
+            function, order, together, n_out, 0, at(y, row), at(t, i * terms[N_TARGETS]),
+            at(labels, i), weights, False, at(u, row), factor * w, constant, user, at(d, row),
+            scratch,
         )  # fmt: skip
     return total
 

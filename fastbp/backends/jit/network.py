@@ -113,8 +113,8 @@ def transpose_weights(plan, params, need_dx, transposed):
     for index in range(0 if need_dx else 1, plan[N_LAYERS]):
         layer = layer_of(plan, index)
         if needs_transpose(layer[N_IN], layer[N_OUT]):
-            w = layer[W_OFFSET]
-            transpose(layer[N_IN], layer[N_OUT], at(params, w), at(transposed, w))
+            n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
+            transpose(n_in, n_out, at(params, w), n_out, at(transposed, w), n_in)
 
 
 @inner

@@ -185,7 +185,7 @@ def _make_sum_of_part(fingerprint):
             forward_tile(plan, constants, params, xi, m, tape, tile, 0)
             y = last_y(plan, tape, tile, 0)
             total += loss_of_rows(
-                FIRST, terms, numbers, m, n_out, y, ti, ki, wi, y, factor, d, next_d
+                FIRST, terms, numbers, m, n_out, 0, y, ti, ki, wi, y, factor, d, next_d
             )
             if need_gradient:
                 backward_tile(

@@ -447,58 +447,93 @@ def _square_width(typingctx: Any, start: Any) -> Any:
     return types.int64(start), codegen
 
 
+def _transposed(lanes: Lanes, rows: list[ir.Value]) -> list[ir.Value]:
+    """A square's columns, given its rows: 2x2 blocks swap their corners, then 4x4, then 8x8."""
+    builder, rows, width = lanes.builder, list(rows), lanes.width
+    indices = ir.VectorType(_INT32, width)
+    size = 1
+    while size < width:
+        # Of each pair of rows, the upper takes the lower's left corner for its right one.
+        upper = [k if not k & size else k - size + width for k in range(width)]
+        lower = [k + size if not k & size else k + width for k in range(width)]
+        for i in range(width):
+            if not i & size:
+                pair = rows[i], rows[i + size]
+                rows[i] = builder.shuffle_vector(*pair, ir.Constant(indices, upper))
+                rows[i + size] = builder.shuffle_vector(*pair, ir.Constant(indices, lower))
+        size *= 2
+    return rows
+
+
+def _square_lanes(builder: ir.IRBuilder, real: types.Float) -> Lanes:
+    return Lanes(builder, real, _transpose_width(Lanes(builder, real)))
+
+
 @intrinsic
 def _transpose_square(typingctx: Any, a: Any, a_row: Any, to: Any, to_row: Any) -> Any:
-    """Write the transpose of a square of A: 2x2 blocks swap their corners, then 4x4, then 8x8."""
+    """Write the transpose of a square of A."""
 
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        real = signature.args[0].dtype
-        width = _transpose_width(Lanes(builder, real))
-        lanes = Lanes(builder, real, width)
+        lanes = _square_lanes(builder, signature.args[0].dtype)
         a, a_row, to, to_row = args
         A, T = _Matrix(builder, a, a_row), _Matrix(builder, to, to_row)
-        rows = [lanes.load(A.row(_INT64(i))).value for i in range(width)]
-        indices = ir.VectorType(_INT32, width)
-        size = 1
-        while size < width:
-            # Of each pair of rows, the upper takes the lower's left corner for its right one.
-            upper = [k if not k & size else k - size + width for k in range(width)]
-            lower = [k + size if not k & size else k + width for k in range(width)]
-            for i in range(width):
-                if not i & size:
-                    pair = rows[i], rows[i + size]
-                    rows[i] = builder.shuffle_vector(*pair, ir.Constant(indices, upper))
-                    rows[i + size] = builder.shuffle_vector(*pair, ir.Constant(indices, lower))
-            size *= 2
-        for i, row in enumerate(rows):
-            lanes.store(Vector(lanes, row), T.row(_INT64(i)))
+        numbers = [_INT64(i) for i in range(lanes.width)]
+        rows = _transposed(lanes, [lanes.load(A.row(i)).value for i in numbers])
+        for i, row in zip(numbers, rows, strict=True):
+            lanes.store(Vector(lanes, row), T.row(i))
         return context.get_dummy_value()
 
     return types.void(a, types.int64, to, types.int64), codegen
 
 
+@intrinsic
+def _transpose_edge(
+    typingctx: Any, m: Any, n: Any, a: Any, a_row: Any, to: Any, to_row: Any
+) -> Any:
+    """The same for a square of which only m rows and n columns exist."""
+    i8 = types.int64
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        lanes = _square_lanes(builder, signature.args[2].dtype)
+        m, n, a, a_row, to, to_row = args
+        existing = _Matrix(builder, a, a_row).rows(lanes.width, m)
+        mask_of_row, mask_of_column = lanes.first(n), lanes.first(m)
+        rows = _transposed(lanes, [lanes.load(row, mask_of_row).value for row in existing])
+        T = _Matrix(builder, to, to_row)
+        for j, row in enumerate(rows):
+            with builder.if_then(builder.icmp_signed("<", _INT64(j), n)):
+                lanes.store(Vector(lanes, row), T.row(_INT64(j)), mask_of_column)
+        return context.get_dummy_value()
+
+    return types.void(i8, i8, a, i8, to, i8), codegen
+
+
 def _make_transpose(fingerprint):
-    def transpose(m, n, a, to):
-        """Write the transpose of A (m, n) to `to` (n, m)."""
+    def transpose(m, n, a, a_row, to, to_row):
+        """Write the transpose of A (m, n) to `to` (n, m), given the distances of their rows."""
         _ = fingerprint  # see compiling.source_fingerprint
         width = _square_width(a)
         for i in range(0, m, width):
             for j in range(0, n, width):
-                if i + width <= m and j + width <= n:
-                    _transpose_square(at(a, i * n + j), n, at(to, j * m + i), m)
+                rows, columns = min(width, m - i), min(width, n - j)
+                block, target = at(a, i * a_row + j), at(to, j * to_row + i)
+                if rows == width and columns == width:
+                    _transpose_square(block, a_row, target, to_row)
+                elif HAS_MASKS:
+                    _transpose_edge(rows, columns, block, a_row, target, to_row)
                 else:
-                    for i1 in range(i, min(i + width, m)):
-                        for j1 in range(j, min(j + width, n)):
-                            to[j1 * m + i1] = a[i1 * n + j1]
+                    for p in range(rows):
+                        for q in range(columns):
+                            target[q * to_row + p] = block[p * a_row + q]
 
     return transpose
 
 
-_linked_transpose = Linked(
+linked_transpose = Linked(
     _make_transpose, NOTHING,
-    INTEGER, INTEGER, reals, reals,
+    INTEGER, INTEGER, reals, INTEGER, reals, INTEGER,
 )  # fmt: skip
-transpose = _linked_transpose.call
+transpose = linked_transpose.call
 
 # What an entry that calls these functions declares.
-PRODUCTS = (_linked_product, _linked_dots, _linked_transpose)
+PRODUCTS = (_linked_product, _linked_dots, linked_transpose)

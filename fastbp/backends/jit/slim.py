@@ -10,8 +10,6 @@ Lanes after the last row hold harmless numbers; only products over rows have to 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_
 from .activations import call_activation
 from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, NUMBERS, Family, inner, part, reals
 from .layer import multiply_by_derivative
-from .losses import FIRST, loss_of_rows
+from .losses import FIRST, is_softmax, loss_of_rows
 from .network import (
     COLUMNS,
     DELTA,
@@ -42,7 +40,7 @@ from .network import (
     number_of_params,
 )
 from .product import RECTIFIED, least_of
-from .vectors import VECTOR_BYTES, Lanes, Vector, as_real, at, do_not_unroll, room_for
+from .vectors import VECTOR_BYTES, Lanes, Sums, Vector, as_real, at, loop, room_for, vector_width
 
 _INT64 = ir.IntType(64)
 _UNITS = 4  # that share the loads of a product
@@ -53,41 +51,6 @@ _SHORT = min(VECTOR_BYTES, 32)
 
 def _lanes(builder: ir.IRBuilder, real: types.Float, size: Any) -> Lanes:
     return Lanes(builder, real, size.literal_value * 8 // real.bitwidth)
-
-
-@contextmanager
-def _loop(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
-    """A loop over vectors, which LLVM leaves as it is; gives the index."""
-    before = builder.block
-    body, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
-    builder.cbranch(builder.icmp_signed("<", start, stop), body, end)
-    builder.position_at_end(body)
-    index = builder.phi(_INT64)
-    index.add_incoming(start, before)
-    yield index
-    following = builder.add(index, _INT64(step))
-    index.add_incoming(following, builder.block)
-    branch = builder.cbranch(builder.icmp_signed("<", following, stop), body, end)
-    do_not_unroll(builder.module, branch)
-    builder.position_at_end(end)
-
-
-class _Sums:
-    """Vectors that a loop adds to; LLVM turns them into registers."""
-
-    def __init__(self, lanes: Lanes, values: list[Vector]):
-        self._lanes = lanes
-        self._places = [cgutils.alloca_once(lanes.builder, lanes.type) for _ in values]
-        self.set(values)
-
-    def get(self) -> list[Vector]:
-        """The sums so far."""
-        return [Vector(self._lanes, self._lanes.builder.load(place)) for place in self._places]
-
-    def set(self, values: list[Vector]) -> None:
-        """What the sums have become."""
-        for place, vector in zip(self._places, values, strict=True):
-            self._lanes.builder.store(vector.value, place)
 
 
 def _apart(builder: ir.IRBuilder, start: ir.Value, stride: ir.Value, count: int) -> list[ir.Value]:
@@ -140,9 +103,9 @@ def _combine(
                 for u, place in enumerate(biases):
                     builder.store(builder.load(builder.gep(bias, [_INT64(u)])), place)
             starts = [lanes.splat(builder.load(place)) for place in biases]
-            with _loop(builder, _INT64(0), rows, lanes.width) as r:
-                sums, column = _Sums(lanes, starts), builder.gep(x, [r])
-                with _loop(builder, _INT64(0), depth, 1) as k:
+            with loop(builder, _INT64(0), rows, lanes.width) as r:
+                sums, column = Sums(lanes, starts), builder.gep(x, [r])
+                with loop(builder, _INT64(0), depth, 1) as k:
                     vector = lanes.load(builder.gep(column, [builder.mul(k, ld)]))
                     at_k = [builder.mul(k, w_depth)]
                     factors = [lanes.splat(builder.load(builder.gep(p, at_k))) for p in weights]
@@ -193,14 +156,14 @@ def _multiply(
         def emit(count: int) -> None:
             deltas = _apart(builder, d, ld, count)
             last = [lanes.load(builder.gep(p, [tail])).where(exists, 0.0) for p in deltas]
-            with _loop(builder, _INT64(0), n_in, 1) as i:
+            with loop(builder, _INT64(0), n_in, 1) as i:
                 column = builder.gep(x, [builder.mul(i, ld)])
                 first = builder.mul(builder.mul(i, n_out), _INT64(width))
                 places = _apart(builder, builder.gep(weights, [first]), _INT64(width), count)
                 vector = lanes.load(builder.gep(column, [tail])).where(exists, 0.0)
                 pairs = zip(places, last, strict=True)
-                sums = _Sums(lanes, [start(place) + vector * dz for place, dz in pairs])
-                with _loop(builder, _INT64(0), tail, width) as r:
+                sums = Sums(lanes, [start(place) + vector * dz for place, dz in pairs])
+                with loop(builder, _INT64(0), tail, width) as r:
                     vector = lanes.load(builder.gep(column, [r]))
                     of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
                     sums.set([s + vector * dz for s, dz in zip(sums.get(), of_d, strict=True)])
@@ -209,8 +172,8 @@ def _multiply(
             with builder.if_then(has_bias):
                 places = _apart(builder, biases, _INT64(width), count)
                 pairs = zip(places, last, strict=True)
-                sums = _Sums(lanes, [start(place) + dz for place, dz in pairs])
-                with _loop(builder, _INT64(0), tail, width) as r:
+                sums = Sums(lanes, [start(place) + dz for place, dz in pairs])
+                with loop(builder, _INT64(0), tail, width) as r:
                     of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
                     sums.set([s + dz for s, dz in zip(sums.get(), of_d, strict=True)])
                 for total, place in zip(sums.get(), places, strict=True):
@@ -387,18 +350,18 @@ def _make_slim(fingerprint, size):
         d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
         _across(m, n_in, x, order, has_order, ld, x_units)
         _forward(size, plan, constants, params, x_units, m, ld, tape)
-        y = at(tape, ld * last[Y_COLUMN])
-        y_rows, d_rows = y, d
-        if n_out > 1:
-            y_rows, d_rows = at(space, plan[SLIM_Y]), at(space, plan[SLIM_D])
-            _along(m, n_out, y, ld, y_rows)
+        y, dy = at(tape, ld * last[Y_COLUMN]), d
+        apart = ld if is_softmax(terms) and ld % vector_width(d) == 0 else 0
+        through_rows = n_out > 1 and apart == 0
+        if through_rows:
+            y, dy = at(space, plan[SLIM_Y]), at(space, plan[SLIM_D])
+            _along(m, n_out, at(tape, ld * last[Y_COLUMN]), ld, y)
         total = loss_of_rows(
-            FIRST, terms, numbers, m, n_out, y_rows, t, labels, weights, y_rows, factor, d_rows,
-            next_d,
-        )  # fmt: skip
+            FIRST, terms, numbers, m, n_out, apart, y, t, labels, weights, y, factor, dy, next_d
+        )
         if need_gradient:
-            if n_out > 1:
-                _across(m, n_out, d_rows, order, False, ld, d)
+            if through_rows:
+                _across(m, n_out, dy, order, False, ld, d)
             lanes = at(space, plan[SLIM_LANES])
             _backward(
                 size, plan, constants, params, x_units, m, ld, tape, d, next_d, lanes, accumulate

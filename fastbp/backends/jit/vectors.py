@@ -8,7 +8,8 @@ NumPy; `elementwise` turns such a formula into a function that jitted code calls
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import llvmlite.binding
@@ -399,6 +400,41 @@ def do_not_unroll(module: ir.Module, branch: ir.Instruction) -> None:
     loop = module.add_metadata([number, advice])
     loop.operands = (loop, advice)  # a node that begins with itself stands for one loop alone
     branch.set_metadata("llvm.loop", loop)
+
+
+@contextmanager
+def loop(builder: ir.IRBuilder, start: ir.Value, stop: ir.Value, step: int) -> Iterator[ir.Value]:
+    """A loop over vectors, which LLVM leaves as it is; gives the index."""
+    before = builder.block
+    body, end = builder.append_basic_block("loop"), builder.append_basic_block("end")
+    builder.cbranch(builder.icmp_signed("<", start, stop), body, end)
+    builder.position_at_end(body)
+    index = builder.phi(_INT64)
+    index.add_incoming(start, before)
+    yield index
+    following = builder.add(index, _INT64(step))
+    index.add_incoming(following, builder.block)
+    branch = builder.cbranch(builder.icmp_signed("<", following, stop), body, end)
+    do_not_unroll(builder.module, branch)
+    builder.position_at_end(end)
+
+
+class Sums:
+    """Vectors that a loop adds to; LLVM turns them into registers."""
+
+    def __init__(self, lanes: Lanes, values: list[Vector]):
+        self._lanes = lanes
+        self._places = [cgutils.alloca_once(lanes.builder, lanes.type) for _ in values]
+        self.set(values)
+
+    def get(self) -> list[Vector]:
+        """The sums so far."""
+        return [Vector(self._lanes, self._lanes.builder.load(place)) for place in self._places]
+
+    def set(self, values: list[Vector]) -> None:
+        """What the sums have become."""
+        for place, vector in zip(self._places, values, strict=True):
+            self._lanes.builder.store(vector.value, place)
 
 
 # Pointers. Inside jitted code arrays are pointers: an argument's type then says its dtype alone, so
