@@ -34,7 +34,7 @@ def _adam_rule(
 ) -> tuple:
     m = m + rest1 * (g - m)
     s = s * beta2 + rest2 * (g * g)
-    return kept * p - rate * m / (s.sqrt() * correction + eps), m, s
+    return kept * p - (rate * m).over(s.sqrt() * correction + eps), m, s
 
 
 def _rmsprop_rule(
@@ -53,13 +53,13 @@ def _rmsprop_rule(
     s = s * alpha + rest * (g * g)
     a = a + rest * (g - a)
     q = (s - a * a).at_least(0).where(centered > 0, s)
-    v = v * momentum + g / (q.sqrt() + eps)
+    v = v * momentum + g.over(q.sqrt() + eps)
     return p - lr * v, s, v, a
 
 
 def _adagrad_rule(p: Vector, s: Vector, g: Vector, lr: Vector, eps: Vector) -> tuple:
     s = s + g * g
-    return p - lr * g / (s.sqrt() + eps), s
+    return p - (lr * g).over(s.sqrt() + eps), s
 
 
 _sgd = elementwise(lambda p, g, lr: (p - lr * g,), 2, 1)
@@ -71,12 +71,37 @@ _adagrad = elementwise(_adagrad_rule, 3, 2)
 
 
 @part
-def update(kind, n_moments, constants, lr, step, n, p, moments, g):
+def _power(beta, t):
+    """β^t by products from the multiple of 64 before on; exactly 0 where 1 - β^t rounds to 1.
+
+    So `_next_power` comes to the same bits wherever a run is resumed.
+    """
+    first = t - t % 64
+    result = 0.0 if first * (1.0 - beta) > 40.0 else beta ** float(first)
+    for _ in range(first, t):
+        result *= beta
+    return result
+
+
+@part
+def start_powers(constants, step, powers):
+    """The powers of Adam's two β before the given step, for `update`."""
+    powers[0], powers[1] = _power(constants[0], step), _power(constants[1], step)
+
+
+@part
+def _next_power(beta, t, before):
+    return _power(beta, t) if t % 64 == 0 else before * beta
+
+
+@part
+def update(kind, n_moments, constants, lr, step, n, p, moments, g, powers):
     """One step of the rule of this kind for n parameters; g is overwritten."""
     c0, c1, c2, c3 = constants[0], constants[1], constants[2], constants[3]
     if kind == ADAM:
-        t = float(step + 1)
-        rate, correction = lr / (1.0 - c0**t), 1.0 / math.sqrt(1.0 - c1**t)
+        powers[0] = _next_power(c0, step + 1, powers[0])
+        powers[1] = _next_power(c1, step + 1, powers[1])
+        rate, correction = lr / (1.0 - powers[0]), 1.0 / math.sqrt(1.0 - powers[1])
         _adam(
             n, p, moments, at(moments, n), g, as_real(p, 1.0 - lr * c3),
             as_real(p, 1.0 - c0), as_real(p, c1), as_real(p, 1.0 - c1),

@@ -42,7 +42,7 @@ from .objective import (
     sum_of_squares,
     value_of_rows,
 )
-from .optimizers import update
+from .optimizers import start_powers, update
 from .vectors import (
     aligned,
     as_real,
@@ -52,6 +52,7 @@ from .vectors import (
     floating_point_mode,
     flushing,
     pointer,
+    room_for,
     set_floating_point_mode,
 )
 
@@ -164,6 +165,8 @@ def _make_train(fingerprint):
         g = pointer(gradients) if sums.size > 0 else at(space, q[GRADIENT])
         held, fixed = at(space, q[PART_GRADIENT]), pointer(frozen)
         watches, status = _watches(recipe, settings), DONE
+        powers = room_for(m, 2)
+        start_powers(pointer(settings), step, powers)
         for i in range(n_steps):
             count = min(batch_size, n - first)
             factor = a[SCALE] * n / count if recipe[AVERAGED] else a[SCALE]
@@ -194,7 +197,7 @@ def _make_train(fingerprint):
             lr = rate[i] if rates.size > 1 else rate[0]
             update(
                 recipe[KIND], recipe[N_MOMENTS], pointer(settings), lr, step, n_params, p,
-                pointer(moments), g,
+                pointer(moments), g, powers,
             )  # fmt: skip
             for k in range(frozen.size):  # which the optimizer may decay
                 p[fixed[k]] = held[k]
