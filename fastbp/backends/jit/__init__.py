@@ -10,8 +10,10 @@ Python allocates the results and a workspace, and one compiled function does the
     product        the matrix product
     layer          one layer
     kernels        the entries for one layer
-    network        all layers on a tile of rows; first derivatives
+    network        all layers on a tile of rows
     slim           the same for narrow networks
+    rows           derivatives row by row
+    derivatives    the entries for vector-Jacobian products and Jacobians
     objective      the objective and its gradient
     curvature      second-order products
     least_squares  normal equations, and gradients beyond them
@@ -55,12 +57,14 @@ from ..contract import (
 from . import (
     activations,
     curvature,
+    derivatives,
     kernels,
     least_squares,
     losses,
     marquardt,
     network,
     objective,
+    rows,
     slim,
     training,
 )
@@ -76,9 +80,8 @@ _TILE, _TILE_OF_WIDE = 64, 256
 _FEW_ROWS, _SLIM_WIDTH_OF_FEW, _SLIM_WIDTH = 8, 4, {"f": 8, "d": 6}
 _NEVER = 2**62
 
-# Rows of the Jacobian that stand in memory at a time for the normal equations: so many that a
-# product of them is worth it, or what a cache of the second level holds.
-_LEAST_ROWS, _BLOCK_BYTES = 32, 2**18
+# Rows of the Jacobian that stand in memory at a time for the normal equations.
+_BLOCK_ROWS = 128
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_NUMBERS = np.empty(0)
@@ -107,11 +110,16 @@ class _Prepared(NamedTuple):
     blank: _Blank
     tile: int
     size: int  # of the workspace
+    jacobian_size: int  # of that for derivatives row by row
     curvature_size: int  # of that for second-order products
 
     def workspace(self) -> np.ndarray:
         """Room for one call; calls in several threads at once have one each."""
         return np.empty(self.size, self.blank.vector.dtype)
+
+    def jacobian_workspace(self) -> np.ndarray:
+        """Room for one call for derivatives row by row."""
+        return np.empty(self.jacobian_size, self.blank.vector.dtype)
 
     def curvature_workspace(self) -> np.ndarray:
         """Room for one call of a second-order product."""
@@ -161,8 +169,8 @@ def _prepare(plan: Plan) -> _Prepared:
         _NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
         _BLANKS[plan.dtype],
         tile,
-        int(places[network.R_TAPE - network.TAPE]) + line,  # room to begin at a cache line
-        int(places[-1]) + line,
+        *(int(places[part - network.TAPE]) + line for part in (network.DELTAS, network.R_TAPE)),
+        int(places[-1]) + line,  # room to begin at a cache line
     )
     plan.handles["numba"] = found
     return found
@@ -233,6 +241,9 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
         network.SLIM_Y: of_slim * tile * plan.n_out,
         network.SLIM_D: of_slim * tile * plan.n_out,
         network.SLIM_LANES: of_slim * slim.lanes_size(plan.dtype, plan.n_params),
+        # What follows is for derivatives row by row only.
+        network.DELTAS: max(rows.DELTA_ROWS, plan.n_out) * tape_width,
+        network.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, rows.DELTA_ROWS * widest),
         # What follows is for second-order products only.
         network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
         network.R_DELTA: tile * widest,
@@ -317,9 +328,11 @@ def backward(
     dY: np.ndarray,
     need_dX: bool,
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    dparams = np.empty(plan.n_params, plan.dtype)
+    p, dparams = _prepared(plan), np.empty(plan.n_params, plan.dtype)
     dX = np.empty(X.shape if need_dX else (0, 0), plan.dtype)
-    _derivatives(network.PRODUCT, plan, params, X, tape, dY, need_dX, dparams, dX)
+    derivatives.pullback[plan.dtype](
+        *p.taped, params, X, tape, dY, need_dX, dparams, dX, p.workspace()
+    )
     return dparams, dX if need_dX else None
 
 
@@ -335,15 +348,14 @@ def jvp(
 def jacobian(
     plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
 ) -> np.ndarray:
-    n_out, parts = plan.n_out, partition(X.shape[0])
+    p, n_out, parts = _prepared(plan), plan.n_out, partition(X.shape[0])
     J = np.empty((X.shape[0] * n_out, plan.n_free if free_only else plan.n_params), plan.dtype)
-    blank, task = _prepared(plan).blank, network.FREE_JACOBIAN if free_only else network.JACOBIAN
+    compiled = derivatives.jacobian[plan.dtype]
 
     def part(bounds: tuple[int, int]) -> None:
         start, stop = bounds
-        rows, of_rows = X[start:stop], J[start * n_out : stop * n_out].reshape(-1)
-        nothing = blank.vector, blank.matrix
-        _derivatives(task, plan, params, rows, *nothing, False, of_rows, blank.matrix)
+        of_rows = J[start * n_out : stop * n_out].reshape(-1)
+        compiled(*p.arrays, params, X[start:stop], free_only, of_rows, p.jacobian_workspace())
 
     with Team(threads, len(parts)) as team:
         for _ in team.map(part, parts):
@@ -352,31 +364,9 @@ def jacobian(
 
 
 def input_jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
-    J = np.empty((X.shape[0], plan.n_out, plan.n_in), plan.dtype)
-    blank = _prepared(plan).blank
-    rows, nothing = J.reshape(-1, plan.n_in), blank.vector
-    _derivatives(
-        network.INPUT_JACOBIAN, plan, params, X, nothing, blank.matrix, True, nothing, rows
-    )
+    p, J = _prepared(plan), np.empty((X.shape[0], plan.n_out, plan.n_in), plan.dtype)
+    derivatives.input_jacobian[plan.dtype](*p.arrays, params, X, J.reshape(-1), p.workspace())
     return J
-
-
-def _derivatives(
-    task: int,
-    plan: Plan,
-    params: np.ndarray,
-    X: np.ndarray,
-    tape: np.ndarray,
-    dY: np.ndarray,
-    need_dX: bool,
-    gradient: np.ndarray,
-    dX: np.ndarray,
-) -> None:
-    p = _prepared(plan)
-    arrays = p.taped if task == network.PRODUCT else p.arrays
-    network.derivatives[plan.dtype](
-        task, *arrays, params, X, tape, dY, need_dX, gradient, dX, p.workspace()
-    )
 
 
 # The objective.
@@ -471,7 +461,9 @@ def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
     plan = problem.plan
     p = _prepared(plan)
     rows = np.empty((problem.X.shape[0], plan.n_params), plan.dtype)
-    curvature.row_gradients[plan.dtype](*p.arrays, params, *_data(problem), rows, p.workspace())
+    curvature.row_gradients[plan.dtype](
+        *p.arrays, params, *_data(problem), rows, p.jacobian_workspace()
+    )
     return rows
 
 
@@ -504,14 +496,14 @@ def _least_squares(
     """JᵀDJ's upper triangle, with JᵀDr below, and the sum of squares; unless `derive` it alone."""
     plan, dtype = problem.plan, problem.plan.dtype
     p, data, n = _prepared(plan), _data(problem), plan.n_free if derive else 0
-    block, compiled = _block(plan, n), least_squares.normal_equations[dtype]
+    block, compiled = _block(plan), least_squares.normal_equations[dtype]
 
     def part(bounds: tuple[int, int]) -> tuple[np.ndarray, float]:
         start, stop = bounds
-        room, normal = _room(plan, block, n), np.empty((n + 1, n), dtype)
+        room, normal = _room(plan, n), np.empty((n + 1, n), dtype)
         total = compiled(
             *p.arrays, params, *data, *robust, start, stop - start, block, derive, room, normal,
-            p.workspace(),
+            p.jacobian_workspace(),
         )  # fmt: skip
         return normal, total
 
@@ -525,15 +517,15 @@ def _least_squares(
     return normal, total
 
 
-def _block(plan: Plan, n_free: int) -> int:
-    """How many rows' Jacobian stands in memory at a time."""
-    row_bytes = max(1, plan.n_out * n_free * plan.dtype.itemsize)
-    return min(_prepared(plan).tile, max(_BLOCK_BYTES // row_bytes, -(-_LEAST_ROWS // plan.n_out)))
+def _block(plan: Plan) -> int:
+    """How many rows of the Jacobian stand in memory at a time."""
+    return max(_BLOCK_ROWS, plan.n_out)
 
 
-def _room(plan: Plan, block: int, n_free: int) -> np.ndarray:
-    """Room for the Jacobian of that many rows, and two numbers beside each row of it."""
-    return np.empty(block * plan.n_out * (2 + n_free), plan.dtype)
+def _room(plan: Plan, n_free: int) -> np.ndarray:
+    """Room for them, for two numbers beside each, and for a vector."""
+    of_row = 2 + n_free + 16 if n_free else 0
+    return np.empty(_block(plan) * of_row + VECTOR_BYTES, plan.dtype)
 
 
 def gradient_beyond(
@@ -585,7 +577,7 @@ def descend(
         s.free, descent.prior, descent.normal, descent.scales, descent.state, s.rules, records,
         *s[2:], alone,
     )  # fmt: skip
-    space = p.workspace()
+    space = p.jacobian_workspace()
     asked = go_on(marquardt.START, space)
     while asked != marquardt.END:
         if asked == marquardt.BEYOND:
@@ -616,7 +608,6 @@ class _Search(NamedTuple):
 
 def _new_search(problem: Problem, rules: Rules, descent: Descent) -> _Search:
     plan, n = problem.plan, problem.plan.n_free
-    block = _block(plan, n)
     numbers = [
         rules.mu_dec or 0, rules.mu_inc or 0, rules.mu_max, rules.uniform, rules.bend, rules.ftol,
         rules.xtol, rules.gtol, rules.min_grad, -np.inf,
@@ -629,8 +620,8 @@ def _new_search(problem: Problem, rules: Rules, descent: Descent) -> _Search:
         np.empty(plan.n_params),
         np.zeros(marquardt.N_NUMBERS),
         np.empty(marquardt.space_for(n)),
-        block,
-        _room(plan, block, n),
+        _block(plan),
+        _room(plan, n),
         np.empty(max((n + 1) * n, plan.n_params) if several else 0),
     )
     return found

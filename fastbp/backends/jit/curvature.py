@@ -14,6 +14,7 @@ from .layer import layer_input_gradient, linear_forward, weight_gradient
 from .losses import FIRST, N_TARGETS, SCALE, SECOND, loss_of_rows
 from .network import (
     DELTA,
+    DELTAS,
     FUNCTION,
     N_LAYERS,
     NEXT_DELTA,
@@ -23,12 +24,12 @@ from .network import (
     R_TAPE,
     R_TRANSPOSED,
     SPARE,
+    SPARE_ROW,
     TAPE,
     TILE,
     TRANSPOSED,
     USER_FUNCTION,
     forward_tile,
-    jacobian_rows,
     last_y,
     layer_of,
     times,
@@ -36,6 +37,7 @@ from .network import (
 )
 from .objective import DATA, PLAN, add, part_size
 from .product import PRODUCTS
+from .rows import DELTA_ROWS, ROWS, deltas_of, rows_of_jacobian
 from .vectors import Vector, aligned, at, copy, elementwise, pointer
 
 # What the tape of a tile holds per layer: blocks of tile·n_out numbers.
@@ -213,22 +215,25 @@ def _make_row_gradients(fingerprint):
         q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
         a, space, tile = pointer(numbers), aligned(pointer(workspace)), q[TILE]
         tape, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
-        d, next_d = at(space, q[DELTA]), at(space, q[NEXT_DELTA])
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
+        deltas, spare, scratch = at(space, q[DELTAS]), at(space, q[SPARE_ROW]), at(space, q[DELTA])
+        last = layer_of(q, q[N_LAYERS] - 1)
+        n_out, d = last[N_OUT], deltas_of(q, last, deltas)
         transpose_weights(q, p, False, transposed)
-        for i in range(0, n, tile):
-            m, x = min(tile, n - i), at(pointer(X), i * n_in)
+        for i in range(0, n, DELTA_ROWS):
+            m, x = min(DELTA_ROWS, n - i), at(pointer(X), i * n_in)
             forward_tile(q, c, p, x, m, tape, tile, 0)
             y, t = last_y(q, tape, tile, 0), at(pointer(targets), i * problem[N_TARGETS])
             labels_, w = at(pointer(labels), i), at(pointer(weights), i)
-            loss_of_rows(FIRST, problem, a, m, n_out, 0, y, t, labels_, w, y, a[SCALE], d, next_d)
-            J = at(pointer(rows), i * n_params)
-            jacobian_rows(q, c, p, transposed, x, m, tape, tile, d, next_d, False, J, n_params)
+            loss_of_rows(FIRST, problem, a, m, n_out, 0, y, t, labels_, w, y, a[SCALE], d, scratch)
+            rows_of_jacobian(
+                q, c, p, transposed, x, m, 1, tape, tile, deltas, spare, False,
+                at(pointer(rows), i * n_params), n_params,
+            )  # fmt: skip
 
     return row_gradients
 
 
 row_gradients = Entry(
     _make_row_gradients, NOTHING,
-    *PLAN, given(1), *DATA, result(2), result(1), calls=PRODUCTS,
+    *PLAN, given(1), *DATA, result(2), result(1), calls=ROWS,
 )  # fmt: skip

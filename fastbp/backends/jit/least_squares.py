@@ -23,25 +23,28 @@ from .compiling import (
 from .losses import HAS_WEIGHTS
 from .network import (
     DELTA,
+    DELTAS,
     N_LAYERS,
     NEXT_DELTA,
+    SPARE_ROW,
     TAPE,
     TILE,
     TRANSPOSED,
     backward_tile,
     forward_tile,
-    jacobian_rows,
     last_y,
     layer_of,
     number_of_free,
-    set_unit_rows,
     transpose_weights,
 )
 from .objective import DATA, PLAN, add
 from .product import PRODUCTS, product
+from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .vectors import aligned, as_real, at, copy, pointer
 
-_PANEL = 32  # rows of JᵀJ that are computed together, from the diagonal on
+# Rows of JᵀJ that are computed together, from the diagonal on: those of a tile, which leaves least
+# below it. Rows of the squares in which it is mirrored.
+_PANEL, _SQUARE = 8, 32
 
 
 @part
@@ -76,11 +79,18 @@ def _sum_of_squares(rho, scale, m, n_out, y, t, weights, weighted, r, roots, der
 
 
 @part
-def _add_upper_product(depth, n, J, accumulate, JTJ):
+def _add_upper_product(depth, n, J, ld, accumulate, JTJ):
     """The upper triangle of JᵀJ for J (depth, n), added if `accumulate`."""
     for i in range(0, n, _PANEL):
         rows, a, c = min(_PANEL, n - i), at(J, i), at(JTJ, i * n + i)
-        product(rows, n - i, depth, a, 1, n, a, n, c, n, accumulate, c, n)
+        product(rows, n - i, depth, a, 1, ld, a, ld, c, n, accumulate, c, n)
+
+
+@part
+def _leading(n):
+    """How far rows of J are apart: an odd number of cache lines, as few places of the cache are
+    shared by rows that are a power of two apart."""
+    return (n + 7) // 8 // 2 * 16 + 8
 
 
 def _make_normal_of_part(fingerprint):
@@ -90,39 +100,45 @@ def _make_normal_of_part(fingerprint):
     ):  # fmt: skip
         """Write JᵀDJ's upper triangle and, behind JᵀDJ, JᵀDr; returns the sum of squares.
 
-        Of `count` rows from the first one on, `block` at a time, for which there is room: for J,
-        the residuals and the roots of D. Unless `derive` there is only the sum.
+        Of `count` rows from the first one on. There is room for `block` rows of J, for as many
+        residuals and roots of D, and for a vector. Unless `derive` there is only the sum.
         """
         _ = fingerprint  # see compiling.source_fingerprint
-        n_in, n_out = layer_of(plan, 0)[N_IN], layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
-        tile, n_free = plan[TILE], number_of_free(plan) if derive else 0
+        n_in, last = layer_of(plan, 0)[N_IN], layer_of(plan, plan[N_LAYERS] - 1)
+        tile, n_out, n_free = plan[TILE], last[N_OUT], number_of_free(plan) if derive else 0
         tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
-        d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
-        residuals, roots, J = room, at(room, block * n_out), at(room, 2 * block * n_out)
+        deltas, spare = at(space, plan[DELTAS]), at(space, plan[SPARE_ROW])
+        residuals, roots, J = room, at(room, block), at(room, 2 * block)
+        step, ld = samples_of_deltas(n_out) if derive else tile, _leading(n_free)
+        JTr = at(normal, n_free * n_free)
         if derive:
             transpose_weights(plan, params, False, transposed)
-        total = 0.0
-        for i in range(0, count, block):
-            m, place = min(block, count - i), first + i
+        total, filled, blocks = 0.0, 0, 0
+        for i in range(0, count, step):
+            m, place = min(step, count - i), first + i
             xi, depth = at(x, place * n_in), m * n_out
             forward_tile(plan, constants, params, xi, m, tape, tile, 0)
             total += _sum_of_squares(
                 rho, scale, m, n_out, last_y(plan, tape, tile, 0), at(t, place * n_out),
-                at(weights, place), terms[HAS_WEIGHTS], residuals, roots, derive,
+                at(weights, place), terms[HAS_WEIGHTS], at(residuals, filled), at(roots, filled),
+                derive,
             )  # fmt: skip
             if not derive:
                 continue
-            for k in range(n_out):
-                set_unit_rows(m, n_out, k, d)
-                for j in range(k, depth, n_out):
-                    d[j] = roots[j]
-                jacobian_rows(
-                    plan, constants, params, transposed, xi, m, tape, tile, d, next_d, True,
-                    at(J, k * n_free), n_out * n_free,
-                )  # fmt: skip
-            _add_upper_product(depth, n_free, J, i > 0, normal)
-            JTr = at(normal, n_free * n_free)
-            product(1, n_free, depth, residuals, 0, 1, J, n_free, JTr, 0, i > 0, JTr, 0)
+            d = deltas_of(plan, last, deltas)
+            set_unit_rows(m, n_out, d)
+            for j in range(depth):
+                d[j * n_out + j % n_out] = roots[filled + j]
+            rows_of_jacobian(
+                plan, constants, params, transposed, xi, m, n_out, tape, tile, deltas, spare, True,
+                at(J, filled * ld), ld,
+            )  # fmt: skip
+            filled += depth
+            if filled + step * n_out <= block and i + m < count:
+                continue
+            _add_upper_product(filled, n_free, J, ld, blocks > 0, normal)
+            product(1, n_free, filled, residuals, 0, 1, J, ld, JTr, 0, blocks > 0, JTr, 0)
+            filled, blocks = 0, blocks + 1
         return total
 
     return normal_of_part
@@ -131,7 +147,7 @@ def _make_normal_of_part(fingerprint):
 _linked_normal_of_part = Linked(
     _make_normal_of_part, NUMBER,
     INTEGERS, NUMBERS, reals, INTEGERS, reals, reals, reals, INTEGER, NUMBER,
-    INTEGER, INTEGER, INTEGER, FLAG, reals, reals, reals, calls=PRODUCTS,
+    INTEGER, INTEGER, INTEGER, FLAG, reals, reals, reals, calls=ROWS,
 )  # fmt: skip
 normal_of_part = _linked_normal_of_part.call
 
@@ -187,7 +203,7 @@ _linked_beyond_of_part = Linked(
 beyond_of_part = _linked_beyond_of_part.call
 
 # What an entry that calls these functions declares.
-PARTS = (*PRODUCTS, _linked_normal_of_part, _linked_beyond_of_part)
+PARTS = (*ROWS, _linked_normal_of_part, _linked_beyond_of_part)
 
 
 def _make_normal_equations(fingerprint):
@@ -247,10 +263,10 @@ def add_normal(n, total, addend):
 @part
 def mirror(n, A):
     """Copy the upper triangle of A (n, n) to the lower one."""
-    for i0 in range(0, n, _PANEL):
-        for j0 in range(i0, n, _PANEL):
-            for i in range(i0, min(i0 + _PANEL, n)):
-                for j in range(max(j0, i + 1), min(j0 + _PANEL, n)):
+    for i0 in range(0, n, _SQUARE):
+        for j0 in range(i0, n, _SQUARE):
+            for i in range(i0, min(i0 + _SQUARE, n)):
+                for j in range(max(j0, i + 1), min(j0 + _SQUARE, n)):
                     A[j * n + i] = A[i * n + j]
 
 

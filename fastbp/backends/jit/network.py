@@ -9,7 +9,6 @@ from __future__ import annotations
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from .compiling import (
     FLAG,
-    INTEGER,
     NOTHING,
     Entry,
     given,
@@ -36,10 +35,10 @@ from .vectors import aligned, at, copy, elementwise, pointer
 # are followed by the layers' columns.
 (
     N_LAYERS, TILE, TAPE, DELTA, NEXT_DELTA, TRANSPOSED, GRADIENT, PART_GRADIENT, X_ROWS,
-    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, SLIM_X, SLIM_Y, SLIM_D, SLIM_LANES, R_TAPE,
-    R_DELTA, NEXT_R_DELTA, SPARE, R_TRANSPOSED, SLIM_ROWS, SHORT_ROWS, SLIM_SHORT, SLIM_LONG,
-    HEADER,
-) = range(27)  # fmt: skip
+    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, SLIM_X, SLIM_Y, SLIM_D, SLIM_LANES, DELTAS,
+    SPARE_ROW, R_TAPE, R_DELTA, NEXT_R_DELTA, SPARE, R_TRANSPOSED, SLIM_ROWS, SHORT_ROWS,
+    SLIM_SHORT, SLIM_LONG, HEADER,
+) = range(29)  # fmt: skip
 
 # Columns of a layer beside those of `Plan.layers`: the addresses of its activation's function and
 # of the user's own functions, and with dropout the first column of its factors in the tape of a
@@ -166,68 +165,6 @@ def _output_below(layer, tape, n, i):
     return at(tape, n * layer[Y_COLUMN - COLUMNS] + i * layer[LEADING - COLUMNS])
 
 
-_scaled = elementwise(lambda to, x, factor: (x * factor,), 2, 1)
-
-
-@inner
-def jacobian_rows(
-    plan, constants, params, transposed, x, m, tape, n, d, next_d, free_only, J, stride
-):
-    """From d, a row of dL/dY for each row of a tile, its product with dY/dparams to a row of J.
-
-    Those rows are `stride` apart. Unlike gradients, deltas are not summed over rows: each makes a
-    product a·dᵀ of its own. d and next_d are buffers and are overwritten.
-    """
-    for index in range(plan[N_LAYERS] - 1, -1, -1):
-        layer = layer_of(plan, index)
-        n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
-        below = x if index == 0 else _output_below(layer, tape, n, 0)
-        ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
-        _through_activation(layer, constants[index], m, tape, n, 0, d)
-        for j in range(m):
-            a, dj = at(below, j * ld_below), at(d, j * ld)
-            if free_only and layer[PLACES] >= 0:
-                _free_columns(plan, layer, a, dj, at(J, j * stride + layer[FREE_BEFORE]))
-            else:
-                row = at(J, j * stride)
-                _all_columns(n_in, n_out, a, dj, at(row, w), at(row, max(b, 0)), b >= 0)
-        if index == 0 or (free_only and layer[FREE_BEFORE] == 0):
-            break
-        wt = at(transposed, w)
-        layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
-        d, next_d = next_d, d
-
-
-@part
-def _all_columns(n_in, n_out, a, d, of_weights, of_biases, has_bias):
-    """A layer's columns of a row of J."""
-    if n_out == 1:
-        _scaled(n_in, of_weights, a, d[0])
-    else:
-        for i in range(n_in):
-            _scaled(n_out, at(of_weights, i * n_out), d, a[i])
-    if has_bias:
-        copy(of_biases, d, n_out)
-
-
-@part
-def _free_columns(plan, layer, a, d, row):
-    """Those of its free parameters."""
-    places, weights = at(plan, layer[PLACES]), layer[FREE_WEIGHTS]
-    for k in range(weights):
-        row[k] = a[places[2 * k]] * d[places[2 * k + 1]]
-    for k in range(weights, weights + layer[FREE_BIASES]):
-        row[k] = d[places[2 * k + 1]]
-
-
-@part
-def set_unit_rows(m, n, k, d):
-    """Rows (m, n) that are 1 in column k and 0 elsewhere."""
-    fill(d, m * n, 0.0)
-    for i in range(m):
-        d[i * n + k] = 1.0
-
-
 @part
 def fill(to, count, number):
     """Set `count` elements to a number."""
@@ -258,58 +195,4 @@ forward = Entry(
     _make_forward, NOTHING,
     given_integers(1), given_doubles(1), given(1), given(2), result(1), FLAG, result(2), result(1),
     calls=PRODUCTS,
-)  # fmt: skip
-
-# What `derivatives` computes.
-PRODUCT, JACOBIAN, FREE_JACOBIAN, INPUT_JACOBIAN = range(4)
-
-
-def _make_derivatives(fingerprint):
-    def derivatives(task, plan, constants, params, X, tape, dY, need_dx, gradient, dX, workspace):
-        """The vector-Jacobian product of dY, or a Jacobian, to `gradient` and `dX`."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
-        space, tile = aligned(pointer(workspace)), q[TILE]
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        scratch, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
-        d, next_d, x_rows = at(space, q[DELTA]), at(space, q[NEXT_DELTA]), at(space, q[X_ROWS])
-        g, dx = pointer(gradient), pointer(dX)
-        transpose_weights(q, p, need_dx, transposed)
-        if task == PRODUCT:
-            for i in range(0, max(n, 1), tile):  # no rows at all make a gradient of zeros
-                m = min(tile, n - i)
-                copy(d, at(pointer(dY), i * n_out), m * n_out)
-                backward_tile(
-                    q, c, p, transposed, at(x, i * n_in), m, pointer(tape), n, i,
-                    d, next_d, g, True, i > 0, at(dx, i * n_in), need_dx,
-                )  # fmt: skip
-            return
-        for i in range(0, n, tile):
-            m, xi = min(tile, n - i), at(x, i * n_in)
-            forward_tile(q, c, p, xi, m, scratch, tile, 0)
-            for k in range(n_out):
-                set_unit_rows(m, n_out, k, d)
-                if task != INPUT_JACOBIAN:
-                    free_only = task == FREE_JACOBIAN
-                    columns = number_of_free(q) if free_only else params.size
-                    J, stride = at(g, (i * n_out + k) * columns), n_out * columns
-                    jacobian_rows(
-                        q, c, p, transposed, xi, m, scratch, tile, d, next_d, free_only, J, stride
-                    )
-                    continue
-                backward_tile(
-                    q, c, p, transposed, xi, m, scratch, tile, 0,
-                    d, next_d, g, False, False, x_rows, True,
-                )  # fmt: skip
-                for j in range(m):
-                    copy(at(dx, ((i + j) * n_out + k) * n_in), at(x_rows, j * n_in), n_in)
-
-    return derivatives
-
-
-derivatives = Entry(
-    _make_derivatives, NOTHING,
-    INTEGER, given_integers(1), given_doubles(1), given(1), given(2), given(1), given(2), FLAG,
-    result(1), result(2), result(1), calls=PRODUCTS,
 )  # fmt: skip

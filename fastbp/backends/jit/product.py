@@ -31,6 +31,8 @@ _NARROW = 0
 
 _DOTS = 4  # rows whose products with a vector are summed together
 
+_DEEP = 8  # for less depth, tiles of the rest cost more than a vector that is partly empty
+
 # What becomes of the sums; may be added up.
 RECTIFIED, PADDED = 1, 2
 
@@ -276,8 +278,8 @@ def _make_product(fingerprint):
             return
         width = vector_width(c)
         vectors, rest = n // width, n % width
-        if HAS_MASKS and rest > width // 2:
-            vectors, rest = vectors + 1, 0
+        if HAS_MASKS and (rest > width // 2 or depth < _DEEP):
+            vectors, rest = vectors + (rest > 0), 0
         whole = n - rest
         j = 0
         while j < n:

@@ -1,0 +1,222 @@
+"""Derivatives row by row: of every output to the parameters, or of every row's loss.
+
+Each row of data has one or more rows of deltas: one for each output in a Jacobian, one for the
+loss. Unlike a gradient's they are not summed over rows: each makes a product a·dᵀ of its own. They
+pass through the transposed layers together, so that narrow networks still fill the matrix product,
+and stay, layer by layer, until the rows of J are written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ...activations import LINEAR
+from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
+from .activations import BACKWARD, call_activation
+from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBERS, Linked, inner, part, reals
+from .layer import layer_input_gradient, multiply_by_derivative, span
+from .network import (
+    FREE_BEFORE,
+    FREE_BIASES,
+    FREE_WEIGHTS,
+    FUNCTION,
+    LEADING,
+    N_LAYERS,
+    PLACES,
+    USER_FUNCTION,
+    fill,
+    layer_of,
+    number_of_free,
+    number_of_params,
+    times,
+)
+from .product import PRODUCTS
+from .vectors import Lanes, at, copy, elementwise, loop, vector_width
+
+_INT64 = ir.IntType(64)
+
+DELTA_ROWS = 64  # rows of deltas that are together at a time, where outputs are not more
+
+
+@part
+def samples_of_deltas(n_out):
+    """How many rows of data have their deltas together."""
+    return max(1, DELTA_ROWS // n_out)
+
+
+@part
+def deltas_of(plan, layer, deltas):
+    """Where a layer's deltas are."""
+    last = layer_of(plan, plan[N_LAYERS] - 1)
+    return at(deltas, max(DELTA_ROWS, last[N_OUT]) * layer[Y_COLUMN])
+
+
+@part
+def _scale(layer, constant, m, each, tape, n, slopes, d):
+    """d *= act' of the layer, where `each` rows of d share the row of Y (or Z) of their sample."""
+    n_out, ld = layer[N_OUT], layer[LEADING]
+    function, user = layer[FUNCTION], layer[USER_FUNCTION]
+    kept = at(tape, n * (layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]))
+    if each == 1:
+        multiply_by_derivative(
+            layer[ACTIVATION], function, constant, user, span(m, n_out, ld), d, kept
+        )
+    elif layer[ACTIVATION] != LINEAR:
+        fill(slopes, m * ld, 1.0)
+        call_activation(function, BACKWARD, span(m, n_out, ld), kept, slopes, constant, user)
+        for i in range(m):
+            for k in range(i * each, (i + 1) * each):
+                times(n_out, at(d, k * ld), at(d, k * ld), at(slopes, i * ld))
+
+
+@inner
+def _pull(plan, constants, params, transposed, m, each, tape, n, slopes, deltas, lowest):
+    """From dL/dY of the last layer to dL/dZ of the layers down to the lowest one."""
+    for index in range(plan[N_LAYERS] - 1, lowest - 1, -1):
+        layer = layer_of(plan, index)
+        d, w = deltas_of(plan, layer, deltas), layer[W_OFFSET]
+        _scale(layer, constants[index], m, each, tape, n, slopes, d)
+        if index > lowest:
+            below = layer_of(plan, index - 1)
+            layer_input_gradient(
+                m * each, layer[N_IN], layer[N_OUT], d, layer[LEADING], at(params, w),
+                at(transposed, w), deltas_of(plan, below, deltas), below[LEADING],
+            )  # fmt: skip
+
+
+@intrinsic
+def _multiples(typingctx: Any, n_in: Any, n_out: Any, a: Any, d: Any, row: Any) -> Any:
+    """Rows a_i·d (n_out,) one after another, in whole vectors: some numbers more are written."""
+    i8 = types.int64
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        n_in, n_out, a, d, row = args
+        lanes = Lanes(builder, signature.args[2].dtype)
+
+        def places(start: ir.Value, count: int) -> list[ir.Value]:
+            return [builder.gep(start, [_INT64(v * lanes.width)]) for v in range(count)]
+
+        def of_row(i: ir.Value) -> tuple[Any, ir.Value]:
+            factor = lanes.splat(builder.load(builder.gep(a, [i])))
+            return factor, builder.gep(row, [builder.mul(i, n_out)])
+
+        most = 3
+        for vectors in range(1, most + 1):
+            fits = builder.icmp_signed("<=", n_out, _INT64(vectors * lanes.width))
+            more = builder.icmp_signed(">", n_out, _INT64((vectors - 1) * lanes.width))
+            with builder.if_then(builder.and_(fits, more)):
+                parts = [lanes.load(place) for place in places(d, vectors)]
+                with loop(builder, _INT64(0), n_in, 1) as i:
+                    factor, start = of_row(i)
+                    for vector, place in zip(parts, places(start, vectors), strict=True):
+                        lanes.store(factor * vector, place)
+        with builder.if_then(builder.icmp_signed(">", n_out, _INT64(most * lanes.width))):
+            with loop(builder, _INT64(0), n_in, 1) as i:
+                factor, start = of_row(i)
+                with loop(builder, _INT64(0), n_out, lanes.width) as j:
+                    vector = lanes.load(builder.gep(d, [j]))
+                    lanes.store(factor * vector, builder.gep(start, [j]))
+        return context.get_dummy_value()
+
+    return types.void(i8, i8, a, d, row), codegen
+
+
+_scaled = elementwise(lambda to, x, factor: (x * factor,), 2, 1)
+
+
+@part
+def _all_columns(layer, a, d, row):
+    """A layer's columns of a row of J: a_i·d_j, then d_j for the biases."""
+    n_in, n_out, of_weights = layer[N_IN], layer[N_OUT], at(row, layer[W_OFFSET])
+    if n_out == 1:
+        _scaled(n_in, of_weights, a, d[0])
+    else:
+        _multiples(n_in, n_out, a, d, of_weights)
+    if layer[B_OFFSET] >= 0:
+        copy(at(row, layer[B_OFFSET]), d, n_out)
+
+
+@part
+def _free_columns(plan, layer, a, d, row):
+    """Those of its free parameters."""
+    places, weights = at(plan, layer[PLACES]), layer[FREE_WEIGHTS]
+    for k in range(weights):
+        row[k] = a[places[2 * k]] * d[places[2 * k + 1]]
+    for k in range(weights, weights + layer[FREE_BIASES]):
+        row[k] = d[places[2 * k + 1]]
+
+
+@inner
+def _fill(plan, x, sample, k, tape, n, deltas, free_only, row):
+    """A row of J; as much as a vector may be written beyond its end."""
+    a = at(x, sample * layer_of(plan, 0)[N_IN])
+    for index in range(plan[N_LAYERS]):
+        layer = layer_of(plan, index)
+        ld = layer[LEADING]
+        d = at(deltas_of(plan, layer, deltas), k * ld)
+        if free_only and layer[PLACES] >= 0:
+            _free_columns(plan, layer, a, d, at(row, layer[FREE_BEFORE]))
+        else:
+            _all_columns(layer, a, d, row)
+        a = at(tape, n * layer[Y_COLUMN] + sample * ld)
+
+
+@part
+def _lowest(plan, free_only):
+    """The first layer that has columns."""
+    index = 0
+    while free_only and index < plan[N_LAYERS] - 1:
+        layer = layer_of(plan, index)
+        if layer[FREE_WEIGHTS] + layer[FREE_BIASES] > 0:
+            break
+        index += 1
+    return index
+
+
+def _make_rows_of_jacobian(fingerprint):
+    def rows_of_jacobian(
+        plan, constants, params, transposed, x, m, each, tape, n, deltas, spare, free_only, J,
+        stride,
+    ):  # fmt: skip
+        """From `each` rows of dL/dY for each of m samples, in the last layer's place, rows of J.
+
+        These are `stride` apart; the tape is that of the samples' tile of n rows. `spare` has room
+        for a row and a vector, and for m rows of the widest layer.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        columns = number_of_free(plan) if free_only else number_of_params(plan)
+        lowest, rows = _lowest(plan, free_only), m * each
+        _pull(plan, constants, params, transposed, m, each, tape, n, spare, deltas, lowest)
+        for k in range(rows):
+            row = at(J, k * stride)
+            # What is written beyond a row the next one overwrites; after the last there is no room.
+            if (rows - 1 - k) * stride >= vector_width(J):
+                _fill(plan, x, k // each, k, tape, n, deltas, free_only, row)
+            else:
+                _fill(plan, x, k // each, k, tape, n, deltas, free_only, spare)
+                copy(row, spare, columns)
+
+    return rows_of_jacobian
+
+
+_linked_rows = Linked(
+    _make_rows_of_jacobian, NOTHING,
+    INTEGERS, NUMBERS, reals, reals, reals, INTEGER, INTEGER, reals, INTEGER, reals, reals, FLAG,
+    reals, INTEGER, calls=PRODUCTS,
+)  # fmt: skip
+rows_of_jacobian = _linked_rows.call
+
+# What an entry that calls this declares.
+ROWS = (*PRODUCTS, _linked_rows)
+
+
+@part
+def set_unit_rows(m, n, d):
+    """For each of m samples n rows of d (m·n, n), which pick one output each."""
+    fill(d, m * n * n, 0.0)
+    for i in range(m * n):
+        d[i * n + i % n] = 1.0
