@@ -524,8 +524,7 @@ def _block(plan: Plan) -> int:
 
 def _room(plan: Plan, n_free: int) -> np.ndarray:
     """Room for them, for two numbers beside each, and for a vector."""
-    of_row = 2 + n_free + 16 if n_free else 0
-    return np.empty(_block(plan) * of_row + VECTOR_BYTES, plan.dtype)
+    return np.empty(_block(plan) * (2 + n_free + 16) + VECTOR_BYTES, plan.dtype)
 
 
 def gradient_beyond(
