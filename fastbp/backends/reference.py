@@ -478,7 +478,7 @@ def _step(plan: Plan, recipe: Recipe, run: Run, g: np.ndarray, lr: float) -> Non
         g[~plan.free] = 0
     if np.isfinite(recipe.clip_norm):
         norm = float(np.sqrt(np.sum(g * g, dtype=np.float64)))
-        g *= min(1.0, recipe.clip_norm / (norm + 1e-6))
+        g *= min(1.0, recipe.clip_norm / (norm + contract.CLIP_EPSILON))
     _update(recipe.optimizer, run, g, lr, free)
     if 0 <= recipe.average_from <= run.step:
         run.average += (run.params - run.average) / (run.step - recipe.average_from + 1)
@@ -533,7 +533,6 @@ def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Proble
     )
 
 
-_GOLDEN = 0x9E3779B97F4A7C15
 _64_BITS = 2**64 - 1
 
 
@@ -544,7 +543,7 @@ def _dropout_factors(plan: Plan, n: int, seed: int, step: int) -> _Factors:
     factors: _Factors = []
     for index, p in enumerate(plan.dropout):
         n_out = int(plan.layers[index, contract.N_OUT])
-        key = _mix(_mix(seed + _GOLDEN * (step + 1)) + _GOLDEN * (index + 1))
+        key = _mix(_mix(seed + contract.GOLDEN * (step + 1)) + contract.GOLDEN * (index + 1))
         places = np.arange(n * n_out, dtype=np.uint64).astype(np.uint32)
         h = _hash(_hash(places ^ np.uint32(key & 0xFFFFFFFF)) + np.uint32(key >> 32))
         kept = h >= np.float64(p) * 2.0**32
@@ -554,14 +553,14 @@ def _dropout_factors(plan: Plan, n: int, seed: int, step: int) -> _Factors:
 
 def _mix(x: int) -> int:
     x &= _64_BITS
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _64_BITS
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _64_BITS
+    x = (x ^ (x >> 30)) * contract.MIX_1 & _64_BITS
+    x = (x ^ (x >> 27)) * contract.MIX_2 & _64_BITS
     return x ^ (x >> 31)
 
 
 def _hash(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(contract.HASH_1)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(contract.HASH_2)
     return x ^ (x >> np.uint32(16))
 
 

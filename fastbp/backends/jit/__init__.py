@@ -49,6 +49,7 @@ from ..contract import (
     Run,
     partition,
 )
+from ..tiling import NARROW, TILE_ROWS, WIDE_TILE_ROWS
 from . import (
     activations,
     curvature,
@@ -61,11 +62,6 @@ from . import (
     training,
 )
 from .sharing import Team
-
-# A tile of rows passes through all layers at once. Narrow layers leave it in the first-level cache;
-# for wide ones a larger tile reads the weights less often.
-_NARROW = 128
-_TILE, _TILE_OF_WIDE = 64, 256
 
 # Rows of the Jacobian that stand in memory at a time for the normal equations: so many that a
 # product of them is worth it, or what a cache of the second level holds.
@@ -115,7 +111,7 @@ def _prepared(plan: Plan) -> _Prepared:
 
 def _prepare(plan: Plan) -> _Prepared:
     n_out = plan.layers[:, N_OUT]
-    tile = _TILE if plan.layers[:, (N_IN, N_OUT)].max() <= _NARROW else _TILE_OF_WIDE
+    tile = TILE_ROWS if plan.layers[:, (N_IN, N_OUT)].max() <= NARROW else WIDE_TILE_ROWS
     dropped = np.zeros(len(n_out)) if plan.dropout is None else plan.dropout
     line = 64 // plan.dtype.itemsize
     sizes = _workspace(plan, tile, dropped)

@@ -25,10 +25,11 @@ from ..contract import (
     USED,
 )
 from ..marquardt import (
-    BEND as LONGEST_BEND,
     DECAY,
     EXACT,
+    LEAST_LENGTH,
     LEAST_MU,
+    LONGEST_BEND,
     PROBE,
     PROMISED,
     ROUNDED,
@@ -206,7 +207,7 @@ def _bend(s):
 def _measure(s, straight):
     """Whether the step changes next to nothing, or promises much; what to ask for, or _FAILED."""
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
-    relative, predicted = _length(s, s.step) / max(size, 1e-300), trial[PREDICTED]
+    relative, predicted = _length(s, s.step) / max(size, LEAST_LENGTH), trial[PREDICTED]
     trial[IS_SHORT] = relative <= rules[XTOL]
     trial[IS_SMALL] = abs(predicted) <= rules[FTOL] * trial[SUM]
     resolved = trial[SUM] > ROUNDED * size * size and predicted > PROMISED * trial[SUM]

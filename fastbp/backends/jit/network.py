@@ -6,7 +6,16 @@ the cache. The tape is laid out as in `contract.forward_tape`, for all rows or f
 
 from __future__ import annotations
 
-from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
+from ..contract import (
+    ACTIVATION,
+    B_OFFSET,
+    LAYER_COLUMNS,
+    N_IN,
+    N_OUT,
+    W_OFFSET,
+    Y_COLUMN,
+    Z_COLUMN,
+)
 from .compiling import (
     FLAG,
     INTEGER,
@@ -44,7 +53,7 @@ from .vectors import aligned, at, copy, elementwise, pointer
 # for each one its row and column in W (-1 if all parameters are free).
 (
     FUNCTION, USER_FUNCTION, FACTORS, FREE_BEFORE, FREE_WEIGHTS, FREE_BIASES, PLACES, COLUMNS,
-) = range(7, 15)  # fmt: skip
+) = range(LAYER_COLUMNS, LAYER_COLUMNS + 8)  # fmt: skip
 
 
 @part

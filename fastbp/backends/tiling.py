@@ -1,0 +1,15 @@
+"""How the compiled backends cut up the rows: one rule for C and Numba.
+
+C has these numbers from csrc/constants.h: after a change run `python tools/constants.py`.
+"""
+
+# A tile of rows passes through all layers at once. Networks with no layer wider than NARROW take
+# tiles of TILE_ROWS: 64 x 128 float64 activations are 64 KB, of which a few layers fit the
+# second-level cache. Others take larger ones: a product of fewer rows would not repay reading W.
+NARROW = 128
+TILE_ROWS, WIDE_TILE_ROWS = 64, 256
+
+# The widest layer with which a network counts as slim, so that rows lie along vectors: with fewer
+# than SLIM_FEW_ROWS rows, in float64 with more of them, in float32.
+SLIM_FEW_ROWS = 8
+SLIM_WIDTH_FOR_FEW, SLIM_WIDTH_OF_DOUBLES, SLIM_WIDTH = 4, 6, 8
