@@ -107,14 +107,13 @@
 #define FB_GROWTH_LIMIT 1000000.0
 #define FB_GROWTH_EPOCHS 3
 
-/* Places in `Run.monitor`, and how many there are. */
+/* Places in `Run.monitor`. */
 #define FB_FIRST_OBJECTIVE 0
 #define FB_EPOCHS_GROWN 1
 #define FB_LAST_OBJECTIVE 2
 #define FB_LOWEST 3
 #define FB_LAST_PROGRESS 4
 #define FB_EPOCHS_WITHOUT 5
-#define FB_MONITORED 6
 
 /* What the norm of a clipped gradient is increased by, against division by 0. */
 #define FB_CLIP_EPSILON 1e-06

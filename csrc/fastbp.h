@@ -44,8 +44,6 @@ typedef struct {
     double goal;
     int64_t patience;
     double tol;
-    double growth_limit;
-    int64_t growth_epochs;
     int64_t threads;
 
     int64_t n_steps, n_rates;

@@ -3,8 +3,8 @@
 A row of the table is the mathematics in NumPy. The reference backend evaluates it as it stands; the
 compiled backends implement the same rows under the same `kind` numbers and are tested against it.
 To add an activation, add a row here, tell C its number (`python tools/constants.py`) and add a case
-of it in each backend. A user's own function is an `Activation` made from scalar Python functions; it
-needs no row.
+of it in each backend. A user's own function is an `Activation` made from scalar Python functions;
+it needs no row.
 """
 
 from __future__ import annotations

@@ -106,10 +106,10 @@ static int end_of_epoch(training *t, double mean, double *validated)
     idx n_params = t->plan->n_params;
     real *good = run->good, *start = good + n_params;
     if (!all_finite(round_up(n_params), t->params)) return FB_NON_FINITE_PARAMETERS;
-    if (mean <= run->growth_limit * run->monitor[FB_FIRST_OBJECTIVE]) {
+    if (mean <= FB_GROWTH_LIMIT * run->monitor[FB_FIRST_OBJECTIVE]) {
         copy(n_params, start, good);
         run->monitor[FB_EPOCHS_GROWN] = 0;
-    } else if (++run->monitor[FB_EPOCHS_GROWN] >= (double)run->growth_epochs) {
+    } else if (++run->monitor[FB_EPOCHS_GROWN] >= FB_GROWTH_EPOCHS) {
         return FB_GROWN;
     }
     if (run->validation || run->patience) {

@@ -46,11 +46,8 @@ DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS 
 GROWTH_LIMIT = 1e6
 GROWTH_EPOCHS = 3
 
-# Places in `Run.monitor`, and how many there are.
-(
-    FIRST_OBJECTIVE, EPOCHS_GROWN, LAST_OBJECTIVE, LOWEST, LAST_PROGRESS, EPOCHS_WITHOUT,
-    MONITORED,
-) = range(7)  # fmt: skip
+# Places in `Run.monitor`.
+FIRST_OBJECTIVE, EPOCHS_GROWN, LAST_OBJECTIVE, LOWEST, LAST_PROGRESS, EPOCHS_WITHOUT = range(6)
 
 # What the norm of a clipped gradient is increased by, against division by 0.
 CLIP_EPSILON = 1e-6

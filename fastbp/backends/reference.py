@@ -456,11 +456,12 @@ def train(
         factors = _dropout_factors(plan, len(batch.X), run.seed, run.step)
         objective, g = _value_and_grad(batch, run.params, factors)
         losses[epoch] += objective
-        run.monitor[2] = objective
+        run.monitor[contract.LAST_OBJECTIVE] = objective
         if not np.isfinite(objective):
             return contract.NON_FINITE_OBJECTIVE
         if run.step == 0:
-            run.monitor[0] = max(abs(objective), np.finfo(run.params.dtype).eps)
+            least = np.finfo(run.params.dtype).eps
+            run.monitor[contract.FIRST_OBJECTIVE] = max(abs(objective), least)
         with np.errstate(all="ignore"):
             _step(plan, recipe, run, g, float(rates[i if len(rates) > 1 else 0]))
         run.step += 1
@@ -488,12 +489,12 @@ def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray)
     """What `contract.train` does after an epoch's last step, in its order."""
     if not np.isfinite(run.params).all():
         return contract.NON_FINITE_PARAMETERS
-    if mean <= contract.GROWTH_LIMIT * run.monitor[0]:
+    if mean <= contract.GROWTH_LIMIT * run.monitor[contract.FIRST_OBJECTIVE]:
         run.good[0] = run.good[1]
-        run.monitor[1] = 0
+        run.monitor[contract.EPOCHS_GROWN] = 0
     else:
-        run.monitor[1] += 1
-        if run.monitor[1] == contract.GROWTH_EPOCHS:
+        run.monitor[contract.EPOCHS_GROWN] += 1
+        if run.monitor[contract.EPOCHS_GROWN] == contract.GROWTH_EPOCHS:
             return contract.GROWN
     candidate = run.params
     if 0 <= recipe.average_from < run.step:
@@ -505,20 +506,21 @@ def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray)
         _watch(recipe, run, candidate, watched)
     if mean <= recipe.goal:
         return contract.GOAL_MET
-    if recipe.patience and run.monitor[5] >= recipe.patience:
+    if recipe.patience and run.monitor[contract.EPOCHS_WITHOUT] >= recipe.patience:
         return contract.NO_PROGRESS
     return contract.DONE
 
 
 def _watch(recipe: Recipe, run: Run, candidate: np.ndarray, watched: float) -> None:
-    lowest, reference = run.monitor[3:5]
-    if watched < lowest:
+    if watched < run.monitor[contract.LOWEST]:
         run.best[:] = candidate
-        run.monitor[3] = watched
-    if watched < (reference - recipe.tol * abs(reference) if reference < np.inf else np.inf):
-        run.monitor[4:] = watched, 0
+        run.monitor[contract.LOWEST] = watched
+    last = run.monitor[contract.LAST_PROGRESS]
+    if watched < (last - recipe.tol * abs(last) if last < np.inf else np.inf):
+        run.monitor[contract.LAST_PROGRESS] = watched
+        run.monitor[contract.EPOCHS_WITHOUT] = 0
     else:
-        run.monitor[5] += 1
+        run.monitor[contract.EPOCHS_WITHOUT] += 1
 
 
 def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Problem:

@@ -550,11 +550,11 @@ static fb_run run_of(const network *net, const optimizer *o, const void *params,
     fb_run run = {.params = copy_of(params, P), .moments = room(3 * P), .good = room(2 * P),
                   .monitor = doubles(6), .optimizer = o->optimizer, .n_moments = o->n_moments,
                   .batch_size = batch_size, .averaged = 1, .clip_norm = INFINITY,
-                  .average_from = -1, .goal = -INFINITY, .growth_limit = 1e6, .growth_epochs = 3,
-                  .threads = 1, .n_rates = 1, .rates = rate, .losses = doubles(MOST_EPOCHS)};
+                  .average_from = -1, .goal = -INFINITY, .threads = 1, .n_rates = 1,
+                  .rates = rate, .losses = doubles(MOST_EPOCHS)};
     memcpy(run.constants, o->constants, sizeof run.constants);
     memset(run.moments, 0, bytes(3 * P));
-    run.monitor[3] = run.monitor[4] = INFINITY;
+    run.monitor[FB_LOWEST] = run.monitor[FB_LAST_PROGRESS] = INFINITY;
     return run;
 }
 
