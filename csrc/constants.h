@@ -146,6 +146,9 @@
 #define FB_SLIM_WIDTH_OF_DOUBLES 6
 #define FB_SLIM_WIDTH 8
 
+/* Rows of a matrix that Cholesky's method factors together. */
+#define FB_FACTOR_ROWS 32
+
 /* fastbp/backends/marquardt.py */
 
 /* What columns of the Jacobian measured counts by this factor an iteration later: a column that

@@ -233,7 +233,7 @@ INLINE idx size_of_table(const fb_plan *plan)
 static idx size_of_search(const fb_plan *plan, idx n_kept)
 {
     idx n = plan->n_free, kept = n_kept ? size_of_table(plan) + size_of_outputs(plan, n_kept) : 0;
-    return n * n + n * FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * kept;
+    return n * n + n * FB_FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * kept;
 }
 
 static void lay_out_search(search *s, real *place, idx n_kept)
@@ -248,7 +248,7 @@ static void lay_out_search(search *s, real *place, idx n_kept)
     s->moved = place, place += round_up(s->plan->n_params);
     s->trial = place, place += round_up(s->plan->n_params);
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) *vectors[i] = place, place += padded;
-    s->negative = place, place += n * FACTOR_ROWS;
+    s->negative = place, place += n * FB_FACTOR_ROWS;
     s->U = place;
 }
 

@@ -1,4 +1,4 @@
-"""How the compiled backends cut up the rows: one rule for C and Numba.
+"""How the compiled backends cut up their work: one rule for C and Numba.
 
 C has these numbers from csrc/constants.h: after a change run `python tools/constants.py`.
 """
@@ -13,3 +13,6 @@ TILE_ROWS, WIDE_TILE_ROWS = 64, 256
 # than SLIM_FEW_ROWS rows, in float64 with more of them, in float32.
 SLIM_FEW_ROWS = 8
 SLIM_WIDTH_FOR_FEW, SLIM_WIDTH_OF_DOUBLES, SLIM_WIDTH = 4, 6, 8
+
+# Rows of a matrix that Cholesky's method factors together.
+FACTOR_ROWS = 32

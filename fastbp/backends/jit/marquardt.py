@@ -37,7 +37,8 @@ from ..marquardt import (
     TOO_LITTLE,
     UNSEEN,
 )
-from .cholesky import ROWS, factor, solve
+from ..tiling import FACTOR_ROWS
+from .cholesky import factor, solve
 from .compiling import (
     FLAG,
     INTEGER,
@@ -102,7 +103,7 @@ _VECTORS = 5
 
 def space_for(n):
     """How many numbers a search over n parameters works with."""
-    return n * (_VECTORS + ROWS + n)
+    return n * (_VECTORS + FACTOR_ROWS + n)
 
 
 _weighted_squares = elementwise(lambda v, scales: (v * v * scales,), 2, 0, total=True)
@@ -346,7 +347,7 @@ def _make_descend(fingerprint):
             n, n_params, pointer(free), p, pointer(prior), pointer(normal), pointer(scales),
             pointer(state), pointer(rules), pointer(records), records.shape[0], pointer(there),
             pointer(beyond), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n), at(v, 4 * n),
-            at(v, _VECTORS * n), at(v, (_VECTORS + ROWS) * n),
+            at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
         )  # fmt: skip
         while True:
             asked = _advance(s, asked)
