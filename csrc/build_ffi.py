@@ -17,13 +17,10 @@ FLAGS = ["-O3", "-g0", "-std=gnu11", "-fno-math-errno", "-ffp-contract=fast", "-
 
 
 def declarations(header: str) -> str:
-    """What cffi's parser can read of a C header: all but the preprocessor, save plain integers."""
+    """What cffi's parser can read of a C header: all but the preprocessor."""
     header = re.sub(r"/\*.*?\*/|//[^\n]*", " ", header, flags=re.DOTALL).replace("\\\n", " ")
     header = re.sub(r"#\s*ifdef\s+__cplusplus.*?#\s*endif", "", header, flags=re.DOTALL)
-    header = re.sub(r"(#\s*define\s+\w+)\s+\((-?\w+)\)", r"\1 \2", header)  # (-1) is too much
-    integer = re.compile(r"\s*#\s*define\s+\w+\s+-?(0x[0-9a-fA-F]+|\d+)\s*$")
-    lines = header.splitlines()
-    return "\n".join(s for s in lines if not s.lstrip().startswith("#") or integer.match(s))
+    return "\n".join(s for s in header.splitlines() if not s.lstrip().startswith("#"))
 
 
 def paths(*patterns: str) -> list[str]:

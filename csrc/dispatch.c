@@ -104,16 +104,16 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
     plan->n_layers = (idx)n_layers;
     plan->n_params = (idx)n_params;
     plan->tape_width = (idx)tape_width;
-    plan->max_width = (idx)layers[0];
+    plan->max_width = (idx)layers[FB_N_IN];
     for (idx l = 0; l < plan->n_layers; l++) {
         const int64_t *row = layers + FB_LAYER_COLUMNS * l;
-        plan->layers[l] = (fb_layer){.n_in = (idx)row[0],
-                                     .n_out = (idx)row[1],
-                                     .w = (idx)row[3],
-                                     .b = (idx)row[4],
-                                     .y_column = (idx)row[5],
-                                     .z_column = (idx)row[6],
-                                     .act = act_of(row[2], constants[l], functions[l]),
+        plan->layers[l] = (fb_layer){.n_in = (idx)row[FB_N_IN],
+                                     .n_out = (idx)row[FB_N_OUT],
+                                     .w = (idx)row[FB_W_OFFSET],
+                                     .b = (idx)row[FB_B_OFFSET],
+                                     .y_column = (idx)row[FB_Y_COLUMN],
+                                     .z_column = (idx)row[FB_Z_COLUMN],
+                                     .act = act_of(row[FB_ACTIVATION], constants[l], functions[l]),
                                      .dropout = dropout ? dropout[l] : 0};
         fb_layer *layer = plan->layers + l;
         layer->places = plan->free ? plan->places + plan->n_free : NULL;
@@ -200,7 +200,7 @@ int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *
 static const fb_table *table_for_sum(const fb_plan *plan, int64_t rows)
 {
     int64_t bytes = rows * (int64_t)(plan->is_double ? sizeof(double) : sizeof(float));
-    return fb_is_slim(plan, (idx)rows) && bytes <= 32 ? plan->half : plan->table;
+    return fb_is_slim(plan, (idx)rows) && bytes <= FB_SLIM_SHORT_BYTES ? plan->half : plan->table;
 }
 
 int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,

@@ -9,84 +9,9 @@
 
 #include <stdint.h>
 
-/* Activations, row functions of losses, optimizers, robust losses, stop codes: numbers as in the
- * Python tables. */
-#define FB_LINEAR 0
-#define FB_RELU 1
-#define FB_LEAKY_RELU 2
-#define FB_SIGMOID 3
-#define FB_TANH 4
-#define FB_RELU_Z 5
-#define FB_ELU 6
-#define FB_SELU 7
-#define FB_CELU 8
-#define FB_SOFTPLUS 9
-#define FB_SOFTSIGN 10
-#define FB_GELU 11
-#define FB_GELU_TANH 12
-#define FB_SILU 13
-#define FB_MISH 14
-#define FB_HARD_TANH 15
-#define FB_HARD_SIGMOID 16
-#define FB_RELU6 17
-#define FB_EXP 18
-#define FB_SIN 19
-#define FB_USER 20
+#include "constants.h"
 
-#define FB_SQUARED 0
-#define FB_BCE_LOGITS 1
-#define FB_SOFTMAX_CE 2
-#define FB_SOFTMAX_CE_LABELS 3
-#define FB_ABSOLUTE 4
-#define FB_HUBER 5
-#define FB_LOG_COSH 6
-#define FB_QUANTILE 7
-#define FB_BCE 8
-#define FB_HINGE 9
-#define FB_SQUARED_HINGE 10
-#define FB_POISSON 11
-#define FB_GAUSSIAN_NLL 12
-#define FB_GAUSSIAN_KL 13
-#define FB_MARGIN_RANKING 14
-#define FB_USER_LOSS 15
-
-#define FB_SGD 0
-#define FB_NESTEROV 1
-#define FB_ADAM 2
-#define FB_RMSPROP 3
-#define FB_ADAGRAD 4
-
-#define FB_LINEAR_RHO 0
-#define FB_HUBER_RHO 1
-#define FB_SOFT_L1_RHO 2
-#define FB_CAUCHY_RHO 3
-
-#define FB_DONE 0
-#define FB_NON_FINITE_OBJECTIVE 1
-#define FB_NON_FINITE_PARAMETERS 2
-#define FB_GROWN 3
-#define FB_GOAL_MET 4
-#define FB_NO_PROGRESS 5
-#define FB_NO_MEMORY -1
-
-/* Places in the state of a search; how one ends. */
-#define FB_SQUARES 0
-#define FB_MU 1
-#define FB_USED 2
-#define FB_RHO 3
-#define FB_NIT 4
-#define FB_NFEV 5
-#define FB_NJEV 6
-#define FB_STATUS 7
-
-#define FB_STUCK -1
-#define FB_RUNNING 0
-#define FB_FLAT 1
-#define FB_SMALL 2
-#define FB_SHORT 3
-
-/* Columns of a plan's layer table. */
-#define FB_LAYER_COLUMNS 7
+#define FB_NO_MEMORY -1 /* instead of FB_DONE, a stop code or a count */
 
 /* A network, and the workspaces that calls on it take turns to use. */
 typedef struct fb_plan fb_plan;
@@ -119,8 +44,6 @@ typedef struct {
     double goal;
     int64_t patience;
     double tol;
-    double growth_limit;
-    int64_t growth_epochs;
     int64_t threads;
 
     int64_t n_steps, n_rates;
@@ -145,9 +68,9 @@ const char *fb_isa(void);
 int fb_set_isa(const char *cap);
 const char *fb_compiler(void);
 
-/* Per layer: a row of the layer table, the activation's constant, the address of a user's
- * activation (else 0) and the share of outputs that training drops (or null); per parameter whether
- * training may change it (or null). All is copied. */
+/* Per layer: a row of the layer table with FB_LAYER_COLUMNS columns, the activation's constant, the
+ * address of a user's activation (else 0) and the share of outputs that training drops (or null);
+ * per parameter whether training may change it (or null). All is copied. */
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                      const double *constants, const uintptr_t *functions, const double *dropout,
                      const uint8_t *free, int64_t n_params, int64_t tape_width);

@@ -550,7 +550,7 @@ def _status(call: _Call, start: np.ndarray, batch_size: int, out: loop.Outcome) 
     if out.code == contract.GOAL_MET:
         return FINISHED, f"the goal of {call.ending.goal:g} was met in {done}"
     if out.code == contract.NO_PROGRESS:
-        lowest = float(out.progress.run.monitor[3])
+        lowest = float(out.progress.run.monitor[contract.LOWEST])
         return FINISHED, no_progress(call.ending.patience or 0, "epoch", nit, lowest)
     if out.stopped == INTERRUPT:
         return INTERRUPTED, f"interrupted (Ctrl-C) after {done}"

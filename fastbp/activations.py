@@ -2,8 +2,9 @@
 
 A row of the table is the mathematics in NumPy. The reference backend evaluates it as it stands; the
 compiled backends implement the same rows under the same `kind` numbers and are tested against it.
-To add an activation, add a row here and a case of its number in each backend. A user's own function
-is an `Activation` made from scalar Python functions; it needs no row.
+To add an activation, add a row here, tell C its number (`python tools/constants.py`) and add a case
+of it in each backend. A user's own function is an `Activation` made from scalar Python functions;
+it needs no row.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import numpy as np
 from ._errors import unknown_name
 from ._user import ScalarFunctions, check_derivative
 
-# Numbers by which the backends know the functions; csrc/fastbp.h has the same. RELU_Z is relu with
-# a derivative at 0 other than 0, USER a function of the user's own.
+# Numbers by which the backends know the functions. RELU_Z is relu with a derivative at 0 other than
+# 0, USER a function of the user's own.
 (
     LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, RELU_Z, ELU, SELU, CELU, SOFTPLUS, SOFTSIGN, GELU,
     GELU_TANH, SILU, MISH, HARD_TANH, HARD_SIGMOID, RELU6, EXP, SIN, USER,

@@ -2,8 +2,8 @@
 
 A loss of n rows is ``scale · Σ_i w_i ℓ(Y_i, T_i)``. The row function ℓ and its derivative stand in
 the table in NumPy; the normaliser ``scale`` is computed here, so that backends only sum. What
-targets must look like is checked in `_targets`. To add a loss, add a row here and a case of its
-number in each backend.
+targets must look like is checked in `_targets`. To add a loss, add a row here, tell C its number
+(`python tools/constants.py`) and add a case of it in each backend.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from ._errors import unknown_name
 from ._user import PairFunctions, check_derivative
 
-# Numbers by which the backends know the row functions; csrc/fastbp.h has the same.
+# Numbers by which the backends know the row functions.
 (
     SQUARED, BCE_LOGITS, SOFTMAX_CE, SOFTMAX_CE_LABELS, ABSOLUTE, HUBER, LOG_COSH, QUANTILE, BCE,
     HINGE, SQUARED_HINGE, POISSON, GAUSSIAN_NLL, GAUSSIAN_KL, MARGIN_RANKING, USER_LOSS,

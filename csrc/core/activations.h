@@ -12,20 +12,14 @@
  */
 #include "elementary.h"
 
-#if FB_DOUBLE
-#define NORMAL_MOST 39 /* gelu */
-#define LOGISTIC_MOST 760 /* silu, mish */
-#define GELU_TANH_MOST 22
-#else
-#define NORMAL_MOST 15
-#define LOGISTIC_MOST 112
-#define GELU_TANH_MOST 11
-#endif
+#define NORMAL_MOST NUMBER(NORMAL_MOST)
+#define LOGISTIC_MOST NUMBER(LOGISTIC_MOST)
+#define GELU_TANH_MOST NUMBER(GELU_TANH_MOST)
 
 static const real tail_q[] = {NUMBER(TAIL)};
 static const real gelu_slope_q[] = {NUMBER(GELU_SLOPE)};
-static const real selu_scale = (real)1.0507009873554805;
-static const real selu_depth = (real)(1.0507009873554805 * 1.6732632423543773); /* times alpha */
+static const real selu_scale = (real)FB_SELU_SCALE;
+static const real selu_depth = (real)(FB_SELU_SCALE * FB_SELU_ALPHA);
 
 INLINE vec nan_like(vec z, vec value) { return if_equal(z, z, value, z); }
 INLINE vec if_negative(vec z, vec yes, vec no) { return if_greater((vec){0}, z, yes, no); }
@@ -103,7 +97,7 @@ INLINE reduced normal_exp(vec a)
 }
 
 /* t = (a - 4) / (a + 4) */
-INLINE vec normal_variable(vec a) { return 2 * (a / (a + 4)) - 1; }
+INLINE vec normal_variable(vec a) { return 2 * (a / (a + NUMBER(TAIL_MIDDLE))) - 1; }
 
 INLINE vec gelu(vec z)
 {

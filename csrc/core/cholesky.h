@@ -4,8 +4,6 @@
  * read, and U takes its place.
  */
 
-enum { FACTOR_ROWS = 32 }; /* rows that are factored together */
-
 /* y += factor · x */
 INLINE void add_multiple(idx n, real factor, const real *x, real *y)
 {
@@ -46,11 +44,11 @@ static int factor_rows(idx n, idx first, idx last, real *A)
     return 1;
 }
 
-/* Returns 0 if A is not positive definite. `negative` has room for n·FACTOR_ROWS numbers. */
+/* Returns 0 if A is not positive definite. `negative` has room for n·FB_FACTOR_ROWS numbers. */
 static int cholesky(idx n, real *A, real *negative, real *pack)
 {
-    for (idx k = 0; k < n; k += FACTOR_ROWS) {
-        idx rows = n - k < FACTOR_ROWS ? n - k : FACTOR_ROWS;
+    for (idx k = 0; k < n; k += FB_FACTOR_ROWS) {
+        idx rows = n - k < FB_FACTOR_ROWS ? n - k : FB_FACTOR_ROWS;
         for (idx p = 0; p < k; p++)
             for (idx i = 0; i < rows; i++) negative[p * rows + i] = -A[p * n + k + i];
         epilogue add = {NULL, (real)-INFINITY, 1, 0};

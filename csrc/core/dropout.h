@@ -3,23 +3,21 @@
 
 static uint64_t mix(uint64_t x)
 {
-    x = (x ^ x >> 30) * UINT64_C(0xBF58476D1CE4E5B9);
-    x = (x ^ x >> 27) * UINT64_C(0x94D049BB133111EB);
+    x = (x ^ x >> 30) * FB_MIX_1;
+    x = (x ^ x >> 27) * FB_MIX_2;
     return x ^ x >> 31;
 }
 
 INLINE uint32_t hash(uint32_t x)
 {
-    x = (x ^ x >> 16) * UINT32_C(0x7FEB352D);
-    x = (x ^ x >> 15) * UINT32_C(0x846CA68B);
+    x = (x ^ x >> 16) * FB_HASH_1;
+    x = (x ^ x >> 15) * FB_HASH_2;
     return x ^ x >> 16;
 }
 
-static const uint64_t golden = UINT64_C(0x9E3779B97F4A7C15);
-
 static uint64_t dropout_key(uint64_t seed, int64_t step)
 {
-    return mix(seed + golden * ((uint64_t)step + 1));
+    return mix(seed + FB_GOLDEN * ((uint64_t)step + 1));
 }
 
 /* The factors 0 and 1/(1 - p) of a tile that starts at row `first` of its batch. */
@@ -32,7 +30,7 @@ static void draw_factors(const fb_plan *plan, const buffers *B, uint64_t step_ke
         double p = plan->layers[l].dropout;
         real kept = (real)(1 / (1 - p));
         uint32_t last_dropped = (uint32_t)(ceil(p * 0x1p32) - 1);
-        uint64_t key = mix(step_key + golden * (uint64_t)(l + 1));
+        uint64_t key = mix(step_key + FB_GOLDEN * (uint64_t)(l + 1));
         uint32_t low = (uint32_t)key, high = (uint32_t)(key >> 32);
         idx n_out = plan->layers[l].n_out;
         for (idx i = 0; i < rows; i++) {

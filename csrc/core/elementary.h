@@ -2,7 +2,7 @@
  *
  * They are polynomials after argument reduction, without tables, accurate to about 1 to 3 ULP over
  * the whole range of the dtype, subnormal results and NaN included; tools/polynomials.py derives
- * the coefficients. What one number of the dtype cannot hold is a sum of two.
+ * the coefficients and has the limits. What one number of the dtype cannot hold is a sum of two.
  */
 #include "polynomials.h"
 
@@ -12,11 +12,6 @@
 #define EXPONENT_BIAS 1023
 #define EPSILON 0x1p-52
 #define LARGEST 0x1.fffffffffffffp1023
-#define EXP_LEAST (-746) /* e^x is 0 below */
-#define EXP_MOST 710 /* and infinite above */
-#define SCALE_LEAST (-1416) /* e^x is the product of about 1 and two normal powers of 2 above */
-#define EXPM1_LEAST (-40) /* e^x - 1 rounds to -1 below */
-#define SIN_MOST 0x1p30 /* the reduction's pi suffices below */
 #define TO_INTEGER 0x1.8p52 /* added to x and subtracted again, rounds x to an integer */
 #define HIGH_HALF INT64_C(-0x8000000) /* selects the sign, the exponent and half of the mantissa */
 #else
@@ -25,14 +20,14 @@
 #define EXPONENT_BIAS 127
 #define EPSILON 0x1p-23f
 #define LARGEST 0x1.fffffep127f
-#define EXP_LEAST (-104)
-#define EXP_MOST 89
-#define SCALE_LEAST (-174)
-#define EXPM1_LEAST (-20)
-#define SIN_MOST 0x1p13f
 #define TO_INTEGER 0x1.8p23f
 #define HIGH_HALF (-0x1000)
 #endif
+#define EXP_LEAST NUMBER(EXP_LEAST)
+#define EXP_MOST NUMBER(EXP_MOST)
+#define SCALE_LEAST NUMBER(SCALE_LEAST)
+#define EXPM1_LEAST NUMBER(EXPM1_LEAST)
+#define SIN_MOST NUMBER(SIN_MOST)
 
 /* Polynomials. */
 
@@ -255,7 +250,7 @@ __attribute__((noinline)) static void shifted_sin_of_large(real *x, int quarter)
 
 INLINE vec any_shifted_sin(vec x, int quarter)
 {
-    if (any_greater(vabs(x), splat((real)SIN_MOST))) {
+    if (any_greater(vabs(x), splat(SIN_MOST))) {
         real lanes[VL];
         store(lanes, x);
         shifted_sin_of_large(lanes, quarter);

@@ -20,10 +20,7 @@ typedef struct {
     _Alignas(64) char bytes[];
 } fb_workspace;
 
-/* A sum over rows is cut into parts, at most so many, of about so many rows or more; the contract's
- * partition() says how. Threads share parts, so that no more than FB_MOST_PARTS can be of use. */
-enum { FB_MOST_PARTS = 16, FB_PART_ROWS = 256 };
-
+/* Threads share the parts of a sum over rows, so that no more than FB_MOST_PARTS can be of use. */
 enum { FB_POOL_SLOTS = FB_MOST_PARTS };
 
 typedef struct {
@@ -104,8 +101,9 @@ struct fb_plan {
  * to 1 of the time, the least with many rows of few units; beyond, units fill vectors better. */
 static inline int fb_is_slim(const fb_plan *plan, idx rows)
 {
-    enum { FEW_ROWS = 8, WIDTH_FOR_FEW = 4, WIDTH_OF_DOUBLES = 6, WIDTH = 8 };
-    idx width = rows < FEW_ROWS ? WIDTH_FOR_FEW : plan->is_double ? WIDTH_OF_DOUBLES : WIDTH;
+    idx width = rows < FB_SLIM_FEW_ROWS ? FB_SLIM_WIDTH_FOR_FEW
+                : plan->is_double       ? FB_SLIM_WIDTH_OF_DOUBLES
+                                        : FB_SLIM_WIDTH;
     return plan->max_width <= width;
 }
 

@@ -7,8 +7,6 @@
  */
 
 enum {
-    DELTA_ROWS = 64, /* rows of deltas in a tile */
-    BLOCK_ROWS = 128, /* rows of J that stay in the cache for JᵀJ */
     COLUMN_BLOCK = PANEL_NV * VL /* columns of JᵀJ that are computed at once, down to the diagonal */
 };
 
@@ -123,7 +121,7 @@ static void pick_outputs(idx rows, idx n_out, const real *factors, block d)
         for (idx k = 0; k < n_out; k++, d.p += d.ld) d.p[k] = factors ? *factors++ : 1;
 }
 
-INLINE idx delta_tile(idx n_out) { return n_out < DELTA_ROWS ? DELTA_ROWS / n_out : 1; }
+INLINE idx delta_tile(idx n_out) { return n_out < FB_DELTA_ROWS ? FB_DELTA_ROWS / n_out : 1; }
 
 typedef struct {
     const fb_plan *plan;
@@ -190,12 +188,12 @@ static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *p
     real *rows = rows_;
     idx n = (idx)problem->n, n_params = plan->n_params;
     buffers B;
-    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, DELTA_ROWS, DELTA_ROWS,
+    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, FB_DELTA_ROWS, FB_DELTA_ROWS,
                   size_of_spare(plan)};
     if (!take_buffers(&B, plan, need)) return FB_NO_MEMORY;
     transpose_weights(plan, params, 0, B.Wt);
-    for (idx i = 0; i < n; i += DELTA_ROWS) {
-        idx count = n - i < DELTA_ROWS ? n - i : DELTA_ROWS;
+    for (idx i = 0; i < n; i += FB_DELTA_ROWS) {
+        idx count = n - i < FB_DELTA_ROWS ? n - i : FB_DELTA_ROWS;
         rows_of_data data = stored_rows(plan, problem, i);
         tile_forward(plan, &B, params, count, data.X);
         tile_objective(plan, &B, problem, data, count, problem->scale, NULL,
@@ -383,7 +381,7 @@ static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *par
     idx n = (idx)problem->n, n_free = plan->n_free, size = n_free * (n_free + 1);
     idx n_out = plan->layers[plan->n_layers - 1].n_out;
     idx tile = normal ? delta_tile(n_out) : tile_rows(plan, n), deltas = tile * n_out;
-    idx block_rows = n_out < BLOCK_ROWS ? BLOCK_ROWS : n_out;
+    idx block_rows = n_out < FB_JACOBIAN_ROWS ? FB_JACOBIAN_ROWS : n_out;
     idx workers = useful_workers(n, threads), n_slots = normal ? slots_for(n, workers, size) : 0;
     needs others = {FOR_FORWARD, tile, 0, 0};
     if (normal)

@@ -19,7 +19,7 @@ static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_ac
 {
     const real *dY = dY_, *X = X_, *Y = Y_, *Z = Z_;
     real *dX = dX_;
-    idx most = n < WIDE_TILE_ROWS ? n : WIDE_TILE_ROWS;
+    idx most = n < FB_WIDE_TILE_ROWS ? n : FB_WIDE_TILE_ROWS;
     idx ld = leading(n_out), ldt = round_up(n_in);
     int copies = dX && copies_transpose(most, n_in, n_out);
     idx size = PACK_SIZE + most * ld + VL + (copies ? n_out * ldt : 0);

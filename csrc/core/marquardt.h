@@ -2,18 +2,6 @@
  * step as in backends/marquardt.py, which explains it.
  */
 
-/* As in backends/marquardt.py. */
-#define DECAY 0.64
-#define TOO_LITTLE 0.1
-#define UNSEEN 2e-15
-#define EXACT 1e-3
-#define LONGEST_BEND 0.75
-#define PROBE 0.1
-#define STRAIGHT 1e-8
-#define LEAST_MU 1e-30
-#define PROMISED 1e-6
-#define ROUNDED 1e-28
-
 /* A search: places in the workspace, and how its last trial went. Vectors have n = n_free entries;
  * `moved` and `trial` are of all parameters. */
 typedef struct {
@@ -91,7 +79,7 @@ static void arrive(search *s, int fresh)
     }
     for (idx i = 0; fresh && i < n; i++) {
         double measured = d->uniform ? mean : d->normal[i * n + i] + d->prior[i];
-        double scale = fmax(measured, DECAY * d->scales[i]);
+        double scale = fmax(measured, FB_DECAY * d->scales[i]);
         d->scales[i] = scale > 0 ? scale : 1;
     }
     int flat = s->steepest <= d->min_grad || !(cosine > d->gtol);
@@ -125,18 +113,18 @@ static int bend_step(search *s, int *is_straight)
     idx n = s->n;
     const real *JTr = d->normal + n * n;
     d->state[FB_NFEV]++;
-    move(s, d->params, PROBE, s->step, s->moved);
+    move(s, d->params, FB_PROBE, s->step, s->moved);
     fb_rho rho = {(int)d->rho, d->rho_scale};
     int code = sum_beyond(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho, s->here,
                           s->bend);
     if (code < 0) return code;
     for (idx i = 0; i < n; i++) {
         double linear = -s->gradient[i] - s->damping[i] * s->step[i];
-        s->bend[i] = linear / PROBE - (s->bend[i] - JTr[i]) / (PROBE * PROBE);
+        s->bend[i] = linear / FB_PROBE - (s->bend[i] - JTr[i]) / (FB_PROBE * FB_PROBE);
     }
     solve_factored(n, s->U, s->bend);
     *is_straight = 2 * length(n, s->bend, d->scales) <=
-                   LONGEST_BEND * length(n, s->step, d->scales);
+                   FB_LONGEST_BEND * length(n, s->step, d->scales);
     for (idx i = 0; i < n; i++) s->step[i] += s->bend[i];
     return FB_DONE;
 }
@@ -148,16 +136,16 @@ static int try_step(search *s)
     int straight = 1, code;
     s->small = s->is_short = s->promises = 0;
     if (!first_order(s)) return 0;
-    if (d->bend && s->predicted > STRAIGHT * s->total) {
+    if (d->bend && s->predicted > FB_STRAIGHT * s->total) {
         code = bend_step(s, &straight);
         if (code < 0) return code;
     }
     double size = length(s->n, s->x, d->scales);
-    double relative = length(s->n, s->step, d->scales) / fmax(size, 1e-300);
+    double relative = length(s->n, s->step, d->scales) / fmax(size, FB_LEAST_LENGTH);
     s->is_short = relative <= d->xtol;
     s->small = fabs(s->predicted) <= d->ftol * s->total;
-    s->promises = relative > PROMISED && s->predicted > PROMISED * s->total &&
-                  s->total > ROUNDED * size * size;
+    s->promises = relative > FB_PROMISED && s->predicted > FB_PROMISED * s->total &&
+                  s->total > FB_ROUNDED * size * size;
     if (!straight) return 0;
     move(s, d->params, 1, s->step, s->trial);
     code = sum_at_trial(s);
@@ -165,8 +153,8 @@ static int try_step(search *s)
     double total = s->squares + prior_of(s, s->trial);
     s->gain = isfinite(total) ? s->total - total : -INFINITY;
     s->small = s->small && fabs(s->gain) <= d->ftol * s->total;
-    int enough = s->gain > TOO_LITTLE * s->predicted;
-    int is_last = s->small && s->gain >= -UNSEEN * s->total;
+    int enough = s->gain > FB_TOO_LITTLE * s->predicted;
+    int is_last = s->small && s->gain >= -FB_UNSEEN * s->total;
     return s->predicted > 0 && (enough || is_last);
 }
 
@@ -191,9 +179,9 @@ static int take(search *s)
         return code < 0 ? code : 0;
     }
     state[FB_USED] = state[FB_MU];
-    double factor = fabs(rho - 1) > EXACT ? fmax(1.0 / 3, 1 - swing * swing * swing) : EXACT;
+    double factor = fabs(rho - 1) > FB_EXACT ? fmax(1.0 / 3, 1 - swing * swing * swing) : FB_EXACT;
     if (d->mu_dec > 0) factor = d->mu_dec;
-    state[FB_MU] = fmax(LEAST_MU, state[FB_MU] * factor);
+    state[FB_MU] = fmax(FB_LEAST_MU, state[FB_MU] * factor);
     state[FB_NIT]++;
     state[FB_RHO] = rho;
     state[FB_SQUARES] = s->squares;
@@ -245,7 +233,7 @@ INLINE idx size_of_table(const fb_plan *plan)
 static idx size_of_search(const fb_plan *plan, idx n_kept)
 {
     idx n = plan->n_free, kept = n_kept ? size_of_table(plan) + size_of_outputs(plan, n_kept) : 0;
-    return n * n + n * FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * kept;
+    return n * n + n * FB_FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * kept;
 }
 
 static void lay_out_search(search *s, real *place, idx n_kept)
@@ -260,7 +248,7 @@ static void lay_out_search(search *s, real *place, idx n_kept)
     s->moved = place, place += round_up(s->plan->n_params);
     s->trial = place, place += round_up(s->plan->n_params);
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) *vectors[i] = place, place += padded;
-    s->negative = place, place += n * FACTOR_ROWS;
+    s->negative = place, place += n * FB_FACTOR_ROWS;
     s->U = place;
 }
 

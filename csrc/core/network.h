@@ -6,12 +6,6 @@
  * a large one as each product packs it.
  */
 
-enum {
-    NARROW = 128, /* networks with no wider layer run in tiles of TILE_ROWS */
-    TILE_ROWS = 64, /* 64 x 128 f64 activations are 64 KB: a few layers fit the second-level cache */
-    WIDE_TILE_ROWS = 256 /* others; a product of fewer rows would not repay reading W */
-};
-
 typedef struct {
     real *p;
     idx ld;
@@ -39,7 +33,7 @@ INLINE idx leading(idx columns) { return columns == 1 ? 1 : round_up(columns); }
 
 INLINE idx tile_rows(const fb_plan *plan, idx n)
 {
-    idx most = plan->max_width <= NARROW ? TILE_ROWS : WIDE_TILE_ROWS;
+    idx most = plan->max_width <= FB_NARROW ? FB_TILE_ROWS : FB_WIDE_TILE_ROWS;
     return n < most ? n : most;
 }
 

@@ -5,9 +5,6 @@
  * is a row_sum like the batch, over the same workers' buffers.
  */
 
-/* Places in the monitor. */
-enum { FIRST_OBJECTIVE, EPOCHS_GROWN, LAST_OBJECTIVE, LOWEST, LAST_PROGRESS, EPOCHS_WITHOUT };
-
 typedef struct {
     const fb_plan *plan;
     fb_run *run;
@@ -39,7 +36,7 @@ static void clip(idx n, real *grad, double most)
         vec g = load(grad + i);
         add_to(&squares, g * g);
     }
-    double factor = most / (sqrt(total_of(squares)) + 1e-6);
+    double factor = most / (sqrt(total_of(squares)) + FB_CLIP_EPSILON);
     if (!(factor < 1)) return;
     vec f = splat((real)factor);
     for (idx i = 0; i < n; i += VL) store(grad + i, f * load(grad + i));
@@ -89,16 +86,16 @@ static const real *candidate(const training *t)
 static void watch(const training *t, const real *params, double watched)
 {
     fb_run *run = t->run;
-    double *monitor = run->monitor, last = monitor[LAST_PROGRESS];
-    if (watched < monitor[LOWEST]) {
+    double *monitor = run->monitor, last = monitor[FB_LAST_PROGRESS];
+    if (watched < monitor[FB_LOWEST]) {
         memcpy(run->best, params, (size_t)t->plan->n_params * sizeof(real));
-        monitor[LOWEST] = watched;
+        monitor[FB_LOWEST] = watched;
     }
     if (watched < (last < INFINITY ? last - run->tol * fabs(last) : last)) {
-        monitor[LAST_PROGRESS] = watched;
-        monitor[EPOCHS_WITHOUT] = 0;
+        monitor[FB_LAST_PROGRESS] = watched;
+        monitor[FB_EPOCHS_WITHOUT] = 0;
     } else {
-        monitor[EPOCHS_WITHOUT]++;
+        monitor[FB_EPOCHS_WITHOUT]++;
     }
 }
 
@@ -109,10 +106,10 @@ static int end_of_epoch(training *t, double mean, double *validated)
     idx n_params = t->plan->n_params;
     real *good = run->good, *start = good + n_params;
     if (!all_finite(round_up(n_params), t->params)) return FB_NON_FINITE_PARAMETERS;
-    if (mean <= run->growth_limit * run->monitor[FIRST_OBJECTIVE]) {
+    if (mean <= FB_GROWTH_LIMIT * run->monitor[FB_FIRST_OBJECTIVE]) {
         copy(n_params, start, good);
-        run->monitor[EPOCHS_GROWN] = 0;
-    } else if (++run->monitor[EPOCHS_GROWN] >= (double)run->growth_epochs) {
+        run->monitor[FB_EPOCHS_GROWN] = 0;
+    } else if (++run->monitor[FB_EPOCHS_GROWN] >= FB_GROWTH_EPOCHS) {
         return FB_GROWN;
     }
     if (run->validation || run->patience) {
@@ -122,7 +119,7 @@ static int end_of_epoch(training *t, double mean, double *validated)
         if (run->patience) watch(t, params, run->validation ? *validated : mean);
     }
     if (mean <= run->goal) return FB_GOAL_MET;
-    if (run->patience && run->monitor[EPOCHS_WITHOUT] >= (double)run->patience)
+    if (run->patience && run->monitor[FB_EPOCHS_WITHOUT] >= (double)run->patience)
         return FB_NO_PROGRESS;
     return FB_DONE;
 }
@@ -151,10 +148,10 @@ static int run_steps(training *t)
         double value = objective(sum, t->team);
         *losses += value;
         sum->resident = sum->slim && full && !run->order && !run->validation;
-        run->monitor[LAST_OBJECTIVE] = value;
+        run->monitor[FB_LAST_OBJECTIVE] = value;
         if (!isfinite(value)) return FB_NON_FINITE_OBJECTIVE;
         if (run->step == 0)
-            run->monitor[FIRST_OBJECTIVE] = fmax(fabs(value), FB_DOUBLE ? 0x1p-52 : 0x1p-23);
+            run->monitor[FB_FIRST_OBJECTIVE] = fmax(fabs(value), FB_DOUBLE ? 0x1p-52 : 0x1p-23);
         step(t, run->rates[run->n_rates > 1 ? k : 0]);
         if (++j < per_epoch) continue;
         int reason = end_of_epoch(t, *losses / (double)per_epoch, validated);

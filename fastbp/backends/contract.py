@@ -6,6 +6,9 @@ Callers have checked everything: arrays are C-contiguous, aligned, of the plan's
 shapes given here, and backends neither check again nor modify them, except where a function says
 that it works in place. Results are new C-contiguous arrays.
 
+The numbers that stand here are C's too, which has them from csrc/constants.h: after a change run
+`python tools/constants.py`.
+
 Notation: X (n, n_in), W (n_in, n_out), b (n_out,), Z = XW + b, Y = act(Z); dA is dL/dA and has the
 shape of A. Rows are samples.
 """
@@ -21,28 +24,41 @@ import numpy as np
 from .._user import PairFunctions
 from ..activations import Activation
 
-# Columns of `Plan.layers`.
-N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN = range(7)
+# Columns of `Plan.layers`, and how many there are.
+N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN, LAYER_COLUMNS = range(8)
 
-# Kinds of `Optimizer`; csrc/fastbp.h has the same.
+# Kinds of `Optimizer`.
 SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
 
-# Kinds of `Robust`; csrc/fastbp.h has the same.
+# Kinds of `Robust`.
 LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
 
-# Places in `Descent.state`, and how a search ends (0: it goes on); csrc/fastbp.h has the same.
+# Places in `Descent.state`.
 SQUARES, MU, USED, RHO, NIT, NFEV, NJEV, STATUS = range(8)
+
+# How a search ends (0: it goes on).
 STUCK, RUNNING, FLAT, SMALL, SHORT = range(-1, 4)
 
-# Why `train` stopped before its last step (0: it did not); csrc/fastbp.h has the same.
+# Why `train` stopped before its last step (0: it did not).
 DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
 
 # An objective this many times the first one, for so many epochs in a row, is divergence.
 GROWTH_LIMIT = 1e6
 GROWTH_EPOCHS = 3
 
+# Places in `Run.monitor`.
+FIRST_OBJECTIVE, EPOCHS_GROWN, LAST_OBJECTIVE, LOWEST, LAST_PROGRESS, EPOCHS_WITHOUT = range(6)
+
+# What the norm of a clipped gradient is increased by, against division by 0.
+CLIP_EPSILON = 1e-6
+
 # A sum over rows is cut into at most so many parts, each of about so many rows or more.
 MOST_PARTS, PART_ROWS = 16, 256
+
+# The hash of `train` by which dropout is drawn.
+GOLDEN = 0x9E3779B97F4A7C15
+MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+HASH_1, HASH_2 = 0x7FEB352D, 0x846CA68B
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,8 +288,9 @@ class Recipe:
         If true, a batch of B of the n rows is scaled by problem.scale·n/B (the normaliser is its
         size times the mean weight of all data); if false, by problem.scale as it is.
     clip_norm : float
-        The gradient, 0 for what is not free, is multiplied by min(1, clip_norm/(‖g‖ + 1e-6)) if
-        this is finite; squares are taken in the plan's dtype and summed in float64.
+        The gradient, 0 for what is not free, is multiplied by min(1, clip_norm/(‖g‖ +
+        CLIP_EPSILON)) if this is finite; squares are taken in the plan's dtype and summed in
+        float64.
     average_from : int
         From this step on, counted from 0, `Run.average` is kept; negative for never.
     validation : Problem or None
@@ -322,10 +339,11 @@ class Run:
         The mean of the parameters after each of the steps from `Recipe.average_from` on; kept as
         average += (params - average)/count. Without averaging it may be empty.
     monitor : numpy.ndarray of float64 (6,)
-        [0] the growth limit's base: the first objective, absolute, at least the dtype's epsilon;
-        0 before the first step. [1] completed epochs in a row above GROWTH_LIMIT times that.
-        [2] the last objective met. [3] the lowest watched value and [4] the one that made progress
-        last, both inf at first. [5] completed epochs in a row without progress.
+        Numbers, by place: FIRST_OBJECTIVE, the growth limit's base: absolute, at least the dtype's
+        epsilon, 0 before the first step; EPOCHS_GROWN, completed epochs in a row above GROWTH_LIMIT
+        times that; LAST_OBJECTIVE, the last one met; LOWEST, the lowest watched value, and
+        LAST_PROGRESS, the one that made progress last, both inf at first; EPOCHS_WITHOUT, completed
+        epochs in a row without progress.
     seed : int
         Of the dropout, 0 <= seed < 2^64.
     step : int
@@ -541,7 +559,7 @@ def train(
     -----
     A non-finite objective stops before the update of its step. At the end of each epoch, in this
     order: finite parameters are checked (NON_FINITE_PARAMETERS); growth, that is the epoch's mean
-    objective above GROWTH_LIMIT times run.monitor[0] for GROWTH_EPOCHS epochs in a row (GROWN); the
+    objective above GROWTH_LIMIT times the first one for GROWTH_EPOCHS epochs in a row (GROWN); the
     validation is evaluated; the watched value is compared, and where it is lower than all before,
     the candidate becomes `run.best`; the goal; the patience. The candidate is what a fit would
     return now: the average if that has begun, rounded to the dtype, else the parameters. A watched
@@ -555,10 +573,9 @@ def train(
     the batch's rows counted from 0, entry (row, unit) of layer number `index` in step `step` is
     dropped if h < p·2^32, where h is a hash of 32 bits. All arithmetic is modulo 2^64, then 2^32::
 
-        mix(x):  x ^= x >> 30; x *= 0xBF58476D1CE4E5B9; x ^= x >> 27; x *= 0x94D049BB133111EB
-                 x ^= x >> 31                                                   (splitmix64 [1]_)
-        key = mix(mix(seed + G·(step + 1)) + G·(index + 1)),   G = 0x9E3779B97F4A7C15
-        hash(x): x ^= x >> 16; x *= 0x7FEB352D; x ^= x >> 15; x *= 0x846CA68B; x ^= x >> 16
+        mix(x):  x ^= x >> 30; x *= MIX_1; x ^= x >> 27; x *= MIX_2; x ^= x >> 31
+        key = mix(mix(seed + GOLDEN·(step + 1)) + GOLDEN·(index + 1))  (splitmix64 [1]_)
+        hash(x): x ^= x >> 16; x *= HASH_1; x ^= x >> 15; x *= HASH_2; x ^= x >> 16
         h = hash(hash((row·n_out + unit) ^ (key mod 2^32)) + (key div 2^32))
 
     References

@@ -52,9 +52,10 @@ TOO_LITTLE = 0.1  # of the gain that was predicted: a step that gains less is no
 UNSEEN = 2e-15
 # A gain as predicted but for this share: the linear model is exact, and nearly all damping goes.
 EXACT = 1e-3
-BEND = 0.75  # the longest bend of a step, relative to it
+LONGEST_BEND = 0.75  # the longest bend of a step, relative to it
 PROBE = 0.1  # where along a step the second derivative is taken
 STRAIGHT = 1e-8  # predicted gains below this share of the sum need no bend
+LEAST_LENGTH = 1e-300  # of x, where steps are compared with it
 LEAST_MU = 1e-30  # what rounding does is seen to where the equations are solved
 HELD = 1e150  # the damping of a parameter that is not to move
 # Where even the smallest steps fail, but a step of more than this share of x was to gain more than
@@ -329,7 +330,7 @@ class _Trial:
         self.x = search.x + self.step
         if search.bounds is not None:
             self._clip(search.bounds)
-        relative = self._length(self.step) / max(self._length(search.x), 1e-300)
+        relative = self._length(self.step) / max(self._length(search.x), LEAST_LENGTH)
         self.short = relative <= rules.xtol
         self.small = abs(self.predicted) <= rules.ftol * search.total
         moved = self._length(search.x) ** 2
@@ -350,7 +351,7 @@ class _Trial:
         linear = -search.gradient - d * v
         bend = (search.linear.beyond(h * v) - search.linear.gradient) / h**2 - linear / h
         bend = self._within(-solve(bend))
-        self.straight = 2 * self._length(bend) <= BEND * self._length(v)
+        self.straight = 2 * self._length(bend) <= LONGEST_BEND * self._length(v)
         self.step = v + bend
 
     def _clip(self, bounds: tuple[np.ndarray, np.ndarray]) -> None:

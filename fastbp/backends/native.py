@@ -17,17 +17,7 @@ from .. import backends
 from .._errors import unknown_name
 from ..activations import BY_NAME, Activation
 from ..losses import SOFTMAX_CE_LABELS
-from .contract import (
-    GROWTH_EPOCHS,
-    GROWTH_LIMIT,
-    Descent,
-    Plan,
-    Problem,
-    Recipe,
-    Robust,
-    Rules,
-    Run,
-)
+from .contract import Descent, Plan, Problem, Recipe, Robust, Rules, Run
 
 LEVELS = ("baseline", "avx2", "avx512")
 
@@ -392,8 +382,6 @@ def train(
             "goal": recipe.goal,
             "patience": recipe.patience,
             "tol": recipe.tol,
-            "growth_limit": GROWTH_LIMIT,
-            "growth_epochs": GROWTH_EPOCHS,
             "threads": recipe.threads,
             "n_steps": n_steps,
             "n_rates": len(rates),

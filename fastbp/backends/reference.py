@@ -456,11 +456,12 @@ def train(
         factors = _dropout_factors(plan, len(batch.X), run.seed, run.step)
         objective, g = _value_and_grad(batch, run.params, factors)
         losses[epoch] += objective
-        run.monitor[2] = objective
+        run.monitor[contract.LAST_OBJECTIVE] = objective
         if not np.isfinite(objective):
             return contract.NON_FINITE_OBJECTIVE
         if run.step == 0:
-            run.monitor[0] = max(abs(objective), np.finfo(run.params.dtype).eps)
+            least = np.finfo(run.params.dtype).eps
+            run.monitor[contract.FIRST_OBJECTIVE] = max(abs(objective), least)
         with np.errstate(all="ignore"):
             _step(plan, recipe, run, g, float(rates[i if len(rates) > 1 else 0]))
         run.step += 1
@@ -478,7 +479,7 @@ def _step(plan: Plan, recipe: Recipe, run: Run, g: np.ndarray, lr: float) -> Non
         g[~plan.free] = 0
     if np.isfinite(recipe.clip_norm):
         norm = float(np.sqrt(np.sum(g * g, dtype=np.float64)))
-        g *= min(1.0, recipe.clip_norm / (norm + 1e-6))
+        g *= min(1.0, recipe.clip_norm / (norm + contract.CLIP_EPSILON))
     _update(recipe.optimizer, run, g, lr, free)
     if 0 <= recipe.average_from <= run.step:
         run.average += (run.params - run.average) / (run.step - recipe.average_from + 1)
@@ -488,12 +489,12 @@ def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray)
     """What `contract.train` does after an epoch's last step, in its order."""
     if not np.isfinite(run.params).all():
         return contract.NON_FINITE_PARAMETERS
-    if mean <= contract.GROWTH_LIMIT * run.monitor[0]:
+    if mean <= contract.GROWTH_LIMIT * run.monitor[contract.FIRST_OBJECTIVE]:
         run.good[0] = run.good[1]
-        run.monitor[1] = 0
+        run.monitor[contract.EPOCHS_GROWN] = 0
     else:
-        run.monitor[1] += 1
-        if run.monitor[1] == contract.GROWTH_EPOCHS:
+        run.monitor[contract.EPOCHS_GROWN] += 1
+        if run.monitor[contract.EPOCHS_GROWN] == contract.GROWTH_EPOCHS:
             return contract.GROWN
     candidate = run.params
     if 0 <= recipe.average_from < run.step:
@@ -505,20 +506,21 @@ def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray)
         _watch(recipe, run, candidate, watched)
     if mean <= recipe.goal:
         return contract.GOAL_MET
-    if recipe.patience and run.monitor[5] >= recipe.patience:
+    if recipe.patience and run.monitor[contract.EPOCHS_WITHOUT] >= recipe.patience:
         return contract.NO_PROGRESS
     return contract.DONE
 
 
 def _watch(recipe: Recipe, run: Run, candidate: np.ndarray, watched: float) -> None:
-    lowest, reference = run.monitor[3:5]
-    if watched < lowest:
+    if watched < run.monitor[contract.LOWEST]:
         run.best[:] = candidate
-        run.monitor[3] = watched
-    if watched < (reference - recipe.tol * abs(reference) if reference < np.inf else np.inf):
-        run.monitor[4:] = watched, 0
+        run.monitor[contract.LOWEST] = watched
+    last = run.monitor[contract.LAST_PROGRESS]
+    if watched < (last - recipe.tol * abs(last) if last < np.inf else np.inf):
+        run.monitor[contract.LAST_PROGRESS] = watched
+        run.monitor[contract.EPOCHS_WITHOUT] = 0
     else:
-        run.monitor[5] += 1
+        run.monitor[contract.EPOCHS_WITHOUT] += 1
 
 
 def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Problem:
@@ -533,7 +535,6 @@ def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Proble
     )
 
 
-_GOLDEN = 0x9E3779B97F4A7C15
 _64_BITS = 2**64 - 1
 
 
@@ -544,7 +545,7 @@ def _dropout_factors(plan: Plan, n: int, seed: int, step: int) -> _Factors:
     factors: _Factors = []
     for index, p in enumerate(plan.dropout):
         n_out = int(plan.layers[index, contract.N_OUT])
-        key = _mix(_mix(seed + _GOLDEN * (step + 1)) + _GOLDEN * (index + 1))
+        key = _mix(_mix(seed + contract.GOLDEN * (step + 1)) + contract.GOLDEN * (index + 1))
         places = np.arange(n * n_out, dtype=np.uint64).astype(np.uint32)
         h = _hash(_hash(places ^ np.uint32(key & 0xFFFFFFFF)) + np.uint32(key >> 32))
         kept = h >= np.float64(p) * 2.0**32
@@ -554,14 +555,14 @@ def _dropout_factors(plan: Plan, n: int, seed: int, step: int) -> _Factors:
 
 def _mix(x: int) -> int:
     x &= _64_BITS
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _64_BITS
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _64_BITS
+    x = (x ^ (x >> 30)) * contract.MIX_1 & _64_BITS
+    x = (x ^ (x >> 27)) * contract.MIX_2 & _64_BITS
     return x ^ (x >> 31)
 
 
 def _hash(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(contract.HASH_1)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(contract.HASH_2)
     return x ^ (x >> np.uint32(16))
 
 

@@ -254,7 +254,8 @@ def _look(
 ) -> str | None:
     """Between two chunks: show, tell, look at the clock; why to stop, if so."""
     run, done = kept.run, kept.run.step // per_epoch
-    loss = float(kept.losses[done - 1] / per_epoch if done else run.monitor[2])
+    met = kept.losses[done - 1] / per_epoch if done else run.monitor[contract.LAST_OBJECTIVE]
+    loss = float(met)
     val_loss = float(kept.validation[-1]) if len(kept.validation) else None
     watch.show(run.step / per_epoch, loss, val_loss, rate)
     complete = run.step % per_epoch == 0 and code not in DIVERGED
@@ -273,7 +274,7 @@ def _outcome(
     params = candidate(recipe, run)
     if code in DIVERGED:
         params = run.good[0]
-    elif recipe.patience and run.monitor[3] < np.inf:
+    elif recipe.patience and run.monitor[contract.LOWEST] < np.inf:
         params = run.best
     steps = run.step + (code == contract.NON_FINITE_OBJECTIVE)
     return Outcome(
@@ -283,7 +284,7 @@ def _outcome(
         validation=kept.validation[:done].copy(),
         steps=steps,
         epoch=-(-steps // per_epoch),
-        loss=float(run.monitor[2]),
+        loss=float(run.monitor[contract.LAST_OBJECTIVE]),
         rate=rate,
         code=code,
         stopped=stopped,

@@ -1,7 +1,7 @@
 """The first-order methods: one table of update rules, PyTorch's.
 
-To add a method, add a class with a `rule`, a row of `METHODS`, and the rule's number in `contract`
-and in each backend.
+To add a method, add a class with a `rule` and a row of `METHODS`. A new rule takes a number in
+`contract`, of which C is told by `python tools/constants.py`, and a case of it in each backend.
 """
 
 from __future__ import annotations

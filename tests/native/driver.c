@@ -283,12 +283,12 @@ static network network_of(int64_t n_layers, const int64_t *widths, const int64_t
     uintptr_t functions[MOST_LAYERS];
     for (int64_t l = 0; l < n_layers; l++) {
         int64_t *row = net.layers[l];
-        row[N_IN] = widths[l], row[N_OUT] = widths[l + 1], row[KIND] = kinds[l];
-        row[W_OFFSET] = net.n_params, net.n_params += widths[l] * widths[l + 1];
-        row[B_OFFSET] = l == 1 ? -1 : net.n_params, net.n_params += l == 1 ? 0 : widths[l + 1];
-        row[Y_COLUMN] = net.tape_width, net.tape_width += widths[l + 1];
-        row[Z_COLUMN] = activations[kinds[l]].needs_z ? net.tape_width : -1;
-        if (row[Z_COLUMN] >= 0) net.tape_width += widths[l + 1];
+        row[FB_N_IN] = widths[l], row[FB_N_OUT] = widths[l + 1], row[FB_ACTIVATION] = kinds[l];
+        row[FB_W_OFFSET] = net.n_params, net.n_params += widths[l] * widths[l + 1];
+        row[FB_B_OFFSET] = l == 1 ? -1 : net.n_params, net.n_params += l == 1 ? 0 : widths[l + 1];
+        row[FB_Y_COLUMN] = net.tape_width, net.tape_width += widths[l + 1];
+        row[FB_Z_COLUMN] = activations[kinds[l]].needs_z ? net.tape_width : -1;
+        if (row[FB_Z_COLUMN] >= 0) net.tape_width += widths[l + 1];
         constants[l] = activations[kinds[l]].constant, functions[l] = function_of(kinds[l]);
     }
     uint8_t *free_ones = frozen ? mapped((size_t)net.n_params) : NULL;
@@ -307,7 +307,7 @@ static fb_problem problem_of(const network *net, int64_t loss, int64_t n, int ex
     fb_problem problem = {.n = n, .n_targets = width, .loss = loss};
     problem.constant = loss_constants[loss];
     problem.scale = 1 / (double)n;
-    problem.X = uniforms(n * net->layers[0][N_IN], 2);
+    problem.X = uniforms(n * net->layers[0][FB_N_IN], 2);
     if (loss == FB_SOFTMAX_CE_LABELS) {
         int64_t *labels = mapped((size_t)n * sizeof *labels);
         for (int64_t i = 0; i < n; i++) labels[i] = i % n_out;
@@ -332,7 +332,7 @@ static const void *params_of(const network *net) { return uniforms(net->n_params
 static void check_objective(const network *net, int64_t loss, int64_t n, int extras)
 {
     begin("value_and_grad of loss %ld, %ld rows, %ld wide%s", (long)loss, (long)n,
-          (long)net->layers[0][N_OUT], extras ? ", weights and penalties" : "");
+          (long)net->layers[0][FB_N_OUT], extras ? ", weights and penalties" : "");
     fb_problem problem = problem_of(net, loss, n, extras);
     const void *params = params_of(net);
     number *expected = numbers(net->n_params);
@@ -348,8 +348,8 @@ static void check_objective(const network *net, int64_t loss, int64_t n, int ext
 
 static void check_passes(const network *net, int64_t n)
 {
-    begin("forward and backward, %ld rows, %ld wide", (long)n, (long)net->layers[0][N_OUT]);
-    int64_t n_in = net->layers[0][N_IN], n_out = outputs(net), last = net->n_layers - 1;
+    begin("forward and backward, %ld rows, %ld wide", (long)n, (long)net->layers[0][FB_N_OUT]);
+    int64_t n_in = net->layers[0][FB_N_IN], n_out = outputs(net), last = net->n_layers - 1;
     const void *X = uniforms(n * n_in, 2), *params = params_of(net), *dY = uniforms(n * n_out, 1);
     void *Y = room(n * n_out), *kept = room(n * net->tape_width);
     void *grad = room(net->n_params), *dX = room(n * n_in), *grad_alone = room(net->n_params);
@@ -365,9 +365,9 @@ static void check_passes(const network *net, int64_t n)
     all_within("Y", n * n_out, Y, t.X[last + 1]);
     for (int64_t l = 0; l <= last; l++) {
         const int64_t *row = net->layers[l];
-        all_within("Y of the tape", n * row[N_OUT], from(kept, n * row[Y_COLUMN]), t.X[l + 1]);
-        if (row[Z_COLUMN] >= 0)
-            all_within("Z of the tape", n * row[N_OUT], from(kept, n * row[Z_COLUMN]), t.Z[l + 1]);
+        int64_t size = n * row[FB_N_OUT], y = row[FB_Y_COLUMN], z = row[FB_Z_COLUMN];
+        all_within("Y of the tape", size, from(kept, n * y), t.X[l + 1]);
+        if (z >= 0) all_within("Z of the tape", size, from(kept, n * z), t.Z[l + 1]);
     }
     all_within("grad", net->n_params, grad, expected);
     all_within("dX", n * n_in, dX, dX_expected);
@@ -377,7 +377,7 @@ static void check_passes(const network *net, int64_t n)
 static void check_jacobians(const network *net, int64_t n)
 {
     begin("Jacobians, %ld rows", (long)n);
-    int64_t n_in = net->layers[0][N_IN], n_out = outputs(net), P = net->n_params;
+    int64_t n_in = net->layers[0][FB_N_IN], n_out = outputs(net), P = net->n_params;
     const void *X = uniforms(n * n_in, 2), *params = params_of(net), *tangent = uniforms(P, 1);
     void *J = room(n * n_out * P), *J_X = room(n * n_out * n_in);
     void *Y = room(n * n_out), *dY = room(n * n_out);
@@ -506,7 +506,7 @@ static void check_hvp(const network *net, int64_t loss, int64_t n)
             ((double *)moved)[p] = (double)(at(params, p) + side * h * at(v, p));
         number *grad = numbers(P);
         fb_problem in_double = problem;
-        in_double.X = doubles_of(problem.X, n * net->layers[0][N_IN]);
+        in_double.X = doubles_of(problem.X, n * net->layers[0][FB_N_IN]);
         if (problem.y) in_double.y = doubles_of(problem.y, n * problem.n_targets);
         int before = is_double;
         is_double = DOUBLE;
@@ -550,11 +550,11 @@ static fb_run run_of(const network *net, const optimizer *o, const void *params,
     fb_run run = {.params = copy_of(params, P), .moments = room(3 * P), .good = room(2 * P),
                   .monitor = doubles(6), .optimizer = o->optimizer, .n_moments = o->n_moments,
                   .batch_size = batch_size, .averaged = 1, .clip_norm = INFINITY,
-                  .average_from = -1, .goal = -INFINITY, .growth_limit = 1e6, .growth_epochs = 3,
-                  .threads = 1, .n_rates = 1, .rates = rate, .losses = doubles(MOST_EPOCHS)};
+                  .average_from = -1, .goal = -INFINITY, .threads = 1, .n_rates = 1,
+                  .rates = rate, .losses = doubles(MOST_EPOCHS)};
     memcpy(run.constants, o->constants, sizeof run.constants);
     memset(run.moments, 0, bytes(3 * P));
-    run.monitor[3] = run.monitor[4] = INFINITY;
+    run.monitor[FB_LOWEST] = run.monitor[FB_LAST_PROGRESS] = INFINITY;
     return run;
 }
 
@@ -563,7 +563,7 @@ static fb_problem batch_of(const network *net, const fb_problem *problem, const 
                            int64_t rows)
 {
     fb_problem batch = *problem;
-    int64_t n_in = net->layers[0][N_IN], width = problem->n_targets;
+    int64_t n_in = net->layers[0][FB_N_IN], width = problem->n_targets;
     void *X = room(rows * n_in), *y = room(rows * width), *weights = room(rows);
     for (int64_t i = 0; i < rows; i++) {
         int64_t row = order[i];

@@ -206,9 +206,7 @@ typedef struct {
     fb_plan *plan;
 } network;
 
-enum { N_IN, N_OUT, KIND, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN };
-
-static int64_t outputs(const network *net) { return net->layers[net->n_layers - 1][N_OUT]; }
+static int64_t outputs(const network *net) { return net->layers[net->n_layers - 1][FB_N_OUT]; }
 
 /* Which parameter the free one number k is: all, or all but every fifth. */
 static int64_t free_place(const network *net, int64_t k)
@@ -230,15 +228,15 @@ typedef struct {
 static tape naive_forward(const network *net, const void *params, int64_t n, const void *X)
 {
     tape t;
-    t.X[0] = numbers(n * net->layers[0][N_IN]);
-    for (int64_t i = 0; i < n * net->layers[0][N_IN]; i++) t.X[0][i] = number_at(X, i);
+    t.X[0] = numbers(n * net->layers[0][FB_N_IN]);
+    for (int64_t i = 0; i < n * net->layers[0][FB_N_IN]; i++) t.X[0][i] = number_at(X, i);
     for (int64_t l = 0; l < net->n_layers; l++) {
         const int64_t *layer = net->layers[l];
-        t.Z[l + 1] = numbers(n * layer[N_OUT]);
-        t.X[l + 1] = numbers(n * layer[N_OUT]);
-        const void *b = layer[B_OFFSET] < 0 ? NULL : from(params, layer[B_OFFSET]);
-        naive_layer(n, layer[N_IN], layer[N_OUT], layer[KIND], t.X[l],
-                    from(params, layer[W_OFFSET]), b, t.Z[l + 1], t.X[l + 1]);
+        t.Z[l + 1] = numbers(n * layer[FB_N_OUT]);
+        t.X[l + 1] = numbers(n * layer[FB_N_OUT]);
+        const void *b = layer[FB_B_OFFSET] < 0 ? NULL : from(params, layer[FB_B_OFFSET]);
+        naive_layer(n, layer[FB_N_IN], layer[FB_N_OUT], layer[FB_ACTIVATION], t.X[l],
+                    from(params, layer[FB_W_OFFSET]), b, t.Z[l + 1], t.X[l + 1]);
     }
     return t;
 }
@@ -249,12 +247,12 @@ static void naive_backward(const network *net, const void *params, int64_t n, co
 {
     for (int64_t l = net->n_layers - 1; l >= 0; l--) {
         const int64_t *layer = net->layers[l];
-        number *dZ = numbers(n * layer[N_OUT]), *next = l ? numbers(n * layer[N_IN]) : dX;
-        for (int64_t i = 0; i < n * layer[N_OUT]; i++)
-            dZ[i] = times(dY[i], slope_of(layer[KIND], t->Z[l + 1][i]));
-        naive_layer_backward(n, layer[N_IN], layer[N_OUT], dZ, t->X[l],
-                             from(params, layer[W_OFFSET]), next, grad + layer[W_OFFSET],
-                             layer[B_OFFSET] < 0 ? NULL : grad + layer[B_OFFSET]);
+        number *dZ = numbers(n * layer[FB_N_OUT]), *next = l ? numbers(n * layer[FB_N_IN]) : dX;
+        for (int64_t i = 0; i < n * layer[FB_N_OUT]; i++)
+            dZ[i] = times(dY[i], slope_of(layer[FB_ACTIVATION], t->Z[l + 1][i]));
+        naive_layer_backward(n, layer[FB_N_IN], layer[FB_N_OUT], dZ, t->X[l],
+                             from(params, layer[FB_W_OFFSET]), next, grad + layer[FB_W_OFFSET],
+                             layer[FB_B_OFFSET] < 0 ? NULL : grad + layer[FB_B_OFFSET]);
         dY = next;
     }
 }
@@ -262,7 +260,7 @@ static void naive_backward(const network *net, const void *params, int64_t n, co
 /* (n·n_out, n_params) */
 static number *naive_jacobian(const network *net, const void *params, int64_t n, const void *X)
 {
-    int64_t n_in = net->layers[0][N_IN], n_out = outputs(net), P = net->n_params;
+    int64_t n_in = net->layers[0][FB_N_IN], n_out = outputs(net), P = net->n_params;
     number *J = numbers(n * n_out * P);
     for (int64_t i = 0; i < n; i++) {
         tape t = naive_forward(net, params, 1, from(X, i * n_in));
@@ -456,16 +454,16 @@ static number naive_penalties(const network *net, const fb_problem *problem, con
     exact value = 0;
     for (int64_t l = 0; l < net->n_layers; l++) {
         const int64_t *layer = net->layers[l];
-        for (int64_t j = 0; j < layer[N_OUT]; j++) {
+        for (int64_t j = 0; j < layer[FB_N_OUT]; j++) {
             exact squares = 0;
-            for (int64_t k = 0; k < layer[N_IN]; k++) {
-                exact w = at(params, layer[W_OFFSET] + k * layer[N_OUT] + j);
+            for (int64_t k = 0; k < layer[FB_N_IN]; k++) {
+                exact w = at(params, layer[FB_W_OFFSET] + k * layer[FB_N_OUT] + j);
                 value += (exact)problem->l2 / 2 * w * w + (exact)problem->l1 * fabsl(w);
                 squares += w * w;
             }
             value += (exact)problem->group * sqrtl(squares);
-            for (int64_t k = 0; k < layer[N_IN]; k++) {
-                int64_t i = layer[W_OFFSET] + k * layer[N_OUT] + j;
+            for (int64_t k = 0; k < layer[FB_N_IN]; k++) {
+                int64_t i = layer[FB_W_OFFSET] + k * layer[FB_N_OUT] + j;
                 exact w = at(params, i), sign = (w > 0) - (w < 0);
                 exact slope = (exact)problem->l2 * w + (exact)problem->l1 * sign;
                 if (squares > 0) slope += (exact)problem->group * w / sqrtl(squares);

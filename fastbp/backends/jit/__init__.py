@@ -54,6 +54,17 @@ from ..contract import (
     Run,
     partition,
 )
+from ..tiling import (
+    DELTA_ROWS,
+    JACOBIAN_ROWS,
+    NARROW,
+    SLIM_FEW_ROWS,
+    SLIM_WIDTH,
+    SLIM_WIDTH_FOR_FEW,
+    SLIM_WIDTH_OF_DOUBLES,
+    TILE_ROWS,
+    WIDE_TILE_ROWS,
+)
 from . import (
     activations,
     curvature,
@@ -64,24 +75,13 @@ from . import (
     marquardt,
     network,
     objective,
-    rows,
     slim,
     training,
 )
 from .sharing import Team
 from .vectors import VECTOR_BYTES
 
-# A tile of rows passes through all layers at once. Narrow layers leave it in the first-level cache;
-# for wide ones a larger tile reads the weights less often.
-_NARROW = 128
-_TILE, _TILE_OF_WIDE = 64, 256
-
-# Networks are slim up to these widths, with few rows and with more.
-_FEW_ROWS, _SLIM_WIDTH_OF_FEW, _SLIM_WIDTH = 8, 4, {"f": 8, "d": 6}
-_NEVER = 2**62
-
-# Rows of the Jacobian that stand in memory at a time for the normal equations.
-_BLOCK_ROWS = 128
+_NEVER = 2**62  # more rows than there are
 
 _NO_INTEGERS = np.empty(0, np.int64)
 _NO_NUMBERS = np.empty(0)
@@ -133,7 +133,7 @@ def _prepared(plan: Plan) -> _Prepared:
 
 def _prepare(plan: Plan) -> _Prepared:
     n_out = plan.layers[:, N_OUT]
-    tile = _TILE if plan.layers[:, (N_IN, N_OUT)].max() <= _NARROW else _TILE_OF_WIDE
+    tile = TILE_ROWS if plan.layers[:, (N_IN, N_OUT)].max() <= NARROW else WIDE_TILE_ROWS
     dropped = np.zeros(len(n_out)) if plan.dropout is None else plan.dropout
     line = 64 // plan.dtype.itemsize
     layers, tape_width = _layers_of_tile(plan)
@@ -195,9 +195,10 @@ def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
 def _slim_rows(plan: Plan) -> int:
     """From how many rows on sums treat the network as slim: see slim.py."""
     widest = plan.layers[:, (N_IN, N_OUT)].max()
-    if widest <= _SLIM_WIDTH_OF_FEW:
+    if widest <= SLIM_WIDTH_FOR_FEW:
         return 1
-    return _FEW_ROWS if widest <= _SLIM_WIDTH[plan.dtype.char] else _NEVER
+    most = SLIM_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else SLIM_WIDTH
+    return SLIM_FEW_ROWS if widest <= most else _NEVER
 
 
 def _leading(plan: Plan) -> np.ndarray:
@@ -242,8 +243,8 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
         network.SLIM_D: of_slim * tile * plan.n_out,
         network.SLIM_LANES: of_slim * slim.lanes_size(plan.dtype, plan.n_params),
         # What follows is for derivatives row by row only.
-        network.DELTAS: max(rows.DELTA_ROWS, plan.n_out) * tape_width,
-        network.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, rows.DELTA_ROWS * widest),
+        network.DELTAS: max(DELTA_ROWS, plan.n_out) * tape_width,
+        network.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, DELTA_ROWS * widest),
         # What follows is for second-order products only.
         network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
         network.R_DELTA: tile * widest,
@@ -519,7 +520,7 @@ def _least_squares(
 
 def _block(plan: Plan) -> int:
     """How many rows of the Jacobian stand in memory at a time."""
-    return max(_BLOCK_ROWS, plan.n_out)
+    return max(JACOBIAN_ROWS, plan.n_out)
 
 
 def _room(plan: Plan, n_free: int) -> np.ndarray:

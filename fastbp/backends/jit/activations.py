@@ -66,7 +66,7 @@ from .elementary import (
     two_numbers,
     two_sum,
 )
-from .vectors import Lanes, Vector, as_real, at, call_c, elementwise, elementwise_of, room_for
+from .vectors import Vector, as_real, at, call_c, elementwise, elementwise_of, room_for
 
 # What an activation's function computes, beside the function and its derivatives (0, 1, 2).
 BACKWARD = 3
@@ -217,7 +217,7 @@ def _softsign_derivative_from_y(y: Vector, _: TwoWords) -> Vector:
 
 def _times_exp(c: Vector, z: Vector) -> Vector:
     """c·e^z for z <= 0, also where it is normal and e^z not."""
-    e = reduce_exp(z.at_least(elementary.scale_least(z.lanes)))
+    e = reduce_exp(z.at_least(number(z.lanes, "SCALE_LEAST")))
     return scale(c * e.p + c, e)
 
 
@@ -259,7 +259,7 @@ def _selu_derivative_from_y(y: Vector, _: TwoWords) -> Vector:
 def _celu_exp(z: Vector, alpha: TwoWords) -> Reduced:
     """e^(z/alpha) for z <= 0."""
     lanes = z.lanes
-    least = alpha.high * elementary.exp_least(lanes)  # where celu has become -alpha
+    least = alpha.high * number(lanes, "EXP_LEAST")  # where celu has become -alpha
     z = z.at_least(least.at_least(float(lanes.info.min)))
     quotient = z / alpha.high
     rest = residual(z, quotient, alpha.high) - quotient * alpha.low
@@ -291,22 +291,6 @@ def _celu_derivative_from_y(y: Vector, alpha: TwoWords) -> Vector:
 # Functions g with g(z) - g(-z) = z, which are 0 or z beyond a limit.
 
 
-def _limit(lanes: Lanes, of_float32: float, of_float64: float) -> float:
-    return of_float32 if lanes.real.bitwidth == 32 else of_float64
-
-
-def _normal_limit(lanes: Lanes) -> float:
-    return _limit(lanes, 15, 39)
-
-
-def _logistic_limit(lanes: Lanes) -> float:
-    return _limit(lanes, 112, 760)
-
-
-def _gelu_tanh_limit(lanes: Lanes) -> float:
-    return _limit(lanes, 11, 22)
-
-
 def _both_sides(z: Vector, below: Vector) -> Vector:
     """g'(z), given g'(-|z|)."""
     return (1 - below).where(z > 0, below)
@@ -329,18 +313,18 @@ def _normal_exp(size: Vector) -> Reduced:
 
 def _normal_variable(size: Vector) -> Vector:
     """t = (a - 4) / (a + 4)."""
-    return 2 * (size / (size + 4)) - 1
+    return 2 * (size / (size + number(size.lanes, "TAIL_MIDDLE"))) - 1
 
 
 def _gelu(z: Vector, _: TwoWords) -> Vector:
-    size = abs(z).at_most(_normal_limit(z.lanes))
+    size = abs(z).at_most(number(z.lanes, "NORMAL_MOST"))
     tail, e = polynomial(_normal_variable(size), "TAIL"), _normal_exp(size)
     y = ratio(product(size, tail * e.p + tail), two_sum(_constant(z, 1), size))
     return z.at_least(0) - scale(y, e)
 
 
 def _gelu_derivative(z: Vector, _: TwoWords) -> Vector:
-    size = abs(z).at_most(_normal_limit(z.lanes))
+    size = abs(z).at_most(number(z.lanes, "NORMAL_MOST"))
     slope, e = polynomial(_normal_variable(size), "GELU_SLOPE"), _normal_exp(size)
     d = _from_root(size, "GELU_ROOT")
     slope = slope * e.p + slope
@@ -348,7 +332,7 @@ def _gelu_derivative(z: Vector, _: TwoWords) -> Vector:
 
 
 def _gelu_second(z: Vector, _: TwoWords) -> Vector:
-    size = abs(z).at_most(_normal_limit(z.lanes))
+    size = abs(z).at_most(number(z.lanes, "NORMAL_MOST"))
     density = number(z.lanes, "DENSITY_0") * elementary.exp(-0.5 * size * size)
     return (2 - size * size) * density
 
@@ -388,24 +372,24 @@ def _gated_slope(
 
 
 def _silu(z: Vector, _: TwoWords) -> Vector:
-    limit = _logistic_limit(z.lanes)
+    limit = number(z.lanes, "LOGISTIC_MOST")
     return _gated(z, TwoWords(abs(z).at_most(limit), _constant(z, 0)), limit)
 
 
 def _silu_derivative(z: Vector, _: TwoWords) -> Vector:
-    d = _from_root(abs(z).at_most(_logistic_limit(z.lanes)), "SILU_ROOT")
+    d = _from_root(abs(z).at_most(number(z.lanes, "LOGISTIC_MOST")), "SILU_ROOT")
     root = two_numbers(z.lanes, "SILU_EXP")
     return _gated_slope(z, root, d, d, _constant(z, 1), _constant(z, 0))
 
 
 def _silu_second(z: Vector, _: TwoWords) -> Vector:
-    size = abs(z).at_most(_logistic_limit(z.lanes))
+    size = abs(z).at_most(number(z.lanes, "LOGISTIC_MOST"))
     t = elementary.exp(-size)
     return t * (2 - size * (1 - t) / (1 + t)) / _one_plus_squared(t)
 
 
 def _gelu_tanh(z: Vector, _: TwoWords) -> Vector:
-    limit = _gelu_tanh_limit(z.lanes)
+    limit = number(z.lanes, "GELU_TANH_MOST")
     c1, c1_low = two_numbers(z.lanes, "GELU_TANH_1")
     c3, c3_low = two_numbers(z.lanes, "GELU_TANH_3")
     size = abs(z).at_most(limit)
@@ -423,7 +407,7 @@ def _gelu_tanh_derivative(z: Vector, _: TwoWords) -> Vector:
     c3, c3_low = two_numbers(z.lanes, "GELU_TANH_3")
     s1, s1_low = two_numbers(z.lanes, "GELU_TANH_S1")
     s0, s0_low = two_numbers(z.lanes, "GELU_TANH_S0")
-    size = abs(z).at_most(_gelu_tanh_limit(z.lanes))
+    size = abs(z).at_most(number(z.lanes, "GELU_TANH_MOST"))
     d = _from_root(size, "GELU_TANH_ROOT")
     cubic = product(size, _constant(z, c3))
     linear = two_sum(cubic.high, _constant(z, s1))
@@ -440,7 +424,7 @@ def _gelu_tanh_derivative(z: Vector, _: TwoWords) -> Vector:
 
 def _gelu_tanh_second(z: Vector, _: TwoWords) -> Vector:
     c1, c3 = (number(z.lanes, f"GELU_TANH_{i}_HI") for i in (1, 3))
-    size = abs(z).at_most(_gelu_tanh_limit(z.lanes))
+    size = abs(z).at_most(number(z.lanes, "GELU_TANH_MOST"))
     square = size * size
     t, slope = elementary.exp(-size * (c1 + c3 * square)), c1 + 3 * c3 * square
     bend = size * slope * slope * (1 - t) / (1 + t)
@@ -452,7 +436,7 @@ def _gelu_tanh_second(z: Vector, _: TwoWords) -> Vector:
 
 
 def _mish(z: Vector, _: TwoWords) -> Vector:
-    limit, negative = _logistic_limit(z.lanes), z < 0
+    limit, negative = number(z.lanes, "LOGISTIC_MOST"), z < 0
     e = reduce_exp(-abs(z).at_most(limit))
     m = e.p + 1
     t = scale(m, e)
@@ -470,7 +454,7 @@ def _mish_derivative(z: Vector, _: TwoWords) -> Vector:
     # t²/4 + MISH_1 t + MISH_0, less (a - a0)(1 + t).
     lanes, negative = z.lanes, z < 0
     t0, t0_low = (_constant(z, part) for part in two_numbers(lanes, "MISH_EXP"))
-    size = abs(z).at_most(_logistic_limit(lanes))
+    size = abs(z).at_most(number(lanes, "LOGISTIC_MOST"))
     d = _from_root(size, "MISH_ROOT")
     e = reduce_exp(-d.high.where(negative, size), -d.low.where(negative, 0))
     m = _mantissa(e, t0.where(negative, 1), t0_low.where(negative, 0))
@@ -494,7 +478,7 @@ def _mish_derivative(z: Vector, _: TwoWords) -> Vector:
 def _mish_second(z: Vector, _: TwoWords) -> Vector:
     # 2w' + z w''. Over (1 + 2x(1 + x))², w' is t (1 + t) for z < 0, else 4t² (1 + t); w'' is
     # w' (1 - σ - 2wσ).
-    size, negative = abs(z).at_most(_logistic_limit(z.lanes)), z < 0
+    size, negative = abs(z).at_most(number(z.lanes, "LOGISTIC_MOST")), z < 0
     t = elementary.exp(-size)
     x = (0.5 * t).where(negative, t)
     q = 1 + 2 * x * (1 + x)

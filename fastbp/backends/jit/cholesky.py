@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import math
 
+from ..tiling import FACTOR_ROWS
 from .compiling import inner
 from .product import product
 from .vectors import at, elementwise
-
-ROWS = 32  # that are factored together
 
 _add_multiple = elementwise(lambda to, x, factor: (to + x * factor,), 2, 1)
 _scale = elementwise(lambda x, factor: (x * factor,), 1, 1)
@@ -20,9 +19,12 @@ _dot = elementwise(lambda x, y: (x * y,), 2, 0, total=True)
 
 @inner
 def factor(n, A, negative):
-    """Whether A is positive definite, and then its factor; `negative` has room for n·ROWS."""
-    for k in range(0, n, ROWS):
-        rows, first = min(ROWS, n - k), at(A, k * n + k)
+    """Whether A is positive definite, and then its factor.
+
+    `negative` has room for n·FACTOR_ROWS numbers.
+    """
+    for k in range(0, n, FACTOR_ROWS):
+        rows, first = min(FACTOR_ROWS, n - k), at(A, k * n + k)
         for p in range(k):
             for i in range(rows):
                 negative[p * rows + i] = -A[p * n + k + i]

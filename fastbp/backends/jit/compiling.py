@@ -63,7 +63,8 @@ def source_fingerprint() -> int:
     digest = hashlib.sha256()
     for path in [*sorted(here.glob("*.py")), here.parent / "polynomials.py"]:
         digest.update(path.name.encode() + path.read_bytes())
-    for name in ("contract.py", "marquardt.py", "../activations.py", "../losses.py"):  # constants
+    constants = ("contract.py", "marquardt.py", "tiling.py", "../activations.py", "../losses.py")
+    for name in constants:
         digest.update((here.parent / name).read_bytes())
     return int.from_bytes(digest.digest()[:6], "little")
 

@@ -8,6 +8,7 @@ tangent.
 from __future__ import annotations
 
 from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET
+from ..tiling import DELTA_ROWS
 from .activations import call_activation
 from .compiling import FLAG, NOTHING, Entry, given, inner, part, result
 from .layer import layer_input_gradient, linear_forward, weight_gradient
@@ -37,7 +38,7 @@ from .network import (
 )
 from .objective import DATA, PLAN, add, part_size
 from .product import PRODUCTS
-from .rows import DELTA_ROWS, ROWS, deltas_of, rows_of_jacobian
+from .rows import ROWS, deltas_of, rows_of_jacobian
 from .vectors import Vector, aligned, at, copy, elementwise, pointer
 
 # What the tape of a tile holds per layer: blocks of tile·n_out numbers.

@@ -1,9 +1,9 @@
 """Elementary functions of vectors: exp, expm1, tanh, sigmoid, log, sin, cos.
 
 They are polynomials after argument reduction, without tables, accurate to about 1 to 3 ULP over the
-whole range of the type. The C backend uses the same formulas and coefficients. What one number of
-the type cannot hold is a sum of two. NaN passes through every select: comparisons are false for it,
-so each clamp keeps the argument where the comparison fails.
+whole range of the type. The C backend uses the same formulas, with the same coefficients and
+limits. What one number of the type cannot hold is a sum of two. NaN passes through every select:
+comparisons are false for it, so each clamp keeps the argument where the comparison fails.
 """
 
 from __future__ import annotations
@@ -129,13 +129,8 @@ def _power_of_two(exponent: ir.Value, lanes: Lanes) -> Vector:
     return lanes.from_bits(lanes.builder.add(exponent, lanes.constant(1).bits()))
 
 
-def scale_least(lanes: Lanes) -> float:
-    """Above it `scale` has normal factors."""
-    return 2 * (lanes.info.minexp + 1) * math.log(2)
-
-
 def scale(y: Vector, e: Reduced) -> Vector:
-    """2^k y, rounded only where it is subnormal; for arguments above `scale_least`."""
+    """2^k y, rounded only where it is subnormal; for arguments above SCALE_LEAST."""
     # In two steps, since 2^k may be out of range where 2^k y is not.
     lanes = y.lanes
     k, half = _exponent(e.shifted), _exponent(e.k * 0.5 + _shift(lanes))
@@ -143,15 +138,10 @@ def scale(y: Vector, e: Reduced) -> Vector:
     return y * _power_of_two(half, lanes) * _power_of_two(rest, lanes)
 
 
-def exp_least(lanes: Lanes) -> float:
-    """Below it e^x rounds to 0."""
-    return (lanes.info.minexp - lanes.info.nmant - 2) * math.log(2)
-
-
 def exp(x: Vector) -> Vector:
     """e^x."""
-    overflow = (x.lanes.info.maxexp + 1) * math.log(2)
-    e = reduce_exp(x.at_least(exp_least(x.lanes)).at_most(overflow))
+    least, most = (number(x.lanes, f"EXP_{end}") for end in ("LEAST", "MOST"))
+    e = reduce_exp(x.at_least(least).at_most(most))
     return scale(e.p + 1, e)
 
 
@@ -161,21 +151,16 @@ def expm1_of(e: Reduced) -> Vector:
     return s * e.p + (s - 1)
 
 
-def _expm1_least(lanes: Lanes) -> float:
-    """Far below where e^x - 1 rounds to -1."""
-    return -2.0 * lanes.real.bitwidth
-
-
 def expm1_below(x: Vector) -> Vector:
     """e^x - 1 for x up to 1 or so."""
-    return expm1_of(reduce_exp(x.at_least(_expm1_least(x.lanes))))
+    return expm1_of(reduce_exp(x.at_least(number(x.lanes, "EXPM1_LEAST"))))
 
 
 def expm1(x: Vector) -> Vector:
     """e^x - 1 of numbers that are not subnormal."""
     lanes = x.lanes
     overflow = (lanes.info.maxexp + 0.25) * math.log(2)
-    e = reduce_exp(x.at_least(_expm1_least(lanes)).at_most(overflow))
+    e = reduce_exp(x.at_least(number(lanes, "EXPM1_LEAST")).at_most(overflow))
     half = _power_of_two(_exponent(e.shifted - 1), lanes)  # 2^k itself may be out of range
     return (e.p * half + (half - 0.5)) * 2.0
 
@@ -183,7 +168,7 @@ def expm1(x: Vector) -> Vector:
 def tanh(x: Vector) -> Vector:
     """The hyperbolic tangent: with t = e^(-2|x|) - 1 it is -t / (t + 2), with the sign of x."""
     size = abs(x)
-    e = reduce_exp((size * -2).at_least(_expm1_least(x.lanes)))
+    e = reduce_exp((size * -2).at_least(number(x.lanes, "EXPM1_LEAST")))
     s = _power_of_two(_exponent(e.shifted), x.lanes)
     t = e.p * s + (s - 1)
     # Near 1 the roundings of t and t + 2 would add up to 2.5 ULP; 1 - 2(t + 1)/(t + 2), the same,
@@ -240,7 +225,7 @@ def log(x: Vector) -> Vector:
 
 
 def _shifted_sin(x: Vector, shift: float) -> Vector:
-    """sin(x + shift·pi), shift 0 or 1/2, of numbers up to `_sin_most`."""
+    """sin(x + shift·pi), shift 0 or 1/2, of numbers up to SIN_MOST."""
     # With x = (k - shift) pi + r it is (-1)^k sin r. Numbers close to a multiple of pi need r to
     # twice the precision.
     lanes = x.lanes
@@ -256,16 +241,11 @@ def _shifted_sin(x: Vector, shift: float) -> Vector:
     return lanes.from_bits(lanes.builder.xor(y.bits(), sign))
 
 
-def _sin_most(lanes: Lanes) -> float:
-    """Up to here the reduction's digits of pi suffice."""
-    return 2.0**30 if lanes.real.bitwidth == 64 else 2.0**13
-
-
 def _with_large(x: Vector, y: Vector, name: str) -> Vector:
     """y, and the C library's function of x where |x| is large: it has more digits of pi."""
     lanes = x.lanes
     builder = lanes.builder
-    large = abs(x) > _sin_most(lanes)
+    large = abs(x) > number(lanes, "SIN_MOST")
     result = cgutils.alloca_once_value(builder, y.value)
     with builder.if_then(lanes.any(large), likely=False):
         values = cgutils.alloca_once_value(builder, x.value)

@@ -25,10 +25,11 @@ from ..contract import (
     USED,
 )
 from ..marquardt import (
-    BEND as LONGEST_BEND,
     DECAY,
     EXACT,
+    LEAST_LENGTH,
     LEAST_MU,
+    LONGEST_BEND,
     PROBE,
     PROMISED,
     ROUNDED,
@@ -36,7 +37,8 @@ from ..marquardt import (
     TOO_LITTLE,
     UNSEEN,
 )
-from .cholesky import ROWS, factor, solve
+from ..tiling import FACTOR_ROWS
+from .cholesky import factor, solve
 from .compiling import (
     FLAG,
     INTEGER,
@@ -101,7 +103,7 @@ _VECTORS = 5
 
 def space_for(n):
     """How many numbers a search over n parameters works with."""
-    return n * (_VECTORS + ROWS + n)
+    return n * (_VECTORS + FACTOR_ROWS + n)
 
 
 _weighted_squares = elementwise(lambda v, scales: (v * v * scales,), 2, 0, total=True)
@@ -206,7 +208,7 @@ def _bend(s):
 def _measure(s, straight):
     """Whether the step changes next to nothing, or promises much; what to ask for, or _FAILED."""
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
-    relative, predicted = _length(s, s.step) / max(size, 1e-300), trial[PREDICTED]
+    relative, predicted = _length(s, s.step) / max(size, LEAST_LENGTH), trial[PREDICTED]
     trial[IS_SHORT] = relative <= rules[XTOL]
     trial[IS_SMALL] = abs(predicted) <= rules[FTOL] * trial[SUM]
     resolved = trial[SUM] > ROUNDED * size * size and predicted > PROMISED * trial[SUM]
@@ -345,7 +347,7 @@ def _make_descend(fingerprint):
             n, n_params, pointer(free), p, pointer(prior), pointer(normal), pointer(scales),
             pointer(state), pointer(rules), pointer(records), records.shape[0], pointer(there),
             pointer(beyond), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n), at(v, 4 * n),
-            at(v, _VECTORS * n), at(v, (_VECTORS + ROWS) * n),
+            at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
         )  # fmt: skip
         while True:
             asked = _advance(s, asked)

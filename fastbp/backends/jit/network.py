@@ -6,7 +6,16 @@ the cache. The tape is laid out as in `contract.forward_tape`, for all rows or f
 
 from __future__ import annotations
 
-from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
+from ..contract import (
+    ACTIVATION,
+    B_OFFSET,
+    LAYER_COLUMNS,
+    N_IN,
+    N_OUT,
+    W_OFFSET,
+    Y_COLUMN,
+    Z_COLUMN,
+)
 from .compiling import (
     FLAG,
     NOTHING,
@@ -50,7 +59,7 @@ from .vectors import aligned, at, copy, elementwise, pointer
 (
     FUNCTION, USER_FUNCTION, FACTORS, FREE_BEFORE, FREE_WEIGHTS, FREE_BIASES, PLACES, LEADING,
     COLUMNS,
-) = range(7, 16)  # fmt: skip
+) = range(LAYER_COLUMNS, LAYER_COLUMNS + 9)  # fmt: skip
 
 
 @part

@@ -12,7 +12,18 @@ import numpy as np
 from numba import types
 
 from ...losses import SOFTMAX_CE_LABELS
-from ..contract import MOST_PARTS, N_IN, N_OUT, PART_ROWS, W_OFFSET
+from ..contract import (
+    GOLDEN,
+    HASH_1,
+    HASH_2,
+    MIX_1,
+    MIX_2,
+    MOST_PARTS,
+    N_IN,
+    N_OUT,
+    PART_ROWS,
+    W_OFFSET,
+)
 from .compiling import (
     FLAG,
     INTEGER,
@@ -73,9 +84,8 @@ from .vectors import (
 
 # Dropout, as `contract.train` tells.
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_HASH_1, _HASH_2 = np.uint32(0x7FEB352D), np.uint32(0x846CA68B)
+_GOLDEN, _MIX_1, _MIX_2 = map(np.uint64, (GOLDEN, MIX_1, MIX_2))
+_HASH_1, _HASH_2 = map(np.uint32, (HASH_1, HASH_2))
 
 
 @part

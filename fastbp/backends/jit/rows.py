@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 from ...activations import LINEAR
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
+from ..tiling import DELTA_ROWS
 from .activations import BACKWARD, call_activation
 from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBERS, Linked, inner, part, reals
 from .layer import layer_input_gradient, multiply_by_derivative, span
@@ -38,8 +39,6 @@ from .product import PRODUCTS
 from .vectors import Lanes, at, copy, elementwise, loop, vector_width
 
 _INT64 = ir.IntType(64)
-
-DELTA_ROWS = 64  # rows of deltas that are together at a time, where outputs are not more
 
 
 @part

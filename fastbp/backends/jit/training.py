@@ -7,11 +7,18 @@ import math
 from numba import types
 
 from ..contract import (
+    CLIP_EPSILON,
     DONE,
+    EPOCHS_GROWN,
+    EPOCHS_WITHOUT,
+    FIRST_OBJECTIVE,
     GOAL_MET,
     GROWN,
     GROWTH_EPOCHS,
     GROWTH_LIMIT,
+    LAST_OBJECTIVE,
+    LAST_PROGRESS,
+    LOWEST,
     NO_PROGRESS,
     NON_FINITE_OBJECTIVE,
     NON_FINITE_PARAMETERS,
@@ -73,7 +80,7 @@ _convert = elementwise(lambda to, x: (x,), 2, 1)
 @part
 def _clip(n, g, clip_norm):
     """Scale a gradient down to a norm."""
-    factor = clip_norm / (math.sqrt(sum_of_squares(n, g)) + 1e-6)
+    factor = clip_norm / (math.sqrt(sum_of_squares(n, g)) + CLIP_EPSILON)
     if factor < 1.0:
         _multiply(n, g, as_real(g, factor))
 
@@ -83,12 +90,12 @@ def _check(n_params, params, good, monitor, mean):
     """Whether an epoch was sound: its parameters finite, its mean objective not grown."""
     if _finite_probe(n_params, params) != 0.0:
         return NON_FINITE_PARAMETERS
-    if mean <= GROWTH_LIMIT * monitor[0]:
+    if mean <= GROWTH_LIMIT * monitor[FIRST_OBJECTIVE]:
         copy(good, at(good, n_params), n_params)
-        monitor[1] = 0.0
+        monitor[EPOCHS_GROWN] = 0.0
         return DONE
-    monitor[1] += 1.0
-    return GROWN if monitor[1] == GROWTH_EPOCHS else DONE
+    monitor[EPOCHS_GROWN] += 1.0
+    return GROWN if monitor[EPOCHS_GROWN] == GROWTH_EPOCHS else DONE
 
 
 @part
@@ -123,20 +130,20 @@ def _watch(
         validation[0] = watched
     patience = recipe[PATIENCE]
     if patience > 0:
-        if watched < monitor[3]:
+        if watched < monitor[LOWEST]:
             copy(best, candidate, n_params)
-            monitor[3] = watched
-        bound = monitor[4]
+            monitor[LOWEST] = watched
+        bound = monitor[LAST_PROGRESS]
         if bound < math.inf:
             bound -= settings[TOL] * abs(bound)
         if watched < bound:
-            monitor[4] = watched
-            monitor[5] = 0.0
+            monitor[LAST_PROGRESS] = watched
+            monitor[EPOCHS_WITHOUT] = 0.0
         else:
-            monitor[5] += 1.0
+            monitor[EPOCHS_WITHOUT] += 1.0
     if mean <= settings[GOAL]:
         return GOAL_MET
-    if patience > 0 and monitor[5] >= patience:
+    if patience > 0 and monitor[EPOCHS_WITHOUT] >= patience:
         return NO_PROGRESS
     return DONE
 
@@ -183,12 +190,12 @@ def _make_train(fingerprint):
                 )  # fmt: skip
             objective = objective_of(total, factor, q, p, a, g, True, space)
             lost[epoch] += objective
-            m[2] = objective
+            m[LAST_OBJECTIVE] = objective
             if not math.isfinite(objective):
                 status = NON_FINITE_OBJECTIVE
                 break
             if step == 0:
-                m[0] = max(abs(objective), settings[EPSILON])
+                m[FIRST_OBJECTIVE] = max(abs(objective), settings[EPSILON])
             for k in range(frozen.size):
                 held[k] = p[fixed[k]]
                 g[fixed[k]] = 0.0
