@@ -5,9 +5,10 @@
  * and of one output), unit by unit.
  */
 
-/* A user's loss: order 1 writes losses and slopes, order 2 second derivatives as slopes. */
-typedef void user_loss_function(int64_t order, int64_t n, const real *y, const real *t, real *loss,
-                                real *slope);
+/* A user's loss of n pairs: returns Σ w ℓ, to d go factor·w·ℓ' (order 1) or factor·w·ℓ'' (2). Without
+ * weights all w are 1. */
+typedef double user_loss_function(int64_t order, int64_t n, const real *y, const real *t,
+                                  const real *weights, real factor, real *d);
 
 typedef struct {
     idx rows, n_out;
@@ -292,33 +293,46 @@ static double margin_ranking_loss(const loss_tile *tile)
     return sum;
 }
 
-/* The user's function gets vectors without gaps, of the lines' elements in their order. */
+/* Copy lines of `length` numbers, each with a weight or none at all; `from` and `to` are the distances
+ * of lines. What follows a line in `to` is overwritten, up to a vector. */
+INLINE void copy_lines(idx lines, idx length, const real *x, idx from, real *copy, idx to)
+{
+    for (idx i = 0; i < lines; i++)
+        for (idx j = 0; j < length; j += VL)
+            store(copy + i * to + j, load_first(x + i * from + j, first_lanes(length - j)));
+}
+
+/* The user's function gets as many lines at a time as find room without their gaps, or a line in
+ * pieces. */
 static double user_loss(const loss_tile *tile)
 {
-    enum { MOST = 128 };
-    _Alignas(64) real y[MOST], t[MOST], loss[MOST], slope[MOST];
-    int across = tile->across;
-    idx n = across ? tile->rows : tile->n_out, size = tile->rows * tile->n_out;
-    idx line = 0, place = 0, line_in = 0, place_in = 0;
+    enum { MOST = 256 };
+    _Alignas(64) real y[MOST + VL], t[MOST + VL], w[MOST + VL], d[MOST + VL];
+    const int across = tile->across, order = tile->U ? 2 : 1;
+    const real *weights = tile->weights, factor = (real)tile->scale;
+    idx lines = across ? tile->n_out : tile->rows, length = across ? tile->rows : tile->n_out;
+    idx together = length < MOST ? MOST / length : 1, piece = length < MOST ? length : MOST;
     double sum = 0;
-    for (idx start = 0; start < size; start += MOST) {
-        idx count = size - start < MOST ? size - start : MOST;
-        for (idx e = 0; e < count; e++) {
-            y[e] = tile->Y[line_in * tile->ld + place_in];
-            t[e] = tile->T[line_in * tile->ldt + place_in];
-            if (++place_in == n) place_in = 0, line_in++;
-        }
-        tile->function(tile->U ? 2 : 1, count, y, t, loss, slope);
-        for (idx e = 0; e < count; e++) {
-            idx at = line * tile->ld + place;
-            double w = weight_of(tile, across ? place : line);
-            real factor = (real)(tile->scale * w) * (tile->U ? tile->U[at] : 1);
-            if (!tile->U) sum += w * (double)loss[e];
-            if (tile->D) tile->D[at] = factor * slope[e];
-            if (++place == n) place = 0, line++;
+    for (idx i = 0; i < lines; i += together) {
+        idx n = lines - i < together ? lines - i : together;
+        for (idx j = 0; j < length; j += piece) {
+            idx each = length - j < piece ? length - j : piece, count = n * each;
+            idx at = i * tile->ld + j;
+            copy_lines(n, each, tile->Y + at, tile->ld, y, each);
+            copy_lines(n, each, tile->T + i * tile->ldt + j, tile->ldt, t, each);
+            for (idx e = 0; weights && e < count; e++)
+                w[e] = weights[across ? j + e % each : i + e / each];
+            sum += tile->function(order, count, y, t, weights ? w : NULL, factor, d);
+            for (idx k = 0; tile->D && k < n; k++)
+                for (idx e = 0; e < each; e += VL) {
+                    mask m = first_lanes(each - e);
+                    vec slope = load(d + k * each + e);
+                    if (tile->U) slope *= load_first(tile->U + at + k * tile->ld + e, m);
+                    store_first(tile->D + at + k * tile->ld + e, m, slope);
+                }
         }
     }
-    return sum;
+    return tile->U ? 0 : sum;
 }
 
 static double tile_loss(int64_t kind, const loss_tile *tile)

@@ -33,7 +33,7 @@ from ...losses import (
 )
 from . import elementary
 from .compiling import INTEGER, INTEGERS, NUMBER, Family, reals
-from .vectors import Vector, as_real, at, call_c, elementwise, elementwise_of
+from .vectors import Vector, as_real, at, call_c_for_number, elementwise, elementwise_of
 
 # The elementwise losses. y is the output, t the target, c the loss's parameter; the first formula
 # gives loss and slope, the second one the second derivative, 0 where it does not exist.
@@ -212,7 +212,7 @@ _second = elementwise_of(_second_formula, 4, 1)
 
 _sum = elementwise(lambda x: (x,), 1, 0, total=True)
 _scale = elementwise(lambda x, a: (x * a,), 1, 1)
-_scale_by = elementwise(lambda x, u, a: (x * u * a,), 2, 1)
+_times = elementwise(lambda x, u: (x * u,), 2, 1)
 
 
 def _make_loss(fingerprint, kind):
@@ -242,13 +242,11 @@ def _make_elementwise(fingerprint, kind):
 def _make_user(fingerprint, kind):
     def loss(order, m, n_out, y, t, labels, u, factor, constant, user, d, scratch):
         _ = fingerprint, kind
-        n = m * n_out
-        call_c(user, order, n, y, t, scratch, d)
-        if order == FIRST:
-            _scale(n, d, as_real(d, factor))
-            return _sum(n, scratch)
-        _scale_by(n, d, u, as_real(d, factor))
-        return 0.0
+        n, nothing = m * n_out, 0  # instead of the weights, which are in the factor
+        total = call_c_for_number(user, order, n, y, t, nothing, as_real(d, factor), d)
+        if order == SECOND:
+            _times(n, d, u)
+        return total
 
     return loss
 
