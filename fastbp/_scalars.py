@@ -6,6 +6,7 @@ This is what Python runs: the reference's formulas. In jitted code they are thos
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -58,11 +59,12 @@ def sigmoid(x):
     return _value("sigmoid", x)
 
 
-def _value(name: str, x: Real) -> float | np.float32:
+def _value(name: str, x: Any) -> float | np.float32:
+    single = isinstance(x, np.float32)
     if not isinstance(x, Real | np.bool_):
         raise TypeError(
             f"x of {name} is {x!r}, expected a number; fastbp.activation({name!r}).f takes arrays"
         )
     with np.errstate(all="ignore"):
         y = TABLE[name].f(np.float64(x), 0.0)
-    return np.float32(y) if isinstance(x, np.float32) else float(y)
+    return np.float32(y) if single else float(y)

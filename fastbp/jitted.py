@@ -6,11 +6,12 @@ becoming vector code, so activations and losses of your own are best written wit
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 
 from ._scalars import exp, sigmoid, tanh
 
 if find_spec("numba") is not None:  # without it they are functions of Python alone
-    from .backends.jit import scalars as _  # noqa: F401
+    import_module("fastbp.backends.jit.scalars")
 
 __all__ = ["exp", "sigmoid", "tanh"]

@@ -320,8 +320,8 @@ static double user_loss(const loss_tile *tile)
             idx at = i * tile->ld + j;
             copy_lines(n, each, tile->Y + at, tile->ld, y, each);
             copy_lines(n, each, tile->T + i * tile->ldt + j, tile->ldt, t, each);
-            for (idx e = 0; weights && e < count; e++)
-                w[e] = weights[across ? j + e % each : i + e / each];
+            for (idx k = 0; weights && k < n; k++)
+                for (idx e = 0; e < each; e++) w[k * each + e] = weights[across ? j + e : i + k];
             sum += tile->function(order, count, y, t, weights ? w : NULL, factor, d);
             for (idx k = 0; tile->D && k < n; k++)
                 for (idx e = 0; e < each; e += VL) {

@@ -13,10 +13,12 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from ... import _scalars
+from ..._scalars import exp, sigmoid, tanh
 from . import elementary
 from .compiling import _OPTIONS
 from .vectors import Scalars, Vector
+
+__all__ = ["exp", "sigmoid", "tanh"]
 
 
 def _provide(function: Callable, formula: Callable[[Vector], Vector]) -> None:
@@ -39,6 +41,6 @@ def _provide(function: Callable, formula: Callable[[Vector], Vector]) -> None:
         return None
 
 
-_provide(_scalars.exp, elementary.exp)
-_provide(_scalars.tanh, elementary.tanh)
-_provide(_scalars.sigmoid, elementary.sigmoid)
+_provide(exp, elementary.exp)
+_provide(tanh, elementary.tanh)
+_provide(sigmoid, elementary.sigmoid)

@@ -4,7 +4,7 @@ Numba types the sum of a float32 and a Python float, or an integer, as float64: 
 arrays. A user's ``2.5 * z**3`` would become float64 arithmetic in networks of float32, at half the
 speed or less. So these functions, and those of the user's own that they call, are typed by rules of
 Python's numbers: beside a float32 they are rounded to it. Calls of exp and tanh of `math` and NumPy
-become those of `scalars`, so that loops over the functions become vector code.
+become those of fastbp, so that loops over the functions become vector code.
 """
 
 from __future__ import annotations
@@ -21,24 +21,38 @@ from os.path import abspath
 from types import CellType, CodeType, FunctionType
 from typing import Any
 
-import numba
 import numpy as np
 from llvmlite import ir
-from numba.core import errors, types, typing
+from numba.core import types, typing
 from numba.core.ccallback import CFunc
 from numba.core.dispatcher import Dispatcher
 from numba.core.registry import CPUTarget, cpu_target
-from numba.extending import intrinsic
+from numba.core.types.containers import BaseTuple
+from numba.core.types.misc import unliteral
+from numba.extending import intrinsic, overload
 
-from ... import _scalars
-from . import scalars as _  # noqa: F401 (lets Numba know `_scalars`)
 from .compiling import _OPTIONS, itself, reals
+from .scalars import exp, tanh
 
-# What a call in a user's function becomes.
-_OURS = {
-    math.exp: _scalars.exp, np.exp: _scalars.exp,
-    math.tanh: _scalars.tanh, np.tanh: _scalars.tanh,
-}  # fmt: skip
+
+def _ours_of_numbers(ours: Callable, of_others: Callable) -> Callable:
+    """A function for jitted code: ours of numbers, NumPy's of anything else."""
+
+    def either(x):
+        raise NotImplementedError  # called by Numba alone
+
+    @overload(either, jit_options={**_OPTIONS, "forceinline": True})
+    def chosen(x):
+        if isinstance(x, _NUMBERS):
+            return lambda x: ours(x)
+        return lambda x: of_others(x)
+
+    return either
+
+
+_NUMBERS = types.Float | types.Integer | types.Boolean
+_EXP, _TANH = _ours_of_numbers(exp, np.exp), _ours_of_numbers(tanh, np.tanh)
+_OURS = {math.exp: _EXP, np.exp: _EXP, math.tanh: _TANH, np.tanh: _TANH}
 
 _POWERS = {operator.pow, operator.ipow, pow}  # of which integer exponents stay integers
 _ARITHMETIC = _POWERS | {
@@ -73,16 +87,17 @@ class _Float32Typing(_Typing):
     def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
         name = getattr(func, "typing_key", func)
         if name in _ARITHMETIC or isinstance(name, np.ufunc):
-            weak = (types.Float, types.Boolean)
-            if name not in _POWERS:
-                weak += (types.Integer,)
-            if types.float32 in args and all(isinstance(types.unliteral(a), weak) for a in args):
+            plain = {unliteral(a) for a in args}
+            weak = types.Float | types.Boolean if name in _POWERS else _NUMBERS
+            # A float64 is a constant here, and a truth value comes from a comparison of numbers.
+            single = types.float32 in plain or {types.float64, types.boolean} <= plain
+            if single and all(isinstance(a, weak) for a in plain):
                 args = (types.float32,) * len(args)
         return super().resolve_function_type(func, args, kws)
 
     def unify_pairs(self, first: Any, second: Any) -> Any:
         # A variable that holds both, such as a sum that starts as 0.
-        pair = {types.unliteral(first), types.unliteral(second)}
+        pair = {unliteral(first), unliteral(second)}
         if types.float32 in pair and all(isinstance(t, types.Float | types.Integer) for t in pair):
             return types.float32
         return super().unify_pairs(first, second)
@@ -142,10 +157,11 @@ class Refused(Exception):
 
 
 class _Compiler:
-    """Makes jitted functions of a user's, which compute in one of the types."""
+    """Makes jitted functions of a user's, which compute in `real`, for numbers of another type."""
 
-    def __init__(self, real: types.Float):
+    def __init__(self, real: types.Float, numbers: types.Float):
         self._real = real
+        self._widens = numbers != real
         self._dispatcher = _JittedFloat32 if real == types.float32 else _Jitted
         self._done: dict[Any, Any] = {}
         self.codes: list[CodeType] = []  # of the functions that the user wrote
@@ -154,9 +170,11 @@ class _Compiler:
         """The function for compiled callers, and with it the functions in Python that it calls."""
         if isinstance(function, Dispatcher):
             function = function.py_func
-        if not isfunction(function) or self._known(function):  # np.tanh and the like
+        if self._known(function):  # np.tanh and the like
             given = function
             return self.inlined(lambda *numbers: given(*numbers))
+        if not isfunction(function):
+            raise Refused(f"{function!r} is neither a Python function nor one that Numba knows")
         if function not in self._done:
             self._done[function] = None
             self._done[function] = self.inlined(self._with_calls(function))
@@ -207,8 +225,11 @@ class _Compiler:
             raise Refused(f"{function.__name__} calls itself; write it as a loop", caller)
         return found
 
-    def checked(self, function: Callable, n: int) -> Any:
-        """The jitted function of n numbers."""
+    def all_checked(self, given: tuple[Any, ...], n: int) -> list[Any]:
+        """The jitted functions of n numbers, None where none is given."""
+        return [None if function is None else self._checked(function, n) for function in given]
+
+    def _checked(self, function: Callable, n: int) -> Any:
         jitted, arguments = self.jitted(function), (self._real,) * n
         code = getattr(getattr(function, "py_func", function), "__code__", None)
         try:
@@ -216,18 +237,18 @@ class _Compiler:
         except Exception as error:  # NumbaError, and whatever its inference trips over
             raise self._refused(error, code) from error
         returned = jitted.overloads[tuple(folded)].signature.return_type
-        numbers = returned if isinstance(returned, types.BaseTuple) else (returned,)
-        if not all(isinstance(t, types.Float | types.Integer | types.Boolean) for t in numbers):
+        numbers = returned if isinstance(returned, BaseTuple) else (returned,)
+        if not all(isinstance(t, _NUMBERS) for t in numbers):
             raise Refused(f"it returns {returned}, expected numbers in all cases", code)
-        if self._real == types.float32:
+        if not self._widens:
             return jitted
         if n == 1:
-            return self.inlined(lambda z: jitted(float(z)))
-        return self.inlined(lambda y, t: jitted(float(y), float(t)))
+            return self.inlined(lambda z: jitted(np.float64(z)))
+        return self.inlined(lambda y, t: jitted(np.float64(y), np.float64(t)))
 
     def _refused(self, error: Exception, code: CodeType | None) -> Refused:
         message = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
-        place = next(chain(self._places(message), self._names(message)), (code, None))
+        place = next(chain(self._names(message), self._places(message)), (code, None))
         return Refused(_reason(message), *place)
 
     def _places(self, message: str) -> Iterator[tuple[CodeType, int]]:
@@ -259,7 +280,7 @@ def _reason(message: str) -> str:
     call = re.match(r" *>>> (.+)", lines[1]) if len(lines) > 1 else None
     if call and lines[0].startswith("No implementation of"):
         return f"Numba has no {call[1]}"
-    return re.split(r",? (?:defined at|operation:|Raised from) ", lines[0])[0]
+    return re.split(r"[.,]* (?:defined at|operation:|Raised from) ", lines[0])[0]
 
 
 # The functions over arrays.
@@ -311,8 +332,9 @@ def _over_array(of_number: Any) -> Callable:
 
 
 def _activation(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
-    f, df, d2f = (compiler.checked(_nothing if g is None else g, 1) for g in given)
-    values, slopes, bends = (compiler.apart(_over_array(g)) for g in (f, df, d2f))
+    f, df, d2f = compiler.all_checked(given, 1)
+    values, slopes = compiler.apart(_over_array(f)), compiler.apart(_over_array(df))
+    bends = compiler.apart(_over_array(d2f)) if d2f else slopes  # which nobody asks for then
 
     def apply(order, n, z, out):
         if order == 0:
@@ -329,7 +351,7 @@ def _activation(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
 
 
 def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
-    f, d2 = (compiler.checked(_nothing_of_two if g is None else g, 2) for g in given)
+    f, d2 = compiler.all_checked(given, 2)
 
     def first(n, y, t, weights, factor, d):
         total = 0.0
@@ -353,23 +375,17 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
             for i in range(n):
                 d[i] = d2(y[i], t[i]) * factor
 
-    first, second = compiler.apart(first), compiler.apart(second)
+        return 0.0
+
+    first = compiler.apart(first)
+    second = compiler.apart(second) if d2 else first  # which nobody asks for then
 
     def apply(order, n, y, t, weights, factor, d):
         if order == 1:
             return first(n, y, t, weights, factor, d)
-        second(n, y, t, weights, factor, d)
-        return 0.0
+        return second(n, y, t, weights, factor, d)
 
     return apply
-
-
-def _nothing(z):
-    return math.nan
-
-
-def _nothing_of_two(y, t):
-    return math.nan
 
 
 def compile_activation(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
@@ -407,7 +423,7 @@ def _compile(make: Callable, given: Any, dtype: np.dtype, returns: Any, *argumen
     arguments = types.int64, types.int64, *(argument(real) for argument in arguments)
 
     def compiled(cfunc: type[CFunc], arithmetic: types.Float) -> CFunc:
-        function = make(_Compiler(arithmetic), given)
+        function = make(_Compiler(arithmetic, real), given)
         compiled = cfunc(function, (arguments, returns), {}, {**_OPTIONS, "nopython": True})
         compiled.compile()
         return compiled
