@@ -293,45 +293,60 @@ static double margin_ranking_loss(const loss_tile *tile)
     return sum;
 }
 
-/* Copy lines of `length` numbers, each with a weight or none at all; `from` and `to` are the distances
- * of lines. What follows a line in `to` is overwritten, up to a vector. */
-INLINE void copy_lines(idx lines, idx length, const real *x, idx from, real *copy, idx to)
+/* The user's function on one line of `length` numbers, by pieces that stay in the cache. */
+static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
+{
+    enum { PIECE = 256 };
+    real unread[PIECE];
+    const real *along = tile->across ? tile->weights : NULL, *U = tile->U;
+    double sum = 0, w = tile->across ? 1 : weight_of(tile, i);
+    for (idx j = 0; j < length; j += PIECE) {
+        idx n = length - j < PIECE ? length - j : PIECE, at = i * tile->ld + j;
+        real *d = tile->D ? tile->D + at : unread;
+        sum += w * tile->function(U ? 2 : 1, n, tile->Y + at, tile->T + i * tile->ldt + j,
+                                  along ? along + j : NULL, (real)(tile->scale * w), d);
+        for (idx e = 0; U && e < n; e++) d[e] *= U[at + e];
+    }
+    return sum;
+}
+
+/* Copy lines, `from` apart, to places `length` apart; a vector after the last one is overwritten. */
+INLINE void join_lines(idx lines, idx length, const real *x, idx from, real *joined)
 {
     for (idx i = 0; i < lines; i++)
         for (idx j = 0; j < length; j += VL)
-            store(copy + i * to + j, load_first(x + i * from + j, first_lanes(length - j)));
+            store(joined + i * length + j, load_first(x + i * from + j, first_lanes(length - j)));
 }
 
-/* The user's function gets as many lines at a time as find room without their gaps, or a line in
- * pieces. */
+/* Short lines are joined, as many as find room, since the function works on vectors. */
 static double user_loss(const loss_tile *tile)
 {
-    enum { MOST = 256 };
-    _Alignas(64) real y[MOST + VL], t[MOST + VL], w[MOST + VL], d[MOST + VL];
-    const int across = tile->across, order = tile->U ? 2 : 1;
-    const real *weights = tile->weights, factor = (real)tile->scale;
+    enum { LONG = 32, ROOM = 256 };
+    _Alignas(64) real y[ROOM + VL], t[ROOM + VL], w[ROOM + VL], d[ROOM + VL];
+    const int across = tile->across;
+    const real *weights = tile->weights;
     idx lines = across ? tile->n_out : tile->rows, length = across ? tile->rows : tile->n_out;
-    idx together = length < MOST ? MOST / length : 1, piece = length < MOST ? length : MOST;
     double sum = 0;
-    for (idx i = 0; i < lines; i += together) {
-        idx n = lines - i < together ? lines - i : together;
-        for (idx j = 0; j < length; j += piece) {
-            idx each = length - j < piece ? length - j : piece, count = n * each;
-            idx at = i * tile->ld + j;
-            copy_lines(n, each, tile->Y + at, tile->ld, y, each);
-            copy_lines(n, each, tile->T + i * tile->ldt + j, tile->ldt, t, each);
+    if (length >= LONG)
+        for (idx i = 0; i < lines; i++) sum += user_loss_of_line(tile, i, length);
+    else
+        for (idx i = 0; i < lines; i += ROOM / length) {
+            idx n = lines - i < ROOM / length ? lines - i : ROOM / length, at = i * tile->ld;
+            join_lines(n, length, tile->Y + at, tile->ld, y);
+            join_lines(n, length, tile->T + i * tile->ldt, tile->ldt, t);
             for (idx k = 0; weights && k < n; k++)
-                for (idx e = 0; e < each; e++) w[k * each + e] = weights[across ? j + e : i + k];
-            sum += tile->function(order, count, y, t, weights ? w : NULL, factor, d);
+                for (idx e = 0; e < length; e++) w[k * length + e] = weights[across ? e : i + k];
+            sum += tile->function(tile->U ? 2 : 1, n * length, y, t, weights ? w : NULL,
+                                  (real)tile->scale, d);
             for (idx k = 0; tile->D && k < n; k++)
-                for (idx e = 0; e < each; e += VL) {
-                    mask m = first_lanes(each - e);
-                    vec slope = load(d + k * each + e);
-                    if (tile->U) slope *= load_first(tile->U + at + k * tile->ld + e, m);
-                    store_first(tile->D + at + k * tile->ld + e, m, slope);
+                for (idx e = 0; e < length; e += VL) {
+                    idx place = at + k * tile->ld + e;
+                    mask m = first_lanes(length - e);
+                    vec slope = load(d + k * length + e);
+                    if (tile->U) slope *= load_first(tile->U + place, m);
+                    store_first(tile->D + place, m, slope);
                 }
         }
-    }
     return tile->U ? 0 : sum;
 }
 
