@@ -374,7 +374,6 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
         else:
             for i in range(n):
                 d[i] = d2(y[i], t[i]) * factor
-
         return 0.0
 
     first = compiler.apart(first)
