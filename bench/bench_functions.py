@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from functools import partial
 
 import handwritten
@@ -29,7 +30,7 @@ def contestant(name: str, function: str, dtype: str) -> Contestant:
         run = by_hand(function, Z, Y)
     else:
         head = (loops.ours("fb_activation"), loops.is_double(Z), fb.activation(function).kind)
-        run = loops.repeated("repeat_activation", *head, SIZE, Z, Y)
+        run = loops.repeated("repeat_activation", *head, 0, ctypes.c_int(0), SIZE, Z, Y)
 
     def check():
         run(1)

@@ -36,6 +36,7 @@ PEAK, FMA = "peak", "FMA peak"
 GROWTH = "growth"
 CURVES = "curves"
 FUNCTIONS = "functions"
+USER, BUILT_IN = "user", "built-in"
 THREADED, ALONE, THREADS, PROCESSES = "threads", "one", "two threads", "two processes"
 
 # Nanoseconds of a number at AVX-512 on a core of these GFLOP/s; more is marked.
@@ -44,6 +45,9 @@ LIMITS = {
     ("exp", "float32"): 0.25, ("tanh", "float32"): 0.36, ("sigmoid", "float32"): 0.36,
     ("exp", "float64"): 0.75, ("tanh", "float64"): 0.9, ("sigmoid", "float64"): 0.95,
 }  # fmt: skip
+
+# What a function of one's own may cost beside the built-in one.
+USER_LIMIT = 1.5
 
 Table = list[list[str]]
 Key = tuple[str, str, str]  # suite, row, dtype
@@ -213,6 +217,26 @@ def functions(run: Run, lost: str) -> Table:
     return table
 
 
+def user_functions(run: Run, lost: str) -> Table:
+    """Functions of one's own beside built-in ones; their times per number or step, and ratios."""
+    table = [["own / built-in", "dtype"]]
+    backends = ("c", "numba")
+    for name in backends:
+        table[0] += [f"{title(name)}, ns", f"{BUILT_IN}, ns", "ratio"]
+    for row in run.suite(USER):
+        cells = []
+        for name in backends:
+            own, other = row.seconds.get(name), row.seconds.get(f"{name}, {BUILT_IN}")
+            if own is None or other is None:
+                cells += ["-"] * 3
+                continue
+            ratio = number(own / other)
+            marked = lost.format(ratio) if own > USER_LIMIT * other else ratio
+            cells += [number(1e9 * own), number(1e9 * other), marked]
+        table.append([row.name, row.dtype, *cells])
+    return table
+
+
 def two_at_once(run: Run) -> Table:
     """How much more is done in a time by two threads, and by two processes."""
     table = [["", "dtype", "one fit, ms", "two threads", "two processes", "threads / processes"]]
@@ -265,6 +289,9 @@ def tables(run: Run, lost: str) -> dict[str, Table]:
         found["Functions of numbers in the cache, called from C, ns per number"] = functions(
             run, lost
         )
+    found["Functions of one's own, ns per number or per step, and their ratio"] = user_functions(
+        run, lost
+    )
     found["Two fits at once, times as much as one after the other"] = two_at_once(run)
     for row in run.suite(CURVES):
         found[f"Methods of fit on {row.name}, ms to a sum of squares"] = methods(run)

@@ -54,7 +54,7 @@ _EXPORTS = {
     "show_config": "_config",
     "use_backend": "backends",
 }
-_MODULES = {"optimize": "optimize", "schedules": "training.schedules"}
+_MODULES = {"jitted": "jitted", "optimize": "optimize", "schedules": "training.schedules"}
 
 __all__ = [*_EXPORTS, *_MODULES, "__version__"]
 

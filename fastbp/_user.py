@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dis import get_instructions
-from inspect import getclosurevars, isfunction
 from itertools import pairwise
-from types import CellType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -66,31 +63,15 @@ class ScalarFunctions:
     def address(self, dtype: np.dtype) -> int:
         """The address of void (int64 order, int64 n, const real *z, real *out).
 
+        out becomes the function (order 0) or a derivative (1, 2) of z, which it may be; or, as
+        order 3, out times the first derivative.
+
         Raises
         ------
         BackendError
             If Numba is missing or cannot compile one of the functions.
         """
-        return _address(("activation", self.given, dtype.char), self._compile, dtype)
-
-    def _compile(self, numba: Any, real: Any) -> Any:
-        f, df, d2f = (_jitted(numba, _nothing if g is None else g) for g in self.given)
-        types = numba.types
-        arguments = (types.int64, types.int64, types.CPointer(real), types.CPointer(real))
-
-        @numba.cfunc(types.void(*arguments), error_model="numpy", fastmath={"contract"})
-        def apply(order, n, z, out):
-            if order == 0:
-                for i in range(n):
-                    out[i] = f(float(z[i]))
-            elif order == 1:
-                for i in range(n):
-                    out[i] = df(float(z[i]))
-            else:
-                for i in range(n):
-                    out[i] = d2f(float(z[i]))
-
-        return apply
+        return _address("compile_activation", self.given, dtype)
 
 
 class PairFunctions:
@@ -135,71 +116,17 @@ class PairFunctions:
         return np.array(values, np.float64).reshape(Y.shape)
 
     def address(self, dtype: np.dtype) -> int:
-        """The address of void (int64 order, int64 n, const real *y, *t, real *loss, *slope).
+        """The address of double (order, n, const real *y, *t, *weights, real factor, real *d).
 
-        Order 1 writes losses and derivatives, order 2 second derivatives to slope.
+        Order and n are int64. It returns Σ w ℓ(y, t) of n pairs, and d becomes factor·w·ℓ' (order
+        1) or factor·w·ℓ'' (order 2); all weights w are 1 if that pointer is null.
 
         Raises
         ------
         BackendError
             If Numba is missing or cannot compile one of the functions.
         """
-        return _address(("loss", self.given, dtype.char), self._compile, dtype)
-
-    def _compile(self, numba: Any, real: Any) -> Any:
-        f, d2 = (_jitted(numba, _nothing_of_two if g is None else g) for g in self.given)
-        types = numba.types
-        arguments = (types.int64, types.int64, *(types.CPointer(real),) * 4)
-
-        @numba.cfunc(types.void(*arguments), error_model="numpy", fastmath={"contract"})
-        def apply(order, n, y, t, loss, slope):
-            if order == 1:
-                for i in range(n):
-                    value, derivative = f(float(y[i]), float(t[i]))
-                    loss[i] = value
-                    slope[i] = derivative
-            else:
-                for i in range(n):
-                    slope[i] = d2(float(y[i]), float(t[i]))
-
-        return apply
-
-
-def _nothing(z):
-    return np.nan
-
-
-def _nothing_of_two(y, t):
-    return np.nan
-
-
-def _jitted(numba: Any, function: Callable) -> Any:
-    """The function for compiled callers, and with it the functions in Python that it calls."""
-    if numba.extending.is_jitted(function):
-        return function
-    if not isfunction(function):  # np.tanh and the like
-        given = function
-        return numba.njit(error_model="numpy")(lambda *numbers: given(*numbers))
-    code = function.__code__
-    if any(i.opname == "RAISE_VARARGS" for i in get_instructions(code)):
-        raise ValueError(
-            f"{function.__name__} raises exceptions; return math.nan where it has no value"
-        )
-    seen = getclosurevars(function)
-    called = {
-        name: _jitted(numba, value)
-        for name, value in (*seen.globals.items(), *seen.nonlocals.items())
-        if isfunction(value)
-    }
-    cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
-    replaced = FunctionType(
-        code,
-        function.__globals__ | called,
-        function.__name__,
-        function.__defaults__,
-        tuple(CellType(called.get(name, cell.cell_contents)) for name, cell in cells),
-    )
-    return numba.njit(error_model="numpy")(replaced)
+        return _address("compile_loss", self.given, dtype)
 
 
 def _pairs(Y: np.ndarray, T: np.ndarray) -> Any:
@@ -222,26 +149,29 @@ def _value(function: Any, *numbers: Any) -> Any:
         return np.nan
 
 
-def _address(key: tuple[Any, ...], compile_with: Callable, dtype: np.dtype) -> int:
+def _address(compiler: str, given: tuple[Any, ...], dtype: np.dtype) -> int:
+    key = compiler, given, dtype.char
     found = _compiled.get(key)
     if found is None:
         with _lock:
-            found = _compiled.get(key) or _compile(compile_with, dtype)
+            found = _compiled.get(key) or _compile(compiler, given, dtype)
             _compiled[key] = found
     return found.address
 
 
-def _compile(compile_with: Callable, dtype: np.dtype) -> Any:
+def _compile(compiler: str, given: tuple[Any, ...], dtype: np.dtype) -> Any:
     try:
-        import numba
+        import numba  # noqa: F401
     except ImportError:
         raise BackendError(
             "functions of your own run on the compiled backends through Numba, which is not "
             "installed; install it with: pip install numba, or use backend='numpy'"
         ) from None
+    from .backends.jit import user
+
     try:
-        return compile_with(numba, numba.types.float32 if dtype == np.float32 else numba.float64)
-    except Exception as error:  # NumbaError, and whatever its inference trips over
+        return getattr(user, compiler)(given, dtype)
+    except Exception as error:  # as a rule `user.Refused`, which says where
         raise BackendError(
             f"Numba cannot compile your function; write it with numbers, math and NumPy's "
             f"functions of one number alone, or use backend='numpy', which calls it as it is. "

@@ -465,7 +465,9 @@ def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom"
     f : callable
         (prediction, target) -> (loss, dloss), floats; dloss is the derivative with respect to the
         prediction. `math`, NumPy's functions of one number and Python functions made of these may
-        be called; the compiled backends compile it once with Numba.
+        be called, and are fast where they are those of `fastbp.jitted`. The compiled backends
+        compile it once with Numba; they evaluate it in float32 in networks of float32, the
+        reference in float64.
     d2 : callable, optional
         (prediction, target) -> the second derivative; without it Hessian products raise.
     name : str, default "custom"

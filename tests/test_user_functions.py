@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import math
 import pickle
+import platform
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ import pytest
 from strategies import BUMP, QUARTIC, case, case_of, same
 
 import fastbp as fb
-from fastbp import _user
+from fastbp import _user, jitted
 
 pytestmark = pytest.mark.backend
 
@@ -274,6 +276,7 @@ def test_arithmetic_errors_in_losses(backend, rng):
 
 
 FACTORS = SimpleNamespace(two=2.0)
+RATES = {"fast": 2.0}
 
 
 def uncompilable(z):
@@ -320,6 +323,72 @@ def test_what_numba_cannot_compile_runs_in_numpy_alone(backend, f, df):
 def test_exceptions_of_ones_own_have_their_message():
     with pytest.raises(fb.BackendError, match=r"raising raises exceptions; return math\.nan wh"):
         fb.Activation("mine", raising, lambda z: 2 * z).f(1.0, backend="numba")
+
+
+def undefined(z):
+    y = 2 * z
+    return y * undefined_number  # noqa: F821
+
+
+def of_two_kinds(z):
+    x = "many"
+    if z < 1e9:
+        x = z
+    return x
+
+
+def without_result(z):
+    if z < 1e9:
+        return z
+
+
+def recursive(z):
+    return z if z < 1e9 else recursive(z / 2)
+
+
+FAILING = [  # where Python is content; the line that does not compile, and why
+    (uncompilable, "return z * FACTORS.two", "FACTORS"),
+    (lambda z: 2 * uncompilable(z), "return z * FACTORS.two", "FACTORS"),
+    (lambda z: z * RATES["fast"], 'RATES["fast"]', "RATES"),
+    (lambda z: z if re.match("a", "a") else 0.0, "(lambda z: z if re", "match"),
+    (of_two_kinds, 'x = "many"|return x|x = z', "unify"),
+    (without_result, "def without_result(z):", "expected numbers in all cases"),
+    (recursive, "def recursive(z):", "recursive calls itself; write it as a loop"),
+    (raising, 'raise ValueError("too large")', "raising raises exceptions; return math.nan"),
+    (lambda z: 1 + raising(z), 'raise ValueError("too large")', "raising raises exceptions"),
+]
+
+
+@pytest.mark.parametrize(("f", "source", "reason"), FAILING)
+def test_messages_quote_the_line_that_does_not_compile(f, source, reason):
+    pytest.importorskip("numba")
+    functions = _user.ScalarFunctions(f, step)
+    with pytest.raises(fb.BackendError) as caught:
+        functions.address(np.dtype("float32"))
+    head, place, quoted, why = str(caught.value).split("\n")
+    assert "or use backend='numpy', which calls it as it is" in head
+    line, path = re.fullmatch(r"line (\d+) of (.*), in \S+:", place).groups()
+    with open(path, encoding="utf-8") as file:
+        assert file.readlines()[int(line) - 1].strip() == quoted.strip()
+    assert path == __file__ and any(part in quoted for part in source.split("|"))
+    assert reason in why and len(why) < 200
+    assert functions.evaluate(0, np.array([0.5]))[0] == f(0.5)
+
+
+def test_undefined_names_are_quoted_in_the_function_that_has_them():
+    pytest.importorskip("numba")
+    functions = _user.ScalarFunctions(lambda z: undefined(z), step)
+    with pytest.raises(fb.BackendError, match=r"in undefined:\n    return y \* undefined_number"):
+        functions.address(np.dtype(float))
+
+
+def test_functions_without_source_are_named_by_their_line():
+    pytest.importorskip("numba")
+    names = {"FACTORS": FACTORS}
+    exec(compile("\n\nf = lambda z: z * FACTORS.two", "<typed>", "exec"), names)
+    functions = _user.ScalarFunctions(names["f"], step)
+    with pytest.raises(fb.BackendError, match="\nline 3 of <typed>, in <lambda>:\nUntyped global"):
+        functions.address(np.dtype(float))
 
 
 def test_losses_that_do_not_compile(backend):
@@ -391,6 +460,156 @@ def test_first_use_from_many_threads_at_once(backend):
         with ThreadPoolExecutor(8) as pool:
             results = list(pool.map(lambda k: act.f([1.0, k], backend=backend), range(16)))  # noqa: B023
         assert [r.tolist() for r in results] == [[a, a * k] for k in range(16)]
+
+
+# The compiled code.
+
+COEFFICIENTS = (0.5, -1.5, 2.5)
+
+
+def by_horner(z):
+    total = 0
+    for c in COEFFICIENTS:
+        total = total * z + c
+    return total
+
+
+def halves(z, parts=2):
+    return z / parts
+
+
+def swish(z):
+    return z * jitted.sigmoid(z)
+
+
+def swish_slope(z):
+    s = jitted.sigmoid(z)
+    return s * (1 + z * (1 - s))
+
+
+MIXED = [  # with constants that Numba alone would make float64 of
+    (lambda t: (5 * t**3 - 3 * t) / 2, lambda t: (15 * t**2 - 3) / 2),
+    (lambda z: z / (1 + abs(z)), lambda z: 1 / (1 + abs(z)) ** 2),
+    (lambda z: z * z if z > 0 else 0, lambda z: 2 * z * (z > 0)),
+    (by_horner, lambda z: z - 1.5),
+    (lambda z: math.pi * halves(z) + np.maximum(z, 0), lambda z: math.pi / 2 + (z > 0)),
+    (swish, swish_slope),
+    (
+        lambda z: 1.7159 * np.tanh(2 / 3 * z),
+        lambda z: 1.7159 * 2 / 3 * (1 - math.tanh(2 / 3 * z) ** 2),
+    ),
+    (lambda z: math.exp(-z * z / 2), lambda z: -z * np.exp(-z * z / 2)),
+]
+
+
+def assembly(functions, dtype):
+    """Of the function over arrays."""
+    functions.address(dtype)
+    found = [c for k, c in _user._compiled.items() if k[1:] == (functions.given, dtype.char)]
+    return found[0]._library.get_asm_str()
+
+
+VECTORISED = [(np.dtype("float32"), pair) for pair in MIXED]
+VECTORISED += [(np.dtype("float64"), MIXED[i]) for i in (0, 5)]
+
+
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="reads x86's instructions"
+)
+@pytest.mark.parametrize(("dtype", "pair"), VECTORISED)
+def test_loops_are_vector_code_in_the_type_of_the_network(dtype, pair):
+    pytest.importorskip("numba")
+    functions = fb.Activation("mine", *pair).functions
+    code = assembly(functions, dtype)
+    own, other = ("ps", "pd") if dtype == np.float32 else ("pd", "ps")
+    arithmetic = r"\bv?f?n?(?:add|mul|div|sub|madd|msub)(?:132|213|231)?{}\b"
+    assert len(re.findall(arithmetic.format(own), code)) >= 4
+    assert not re.search(arithmetic.format(other), code)
+    assert not re.search(r"cvt(?:ss2sd|ps2pd|sd2ss|pd2ps)", code)
+    assert not re.search(r"call\w*\s+\*?%?\w*(?:exp|tanh|pow)", code)
+
+
+@pytest.mark.parametrize(("f", "df"), MIXED)
+def test_float32_networks_compute_in_float32(backend, f, df):
+    """A few roundings off what float64 gives for the same numbers."""
+    act, Z = fb.Activation("mine", f, df), np.linspace(-3, 3, 301).astype(np.float32)
+    eps = np.finfo(np.float32).eps
+    for order, g in enumerate((act.f, act.df)):
+        exact = act.functions.evaluate(order, Z)
+        assert abs(g(Z) - exact).max() <= 8 * eps * max(1, abs(exact).max())
+
+
+def test_what_float32_typing_cannot_do_is_done_in_float64(backend):
+    numba = pytest.importorskip("numba")
+
+    def picky(x):
+        return 2 * x
+
+    @numba.extending.overload(picky)
+    def of_float64(x):
+        return (lambda x: 2 * x) if x == numba.types.float64 else None
+
+    act = fb.Activation("mine", lambda z: picky(z) / 3, lambda z: 2 / 3)
+    Z = np.array([0.5, 0.7], np.float32)
+    assert (act.f(Z) == (2 * Z.astype(float) / 3).astype(np.float32)).all()
+
+
+def test_constant_arrays_in_functions(backend, dtype):
+    centres = np.array([-1.0, 0.0, 2.0])
+    act = fb.Activation(
+        "mine",
+        lambda z: np.exp(-((z - centres) ** 2)).sum(),
+        lambda z: (-2 * (z - centres) * np.exp(-((z - centres) ** 2))).sum(),
+    )
+    Z = np.linspace(-3, 3, 7).astype(dtype)
+    expected = np.exp(-((Z[:, None].astype(float) - centres) ** 2)).sum(axis=1)
+    assert abs(act.f(Z) - expected).max() <= 8 * np.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 33, 200])
+def test_activations_over_arrays(dtype, n):
+    """Every order, also where the result replaces the numbers; nothing beyond n is touched."""
+    pytest.importorskip("numba")
+    act = TWINS["softplus"]
+    call = ctypes.CFUNCTYPE(None, *(ctypes.c_int64,) * 2, *(ctypes.c_void_p,) * 2)(
+        act.functions.address(dtype)
+    )
+    Z = np.random.default_rng(n).standard_normal(n + 1).astype(dtype)
+    for order, f in enumerate((act.f, act.df, act.d2f, act.df)):
+        out = np.full(n + 1, 3, dtype)
+        call(order, n, Z.ctypes.data, out.ctypes.data)
+        factor = 3 if order == 3 else 1
+        np.testing.assert_allclose(
+            out[:n], factor * f(Z[:n], backend="numpy"), rtol=1e-5 if dtype == np.float32 else 1e-14
+        )
+        assert out[n] == 3
+        if order < 3:
+            again = Z.copy()
+            call(order, n, again.ctypes.data, again.ctypes.data)
+            assert same([again], [np.append(out[:n], Z[n:])])
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 33, 200])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_losses_over_arrays(dtype, n, weighted):
+    pytest.importorskip("numba")
+    real = ctypes.c_float if dtype == np.float32 else ctypes.c_double
+    kinds = (ctypes.c_int64,) * 2 + (ctypes.c_void_p,) * 3 + (real, ctypes.c_void_p)
+    functions = QUARTIC.functions
+    call = ctypes.CFUNCTYPE(ctypes.c_double, *kinds)(functions.address(dtype))
+    y, t, w = np.random.default_rng(n).random((3, n + 1)).astype(dtype)
+    value, slope = functions.evaluate(y[:n], t[:n])
+    bend = functions.second(y[:n], t[:n])
+    factors = w[:n].astype(float) if weighted else np.ones(n)
+    for order, derivative in ((1, slope), (2, bend)):
+        d = np.full(n + 1, 3, dtype)
+        weights = w.ctypes.data if weighted else None
+        total = call(order, n, y.ctypes.data, t.ctypes.data, weights, 0.5, d.ctypes.data)
+        rtol = 1e-5 if dtype == np.float32 else 1e-13
+        if order == 1:
+            assert total == pytest.approx((factors * value).sum(), rel=rtol, abs=1e-12)
+        np.testing.assert_allclose(d[:n], 0.5 * factors * derivative, rtol=rtol, atol=1e-6 * rtol)
+        assert d[n] == 3
 
 
 # What they compute.

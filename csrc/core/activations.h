@@ -481,17 +481,27 @@ static void scale_by(idx rows, idx columns, const real *D, idx ldd, const real *
     EACH_ROW(x)
 }
 
-/* By pieces of rows that stay in the cache; rows that share a row of Z (ldz 0) share its slopes. */
+/* By pieces of rows that stay in the cache; rows that share a row of Z (ldz 0) share its slopes. A
+ * user's function multiplies by its own slopes. */
 static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                             const real *Z, idx ldz, real *out, idx ldo)
 {
     enum { PIECE = 256 };
     real slopes[PIECE];
-    for (idx j = 0; j < columns; j += PIECE) {
-        idx n = columns - j < PIECE ? columns - j : PIECE;
+    int multiplies = a->kind == FB_USER && (ldz != 0 || rows == 1);
+    idx piece = multiplies && out == D ? columns : PIECE;
+    for (idx j = 0; j < columns; j += piece) {
+        idx n = columns - j < piece ? columns - j : piece;
         for (idx i = 0; i < rows; i++) {
-            if (i == 0 || ldz != 0) act_apply(a, 1, n, Z + i * ldz + j, slopes);
-            scale_by(1, n, D + i * ldd + j, 0, slopes, 0, out + i * ldo + j, 0);
+            const real *d = D + i * ldd + j, *z = Z + i * ldz + j;
+            real *result = out + i * ldo + j;
+            if (multiplies) {
+                if (result != d) memcpy(result, d, (size_t)n * sizeof(real));
+                a->function(3, n, z, result);
+                continue;
+            }
+            if (i == 0 || ldz != 0) act_apply(a, 1, n, z, slopes);
+            scale_by(1, n, d, 0, slopes, 0, result, 0);
         }
     }
 }

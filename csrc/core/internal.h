@@ -53,7 +53,8 @@ fb_team *fb_team_new(idx workers);
 void fb_team_free(fb_team *team);
 void fb_share(fb_team *team, const fb_work *work);
 
-/* A user's activation: its values (order 0) or derivatives (1, 2); z and out may be the same. */
+/* A user's activation: out is its values (order 0) or derivatives (1, 2), z and out may be the same;
+ * or out times its derivatives (3). */
 typedef void fb_function(int64_t order, int64_t n, const void *z, void *out);
 
 typedef struct {

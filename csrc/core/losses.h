@@ -5,9 +5,10 @@
  * and of one output), unit by unit.
  */
 
-/* A user's loss: order 1 writes losses and slopes, order 2 second derivatives as slopes. */
-typedef void user_loss_function(int64_t order, int64_t n, const real *y, const real *t, real *loss,
-                                real *slope);
+/* A user's loss of n pairs: returns Σ w ℓ, to d go factor·w·ℓ' (order 1) or factor·w·ℓ'' (2). Without
+ * weights all w are 1. */
+typedef double user_loss_function(int64_t order, int64_t n, const real *y, const real *t,
+                                  const real *weights, real factor, real *d);
 
 typedef struct {
     idx rows, n_out;
@@ -292,33 +293,61 @@ static double margin_ranking_loss(const loss_tile *tile)
     return sum;
 }
 
-/* The user's function gets vectors without gaps, of the lines' elements in their order. */
-static double user_loss(const loss_tile *tile)
+/* The user's function on one line of `length` numbers, by pieces that stay in the cache. */
+static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
 {
-    enum { MOST = 128 };
-    _Alignas(64) real y[MOST], t[MOST], loss[MOST], slope[MOST];
-    int across = tile->across;
-    idx n = across ? tile->rows : tile->n_out, size = tile->rows * tile->n_out;
-    idx line = 0, place = 0, line_in = 0, place_in = 0;
-    double sum = 0;
-    for (idx start = 0; start < size; start += MOST) {
-        idx count = size - start < MOST ? size - start : MOST;
-        for (idx e = 0; e < count; e++) {
-            y[e] = tile->Y[line_in * tile->ld + place_in];
-            t[e] = tile->T[line_in * tile->ldt + place_in];
-            if (++place_in == n) place_in = 0, line_in++;
-        }
-        tile->function(tile->U ? 2 : 1, count, y, t, loss, slope);
-        for (idx e = 0; e < count; e++) {
-            idx at = line * tile->ld + place;
-            double w = weight_of(tile, across ? place : line);
-            real factor = (real)(tile->scale * w) * (tile->U ? tile->U[at] : 1);
-            if (!tile->U) sum += w * (double)loss[e];
-            if (tile->D) tile->D[at] = factor * slope[e];
-            if (++place == n) place = 0, line++;
-        }
+    enum { PIECE = 256 };
+    real unread[PIECE];
+    const real *along = tile->across ? tile->weights : NULL, *U = tile->U;
+    double sum = 0, w = tile->across ? 1 : weight_of(tile, i);
+    for (idx j = 0; j < length; j += PIECE) {
+        idx n = length - j < PIECE ? length - j : PIECE, at = i * tile->ld + j;
+        real *d = tile->D ? tile->D + at : unread;
+        sum += w * tile->function(U ? 2 : 1, n, tile->Y + at, tile->T + i * tile->ldt + j,
+                                  along ? along + j : NULL, (real)(tile->scale * w), d);
+        for (idx e = 0; U && e < n; e++) d[e] *= U[at + e];
     }
     return sum;
+}
+
+/* Copy lines, `from` apart, to places `length` apart; a vector after the last one is overwritten. */
+INLINE void join_lines(idx lines, idx length, const real *x, idx from, real *joined)
+{
+    for (idx i = 0; i < lines; i++)
+        for (idx j = 0; j < length; j += VL)
+            store(joined + i * length + j, load_first(x + i * from + j, first_lanes(length - j)));
+}
+
+/* Short lines are joined, as many as find room, since the function works on vectors. */
+static double user_loss(const loss_tile *tile)
+{
+    enum { LONG = 32, ROOM = 256 };
+    _Alignas(64) real y[ROOM + VL], t[ROOM + VL], w[ROOM + VL], d[ROOM + VL];
+    const int across = tile->across;
+    const real *weights = tile->weights;
+    idx lines = across ? tile->n_out : tile->rows, length = across ? tile->rows : tile->n_out;
+    double sum = 0;
+    if (length >= LONG)
+        for (idx i = 0; i < lines; i++) sum += user_loss_of_line(tile, i, length);
+    else
+        for (idx i = 0; i < lines; i += ROOM / length) {
+            idx n = lines - i < ROOM / length ? lines - i : ROOM / length, at = i * tile->ld;
+            join_lines(n, length, tile->Y + at, tile->ld, y);
+            join_lines(n, length, tile->T + i * tile->ldt, tile->ldt, t);
+            for (idx k = 0; weights && k < n; k++)
+                for (idx e = 0; e < length; e++) w[k * length + e] = weights[across ? e : i + k];
+            sum += tile->function(tile->U ? 2 : 1, n * length, y, t, weights ? w : NULL,
+                                  (real)tile->scale, d);
+            for (idx k = 0; tile->D && k < n; k++)
+                for (idx e = 0; e < length; e += VL) {
+                    idx place = at + k * tile->ld + e;
+                    mask m = first_lanes(length - e);
+                    vec slope = load(d + k * length + e);
+                    if (tile->U) slope *= load_first(tile->U + place, m);
+                    store_first(tile->D + place, m, slope);
+                }
+        }
+    return tile->U ? 0 : sum;
 }
 
 static double tile_loss(int64_t kind, const loss_tile *tile)

@@ -125,7 +125,8 @@ static void cube(int64_t order, int64_t n, const void *z, void *out)
 {
     for (int64_t i = 0; i < n; i++) {
         exact x = at(z, i);
-        set(out, i, order == 0 ? x * x * x : order == 1 ? 3 * x * x : 6 * x);
+        exact values[] = {x * x * x, 3 * x * x, 6 * x};
+        set(out, i, order < 3 ? values[order] : at(out, i) * values[1]);
     }
 }
 

@@ -5,8 +5,10 @@ Python allocates the results and a workspace, and one compiled function does the
     compiling      how they are compiled, cached and linked
     vectors        vector code as formulas; pointers
     elementary     exp, log, tanh and others
+    scalars        exp, tanh and sigmoid for users' jitted code
     activations    the activations, each compiled when it is needed
     losses         the losses, likewise
+    user           functions of the user's own, for the C backend as well
     product        the matrix product
     layer          one layer
     kernels        the entries for one layer

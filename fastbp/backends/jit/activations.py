@@ -66,7 +66,7 @@ from .elementary import (
     two_numbers,
     two_sum,
 )
-from .vectors import Vector, as_real, at, call_c, elementwise, elementwise_of, room_for
+from .vectors import Vector, as_real, call_c, elementwise_of
 
 # What an activation's function computes, beside the function and its derivatives (0, 1, 2).
 BACKWARD = 3
@@ -565,10 +565,6 @@ def _multiply_formula(kind: int) -> Callable:
 
 _apply_f, _apply_df, _apply_d2f = map(_apply, range(3))
 _multiply_by_df = elementwise_of(_multiply_formula, 2, 1)
-_multiply = elementwise(lambda d, slope: (d * slope,), 2, 1)
-
-# Elements of a user's function at a time, where its results go through a buffer.
-_CHUNK = 64
 
 
 def _make_activation(fingerprint, kind):
@@ -592,14 +588,7 @@ def _make_activation(fingerprint, kind):
     def user_activation(task, n, x, out, constant, user):
         """The same by the functions that the user brought."""
         _ = fingerprint, kind
-        if task == BACKWARD:
-            slopes = room_for(out, _CHUNK)
-            for i in range(0, n, _CHUNK):
-                m = min(_CHUNK, n - i)
-                call_c(user, 1, m, at(x, i), slopes)
-                _multiply(m, at(out, i), slopes)
-        else:
-            call_c(user, task, n, x, out)
+        call_c(user, task, n, x, out)
 
     return user_activation if kind == USER else activation
 

@@ -44,7 +44,7 @@ from .vectors import (
     Vector,
     as_real,
     at,
-    call_c,
+    call_c_for_number,
     elementwise,
     elementwise_of,
     loop,
@@ -245,7 +245,7 @@ _second = elementwise_of(_second_formula, 4, 1)
 
 _sum = elementwise(lambda x: (x,), 1, 0, total=True)
 _scale = elementwise(lambda x, a: (x * a,), 1, 1)
-_scale_by = elementwise(lambda x, u, a: (x * u * a,), 2, 1)
+_times = elementwise(lambda x, u: (x * u,), 2, 1)
 
 
 def _make_loss(fingerprint, kind):
@@ -284,13 +284,11 @@ def _make_user(fingerprint, kind):
         order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
     ):  # fmt: skip
         _ = fingerprint, kind
-        n = m * n_out
-        call_c(user, order, n, y, t, scratch, d)
-        if order == FIRST:
-            _scale(n, d, as_real(d, factor))
-            return _sum(n, scratch)
-        _scale_by(n, d, u, as_real(d, factor))
-        return 0.0
+        n, nothing = m * n_out, 0  # instead of the weights, which are in the factor
+        total = call_c_for_number(user, order, n, y, t, nothing, as_real(d, factor), d)
+        if order == SECOND:
+            _times(n, d, u)
+        return total
 
     return loss
 

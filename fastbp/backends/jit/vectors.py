@@ -123,10 +123,33 @@ class Lanes:
 
     def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
         """A call of LLVM's function of this name for these vectors."""
-        full = f"{name}.v{self.width}f{self.real.bitwidth}{suffix}"
+        return self._call(f"{name}.v{self.width}f{self.real.bitwidth}{suffix}", returns, arguments)
+
+    def _call(self, full: str, returns: ir.Type, arguments: list) -> ir.Value:
         kind = ir.FunctionType(returns, [a.type for a in arguments])
         function = cgutils.get_or_insert_function(self.builder.module, kind, full)
         return self.builder.call(function, arguments)
+
+
+class Scalars(Lanes):
+    """Single numbers in the place of vectors, for code of which LLVM is to make vector code."""
+
+    def __init__(self, builder: ir.IRBuilder, real: types.Float):
+        super().__init__(builder, real, 1)
+        self.type = self.type.element
+        self.integers = self.integers.element
+
+    def constant(self, x: float) -> Vector:
+        """A Python number."""
+        return Vector(self, ir.Constant(self.type, float(x)))
+
+    def integer(self, i: int) -> ir.Constant:
+        """An integer as wide as the reals."""
+        return ir.Constant(self.integers, i)
+
+    def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
+        """A call of LLVM's function of this name for such numbers."""
+        return self._call(f"{name}.f{self.real.bitwidth}{suffix}", returns, arguments)
 
 
 class Vector:
@@ -555,14 +578,25 @@ def taken_as(typingctx: Any, like: Any, start: Any) -> Any:
 @intrinsic
 def call_c(typingctx: Any, address: Any, *arguments: Any) -> Any:
     """Call the C function at an address, which returns nothing, with these arguments."""
+    return _c_call(types.void, arguments)
 
+
+@intrinsic
+def call_c_for_number(typingctx: Any, address: Any, *arguments: Any) -> Any:
+    """The same for one that returns a double."""
+    return _c_call(types.float64, arguments)
+
+
+def _c_call(returns: Any, arguments: tuple[Any, ...]) -> Any:
     def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
         values = cgutils.unpack_tuple(builder, args[1], len(arguments))
-        kind = ir.FunctionType(ir.VoidType(), [value.type for value in values])
-        builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
-        return context.get_dummy_value()
+        nothing = returns == types.void
+        type_ = ir.VoidType() if nothing else context.get_value_type(returns)
+        kind = ir.FunctionType(type_, [value.type for value in values])
+        result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+        return context.get_dummy_value() if nothing else result
 
-    return types.void(types.int64, types.Tuple(arguments)), codegen
+    return returns(types.int64, types.Tuple(arguments)), codegen
 
 
 # Numbers near zero: the moments of an optimizer decay into the subnormals as a network converges,

@@ -1,0 +1,46 @@
+"""exp, tanh and sigmoid of single numbers, for jitted code outside fastbp.
+
+They are the formulas of `elementary` once more, over scalars and without branches: LLVM makes
+vector code of a loop over them, whatever else the loop does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+from ..._scalars import exp, sigmoid, tanh
+from . import elementary
+from .compiling import _OPTIONS
+from .vectors import Scalars, Vector
+
+__all__ = ["exp", "sigmoid", "tanh"]
+
+
+def _provide(function: Callable, formula: Callable[[Vector], Vector]) -> None:
+    """Let jitted code call a function of one number."""
+
+    @intrinsic
+    def of_real(typingctx: Any, x: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return formula(Vector(Scalars(builder, signature.args[0]), args[0])).value
+
+        return x(x), codegen
+
+    # LLVM does not inline what it finds long, and does not vectorise calls.
+    @overload(function, jit_options={**_OPTIONS, "forceinline": True})
+    def of_number(x):
+        if x in (types.float32, types.float64):
+            return lambda x: of_real(x)
+        if isinstance(x, types.Integer | types.Boolean):
+            return lambda x: of_real(float(x))
+        return None
+
+
+_provide(exp, elementary.exp)
+_provide(tanh, elementary.tanh)
+_provide(sigmoid, elementary.sigmoid)

@@ -1,0 +1,435 @@
+"""How functions of the user's own are compiled, for the C backend as well.
+
+Numba types the sum of a float32 and a Python float, or an integer, as float64: NumPy's rules for
+arrays. A user's ``2.5 * z**3`` would become float64 arithmetic in networks of float32, at half the
+speed or less. So these functions, and those of the user's own that they call, are typed by rules of
+Python's numbers: beside a float32 they are rounded to it. Calls of exp and tanh of `math` and NumPy
+become those of fastbp, so that loops over the functions become vector code.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterator
+from dis import get_instructions
+from inspect import getclosurevars, isfunction
+from itertools import chain
+from linecache import getline
+from os.path import abspath
+from types import CellType, CodeType, FunctionType
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types, typing
+from numba.core.ccallback import CFunc
+from numba.core.dispatcher import Dispatcher
+from numba.core.registry import CPUTarget, cpu_target
+from numba.core.types.containers import BaseTuple
+from numba.core.types.misc import unliteral
+from numba.extending import intrinsic, overload
+
+from .compiling import _OPTIONS, itself, reals
+from .scalars import exp, tanh
+
+
+def _ours_of_numbers(ours: Callable, of_others: Callable) -> Callable:
+    """A function for jitted code: ours of numbers, NumPy's of anything else."""
+
+    def either(x):
+        raise NotImplementedError  # called by Numba alone
+
+    @overload(either, jit_options={**_OPTIONS, "forceinline": True})
+    def chosen(x):
+        if isinstance(x, _NUMBERS):
+            return lambda x: ours(x)
+        return lambda x: of_others(x)
+
+    return either
+
+
+_NUMBERS = types.Float | types.Integer | types.Boolean
+_EXP, _TANH = _ours_of_numbers(exp, np.exp), _ours_of_numbers(tanh, np.tanh)
+_OURS = {math.exp: _EXP, np.exp: _EXP, math.tanh: _TANH, np.tanh: _TANH}
+
+_POWERS = {operator.pow, operator.ipow, pow}  # of which integer exponents stay integers
+_ARITHMETIC = _POWERS | {
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod,
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv,
+    operator.imod, operator.lt, operator.le, operator.gt, operator.ge, operator.eq, operator.ne,
+    max, min, divmod, math.pow, math.atan2, math.copysign, math.fmod, math.hypot,
+}  # fmt: skip
+
+
+class _Typing(typing.Context):
+    """Numba's typing, but for calls of `_OURS`."""
+
+    def __init__(self) -> None:
+        self.__dict__ = cpu_target.typing_context.__dict__  # all that Numba knows, now and later
+
+    def refresh(self) -> None:
+        # What is new is to know Numba's own context, and not this one.
+        cpu_target.typing_context.refresh()
+
+    def resolve_value_type(self, val: Any) -> Any:
+        try:
+            val = _OURS.get(val, val)
+        except TypeError:  # not hashable
+            pass
+        return super().resolve_value_type(val)
+
+
+class _Float32Typing(_Typing):
+    """Typing in which a number beside a float32 is rounded to float32."""
+
+    def resolve_function_type(self, func: Any, args: Any, kws: Any) -> Any:
+        name = getattr(func, "typing_key", func)
+        if name in _ARITHMETIC or isinstance(name, np.ufunc):
+            plain = {unliteral(a) for a in args}
+            weak = types.Float | types.Boolean if name in _POWERS else _NUMBERS
+            # A float64 is a constant here, and a truth value comes from a comparison of numbers.
+            single = types.float32 in plain or {types.float64, types.boolean} <= plain
+            if single and all(isinstance(a, weak) for a in plain):
+                args = (types.float32,) * len(args)
+        return super().resolve_function_type(func, args, kws)
+
+    def unify_pairs(self, first: Any, second: Any) -> Any:
+        # A variable that holds both, such as a sum that starts as 0.
+        pair = {unliteral(first), unliteral(second)}
+        if types.float32 in pair and all(isinstance(t, types.Float | types.Integer) for t in pair):
+            return types.float32
+        return super().unify_pairs(first, second)
+
+
+class _Target(CPUTarget):
+    """The processor, for code that is typed in this way."""
+
+    def __init__(self, context: _Typing):
+        super().__init__("cpu")
+        self._context = context
+
+    @property
+    def typing_context(self) -> _Typing:
+        return self._context
+
+    @property
+    def target_context(self) -> Any:
+        return cpu_target.target_context
+
+
+class _Jitted(Dispatcher):
+    targetdescr = _Target(_Typing())
+
+
+class _JittedFloat32(Dispatcher):
+    targetdescr = _Target(_Float32Typing())
+
+
+class _CFunc(CFunc):
+    _targetdescr = _Jitted.targetdescr
+
+
+class _CFuncFloat32(CFunc):
+    _targetdescr = _JittedFloat32.targetdescr
+
+
+# Finding what the functions are made of, and where they fail.
+
+
+class Refused(Exception):
+    """Why a function cannot be compiled: where, and the reason, each in one line or two."""
+
+    def __init__(self, reason: str, code: CodeType | None = None, line: int | None = None):
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+        self.line = line
+
+    def __str__(self) -> str:
+        if self.code is None:
+            return self.reason
+        line = self.line or self.code.co_firstlineno
+        source = getline(self.code.co_filename, line).strip()
+        place = f"line {line} of {self.code.co_filename}, in {self.code.co_name}:"
+        return "\n".join(filter(None, (place, source and f"    {source}", self.reason)))
+
+
+class _Compiler:
+    """Makes jitted functions of a user's, which compute in `real`, for numbers of another type."""
+
+    def __init__(self, real: types.Float, numbers: types.Float):
+        self._real = real
+        self._widens = numbers != real
+        self._dispatcher = _JittedFloat32 if real == types.float32 else _Jitted
+        self._done: dict[Any, Any] = {}
+        self.codes: list[CodeType] = []  # of the functions that the user wrote
+
+    def jitted(self, function: Callable) -> Any:
+        """The function for compiled callers, and with it the functions in Python that it calls."""
+        if isinstance(function, Dispatcher):
+            function = function.py_func
+        if self._known(function):  # np.tanh and the like
+            given = function
+            return self.inlined(lambda *numbers: given(*numbers))
+        if not isfunction(function):
+            raise Refused(f"{function!r} is neither a Python function nor one that Numba knows")
+        if function not in self._done:
+            self._done[function] = None
+            self._done[function] = self.inlined(self._with_calls(function))
+        return self._done[function]
+
+    def inlined(self, function: Callable) -> Any:
+        """The function, to become part of its callers: LLVM vectorises no calls."""
+        return self._dispatcher(function, targetoptions=_inlined(True))
+
+    def apart(self, function: Callable) -> Any:
+        """The function, compiled for itself."""
+        return self._dispatcher(function, targetoptions=_inlined(False))
+
+    def _known(self, function: Callable) -> bool:
+        context = self._dispatcher.targetdescr.typing_context
+        context.refresh()
+        try:
+            context.resolve_value_type(function)
+        except ValueError:
+            return False
+        return True
+
+    def _with_calls(self, function: FunctionType) -> FunctionType:
+        code = function.__code__
+        self.codes.append(code)
+        for instruction in get_instructions(code):
+            if instruction.opname == "RAISE_VARARGS":
+                reason = f"{code.co_name} raises exceptions; return math.nan where it has no value"
+                raise Refused(reason, code, instruction.positions and instruction.positions.lineno)
+        seen = getclosurevars(function)
+        called = {
+            name: self._called(value, code)
+            for name, value in (*seen.globals.items(), *seen.nonlocals.items())
+            if isinstance(value, Dispatcher) or (isfunction(value) and not self._known(value))
+        }
+        cells = zip(code.co_freevars, function.__closure__ or (), strict=True)
+        return FunctionType(
+            code,
+            function.__globals__ | called,
+            function.__name__,
+            function.__defaults__,
+            tuple(CellType(called.get(name, cell.cell_contents)) for name, cell in cells),
+        )
+
+    def _called(self, function: Callable, caller: CodeType) -> Any:
+        found = self.jitted(function)
+        if found is None:
+            raise Refused(f"{function.__name__} calls itself; write it as a loop", caller)
+        return found
+
+    def all_checked(self, given: tuple[Any, ...], n: int) -> list[Any]:
+        """The jitted functions of n numbers, None where none is given."""
+        return [None if function is None else self._checked(function, n) for function in given]
+
+    def _checked(self, function: Callable, n: int) -> Any:
+        jitted, arguments = self.jitted(function), (self._real,) * n
+        code = getattr(getattr(function, "py_func", function), "__code__", None)
+        try:
+            _, _, folded, _ = jitted.get_call_template(arguments, {})
+        except Exception as error:  # NumbaError, and whatever its inference trips over
+            raise self._refused(error, code) from error
+        returned = jitted.overloads[tuple(folded)].signature.return_type
+        numbers = returned if isinstance(returned, BaseTuple) else (returned,)
+        if not all(isinstance(t, _NUMBERS) for t in numbers):
+            raise Refused(f"it returns {returned}, expected numbers in all cases", code)
+        if not self._widens:
+            return jitted
+        if n == 1:
+            return self.inlined(lambda z: jitted(np.float64(z)))
+        return self.inlined(lambda y, t: jitted(np.float64(y), np.float64(t)))
+
+    def _refused(self, error: Exception, code: CodeType | None) -> Refused:
+        message = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
+        place = next(chain(self._names(message), self._places(message)), (code, None))
+        return Refused(_reason(message), *place)
+
+    def _places(self, message: str) -> Iterator[tuple[CodeType, int]]:
+        """The lines of the user's that Numba's message names, those deepest inside first."""
+        for match in re.finditer(r'(?:File "(.+?)", line |Raised from (.+?) \()(\d+)', message):
+            path, line = abspath(match[1] or match[2]), int(match[3])
+            for code in self.codes:
+                lines = [n for _, _, n in code.co_lines() if n is not None]
+                if path == abspath(code.co_filename) and min(lines) <= line <= max(lines):
+                    yield code, line
+
+    def _names(self, message: str) -> Iterator[tuple[CodeType, int]]:
+        """The lines that have the name that the message says is not defined."""
+        missing = re.search(r"name '(\w+)' is not defined", message)
+        for code in self.codes if missing else ():
+            for instruction in get_instructions(code):
+                if missing and instruction.argval == missing[1] and instruction.positions:
+                    yield code, instruction.positions.lineno or code.co_firstlineno
+
+
+def _inlined(yes: bool) -> dict[str, Any]:
+    return {**_OPTIONS, "nopython": True, "no_cpython_wrapper": True, "forceinline": yes}
+
+
+def _reason(message: str) -> str:
+    """What Numba says in tens of lines, in one."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Failed in nopython mode")] or lines
+    call = re.match(r" *>>> (.+)", lines[1]) if len(lines) > 1 else None
+    if call and lines[0].startswith("No implementation of"):
+        return f"Numba has no {call[1]}"
+    return re.split(r"[.,]* (?:defined at|operation:|Raised from) ", lines[0])[0]
+
+
+# The functions over arrays.
+
+
+@intrinsic
+def _same(typingctx: Any, a: Any, b: Any) -> Any:
+    """Whether two pointers are equal."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.icmp_unsigned("==", *args)
+
+    return types.boolean(a, b), codegen
+
+
+@intrinsic
+def _given(typingctx: Any, pointer: Any) -> Any:
+    """Whether a pointer is not null."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return builder.icmp_unsigned("!=", args[0], ir.Constant(args[0].type, None))
+
+    return types.boolean(pointer), codegen
+
+
+@intrinsic
+def _plus(typingctx: Any, total: Any, term: Any) -> Any:
+    """The sum of a float64 and a number; of those in a loop the order is free."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        wide = context.cast(builder, args[1], term, types.float64)
+        return builder.fadd(args[0], wide, flags=("reassoc",))
+
+    return types.float64(types.float64, term), codegen
+
+
+def _over_array(of_number: Any) -> Callable:
+    # Two loops: in one, LLVM would find at run time that the places overlap, and take its loop
+    # over single numbers.
+    def over_array(n, z, out):
+        if _same(z, out):
+            for i in range(n):
+                out[i] = of_number(out[i])
+        else:
+            for i in range(n):
+                out[i] = of_number(z[i])
+
+    return over_array
+
+
+def _activation(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
+    f, df, d2f = compiler.all_checked(given, 1)
+    values, slopes = compiler.apart(_over_array(f)), compiler.apart(_over_array(df))
+    bends = compiler.apart(_over_array(d2f)) if d2f else slopes  # which nobody asks for then
+
+    def apply(order, n, z, out):
+        if order == 0:
+            values(n, z, out)
+        elif order == 1:
+            slopes(n, z, out)
+        elif order == 2:
+            bends(n, z, out)
+        else:
+            for i in range(n):
+                out[i] *= df(z[i])
+
+    return apply
+
+
+def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
+    f, d2 = compiler.all_checked(given, 2)
+
+    def first(n, y, t, weights, factor, d):
+        total = 0.0
+        if _given(weights):
+            for i in range(n):
+                value, slope = f(y[i], t[i])
+                total = _plus(total, weights[i] * value)
+                d[i] = slope * (weights[i] * factor)
+        else:
+            for i in range(n):
+                value, slope = f(y[i], t[i])
+                total = _plus(total, value)
+                d[i] = slope * factor
+        return total
+
+    def second(n, y, t, weights, factor, d):
+        if _given(weights):
+            for i in range(n):
+                d[i] = d2(y[i], t[i]) * (weights[i] * factor)
+        else:
+            for i in range(n):
+                d[i] = d2(y[i], t[i]) * factor
+        return 0.0
+
+    first = compiler.apart(first)
+    second = compiler.apart(second) if d2 else first  # which nobody asks for then
+
+    def apply(order, n, y, t, weights, factor, d):
+        if order == 1:
+            return first(n, y, t, weights, factor, d)
+        return second(n, y, t, weights, factor, d)
+
+    return apply
+
+
+def compile_activation(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
+    """A user's function and its derivatives (or None) as void (order, n, z, out).
+
+    out becomes the function (order 0) or a derivative (1, 2) of z, which it may be; or, as order 3,
+    out times the first derivative.
+
+    Raises
+    ------
+    Refused
+        If Numba cannot compile one of them.
+    """
+    return _compile(_activation, given, dtype, types.void, reals, reals)
+
+
+def compile_loss(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
+    """A user's loss and its second derivative as double (order, n, y, t, weights, factor, d).
+
+    Returns Σ w ℓ(y, t) of n pairs; d becomes factor·w·ℓ' (order 1) or factor·w·ℓ'' (order 2). All
+    weights w are 1 if that pointer is null.
+
+    Raises
+    ------
+    Refused
+        If Numba cannot compile one of them.
+    """
+    arguments = reals, reals, reals, itself, reals
+    return _compile(_loss, given, dtype, types.float64, *arguments)
+
+
+def _compile(make: Callable, given: Any, dtype: np.dtype, returns: Any, *arguments: Any) -> CFunc:
+    """The function that `make` makes of those given; its first arguments are the order and n."""
+    real = types.float32 if dtype == np.float32 else types.float64
+    arguments = types.int64, types.int64, *(argument(real) for argument in arguments)
+
+    def compiled(cfunc: type[CFunc], arithmetic: types.Float) -> CFunc:
+        function = make(_Compiler(arithmetic, real), given)
+        compiled = cfunc(function, (arguments, returns), {}, {**_OPTIONS, "nopython": True})
+        compiled.compile()
+        return compiled
+
+    if real == types.float32:
+        try:
+            return compiled(_CFuncFloat32, types.float32)
+        except Exception:  # whatever it trips over, float64 is right
+            pass
+    return compiled(_CFunc, types.float64)
