@@ -21,7 +21,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import NativeValue, intrinsic, models, register_model, unbox
+from numba.core.errors import TypingError
+from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
 from numba.np.arrayobj import populate_array
 
 from ...activations import Activation
@@ -253,6 +254,17 @@ def _unbox(kind: Argument, obj: Any, c: Any) -> NativeValue:
         python.decref(opened)
     python.decref(function)
     return NativeValue(result._getvalue(), is_error=c.builder.load(failed))
+
+
+@box(NetworkType)
+@box(ObjectiveType)
+@box(ActivationType)
+@box(LossType)
+def _box(kind: Argument, value: Any, c: Any) -> ir.Value:
+    raise TypingError(
+        f"{kind} cannot leave jitted code, alone or in the cache of fastbp.jitted.dense_forward; "
+        f"return other results"
+    )
 
 
 # Reading them in jitted code. Pointers, so that no call counts references.
