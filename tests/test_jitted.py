@@ -6,6 +6,7 @@ The functions here are stored by Numba's cache, as users' are: a second run of t
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import runpy
 import subprocess
@@ -25,6 +26,7 @@ from numba import njit  # noqa: E402
 from numba.core.errors import TypingError  # noqa: E402
 
 from fastbp import jitted  # noqa: E402
+from fastbp.backends.jit import callers  # noqa: E402
 from fastbp.losses import TABLE  # noqa: E402
 
 PACKAGE = Path(fb.__file__).resolve().parent
@@ -455,6 +457,17 @@ def test_users_own_cache(tmp_path):
     assert run(tmp_path, SECOND) == "parallel 1 0 outer 1 0 True True".split()
     # Compiled again, not an error: whoever upgrades fastbp need not know of the cache.
     assert run(tmp_path, CHANGED) == "outer 0 1".split()
+
+
+def test_an_address_is_stored_as_the_way_to_find_it(monkeypatch):
+    address = callers._address("forward", 0, "float64")
+    # The object itself: functions of one name, loaded and compiled, share their constants.
+    assert pickle.loads(pickle.dumps(address)) is address
+    stored = pickle.dumps(address)
+    assert str(int(address)).encode() not in stored
+    monkeypatch.setattr(callers, "source_fingerprint", lambda: 1)
+    with pytest.raises(OSError, match="another version of fastbp"):  # to Numba: not in the cache
+        pickle.loads(stored)
 
 
 def test_the_example(capsys):

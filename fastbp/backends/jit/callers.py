@@ -74,8 +74,13 @@ def _found_again(fingerprint: int, name: str, kind: int, dtype: str) -> Address:
     return _address(name, kind, dtype)
 
 
+@cache
 def _address(name: str, kind: int, dtype: str) -> Address:
-    """Of an entry, or of the function of an activation or a loss of this kind; compiled now."""
+    """Of an entry, or of the function of an activation or a loss of this kind; compiled now.
+
+    Always the same object: functions of one name, from the cache and compiled here, may share their
+    constants, and Numba then finds again what is among them.
+    """
     real = np.dtype(dtype)
     if name == "activation":
         found = Address(activations.address(kind, real))
