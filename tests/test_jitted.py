@@ -206,7 +206,8 @@ def of_tanh_layer(X, W, b, dY):
 
 
 def test_layers(rng, dtype):
-    for activation, biased in ((fb.leaky_relu(0.3), True), (BUMP, False), ("tanh", True)):
+    by_object = (fb.leaky_relu(0.3), True) if dtype == "float32" else (BUMP, False)
+    for activation, biased in (by_object, ("tanh", True)):
         for n, n_in, n_out in ((0, 3, 2), (1, 4, 1), (300, 5, 7)):
             shapes = (n, n_in), (n_in, n_out), (n_out,), (n, n_out)
             X, W, b, dY = (rng.standard_normal(s).astype(dtype) for s in shapes)
@@ -376,15 +377,14 @@ def inner(net, params, X):
 
 @njit(cache=True)
 def outer(net, params, X):
-    return inner(net, params, X)[:, 0]
+    Y, cache = jitted.dense_forward(inner(net, params, X), np.ones((1, 1)), None, "tanh")
+    return Y
 
 @njit(cache=True, parallel=True)
 def parallel(net, params, X):
     out = np.empty((4, len(X)))
     for i in prange(4):
-        Y = jitted.forward(net, params, X)
-        Y, cache = jitted.dense_forward(Y, np.ones((1, 1)), None, "tanh")
-        out[i] = Y[:, 0] + i
+        out[i] = inner(net, params, X)[:, 0] + i
     return out
 
 def f(z): return math.atan(z)
@@ -393,12 +393,11 @@ def df(z): return 1 / (1 + z * z)
 act = fb.Activation("arc", f, df)
 net = fb.Network(2, fb.Dense(3, act), fb.Dense(1))
 params, X = net.init(0), np.linspace(-1, 1, 40).reshape(20, 2)
-right = np.arctan(X @ params[:6].reshape(2, 3)) @ params[9:12]
+right = np.arctan(X @ params[:6].reshape(2, 3)) @ params[9:12, None]
+expected = {inner: right, outer: np.tanh(right), parallel: right.T + np.arange(4)[:, None]}
 
 def check(function):
-    Y = function(net, params, X)
-    expected = np.tanh(right) + np.arange(4)[:, None] if function is parallel else right
-    assert np.allclose(Y, expected, rtol=1e-14, atol=1e-15), Y
+    assert np.allclose(function(net, params, X), expected[function], rtol=1e-14, atol=1e-15)
     stats = function.stats
     print(function.__name__, *(sum(c.values()) for c in (stats.cache_hits, stats.cache_misses)))
 """
@@ -408,7 +407,7 @@ from concurrent.futures import ThreadPoolExecutor
 with ThreadPoolExecutor(2) as pool:  # each may need what the other compiles
     public = pool.submit(net.forward, params, X, backend="numba")
     pool.submit(check, outer).result()
-    assert np.allclose(public.result()[:, 0], right)
+    assert np.allclose(public.result(), right)
 check(parallel)
 """
 
@@ -419,15 +418,15 @@ if __name__ == "__main__":
     check(parallel)
     check(outer)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        print(np.allclose(pool.apply(outer, (net, params, X)), right))
+        print(np.allclose(pool.apply(outer, (net, params, X)), np.tanh(right)))
     (found,) = joblib.Parallel(1, "loky")([joblib.delayed(outer)(net, params, X)])
-    print(np.allclose(found, right))
+    print(np.allclose(found, np.tanh(right)))
 """
 
 CHANGED = """
 from fastbp.backends.jit import callers
 callers.source_fingerprint = lambda: 1
-check(outer)
+check(inner)
 """
 
 
@@ -456,7 +455,7 @@ def test_users_own_cache(tmp_path):
     assert run(tmp_path, FIRST) == "outer 0 1 parallel 0 1".split()
     assert run(tmp_path, SECOND) == "parallel 1 0 outer 1 0 True True".split()
     # Compiled again, not an error: whoever upgrades fastbp need not know of the cache.
-    assert run(tmp_path, CHANGED) == "outer 0 1".split()
+    assert run(tmp_path, CHANGED) == "inner 0 1".split()
 
 
 def test_an_address_is_stored_as_the_way_to_find_it(monkeypatch):
