@@ -16,12 +16,16 @@ from pathlib import Path
 from typing import Any
 
 # Every other contestant is a peer.
-OURS = {"c": "C", "c avx2": "C at AVX2", "numba": "Numba", "numpy": "reference"}
+OURS = {
+    "c": "C", "c avx2": "C at AVX2", "numba": "Numba", "numpy": "reference",
+    "jitted": "fastbp.jitted",
+}  # fmt: skip
 TITLES = {**OURS, "by hand": "NumPy by hand"}
 SUITES = {
     "training": "Training steps within one call, µs per step",
     "kernels": "dense_forward + dense_backward (rows × n_in × n_out), µs per pair",
     "calls": "Calls on a network, µs per call",
+    "jitted": "Calls from a jitted loop, and the same ones from Python, µs per call",
     "fits": "Fits to the same sum of squares, median of the starts, µs per fit",
     "squares": "Jacobian; JᵀJ, Jᵀr and rᵀr at once; µs per call",
     "blas": "Layers of few rows (rows × n_in × n_out), kernels called from C, µs per call",

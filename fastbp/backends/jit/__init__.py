@@ -24,6 +24,8 @@ Python allocates the results and a workspace, and one compiled function does the
     optimizers     the update rules
     training       the training loop
     sharing        threads
+    callers        how users' jitted code calls the entries
+    overloads      what fastbp.jitted has for the types of a call
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
 loads it from Numba's cache; sizes, activations, losses and optimizers are arguments.

@@ -599,7 +599,12 @@ _functions = Family(
 call_activation = _functions.call
 
 
+def address(kind: int, dtype: np.dtype) -> int:
+    """Of the function of an activation's kind."""
+    return _functions.address(dtype, kind)
+
+
 def addresses(act: Activation, dtype: np.dtype) -> tuple[int, int]:
     """Of an activation's function, and of the user's own functions or 0."""
     user = 0 if act.functions is None else act.functions.address(dtype)
-    return _functions.address(dtype, act.kind), user
+    return address(act.kind, dtype), user

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
@@ -26,6 +27,7 @@ _OPTIONS: dict[str, Any] = {
     "fastmath": {"contract"},
     "no_cfunc_wrapper": True,  # nobody calls them through a C pointer
 }
+INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True}  # of what Python never calls
 
 
 def inner(function: Callable) -> Callable:
@@ -34,9 +36,7 @@ def inner(function: Callable) -> Callable:
     As an overload of itself it is compiled for its arguments' types; as a jitted function it would
     be compiled for the values of constant arguments too, again and again.
     """
-    overload(function, strict=False, jit_options={**_OPTIONS, "no_cpython_wrapper": True})(
-        lambda *arguments: function
-    )
+    overload(function, strict=False, jit_options=INNER_OPTIONS)(lambda *arguments: function)
     return function
 
 
@@ -112,7 +112,8 @@ def result_doubles(ndim: int) -> types.Type:
     return types.Array(types.float64, ndim, "C")
 
 
-def _real(dtype: np.dtype) -> types.Float:
+def real_type(dtype: np.dtype) -> types.Float:
+    """Numba's type of float32 or float64."""
     return types.float32 if dtype == np.float32 else types.float64
 
 
@@ -147,7 +148,7 @@ class Compiled:
         self._returns = returns
         self._arguments = arguments
         self._calls = calls
-        self._lock = threading.Lock()
+        self._addresses: dict[str, int] = {}
         self.dispatchers: dict[str, Any] = {}
 
     def __getitem__(self, dtype: np.dtype) -> Callable[..., Any]:
@@ -161,16 +162,28 @@ class Compiled:
         return self._returns(*arguments)
 
     def real_of(self, arguments: Sequence[types.Type]) -> types.Float:
-        """The real type of a call with arguments of these types: what a pointer to reals says."""
-        return arguments[self._arguments.index(reals)].dtype
+        """The real type of a call with arguments of these types: what the first array says."""
+        of_reals = (not isinstance(declared, types.Type) for declared in self._arguments)
+        return next(given.dtype for given in compress(arguments, of_reals))
+
+    def address(self, dtype: np.dtype) -> int:
+        """Where the version for a dtype begins."""
+        found = self._addresses.get(dtype.char)
+        if found is None:
+            dispatcher: Any = self[dtype]
+            (compiled,) = dispatcher.overloads.values()
+            found = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            self._addresses[dtype.char] = found
+        return found
 
     def _compile(self, dtype: np.dtype) -> Callable[..., Any]:
-        for function in self._calls:
-            function.provide(dtype)
-        with self._lock:
+        # Numba's own lock: users' code, compiled under it, may need this function first.
+        with global_compiler_lock:
+            for function in self._calls:
+                function.provide(dtype)
             if dtype.char not in self.dispatchers:
                 declared = _linked.set(self._calls)
-                signature = self.signature(_real(dtype))
+                signature = self.signature(real_type(dtype))
                 try:
                     self.dispatchers[dtype.char] = self._cached(signature) or self._new(signature)
                 finally:
@@ -202,20 +215,6 @@ class _Addressed(Compiled):
     """A function that compiled code calls, by its address."""
 
     options: ClassVar[dict[str, Any]] = {"no_cpython_wrapper": True}
-
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self._addresses: dict[str, int] = {}
-
-    def address(self, dtype: np.dtype) -> int:
-        """Where the version for a dtype begins."""
-        found = self._addresses.get(dtype.char)
-        if found is None:
-            dispatcher: Any = self[dtype]
-            (compiled,) = dispatcher.overloads.values()
-            found = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-            self._addresses[dtype.char] = found
-        return found
 
 
 # What the function that is being compiled may call.
@@ -249,7 +248,7 @@ class Linked(_Addressed):
     def provide(self, dtype: np.dtype) -> None:
         """Make the version for a dtype known to code that will be loaded."""
         if dtype.char not in self._provided:
-            llvmlite.binding.add_symbol(self._symbol(_real(dtype)), self.address(dtype))
+            llvmlite.binding.add_symbol(self._symbol(real_type(dtype)), self.address(dtype))
             self._provided.add(dtype.char)
 
     def _symbol(self, real: types.Float) -> str:
@@ -266,7 +265,7 @@ class Linked(_Addressed):
             def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 kind = context.call_conv.get_function_type(declared.return_type, declared.args)
                 function = cgutils.get_or_insert_function(builder.module, kind, self._symbol(real))
-                return _emit_call(context, builder, function, declared, args[0])
+                return call_at(context, builder, function, declared, args[0])
 
             return declared.return_type(types.Tuple(declared.args)), codegen
 
@@ -329,14 +328,14 @@ class Family:
             def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 kind = context.call_conv.get_function_type(declared.return_type, declared.args)
                 function = builder.inttoptr(args[0], kind.as_pointer())
-                return _emit_call(context, builder, function, declared, args[1])
+                return call_at(context, builder, function, declared, args[1])
 
             return declared.return_type(types.int64, types.Tuple(declared.args)), codegen
 
         return call
 
 
-def _emit_call(
+def call_at(
     context: Any, builder: ir.IRBuilder, function: ir.Value, declared: Any, packed: ir.Value
 ) -> ir.Value:
     """Code for a call of a compiled function; Numba packs *arguments into a tuple."""

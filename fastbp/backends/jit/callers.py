@@ -1,0 +1,486 @@
+"""Users' jitted code as a caller: addresses of the entries, and our objects as its arguments.
+
+Numba stores users' code, and a stored address would be another process's. So an address stands
+among the constants of the calling function as a Python integer that is pickled as the way to find
+the function: whoever loads the code loads, or compiles, the functions first, and reads the integers
+of his own process (see `Address`). Nothing is looked up during a call, and no thread needs Python's
+lock.
+
+A network or an objective comes as a vector of integers: sizes, and where arrays are and how large.
+An activation or a loss comes as its parameter and the addresses of the user's own functions; which
+one it is belongs to its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
+from numba.np.arrayobj import populate_array
+
+from ...activations import Activation
+from ...losses import Loss
+from ..contract import Plan, Problem
+from . import _data, _prepared, activations, derivatives, kernels, losses, network, objective
+from .compiling import Compiled, call_at, source_fingerprint
+
+_INT64 = ir.IntType(64)
+_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+# Addresses.
+
+_ENTRIES: dict[str, Compiled] = {
+    "dense_forward": kernels.dense_forward,
+    "dense_backward": kernels.dense_backward,
+    "forward": network.forward,
+    "jacobian": derivatives.jacobian,
+    "objective": objective.objective,
+}
+
+
+class Outdated(OSError):
+    """Stored code was compiled against other sources; Numba then compiles it again.
+
+    To Numba a stored function that cannot be read is none, and it says so by an OSError.
+    """
+
+
+class Address(int):
+    """Where a function is, for this process; pickled as the way to find it in another one.
+
+    Attributes
+    ----------
+    of : tuple
+        What `_address` takes.
+    """
+
+    of: tuple[str, int, str]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _found_again, (source_fingerprint(), *self.of)
+
+
+def _found_again(fingerprint: int, name: str, kind: int, dtype: str) -> Address:
+    if fingerprint != source_fingerprint():
+        raise Outdated("this function was compiled and stored by another version of fastbp")
+    return _address(name, kind, dtype)
+
+
+@cache
+def _address(name: str, kind: int, dtype: str) -> Address:
+    """Of an entry, or of the function of an activation or a loss of this kind; compiled now.
+
+    Always the same object: functions of one name, from the cache and compiled here, may share their
+    constants, and Numba then finds again what is among them.
+    """
+    real = np.dtype(dtype)
+    if name == "activation":
+        found = Address(activations.address(kind, real))
+    elif name == "loss":
+        found = Address(losses.addresses(kind, None, real)[0])
+    else:
+        found = Address(_ENTRIES[name].address(real))
+    found.of = name, kind, dtype
+    return found
+
+
+def _read(context: Any, builder: ir.IRBuilder, address: Address) -> ir.Value:
+    """Code that reads an address from the constants of the function that is being compiled."""
+    constants = context.get_env_manager(builder)
+    python = context.get_python_api(builder)
+    number = constants.read_const(constants.add_const(address))
+    return builder.ptrtoint(python.long_as_voidptr(number), _INT64)
+
+
+# Networks and objectives: a vector of integers. The first ones of an objective are its network's.
+# A place of an array holds its address and two lengths.
+
+(
+    NET_IN, NET_OUT, NET_PARAMS, NET_FREE, SPACE, JACOBIAN_SPACE, MASKED, N_MASKED, FIXED, N_FIXED,
+    PLAN,
+) = range(11)  # fmt: skip
+_OF_ARRAY = 3
+DATA = PLAN + _OF_ARRAY * len(objective.PLAN)
+
+
+class Handle(np.ndarray):
+    """The vector of a network or an objective.
+
+    Attributes
+    ----------
+    keeps : tuple
+        The arrays whose addresses it holds.
+    """
+
+    keeps: tuple[np.ndarray, ...]
+
+
+def handle_of_plan(plan: Plan, masked: np.ndarray | None) -> Handle:
+    """Of a network, given which parameters a mask takes away."""
+    found = plan.handles.get("jitted")
+    if found is None:
+        found = plan.handles["jitted"] = _handle(plan, masked, ())
+    return found
+
+
+def handle_of_problem(problem: Problem, masked: np.ndarray | None) -> Handle:
+    """Of an objective."""
+    found = problem.handles.get("jitted")
+    if found is None:
+        found = problem.handles["jitted"] = _handle(problem.plan, masked, _data(problem))
+    return found
+
+
+def _handle(plan: Plan, masked: np.ndarray | None, data: tuple[np.ndarray, ...]) -> Handle:
+    prepared = _prepared(plan)
+    places = [
+        np.empty(0, np.int64) if chosen is None else np.flatnonzero(chosen)
+        for chosen in (masked, None if plan.free is None else ~plan.free)
+    ]
+    numbers = [plan.n_in, plan.n_out, plan.n_params, plan.n_free]
+    numbers += [prepared.size, prepared.jacobian_size]
+    for array in places:
+        numbers += [array.ctypes.data, array.size]
+    for array in (*prepared.arrays, *data):
+        numbers += [array.ctypes.data, *array.shape, 0][:_OF_ARRAY]
+    made = np.array(numbers, np.int64).view(Handle)
+    made.keeps = (*places, *prepared.arrays, *data)
+    return made
+
+
+class Argument(types.Type):
+    """The type of one of our objects as an argument of jitted code.
+
+    Parameters
+    ----------
+    name : str
+    inner : numba type
+        What it consists of.
+    opened : callable
+        A function of a module: object -> Python value of the inner type.
+    """
+
+    def __init__(self, name: str, inner: types.Type, opened: Callable):
+        self.inner = inner
+        self.opened = opened
+        super().__init__(name)
+
+
+class NetworkType(Argument):
+    """A network's."""
+
+    def __init__(self, real: types.Float, opened: Callable):
+        self.real = real
+        super().__init__(f"fastbp.Network({real})", types.Array(types.int64, 1, "C"), opened)
+
+
+class ObjectiveType(Argument):
+    """An objective's."""
+
+    def __init__(self, real: types.Float, opened: Callable):
+        self.real = real
+        super().__init__(f"fastbp.Objective({real})", types.Array(types.int64, 1, "C"), opened)
+
+
+# The parameter; the addresses of the user's functions for float32 and float64, 0 without.
+_FUNCTION = types.Tuple((types.float64, types.int64, types.int64))
+
+
+class ActivationType(Argument):
+    """An activation's."""
+
+    def __init__(self, kind: int):
+        self.kind = kind
+        super().__init__(f"fastbp.Activation({kind})", _FUNCTION, opened_activation)
+
+
+class LossType(Argument):
+    """A loss's."""
+
+    def __init__(self, kind: int, divisor: str, target: str):
+        self.kind = kind
+        self.divisor = divisor
+        self.target = target
+        super().__init__(f"fastbp.Loss({kind}, {divisor}, {target})", _FUNCTION, opened_loss)
+
+
+def type_of_loss(loss: Loss) -> LossType:
+    """The type that a loss has as an argument."""
+    return LossType(loss.kind, loss.divisor, loss.target)
+
+
+def opened_activation(act: Activation) -> tuple[float, int, int]:
+    """An activation's numbers."""
+    return _opened(act.constant, act.functions, kernels.dense_forward)
+
+
+def opened_loss(loss: Loss) -> tuple[float, int, int]:
+    """A loss's numbers."""
+    return _opened(loss.constant, loss.functions, objective.objective)
+
+
+def _opened(constant: float, functions: Any, caller: Compiled) -> tuple[float, int, int]:
+    if functions is None:
+        return constant, 0, 0
+    # Compiled for the types for which their caller is, which users' code needed before it ran.
+    single, double = (functions.address(d) if d.char in caller.dispatchers else 0 for d in _DTYPES)
+    return constant, single, double
+
+
+class _OneMember(models.StructModel):
+    def __init__(self, manager: Any, kind: Argument):
+        super().__init__(manager, kind, [("inner", kind.inner)])
+
+
+for _kind in (NetworkType, ObjectiveType, ActivationType, LossType):
+    register_model(_kind)(_OneMember)
+
+
+@unbox(NetworkType)
+@unbox(ObjectiveType)
+@unbox(ActivationType)
+@unbox(LossType)
+def _unbox(kind: Argument, obj: Any, c: Any) -> NativeValue:
+    python = c.pyapi
+    function = python.unserialize(python.serialize_object(kind.opened))
+    result = cgutils.create_struct_proxy(kind)(c.context, c.builder)
+    failed = cgutils.alloca_once_value(c.builder, cgutils.true_bit)
+    opened = python.call_function_objargs(function, (obj,))
+    with c.builder.if_then(cgutils.is_not_null(c.builder, opened)):
+        native = c.unbox(kind.inner, opened)
+        result.inner = native.value
+        c.builder.store(native.is_error, failed)
+        python.decref(opened)
+    python.decref(function)
+    return NativeValue(result._getvalue(), is_error=c.builder.load(failed))
+
+
+@box(NetworkType)
+@box(ObjectiveType)
+@box(ActivationType)
+@box(LossType)
+def _box(kind: Argument, value: Any, c: Any) -> ir.Value:
+    raise TypingError(
+        f"{kind} cannot leave jitted code, alone or in the cache of fastbp.jitted.dense_forward; "
+        f"return other results"
+    )
+
+
+# Reading them in jitted code. Pointers, so that no call counts references.
+
+
+class Arrays(types.Opaque):
+    """The type of a pointer to the places of arrays of these types."""
+
+    def __init__(self, arrays: tuple[types.Type, ...]):
+        self.arrays = arrays
+        super().__init__(f"fastbp.arrays{arrays}")
+
+
+register_model(Arrays)(models.OpaqueModel)
+
+
+def _inner(context: Any, builder: ir.IRBuilder, kind: Argument, value: ir.Value) -> ir.Value:
+    return cgutils.create_struct_proxy(kind)(context, builder, value).inner
+
+
+def _integers(context: Any, builder: ir.IRBuilder, kind: Argument, value: ir.Value) -> ir.Value:
+    """The pointer to a handle's integers."""
+    array = context.make_array(kind.inner)(context, builder, _inner(context, builder, kind, value))
+    return array.data
+
+
+@intrinsic
+def numbers_of(typingctx: Any, net: Any) -> Any:
+    """The integers of a network or an objective."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        return _integers(context, builder, signature.args[0], args[0])
+
+    return types.CPointer(types.int64)(net), codegen
+
+
+@intrinsic
+def places_at(typingctx: Any, numbers: Any, index: Any) -> Any:
+    """The integers whose address stands at an index of others."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        address = builder.load(builder.gep(args[0], [args[1]]))
+        return builder.inttoptr(address, args[0].type)
+
+    return numbers(numbers, types.int64), codegen
+
+
+def _arrays_from(first: int, declared: tuple[Any, ...]) -> Any:
+    """A function of a handle: its arrays of the declared types, which begin at a place."""
+
+    @intrinsic
+    def arrays(typingctx: Any, net: Any) -> Any:
+        kinds = tuple(a if isinstance(a, types.Type) else a(net.real) for a in declared)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            start = _integers(context, builder, signature.args[0], args[0])
+            return builder.bitcast(builder.gep(start, [_INT64(first)]), cgutils.voidptr_t)
+
+        return Arrays(kinds)(net), codegen
+
+    return arrays
+
+
+plan_of = _arrays_from(PLAN, objective.PLAN)
+data_of = _arrays_from(DATA, objective.DATA)
+
+
+def _expanded(context: Any, builder: ir.IRBuilder, kind: Arrays, start: ir.Value) -> list[ir.Value]:
+    """The arrays that a value of type `Arrays` points to."""
+    integers = builder.bitcast(start, _INT64.as_pointer())
+    numbers = iter(
+        [
+            builder.load(builder.gep(integers, [_INT64(i)]))
+            for i in range(_OF_ARRAY * len(kind.arrays))
+        ]
+    )
+    made = []
+    for array in kind.arrays:
+        address, *lengths = (next(numbers) for _ in range(_OF_ARRAY))
+        made.append(_array(context, builder, array, address, lengths[: array.ndim]))
+    return made
+
+
+def _array(
+    context: Any, builder: ir.IRBuilder, kind: types.Array, address: ir.Value, shape: list[ir.Value]
+) -> ir.Value:
+    """An array that lies somewhere and that nobody counts."""
+    made = context.make_array(kind)(context, builder)
+    size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+    strides = [_INT64(size)]
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    data = builder.inttoptr(address, context.get_data_type(kind.dtype).as_pointer())
+    populate_array(made, data, shape, strides, size, None)
+    return made._getvalue()
+
+
+# Calling entries.
+
+
+def _called(name: str) -> Any:
+    """What jitted code calls for an entry.
+
+    An argument of type `Arrays` stands for several, None for an array of length 0.
+    """
+    entry = _ENTRIES[name]
+
+    @intrinsic
+    def call(typingctx: Any, *arguments: Any) -> Any:
+        flat: list[types.Type] = []
+        for kind in arguments:
+            flat += kind.arrays if isinstance(kind, Arrays) else [kind]
+        real = entry.real_of(flat)
+        declared = entry.signature(real)
+        address = _address(name, 0, real.name)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            values: list[ir.Value] = []
+            unpacked = cgutils.unpack_tuple(builder, args[0], len(arguments))
+            for kind, value in zip(arguments, unpacked, strict=True):
+                if isinstance(kind, Arrays):
+                    values += _expanded(context, builder, kind, value)
+                else:
+                    to = declared.args[len(values)]
+                    values.append(_as_declared(context, builder, value, kind, to))
+            form = context.call_conv.get_function_type(declared.return_type, declared.args)
+            function = builder.inttoptr(_read(context, builder, address), form.as_pointer())
+            packed = context.make_tuple(builder, types.Tuple(declared.args), values)
+            return call_at(context, builder, function, declared, packed)
+
+        return declared.return_type(types.Tuple(arguments)), codegen
+
+    return call
+
+
+def _as_declared(
+    context: Any, builder: ir.IRBuilder, value: ir.Value, given: types.Type, declared: types.Type
+) -> ir.Value:
+    if given == types.none:
+        return _array(context, builder, declared, _INT64(0), [_INT64(0)] * declared.ndim)
+    if isinstance(declared, types.Array):
+        assert (given.dtype, given.ndim, given.layout) == (declared.dtype, declared.ndim, "C")
+        return value
+    return context.cast(builder, value, given, declared)
+
+
+call_dense_forward, call_dense_backward, call_forward, call_jacobian, call_objective = map(
+    _called, ("dense_forward", "dense_backward", "forward", "jacobian", "objective")
+)
+
+
+# Activations and losses in jitted code.
+
+
+@cache
+def address_of(name: str, kind: int) -> Any:
+    """A function of an array: the address of an activation's or loss's for reals of its type."""
+
+    @intrinsic
+    def found(typingctx: Any, like: Any) -> Any:
+        address = _address(name, kind, like.dtype.name)
+
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            return _read(context, builder, address)
+
+        return types.int64(like), codegen
+
+    return found
+
+
+@cache
+def function_of(kind: Argument, constant: float | None) -> Any:
+    """A function of what stands for an activation or loss: its numbers, known now if it is a name.
+
+    A name's are its constant, given here, and no functions of a user's.
+    """
+
+    @intrinsic
+    def taken(typingctx: Any, given: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            if constant is None:
+                return args[0]
+            made = cgutils.create_struct_proxy(kind)(context, builder)
+            values = [ir.DoubleType()(constant), _INT64(0), _INT64(0)]
+            made.inner = context.make_tuple(builder, kind.inner, values)
+            return made._getvalue()
+
+        return kind(given), codegen
+
+    return taken
+
+
+@intrinsic
+def constant_of(typingctx: Any, function: Any) -> Any:
+    """The parameter of an activation or a loss."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        inner = _inner(context, builder, signature.args[0], args[0])
+        return builder.extract_value(inner, 0)
+
+    return types.float64(function), codegen
+
+
+@intrinsic
+def user_of(typingctx: Any, function: Any, like: Any) -> Any:
+    """The address of the user's own functions for reals as in an array."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        inner = _inner(context, builder, signature.args[0], args[0])
+        return builder.extract_value(inner, 1 if like.dtype == types.float32 else 2)
+
+    return types.int64(function, like), codegen
