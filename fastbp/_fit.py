@@ -19,6 +19,7 @@ from ._full_batch import METHODS as FULL_BATCH
 from ._lm import LM
 from ._objective import Objective
 from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, FitResult
+from ._terminal import progress_shown
 from ._trace import AT_START, Limits, counted, no_progress
 from .backends import contract
 from .backends.contract import Recipe
@@ -251,10 +252,11 @@ def fit(
         data.start = _start(net, params)
         inside = data.inside(data.start)
     try:
-        if isinstance(rule, str):
-            result = _by_full_batch(call, inside, options, state)
-        else:
-            result = _by_steps(call, inside, batch, shuffle, clip_norm, average, state)
+        with progress_shown(progress):
+            if isinstance(rule, str):
+                result = _by_full_batch(call, inside, options, state)
+            else:
+                result = _by_steps(call, inside, batch, shuffle, clip_norm, average, state)
     finally:
         watch.close()
     if result.status == DIVERGED and on_divergence == "raise":

@@ -2,7 +2,9 @@
 
 Python allocates the results and a workspace, and one compiled function does the rest:
 
-    compiling      how they are compiled, cached and linked
+    compiling      how they are compiled and linked
+    caching        where compiled code is kept
+    notice         the line that says that functions are compiled
     vectors        vector code as formulas; pointers
     elementary     exp, log, tanh and others
     activations    the activations, each compiled when it is needed

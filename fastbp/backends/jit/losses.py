@@ -390,6 +390,7 @@ _OTHERS = {
 _functions = Family(
     _make_loss, NUMBER,
     INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, NUMBER, NUMBER, INTEGER, reals, reals,
+    kinds={*ELEMENTWISE, *_OTHERS},
 )  # fmt: skip
 call_loss = _functions.call
 
