@@ -1,4 +1,4 @@
-"""The command line: ``fastbp fit``, ``predict``, ``info``, ``demo``, ``bench``, ``warmup`` and so on.
+"""The command line: ``fastbp fit``, ``predict``, ``info``, ``demo``, ``bench``, ``warmup`` ...
 
 What a command needs is imported when it runs, so that ``fastbp --help`` answers at once.
 """
