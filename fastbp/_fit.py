@@ -147,7 +147,7 @@ def fit(
         and ``state``. Returning True stops the fit. `fastbp.checkpoint` makes one.
     progress : {"auto", True, False}
         A progress bar on stderr: on a terminal or in a notebook if the fit takes over about two
-        seconds, at once, or never.
+        seconds, at once, or never. So is a line if the Numba backend has to compile.
     threads : int, default 1
         How many share the work of a batch of more than 256 rows; smaller ones have no use for
         them. The result does not depend on it.
