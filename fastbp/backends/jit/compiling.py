@@ -380,6 +380,6 @@ def versions(dtypes: Sequence[np.dtype]) -> Iterator[tuple[Compiled, np.dtype]]:
     members = [family.member(kind) for family in _families for kind in family.kinds]
     linked = dict.fromkeys(function for entry in _entries for function in entry.linked())
     for dtype in dtypes:
-        for function in (*members, *linked, *_entries):
+        for function in (*linked, *members, *_entries):
             if dtype.char in function.dtypes:
                 yield function, dtype
