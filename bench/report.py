@@ -42,6 +42,7 @@ CURVES = "curves"
 FUNCTIONS = "functions"
 USER, BUILT_IN = "user", "built-in"
 THREADED, ALONE, THREADS, PROCESSES = "threads", "one", "two threads", "two processes"
+STARTUP, FLOOR, COLD = "startup", "import numba", "numba cold"
 
 # Nanoseconds of a number at AVX-512 on a core of these GFLOP/s; more is marked.
 LIMIT_PEAK = {"float32": 181, "float64": 92}
@@ -52,6 +53,8 @@ LIMITS = {
 
 # What a function of one's own may cost beside the built-in one.
 USER_LIMIT = 1.5
+# Seconds of a first fit: with Numba's cache beyond the floor, and without it; more is marked.
+LIMIT_WARM, LIMIT_COLD = 0.35, 10.0
 
 Table = list[list[str]]
 Key = tuple[str, str, str]  # suite, row, dtype
@@ -251,6 +254,22 @@ def two_at_once(run: Run) -> Table:
     return table
 
 
+def startup(run: Run, lost: str) -> Table:
+    """How long a new process takes to the end of its first fit."""
+    names = [name for name in ("c", "numpy", "numba", FLOOR) if name in run.contestants((STARTUP,))]
+    beyond = f"Numba beyond it, limit {LIMIT_WARM:g}"
+    table = [["", "dtype", *map(title, names), beyond, f"Numba cold, limit {LIMIT_COLD:g}"]]
+
+    def against(limit: float, seconds: float) -> str:
+        return lost.format(number(seconds)) if seconds > limit else number(seconds)
+
+    for row in run.suite(STARTUP):
+        more = row.seconds["numba"] - row.seconds[FLOOR]
+        limited = against(LIMIT_WARM, more), against(LIMIT_COLD, row.seconds[COLD])
+        table.append([row.name, row.dtype, *(number(row.seconds[n]) for n in names), *limited])
+    return table
+
+
 def growth_curves(row: Row) -> dict[str, dict[int, float]]:
     """Nanoseconds per row and epoch by the number of rows, in each order."""
     curves: dict[str, dict[int, float]] = {}
@@ -297,6 +316,7 @@ def tables(run: Run, lost: str) -> dict[str, Table]:
         run, lost
     )
     found["Two fits at once, times as much as one after the other"] = two_at_once(run)
+    found["A first fit in a new process, to its end, s"] = startup(run, lost)
     for row in run.suite(CURVES):
         found[f"Methods of fit on {row.name}, ms to a sum of squares"] = methods(run)
     for row in run.suite(GROWTH)[:1]:

@@ -53,6 +53,7 @@ _EXPORTS = {
     "set_backend": "backends",
     "show_config": "_config",
     "use_backend": "backends",
+    "warmup": "_warmup",
 }
 _MODULES = {"jitted": "jitted", "optimize": "optimize", "schedules": "training.schedules"}
 

@@ -19,6 +19,7 @@ from ._full_batch import METHODS as FULL_BATCH
 from ._lm import LM
 from ._objective import Objective
 from ._result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, FitResult
+from ._terminal import progress_shown
 from ._trace import AT_START, Limits, counted, no_progress
 from .backends import contract
 from .backends.contract import Recipe
@@ -146,7 +147,7 @@ def fit(
         and ``state``. Returning True stops the fit. `fastbp.checkpoint` makes one.
     progress : {"auto", True, False}
         A progress bar on stderr: on a terminal or in a notebook if the fit takes over about two
-        seconds, at once, or never.
+        seconds, at once, or never. So is a line if the Numba backend has to compile.
     threads : int, default 1
         How many share the work of a batch of more than 256 rows; smaller ones have no use for
         them. The result does not depend on it.
@@ -251,10 +252,11 @@ def fit(
         data.start = _start(net, params)
         inside = data.inside(data.start)
     try:
-        if isinstance(rule, str):
-            result = _by_full_batch(call, inside, options, state)
-        else:
-            result = _by_steps(call, inside, batch, shuffle, clip_norm, average, state)
+        with progress_shown(progress):
+            if isinstance(rule, str):
+                result = _by_full_batch(call, inside, options, state)
+            else:
+                result = _by_steps(call, inside, batch, shuffle, clip_norm, average, state)
     finally:
         watch.close()
     if result.status == DIVERGED and on_divergence == "raise":

@@ -19,6 +19,7 @@ from ._fit import (
     fit,
 )
 from ._result import DIVERGED, INTERRUPTED, FitResult
+from ._terminal import progress_shown
 from .losses import loss as loss_of
 from .network import Network
 from .optimize._minima import Ending, MultistartResult, collected, tolerance
@@ -121,7 +122,8 @@ def multistart(
             "max_time": max(halt.seconds_left, 1e-9),
             "callbacks": [partial(_call, callback, k) for callback in told],
         }
-        res = fit(net, X, y, progress=False, **same | own)
+        with progress_shown(progress):
+            res = fit(net, X, y, progress=False, **same | own)
         if res.status == INTERRUPTED:
             halt.interrupted.set()
         return res

@@ -1,4 +1,4 @@
-"""The command line: ``fastbp fit``, ``predict``, ``info``, ``demo``, ``bench``, ``completion``.
+"""The command line: ``fastbp fit``, ``predict``, ``info``, ``demo``, ``bench``, ``warmup`` ...
 
 What a command needs is imported when it runs, so that ``fastbp --help`` answers at once.
 """
@@ -171,3 +171,20 @@ def bench(quick: bool, as_json: bool) -> None:
     from . import bench as benchmark
 
     benchmark.run(quick, as_json)
+
+
+@commands.command()
+@click.option(
+    "--dtype",
+    type=click.Choice(["both", "float64", "float32"]),
+    default="both",
+    show_default=True,
+    help="For networks of which dtype.",
+)
+def warmup(dtype: str) -> None:
+    """Compile ahead what the Numba backend needs, so that no fit has to wait for it."""
+    done = fb.warmup(dtype)
+    click.echo(
+        f"compiled {done.compiled} functions in {done.seconds:.1f} s, {done.found} were there "
+        f"already; they are kept in {done.folder}"
+    )

@@ -129,6 +129,10 @@ def test_one_version_per_dtype_whatever_the_arguments(rng, dtype):
             net = fb.Network(1 + i, *layers, dtype=dtype)
             c = case_of(rng, net, n_for(loss, 1 + 20 * i), loss, i % 2 == 1, l2=0.1, group=0.1 * i)
             use_all(c, METHODS[i % len(METHODS)], n_for(loss, 1 + i))
+        for depth in (1, 2, 5):
+            c = case(rng, [2, *range(3, 3 + depth)], ["tanh"] * depth, dtype, 7)
+            for lr in (1, 0.5, lambda epoch: 0.1 / (1 + epoch)):
+                fb.fit(c.net, c.X, c.y, method="sgd", lr=lr, epochs=2, seed=0, threads=2)
         read_only.net.value_and_grad(*read_only.arguments)
         read_only.net.jacobian(read_only.params, read_only.X)
         read_only.net.vjp(read_only.params, read_only.X)[1](read_only.y)
@@ -146,7 +150,7 @@ import sys
 sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
 from test_jit import functions
 import fastbp as fb
-net = fb.Network(2, fb.Dense(3, "tanh"), fb.Dense(1))
+net = fb.Network(2, fb.Dense(20, "tanh"), fb.Dense(1))
 fb.fit(net, [[0.0, 1.0], [1.0, 0.0]], [1.0, 2.0], epochs=2, seed=0)
 for name, function in functions().items():
     if function.dispatchers:

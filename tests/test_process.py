@@ -206,6 +206,115 @@ def test_processes_compute_the_same(backend, method):
     assert same(results, expected)
 
 
+NEEDS_NUMBA = pytest.mark.skipif(
+    "numba" not in fb.available_backends(), reason="Numba is not installed"
+)
+
+
+@NEEDS_NUMBA
+@pytest.mark.parametrize("kind", ["loky", "threading"])
+def test_joblib_computes_the_same(kind):
+    joblib = pytest.importorskip("joblib")
+    net, call = network(), joblib.delayed(work)
+    try:
+        with joblib.parallel_config(kind, n_jobs=2):
+            results = joblib.Parallel()(call(net, seed, "numba") for seed in range(3))
+    finally:
+        if kind == "loky":  # its processes would wait for more
+            joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+    assert same(results, [work(net, seed, "numba") for seed in range(3)])
+
+
+NO_THREADS = f"""
+import sys
+sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
+import os, threading
+import numpy as np
+import fastbp as fb
+from test_process import network, work
+from concurrent.futures import ThreadPoolExecutor
+
+def threads():
+    counted = len(os.listdir("/proc/self/task")) if os.path.isdir("/proc/self/task") else 1
+    return threading.active_count(), counted
+
+def result():
+    net = network()
+    X = np.random.default_rng(0).standard_normal((600, 5))
+    with fb.use_backend("numba"):
+        found = work(net)
+        for method, size in (("adam", None), ("sgd", 64), ("lm", None)):
+            fitted = fb.fit(net, X, X[:, :3], method=method, epochs=2, batch_size=size, seed=0,
+                            validation=0.5, threads=2)
+            found.append(fitted.params)
+    return b"".join(np.asarray(array).tobytes() for array in found)
+
+def in_a_child():
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        with os.fdopen(writing, "wb") as pipe:
+            pipe.write(result())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        return pipe.read()
+
+fork = in_a_child if hasattr(os, "fork") else result
+fb.backends.load("numba")
+found = {{fork()}}  # the first use is in the child
+np.linalg.solve(np.eye(9), np.eye(9))  # what BLAS starts is not ours
+before = threads()
+found.add(result())
+with ThreadPoolExecutor(3) as pool:
+    found.update(pool.map(lambda _: result(), range(3)))
+found.add(fork())
+import numba
+try:
+    layer = numba.threading_layer()
+except ValueError:
+    layer = "none"
+print(len(found), threads() == before, layer)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@NEEDS_NUMBA
+def test_numba_starts_no_threads_that_stay():
+    """Neither with threads=2, nor in Python's threads, nor in forked processes."""
+    single = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    assert python(NO_THREADS, **single).split() == ["1", "True", "none"]
+
+
+FORK_WHILE_COMPILING = """
+import os, signal, threading
+import fastbp as fb
+from fastbp.backends.jit import notice
+begun, begin = threading.Event(), notice.begin
+
+def tell(name):
+    begun.set()
+    begin(name)
+
+notice.begin = tell
+thread = threading.Thread(target=lambda: fb.activation("leaky_relu").f([1.0], backend="numba"))
+thread.start()
+begun.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(60)
+    fb.activation("elu").f([1.0], backend="numba")
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+thread.join()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@NEEDS_NUMBA
+def test_fork_while_another_thread_compiles(tmp_path):
+    assert python(FORK_WHILE_COMPILING, NUMBA_CACHE_DIR=str(tmp_path)).split() == ["0"]
+
+
 @pytest.mark.backend
 def test_networks_come_and_go_without_leaking(backend):
     """What a backend keeps for a network or a problem goes with it."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._terminal import in_notebook, is_terminal, stderr_console
 
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.progress import Progress
 
 # A run of fewer seconds shows no bar under "auto".
@@ -38,9 +38,9 @@ def bar(setting: bool | str, total_epochs: int) -> Bar | None:
             f"progress is {setting!r}, expected 'auto' (a bar on a terminal, if the run takes "
             f"long), True or False"
         )
-    if setting is True and (sys.stderr is not None or _in_notebook()):
+    if setting is True and (sys.stderr is not None or in_notebook()):
         return Bar(total_epochs, 0.0)
-    if setting == "auto" and (_is_terminal(sys.stderr) or _in_notebook()):
+    if setting == "auto" and (is_terminal(sys.stderr) or in_notebook()):
         return Bar(total_epochs, DELAY_SECONDS)
     return None
 
@@ -120,7 +120,7 @@ def _progress(total: int, begun: float) -> Progress:
     )
     from rich.table import Column
 
-    console = _console()
+    console = stderr_console()
     wide = console.width >= 80
     progress = Progress(
         *([TextColumn("{task.description}"), BarColumn()] if wide else []),
@@ -131,36 +131,11 @@ def _progress(total: int, begun: float) -> Progress:
         console=console,
         auto_refresh=False,
         # Else what is printed meanwhile would go to stderr's terminal, wherever stdout leads.
-        redirect_stdout=_is_terminal(sys.stdout),
-        redirect_stderr=_is_terminal(sys.stderr),
+        redirect_stdout=is_terminal(sys.stdout),
+        redirect_stderr=is_terminal(sys.stderr),
         speed_estimate_period=600,  # by default iterations over 30 s would never have one
         get_time=time.perf_counter,
     )
     progress.add_task("fit", total=total, text="")
     progress.tasks[0].start_time = begun
     return progress
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    if not _in_notebook():
-        return Console(stderr=True, force_terminal=_is_terminal(sys.stderr), force_jupyter=False)
-    if importlib.util.find_spec("ipywidgets"):
-        return Console(stderr=True, force_jupyter=True)
-    # Notebooks know a terminal's codes as far as a bar needs them.
-    return Console(
-        stderr=True, force_terminal=True, force_jupyter=False, legacy_windows=False, width=100
-    )
-
-
-def _is_terminal(stream: Any) -> bool:
-    try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # it is closed
-        return False
-
-
-def _in_notebook() -> bool:
-    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
-    return get_shell is not None and hasattr(get_shell(), "kernel")

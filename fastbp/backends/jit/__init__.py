@@ -2,7 +2,9 @@
 
 Python allocates the results and a workspace, and one compiled function does the rest:
 
-    compiling      how they are compiled, cached and linked
+    compiling      how they are compiled and linked
+    caching        where compiled code is kept
+    notice         the line that says that functions are compiled
     vectors        vector code as formulas; pointers
     elementary     exp, log, tanh and others
     scalars        exp, tanh and sigmoid for users' jitted code
@@ -173,8 +175,9 @@ def _prepare(plan: Plan) -> _Prepared:
         _NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
         _BLANKS[plan.dtype],
         tile,
-        *(int(places[part - network.TAPE]) + line for part in (network.DELTAS, network.R_TAPE)),
-        int(places[-1]) + line,  # room to begin at a cache line
+        int(places[network.DELTAS - network.TAPE]) + line,  # room to begin at a cache line
+        int(places[network.R_TAPE - network.TAPE]) + line,
+        int(places[-1]) + line,
     )
     plan.handles["numba"] = found
     return found

@@ -594,7 +594,8 @@ def _make_activation(fingerprint, kind):
 
 
 _functions = Family(
-    _make_activation, NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER
+    _make_activation, NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER,
+    kinds={*FORMULAS, USER},
 )  # fmt: skip
 call_activation = _functions.call
 

@@ -29,7 +29,8 @@ from ...activations import Activation
 from ...losses import Loss
 from ..contract import Plan, Problem
 from . import _data, _prepared, activations, derivatives, kernels, losses, network, objective
-from .compiling import Compiled, call_at, source_fingerprint
+from .caching import source_fingerprint
+from .compiling import Compiled, call_at
 
 _INT64 = ir.IntType(64)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
-from functools import cache, partial
+from functools import partial
 from itertools import compress
-from pathlib import Path
 from typing import Any, ClassVar
 
 import llvmlite.binding
@@ -19,6 +18,9 @@ from numba.core import cgutils
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 
+from . import notice
+from .caching import Cache, source_fingerprint
+
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
 _OPTIONS: dict[str, Any] = {
@@ -26,8 +28,10 @@ _OPTIONS: dict[str, Any] = {
     "error_model": "numpy",
     "fastmath": {"contract"},
     "no_cfunc_wrapper": True,  # nobody calls them through a C pointer
+    "no_rewrites": True,  # there are no array expressions; without looking it takes 8 % less time
 }
-INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True}  # of what Python never calls
+# Of what users' code calls, which raises exceptions: that takes a rewrite.
+INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_rewrites": False}
 
 
 def inner(function: Callable) -> Callable:
@@ -36,37 +40,21 @@ def inner(function: Callable) -> Callable:
     As an overload of itself it is compiled for its arguments' types; as a jitted function it would
     be compiled for the values of constant arguments too, again and again.
     """
-    overload(function, strict=False, jit_options=INNER_OPTIONS)(lambda *arguments: function)
+    options = {**_OPTIONS, "no_cpython_wrapper": True}
+    overload(function, strict=False, jit_options=options)(lambda *arguments: function)
     return function
 
 
 # One that becomes part of its caller. LLVM optimizes a function's code again for each level of
 # calls above it, which this saves.
 part = numba.njit(inline="always", **_OPTIONS)
+part_of_users = numba.njit(inline="always", **_OPTIONS | {"no_rewrites": False})
 
 INTEGER = types.int64
 FLAG = types.boolean
 NUMBER = types.float64
 NOTHING = types.void
 PAIR = types.UniTuple(types.int64, 2)
-
-
-@cache
-def source_fingerprint() -> int:
-    """A number that changes with any source file of which the compiled code is made.
-
-    Numba keeps compiled functions by the time stamp of the one file that holds the entry, and would
-    run old code after a change in another. But its key also contains the values that a function
-    closes over, so each entry is made by a function of this number and closes over it.
-    """
-    here = Path(__file__).resolve().parent
-    digest = hashlib.sha256()
-    for path in [*sorted(here.glob("*.py")), here.parent / "polynomials.py"]:
-        digest.update(path.name.encode() + path.read_bytes())
-    constants = ("contract.py", "marquardt.py", "tiling.py", "../activations.py", "../losses.py")
-    for name in constants:
-        digest.update((here.parent / name).read_bytes())
-    return int.from_bytes(digest.digest()[:6], "little")
 
 
 def reals(real: types.Type) -> types.Type:
@@ -117,6 +105,29 @@ def real_type(dtype: np.dtype) -> types.Float:
     return types.float32 if dtype == np.float32 else types.float64
 
 
+if hasattr(os, "register_at_fork"):
+    # A process forked while another thread compiles would wait for that thread for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+
+
+class _ToldCache(Cache):
+    """A function's cache that tells when the function is compiled."""
+
+    def load_overload(self, signature: Any, context: Any) -> Any:
+        found = super().load_overload(signature, context)
+        if found is None:
+            notice.begin(self.name)
+        return found
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        notice.end()
+        super().save_overload(signature, compiled)
+
+
 class Compiled:
     """A function that is compiled when it is first needed, once per dtype, with declared types.
 
@@ -128,6 +139,8 @@ class Compiled:
     arguments : sequence of numba types, or of functions from the real type to one
     calls : sequence of Linked
         The linked functions that it calls.
+    dtypes : str
+        The characters of the dtypes for which there are callers.
 
     Attributes
     ----------
@@ -143,7 +156,9 @@ class Compiled:
         returns: Any,
         *arguments: Any,
         calls: Sequence[Linked] = (),
+        dtypes: str = "fd",
     ):
+        self.dtypes = dtypes
         self._make = make
         self._returns = returns
         self._arguments = arguments
@@ -151,10 +166,15 @@ class Compiled:
         self._addresses: dict[str, int] = {}
         self.dispatchers: dict[str, Any] = {}
 
-    def __getitem__(self, dtype: np.dtype) -> Callable[..., Any]:
+    def __getitem__(self, dtype: np.dtype) -> Any:
         """The version for float32 or float64, compiled at first use."""
         found = self.dispatchers.get(dtype.char)
         return found if found is not None else self._compile(dtype)
+
+    def warm(self, dtype: np.dtype) -> tuple[Cache, bool]:
+        """Have the version for a dtype: its cache, and whether it has just been compiled."""
+        is_new, dispatcher = dtype.char not in self.dispatchers, self[dtype]
+        return dispatcher._cache, is_new and bool(dispatcher.stats.cache_misses)
 
     def signature(self, real: types.Float) -> Any:
         """The declared types."""
@@ -170,45 +190,51 @@ class Compiled:
         """Where the version for a dtype begins."""
         found = self._addresses.get(dtype.char)
         if found is None:
-            dispatcher: Any = self[dtype]
-            (compiled,) = dispatcher.overloads.values()
-            found = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            (compiled,) = self[dtype].overloads.values()
+            with global_compiler_lock:
+                found = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
             self._addresses[dtype.char] = found
         return found
 
-    def _compile(self, dtype: np.dtype) -> Callable[..., Any]:
-        # Numba's own lock: users' code, compiled under it, may need this function first.
+    def linked(self) -> Iterator[Linked]:
+        """The linked functions below it, those that others call first."""
+        for function in self._calls:
+            yield from function.linked()
+            yield function
+
+    def _compile(self, dtype: np.dtype) -> Any:
+        # Numba's lock and no other: a thread in which it compiles users' code, which may need this
+        # function, holds it already.
         with global_compiler_lock:
             for function in self._calls:
                 function.provide(dtype)
             if dtype.char not in self.dispatchers:
                 declared = _linked.set(self._calls)
-                signature = self.signature(real_type(dtype))
                 try:
-                    self.dispatchers[dtype.char] = self._cached(signature) or self._new(signature)
+                    self.dispatchers[dtype.char] = self._new(self.signature(real_type(dtype)))
                 finally:
                     _linked.reset(declared)
         return self.dispatchers[dtype.char]
 
-    def _cached(self, signature: Any) -> Any:
-        # The cache fails in many ways (no writable directory, a full disk, a damaged file, sources
-        # that are not there) and none of them is a reason not to run. An error of the code itself
-        # comes back without the cache.
-        try:
-            return self._new(signature, source_fingerprint(), cache=True)
-        except Exception:
-            return None
-
-    def _new(self, signature: Any, fingerprint: int = 0, cache: bool = False) -> Any:
-        options = {**_OPTIONS, **self.options}
-        dispatcher = numba.njit(cache=cache, **options)(self._make(fingerprint))
+    def _new(self, signature: Any) -> Any:
+        dispatcher = numba.njit(**_OPTIONS, **self.options)(self._make(source_fingerprint()))
+        dispatcher._cache = _ToldCache(dispatcher.py_func)
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
 
 
+# Those that `versions` names.
+_entries: list[Entry] = []
+_families: list[Family] = []
+
+
 class Entry(Compiled):
     """A function that Python calls."""
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        _entries.append(self)
 
 
 class _Addressed(Compiled):
@@ -283,6 +309,8 @@ class Family:
         (fingerprint, kind) -> Python function, which must mention both.
     returns, arguments
         As for `Compiled`.
+    kinds : collection of int
+        Which numbers there are.
 
     Attributes
     ----------
@@ -296,20 +324,27 @@ class Family:
         returns: Any,
         *arguments: Any,
         calls: Sequence[Linked] = (),
+        kinds: Collection[int],
     ):
+        self.kinds = kinds
         self._make = make
         self._types = (returns, *arguments)
         self._calls = calls
         self._members: dict[int, _Addressed] = {}
         self.call = self._intrinsic()
+        _families.append(self)
+
+    def member(self, kind: int) -> _Addressed:
+        """The function of a kind."""
+        found = self._members.get(kind)
+        if found is None:
+            new = _Addressed(partial(self._named, kind), *self._types, calls=self._calls)
+            found = self._members.setdefault(kind, new)
+        return found
 
     def address(self, dtype: np.dtype, kind: int) -> int:
         """Where the version of this kind for a dtype begins."""
-        member = self._members.get(kind)
-        if member is None:
-            new = _Addressed(partial(self._named, kind), *self._types, calls=self._calls)
-            member = self._members.setdefault(kind, new)
-        return member.address(dtype)
+        return self.member(kind).address(dtype)
 
     def _named(self, kind: int, fingerprint: int) -> Callable:
         # Numba names compiled code after the function, and those of one name by a counter that
@@ -343,3 +378,13 @@ def call_at(
     types_ = declared.return_type, declared.args
     _, result = context.call_conv.call_function(builder, function, *types_, arguments)
     return context.get_dummy_value() if declared.return_type == types.void else result
+
+
+def versions(dtypes: Sequence[np.dtype]) -> Iterator[tuple[Compiled, np.dtype]]:
+    """Every function that anything may need in these dtypes, those that others call first."""
+    members = [family.member(kind) for family in _families for kind in family.kinds]
+    linked = dict.fromkeys(f for caller in (*_entries, *members) for f in caller.linked())
+    for dtype in dtypes:
+        for function in (*linked, *members, *_entries):
+            if dtype.char in function.dtypes:
+                yield function, dtype

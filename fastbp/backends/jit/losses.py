@@ -505,7 +505,7 @@ _OTHERS = {
 _functions = Family(
     _make_loss, NUMBER,
     INTEGER, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG, reals, NUMBER, NUMBER,
-    INTEGER, reals, reals, calls=(linked_transpose,),
+    INTEGER, reals, reals, calls=(linked_transpose,), kinds={*ELEMENTWISE, *_OTHERS},
 )  # fmt: skip
 call_loss = _functions.call
 

@@ -383,5 +383,5 @@ descend = Entry(
     *PLAN, result(1), *DATA, INTEGER, NUMBER,
     given_integers(1), given(1), result(2), result(1), result(1), given(1), result(2), result(1),
     result(1), result(1), result(1), INTEGER, result(1), result(1), FLAG, INTEGER, result(1),
-    calls=PARTS,
+    calls=PARTS, dtypes="d",  # searches are in float64, whatever the network's type
 )  # fmt: skip

@@ -56,7 +56,7 @@ from .callers import (
     type_of_loss,
     user_of,
 )
-from .compiling import INNER_OPTIONS, part
+from .compiling import INNER_OPTIONS, part_of_users as part
 from .losses import (
     CONSTANT,
     GROUP,

@@ -376,7 +376,7 @@ def _make_slim(fingerprint, size):
 _functions = Family(
     _make_slim, NUMBER,
     INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, reals, INTEGERS,
-    reals, NUMBER, FLAG, FLAG, reals, FLAG, reals,
+    reals, NUMBER, FLAG, FLAG, reals, FLAG, reals, kinds={_SHORT, VECTOR_BYTES},
 )  # fmt: skip
 call_slim = _functions.call
 
