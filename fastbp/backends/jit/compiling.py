@@ -18,6 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
+from .interpreted import has_stand_in
+
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
 _OPTIONS: dict[str, Any] = {
@@ -193,6 +195,7 @@ class Compiled:
         return dispatcher
 
 
+@has_stand_in
 class Entry(Compiled):
     """A function that Python calls."""
 
@@ -221,6 +224,7 @@ class _Addressed(Compiled):
 _linked: ContextVar[Sequence[Linked]] = ContextVar("linked", default=())
 
 
+@has_stand_in
 class Linked(_Addressed):
     """A function that other compiled functions call and that is compiled apart from them, once.
 
@@ -272,6 +276,7 @@ class Linked(_Addressed):
         return call
 
 
+@has_stand_in
 class Family:
     """Functions of one form that are told apart by a number; each is compiled when it is needed.
 

@@ -10,11 +10,11 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ...activations import LINEAR
 from .activations import BACKWARD, call_activation
 from .compiling import part
+from .interpreted import intrinsic
 from .product import dots, product
 from .vectors import as_real, elementwise
 

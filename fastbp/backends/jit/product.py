@@ -13,9 +13,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from .compiling import FLAG, INTEGER, NOTHING, Linked, itself, reals
+from .interpreted import intrinsic
 from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, vector_width
 
 _INT64 = ir.IntType(64)
