@@ -73,7 +73,12 @@ class ScalarFunctions:
         """
         return _address(("activation", self.given, dtype.char), self._compile, dtype)
 
+    def _write(self, order: int, z: np.ndarray, out: np.ndarray) -> None:
+        out[:] = self.evaluate(order, z)
+
     def _compile(self, numba: Any, real: Any) -> Any:
+        if numba.config.DISABLE_JIT:
+            return _callback(self._write, real, 2)
         f, df, d2f = (_jitted(numba, _nothing if g is None else g) for g in self.given)
         types = numba.types
         arguments = (types.int64, types.int64, types.CPointer(real), types.CPointer(real))
@@ -146,7 +151,17 @@ class PairFunctions:
         """
         return _address(("loss", self.given, dtype.char), self._compile, dtype)
 
+    def _write(
+        self, order: int, y: np.ndarray, t: np.ndarray, loss: np.ndarray, slope: np.ndarray
+    ) -> None:
+        if order == 1:
+            loss[:], slope[:] = self.evaluate(y, t)
+        else:
+            slope[:] = self.second(y, t)
+
     def _compile(self, numba: Any, real: Any) -> Any:
+        if numba.config.DISABLE_JIT:
+            return _callback(self._write, real, 4)
         f, d2 = (_jitted(numba, _nothing_of_two if g is None else g) for g in self.given)
         types = numba.types
         arguments = (types.int64, types.int64, *(types.CPointer(real),) * 4)
@@ -200,6 +215,24 @@ def _jitted(numba: Any, function: Callable) -> Any:
         tuple(CellType(called.get(name, cell.cell_contents)) for name, cell in cells),
     )
     return numba.njit(error_model="numpy")(replaced)
+
+
+def _callback(write: Callable[..., None], real: Any, n_arrays: int) -> Any:
+    """A function (order, array, ...) in Python, with an address, where Numba compiles nothing."""
+    import ctypes
+
+    from numpy.ctypeslib import as_array
+
+    number = ctypes.c_float if real.bitwidth == 32 else ctypes.c_double
+
+    @ctypes.CFUNCTYPE(
+        None, ctypes.c_int64, ctypes.c_int64, *[ctypes.POINTER(number)] * n_arrays
+    )
+    def apply(order: int, n: int, *places: Any) -> None:
+        write(order, *(as_array(place, (n,)) for place in places))
+
+    apply.address = ctypes.cast(apply, ctypes.c_void_p).value  # type: ignore[attr-defined]
+    return apply
 
 
 def _pairs(Y: np.ndarray, T: np.ndarray) -> Any:

@@ -66,6 +66,11 @@ class Pointer:
         """What it points to."""
         return self.vector.dtype
 
+    @property
+    def address(self) -> int:
+        """Where it lies."""
+        return int(self.vector.ctypes.data + self.place * self.dtype.itemsize)
+
     def _index(self, i: int) -> int:
         if self.place + i < 0:
             raise IndexError(f"element {i} lies {-self.place - i} before the vector")
@@ -126,9 +131,7 @@ def one(like):
 
 def call_c(address, *arguments):
     values = [
-        ctypes.c_void_p(a.vector.ctypes.data + a.place * a.dtype.itemsize)
-        if isinstance(a, Pointer)
-        else ctypes.c_int64(a)
+        ctypes.c_void_p(a.address) if isinstance(a, Pointer) else ctypes.c_int64(int(a))
         for a in arguments
     ]
     ctypes.CFUNCTYPE(None, *map(type, values))(int(address))(*values)
