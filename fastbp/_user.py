@@ -225,9 +225,7 @@ def _callback(write: Callable[..., None], real: Any, n_arrays: int) -> Any:
 
     number = ctypes.c_float if real.bitwidth == 32 else ctypes.c_double
 
-    @ctypes.CFUNCTYPE(
-        None, ctypes.c_int64, ctypes.c_int64, *[ctypes.POINTER(number)] * n_arrays
-    )
+    @ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, *[ctypes.POINTER(number)] * n_arrays)
     def apply(order: int, n: int, *places: Any) -> None:
         write(order, *(as_array(place, (n,)) for place in places))
 

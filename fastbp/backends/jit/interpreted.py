@@ -84,7 +84,7 @@ class Pointer:
 
     def elements(self, count: int) -> np.ndarray:
         """A view of the elements from here on."""
-        return self.matrix(1, count, 0).reshape(-1)
+        return self.matrix(1, count, 0)[0]
 
     def matrix(self, m: int, n: int, row: int, column: int = 1) -> np.ndarray:
         """A view (m, n) of the elements from here on, with these strides; NumPy sees to its end."""
@@ -239,10 +239,10 @@ class Vector:
         return self._new(np.where(mask, self.value, self._operand(otherwise)))
 
     def at_least(self, least: Vector | float) -> Vector:
-        return self._new(np.maximum(self.value, self._operand(least)))
+        return self._new(np.where(self < least, self._operand(least), self.value))
 
     def at_most(self, most: Vector | float) -> Vector:
-        return self._new(np.minimum(self.value, self._operand(most)))
+        return self._new(np.where(self > most, self._operand(most), self.value))
 
     def sqrt(self) -> Vector:
         return self._new(np.sqrt(self.value))
@@ -266,9 +266,7 @@ def elementwise(formula, pointers, results, total=False):
 
 
 def elementwise_of(formula, pointers, results, total=False):
-    return lambda kind, n, *arguments: _apply(
-        formula(kind), n, arguments, pointers, results, total
-    )
+    return lambda kind, n, *arguments: _apply(formula(kind), n, arguments, pointers, results, total)
 
 
 def _apply(
