@@ -396,6 +396,7 @@ def test_first_use_from_many_threads_at_once(backend):
 # What they compute.
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("loss", LOSS_TWINS)
 def test_twins_of_built_in_functions_agree_with_them(backend, dtype, twin, loss):
