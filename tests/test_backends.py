@@ -242,7 +242,11 @@ def test_every_small_batch_agrees_with_the_reference(compiled, dtype, batches):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("n", [127, 129, 255, 256, 257, 511, 512, 513, 1000, 2561, 4097])
+@pytest.mark.parametrize(
+    "n",
+    [127, pytest.param(129, marks=pytest.mark.interpreted), 255, 256,
+     pytest.param(257, marks=pytest.mark.interpreted), 511, 512, 513, 1000, 2561, 4097],
+)  # fmt: skip
 def test_batches_about_the_parts_agree_with_the_reference(compiled, dtype, n):
     rng = np.random.default_rng(5)
     by_row = {"jacobian", "row_gradients", "input_jacobian"}  # slow in the reference
@@ -255,6 +259,7 @@ def test_batches_about_the_parts_agree_with_the_reference(compiled, dtype, n):
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", CALLS)
 def test_functions_leave_their_inputs_and_give_fresh_arrays(module, dtype, name):
     """Whether the inputs are read-only or lie 4 or 8 bytes off the vectors' alignment."""
@@ -278,6 +283,7 @@ def test_functions_leave_their_inputs_and_give_fresh_arrays(module, dtype, name)
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 @pytest.mark.parametrize("name", CALLS)
 @pytest.mark.parametrize("act", ["tanh", "softplus", "relu6", "leaky_relu"])
 def test_nan_spreads_as_in_the_reference(compiled, dtype, name, act):
@@ -299,6 +305,7 @@ def test_nan_spreads_as_in_the_reference(compiled, dtype, name, act):
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 @given(data=st.data())
 def test_random_networks_agree_with_the_reference(compiled, dtype, data):
     # On coarser grains roundings turn corners and derivatives cancel; large numbers magnify errors.
@@ -696,6 +703,7 @@ def test_losses_are_added_to_what_is_there(module):
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_non_finite_objective_stops_before_its_update(module, dtype, method, bad):
@@ -740,6 +748,7 @@ def test_non_finite_objective_in_a_later_epoch_keeps_the_last_good_start(module)
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_non_finite_parameters_stop_at_the_end_of_the_epoch(module, dtype, method):
     _, t, run = training(0, dtype, method, batch_size=23, rate=np.inf)
@@ -751,6 +760,7 @@ def test_non_finite_parameters_stop_at_the_end_of_the_epoch(module, dtype, metho
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 @pytest.mark.parametrize("batch_size", [8, 2])
 def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_size):
     """A linear model with a rate beyond stability grows by a steady factor."""
@@ -867,6 +877,7 @@ def go_through(module, t, run, n_steps, cuts=()):
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_training_with_every_option_agrees_with_the_reference(compiled, method):
     options = EVERY_OPTION | {"goal": -np.inf, "patience": 20}
@@ -1005,6 +1016,7 @@ def test_a_validation_that_is_not_finite_is_no_progress(module, dtype, bad):
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 def test_the_goal_comes_before_the_patience(module, dtype):
     """Both in the same epoch, the second; later calls go on, and stop as soon as one is due."""
     _, t, run = training(0, dtype, "sgd", batch_size=23, rate=0.1, validation=9)
@@ -1032,6 +1044,7 @@ def test_the_goal_may_be_met_exactly(module, dtype):
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 def test_what_diverges_is_not_watched(module, dtype):
     """No validation is taken of parameters that are not finite, nor beyond the growth limit."""
     options = {"validation": 9, "patience": 3, "goal": np.inf, "batch_size": 23}
@@ -1068,6 +1081,7 @@ def stopped(module, dtype):
 
 
 @pytest.mark.backend
+@pytest.mark.interpreted
 def test_a_copy_goes_on_as_the_run_would(module, dtype):
     """From each stop; where none is divergence, as if it had not stopped."""
     for expected, t, start in stopped(module, dtype):

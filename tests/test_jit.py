@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pkgutil
 import platform
@@ -43,19 +44,26 @@ def python(code, path=PACKAGE.parent, **variables):
     return done.stdout
 
 
+def contents():
+    """(file, name, value) of what the backend's files define and import."""
+    from fastbp.backends import jit
+
+    for _, place, _ in pkgutil.iter_modules(jit.__path__, jit.__name__ + "."):
+        for name, value in vars(importlib.import_module(place)).items():
+            yield place.split(".")[-1], name, value
+
+
 def functions():
     """Name -> what is compiled once per dtype: entries, what they call, formulas by their kind."""
-    from fastbp.backends import jit
     from fastbp.backends.jit.compiling import Compiled, Family
 
     found = {}
-    for _, place, _ in pkgutil.iter_modules(jit.__path__, jit.__name__ + "."):
-        for name, value in vars(importlib.import_module(place)).items():
-            if isinstance(value, Compiled):
-                found[name] = value
-            elif isinstance(value, Family):
-                of = f"{place.split('.')[-1]}{name}"
-                found |= {f"{of} {kind}": member for kind, member in value._members.items()}
+    for file, name, value in contents():
+        if isinstance(value, Compiled):
+            found[name] = value
+        elif isinstance(value, Family):
+            of = f"{file}{name}"
+            found |= {f"{of} {kind}": member for kind, member in value._members.items()}
     return found
 
 
@@ -246,6 +254,74 @@ def test_runs_over_a_damaged_cache(tmp_path):
     for file in files:
         file.write_bytes(b"damaged")
     assert python(TANH, NUMBA_CACHE_DIR=tmp_path).split()[:2] == RIGHT
+
+
+# The interpreter.
+
+
+def test_intrinsics_have_stand_ins_of_the_same_arguments():
+    from numba.core.extending import _Intrinsic
+
+    from fastbp.backends.jit import interpreted
+
+    names = set()
+    for _, _, value in contents():
+        if isinstance(value, _Intrinsic) and value.__name__ not in ("apply", "call"):
+            names.add(value.__name__)
+            _, *expected = inspect.signature(value._defn).parameters
+            stand_in = getattr(interpreted, value.__name__.lstrip("_"))
+            assert list(inspect.signature(stand_in).parameters) == expected, value.__name__
+    assert {"pointer", "at", "copy", "call_c"} <= names
+
+
+def test_pointers_of_the_interpreter_stop_at_both_ends():
+    from fastbp.backends.jit.interpreted import Pointer, at, copy
+
+    p = at(Pointer(np.arange(5.0)), 2)
+    assert (p[-2], p[2], at(p, -1)[0]) == (0, 4, 1)
+    assert p.matrix(2, 2, 1).tolist() == [[2, 3], [3, 4]]
+    for index in (-3, 3):
+        with pytest.raises(IndexError):
+            p[index]
+        with pytest.raises(IndexError):
+            p[index] = 0.0
+    with pytest.raises(IndexError):
+        at(p, -3).elements(1)
+    for beyond in (lambda: p.elements(4), lambda: p.matrix(2, 2, 2), lambda: copy(p, at(p, 1), 3)):
+        with pytest.raises((TypeError, ValueError)):
+            beyond()
+
+
+INTERPRETED = """
+import numpy as np, fastbp as fb
+from numba.core import event
+X, labels = np.sin(np.arange(280.0)).reshape(70, 4), np.arange(70) % 3
+def bump(z): return z / (1 + z * z)
+def slope(z): return (1 - z * z) / (1 + z * z) ** 2
+act = fb.Activation("bump", bump, slope)
+
+def results(backend, dtype):
+    net = fb.Network(4, fb.Dense(7, act, dropout=0.25), fb.Dense(3, "gelu"), dtype=dtype)
+    with fb.use_backend(backend):
+        fit = fb.fit(net, X, labels, loss="softmax_ce", validation=0.2, epochs=3, seed=0)
+        net = fb.Network(4, fb.Dense(7, act), fb.Dense(3), dtype=dtype)
+        search = fb.fit(net, X, X[:, :3], method="lm", epochs=4, seed=0)
+        return fit.params, fit.history["val_loss"], search.params, net.jacobian(search.params, X)
+
+with event.install_recorder("numba:compile") as recorder:
+    for dtype, tolerance in (("float32", 1e-4), ("float64", 1e-10)):
+        for a, b in zip(*(results(backend, dtype) for backend in ("numba", "numpy"))):
+            print(np.abs(np.subtract(a, b)).max() <= tolerance * np.abs(b).max())
+print(len(recorder.buffer), fb.show_config("dicts")["numba"]["functions"])
+"""
+
+
+def test_the_interpreter_runs_the_same_source():
+    """Training, a search and a user's function agree with the reference; nothing is compiled."""
+    printed = python(INTERPRETED, NUMBA_DISABLE_JIT=1).splitlines()
+    assert printed == ["True"] * 8 + ["0 interpreted (NUMBA_DISABLE_JIT)"]
+    show = "import fastbp as fb; print(fb.show_config('dicts')['numba'])"
+    assert python(show) == "{'functions': 'compiled'}\n"
 
 
 # Threads and processors.

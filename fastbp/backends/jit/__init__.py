@@ -28,6 +28,7 @@ Python allocates the results and a workspace, and one compiled function does the
     sharing        threads
     callers        how users' jitted code calls the entries
     overloads      what fastbp.jitted has for the types of a call
+    interpreted    what stands for compiled code under NUMBA_DISABLE_JIT=1
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
 loads it from Numba's cache; sizes, activations, losses and optimizers are arguments.

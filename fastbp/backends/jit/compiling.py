@@ -20,6 +20,7 @@ from numba.extending import intrinsic, overload
 
 from . import notice
 from .caching import Cache, source_fingerprint
+from .interpreted import has_stand_in
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -229,6 +230,7 @@ _entries: list[Entry] = []
 _families: list[Family] = []
 
 
+@has_stand_in
 class Entry(Compiled):
     """A function that Python calls."""
 
@@ -247,6 +249,7 @@ class _Addressed(Compiled):
 _linked: ContextVar[Sequence[Linked]] = ContextVar("linked", default=())
 
 
+@has_stand_in
 class Linked(_Addressed):
     """A function that other compiled functions call and that is compiled apart from them, once.
 
@@ -298,6 +301,7 @@ class Linked(_Addressed):
         return call
 
 
+@has_stand_in
 class Family:
     """Functions of one form that are told apart by a number; each is compiled when it is needed.
 

@@ -11,11 +11,8 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-from llvmlite import ir
-from numba.core import cgutils
-
 from .. import polynomials
-from .vectors import Lanes, Vector
+from .vectors import Integers, Lanes, Vector
 
 
 def number(lanes: Lanes, name: str) -> Any:
@@ -119,14 +116,13 @@ def reduce_exp(x: Vector, low: Vector | float = 0.0) -> Reduced:
     return Reduced(r + r * r * polynomial(r, "EXP"), k, shifted)
 
 
-def _exponent(shifted: Vector) -> ir.Value:
+def _exponent(shifted: Vector) -> Integers:
     """k from the last bits in the place of the exponent; added to the bits of 1 it makes 2^k."""
-    lanes = shifted.lanes
-    return lanes.builder.shl(shifted.bits(), lanes.integer(lanes.info.nmant))
+    return shifted.bits() << shifted.lanes.info.nmant
 
 
-def _power_of_two(exponent: ir.Value, lanes: Lanes) -> Vector:
-    return lanes.from_bits(lanes.builder.add(exponent, lanes.constant(1).bits()))
+def _power_of_two(exponent: Integers, lanes: Lanes) -> Vector:
+    return lanes.from_bits(exponent + lanes.constant(1).bits())
 
 
 def scale(y: Vector, e: Reduced) -> Vector:
@@ -134,8 +130,7 @@ def scale(y: Vector, e: Reduced) -> Vector:
     # In two steps, since 2^k may be out of range where 2^k y is not.
     lanes = y.lanes
     k, half = _exponent(e.shifted), _exponent(e.k * 0.5 + _shift(lanes))
-    rest = lanes.builder.sub(k, half)
-    return y * _power_of_two(half, lanes) * _power_of_two(rest, lanes)
+    return y * _power_of_two(half, lanes) * _power_of_two(k - half, lanes)
 
 
 def exp(x: Vector) -> Vector:
@@ -208,14 +203,12 @@ def twice_atanh(s: Vector) -> Vector:
 
 def log(x: Vector) -> Vector:
     """log x of numbers that are not subnormal: -inf for 0, NaN for negative ones."""
-    lanes = x.lanes
-    builder, mantissa_bits = lanes.builder, lanes.integer(lanes.info.nmant)
+    lanes, mantissa_bits = x.lanes, x.lanes.info.nmant
     # x = 2^k (1 + u) with 1 + u in [sqrt(1/2), sqrt(2)).
-    lowest = lanes.constant(math.sqrt(0.5)).bits()
-    k = builder.ashr(builder.sub(x.bits(), lowest), mantissa_bits)
-    u = lanes.from_bits(builder.sub(x.bits(), builder.shl(k, mantissa_bits))) - 1
+    k = (x.bits() - lanes.constant(math.sqrt(0.5)).bits()) >> mantissa_bits
+    u = lanes.from_bits(x.bits() - (k << mantissa_bits)) - 1
     shift = _shift(lanes)
-    n = lanes.from_bits(builder.add(lanes.constant(shift).bits(), k)) - shift
+    n = lanes.from_bits(lanes.constant(shift).bits() + k) - shift
     y = n * number(lanes, "LN2_HI") + (u - (_log1p_rest(u) - n * number(lanes, "LN2_LO")))
     y = y.where(x < math.inf, x)  # NaN and infinity as they are
     return y.where(x > 0, lanes.constant(-math.inf).where(x.equals(0), math.nan))
@@ -237,40 +230,21 @@ def _shifted_sin(x: Vector, shift: float) -> Vector:
     low = low - (second.low + k * number(lanes, "PI_3"))
     square = r * r
     y = r + (low + r * square * polynomial(square, "SIN"))
-    sign = lanes.builder.shl(shifted.bits(), lanes.integer(lanes.real.bitwidth - 1))
-    return lanes.from_bits(lanes.builder.xor(y.bits(), sign))
+    sign = shifted.bits() << (lanes.real.bitwidth - 1)
+    return lanes.from_bits(y.bits() ^ sign)
 
 
 def _with_large(x: Vector, y: Vector, name: str) -> Vector:
     """y, and the C library's function of x where |x| is large: it has more digits of pi."""
-    lanes = x.lanes
-    builder = lanes.builder
-    large = abs(x) > number(lanes, "SIN_MOST")
-    result = cgutils.alloca_once_value(builder, y.value)
-    with builder.if_then(lanes.any(large), likely=False):
-        values = cgutils.alloca_once_value(builder, x.value)
-        first = builder.bitcast(values, lanes.type.element.as_pointer())
-        double = ir.DoubleType()
-        function = builder.module.declare_intrinsic(name, [double])
-        with cgutils.for_range(builder, ir.IntType(64)(lanes.width)) as loop:
-            place = builder.gep(first, [loop.index])
-            value = builder.load(place)
-            if lanes.type.element == double:
-                value = builder.call(function, [value])
-            else:
-                value = builder.call(function, [builder.fpext(value, double)])
-                value = builder.fptrunc(value, lanes.type.element)
-            builder.store(value, place)
-        builder.store(Vector(lanes, builder.load(values)).where(large, y).value, result)
-    return Vector(lanes, builder.load(result))
+    return x.in_c_where(abs(x) > number(x.lanes, "SIN_MOST"), name, y)
 
 
 def sin(x: Vector) -> Vector:
     """The sine."""
-    y = _with_large(x, _shifted_sin(x, 0.0), "llvm.sin")
+    y = _with_large(x, _shifted_sin(x, 0.0), "sin")
     return x.where(x.equals(0), y)  # -0 stays
 
 
 def cos(x: Vector) -> Vector:
     """The cosine."""
-    return _with_large(x, _shifted_sin(x, 0.5), "llvm.cos")
+    return _with_large(x, _shifted_sin(x, 0.5), "cos")

@@ -17,7 +17,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
-from numba.extending import intrinsic
+
+from .interpreted import has_stand_in, intrinsic
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
@@ -73,10 +74,6 @@ class Lanes:
         """All elements equal to a Python number."""
         return Vector(self, ir.Constant(self.type, [float(x)] * self.width))
 
-    def integer(self, i: int) -> ir.Constant:
-        """A vector of integers as wide as the reals, all equal."""
-        return ir.Constant(self.integers, [i] * self.width)
-
     def splat(self, scalar: ir.Value) -> Vector:
         """All elements equal to a scalar value."""
         undefined = ir.Constant(self.type, ir.Undefined)
@@ -99,9 +96,9 @@ class Lanes:
         bits = ir.IntType(self.width)
         return self.builder.icmp_unsigned("!=", self.builder.bitcast(mask, bits), bits(0))
 
-    def from_bits(self, integers: ir.Value) -> Vector:
+    def from_bits(self, integers: Integers) -> Vector:
         """The reals of these bits."""
-        return Vector(self, self.builder.bitcast(integers, self.type))
+        return Vector(self, self.builder.bitcast(integers.value, self.type))
 
     def load(self, pointer: ir.Value, mask: ir.Value | None = None) -> Vector:
         """The elements from `pointer` on; under a mask the others are 0."""
@@ -220,8 +217,7 @@ class Vector:
     def _halves(self) -> tuple[Vector, Vector]:
         """Numbers of half as many digits whose sum this is."""
         low_digits = (self.lanes.info.nmant + 2) // 2
-        mask = self.lanes.integer(-(1 << low_digits))
-        high = self.lanes.from_bits(self.lanes.builder.and_(self.bits(), mask))
+        high = self.lanes.from_bits(self.bits() & -(1 << low_digits))
         return high, self.minus(high)
 
     def over(self, divisor: Vector) -> Vector:
@@ -287,9 +283,10 @@ class Vector:
         arguments = [self.value, other.value]
         return self._new(self.lanes.call("llvm.copysign", self.lanes.type, arguments))
 
-    def bits(self) -> ir.Value:
+    def bits(self) -> Integers:
         """The elements' bits as integers."""
-        return self.lanes.builder.bitcast(self.value, self.lanes.integers)
+        bits = self.lanes.builder.bitcast(self.value, self.lanes.integers)
+        return Integers(self.lanes, bits)
 
     def sum(self) -> ir.Value:
         """The sum of the elements, by halves."""
@@ -304,6 +301,64 @@ class Vector:
             )
             value = builder.fadd(low, high)
         return builder.extract_element(value, ir.Constant(_INT32, 0))
+
+    def in_c_where(self, mask: ir.Value, name: str, otherwise: Vector) -> Vector:
+        """The C library's function `name` under the mask, which is seldom; the others elsewhere."""
+        lanes, builder, double = self.lanes, self.lanes.builder, ir.DoubleType()
+        result = cgutils.alloca_once_value(builder, otherwise.value)
+        with builder.if_then(lanes.any(mask), likely=False):
+            values = cgutils.alloca_once_value(builder, self.value)
+            first = builder.bitcast(values, lanes.type.element.as_pointer())
+            function = builder.module.declare_intrinsic(f"llvm.{name}", [double])
+            with cgutils.for_range(builder, _INT64(lanes.width)) as loop:
+                place = builder.gep(first, [loop.index])
+                value = builder.load(place)
+                if lanes.type.element == double:
+                    value = builder.call(function, [value])
+                else:
+                    value = builder.call(function, [builder.fpext(value, double)])
+                    value = builder.fptrunc(value, lanes.type.element)
+                builder.store(value, place)
+            found = self._new(builder.load(values)).where(mask, otherwise)
+            builder.store(found.value, result)
+        return self._new(builder.load(result))
+
+
+class Integers:
+    """A vector of integers as wide as the reals, in code that is being built; numbers may stand
+    for vectors beside one.
+    """
+
+    __slots__ = ("lanes", "value")
+
+    def __init__(self, lanes: Lanes, value: ir.Value):
+        self.lanes = lanes
+        self.value = value
+
+    def _with(self, emit: Callable[..., ir.Value], other: Integers | int) -> Integers:
+        if isinstance(other, int):
+            other = Integers(
+                self.lanes, ir.Constant(self.lanes.integers, [other] * self.lanes.width)
+            )
+        return Integers(self.lanes, emit(self.value, other.value))
+
+    def __add__(self, other: Integers | int) -> Integers:
+        return self._with(self.lanes.builder.add, other)
+
+    def __sub__(self, other: Integers | int) -> Integers:
+        return self._with(self.lanes.builder.sub, other)
+
+    def __lshift__(self, places: int) -> Integers:
+        return self._with(self.lanes.builder.shl, places)
+
+    def __rshift__(self, places: int) -> Integers:
+        return self._with(self.lanes.builder.ashr, places)
+
+    def __and__(self, other: Integers | int) -> Integers:
+        return self._with(self.lanes.builder.and_, other)
+
+    def __xor__(self, other: Integers | int) -> Integers:
+        return self._with(self.lanes.builder.xor, other)
 
 
 def widened(vector: Vector) -> Vector:
@@ -321,6 +376,7 @@ def _converted(vector: Vector, real: types.Float) -> Vector:
     return Vector(lanes, convert(vector.value, lanes.type))
 
 
+@has_stand_in
 def elementwise(
     formula: Callable[..., Any], pointers: int, results: int, total: bool = False
 ) -> Any:
@@ -347,6 +403,7 @@ def elementwise(
     return apply
 
 
+@has_stand_in
 def elementwise_of(
     formula: Callable[[int], Callable[..., Any]], pointers: int, results: int, total: bool = False
 ) -> Any:
