@@ -74,6 +74,10 @@ class Lanes:
         """All elements equal to a Python number."""
         return Vector(self, ir.Constant(self.type, [float(x)] * self.width))
 
+    def integer(self, i: int) -> ir.Constant:
+        """A vector of integers as wide as the reals, all equal."""
+        return ir.Constant(self.integers, [i] * self.width)
+
     def splat(self, scalar: ir.Value) -> Vector:
         """All elements equal to a scalar value."""
         undefined = ir.Constant(self.type, ir.Undefined)
@@ -336,11 +340,8 @@ class Integers:
         self.value = value
 
     def _with(self, emit: Callable[..., ir.Value], other: Integers | int) -> Integers:
-        if isinstance(other, int):
-            other = Integers(
-                self.lanes, ir.Constant(self.lanes.integers, [other] * self.lanes.width)
-            )
-        return Integers(self.lanes, emit(self.value, other.value))
+        value = self.lanes.integer(other) if isinstance(other, int) else other.value
+        return Integers(self.lanes, emit(self.value, value))
 
     def __add__(self, other: Integers | int) -> Integers:
         return self._with(self.lanes.builder.add, other)
