@@ -250,11 +250,23 @@ _linked: ContextVar[Sequence[Linked]] = ContextVar("linked", default=())
 
 
 @has_stand_in
+def symbol(name: str, real: types.Float) -> str:
+    """The name in the process of what is compiled once for all who use it."""
+    return f"fastbp.{name}.{real}"
+
+
 class Linked(_Addressed):
     """A function that other compiled functions call and that is compiled apart from them, once.
 
     Its code is then not made again for each of them. They find it by a symbol of the process, so it
     must be there before they are loaded: each declares what it calls.
+
+    Parameters
+    ----------
+    make, returns, arguments, calls
+        As for `Compiled`.
+    exports : sequence of str
+        Variables of its module that those who call it may use too, by their `symbol`.
 
     Attributes
     ----------
@@ -268,8 +280,10 @@ class Linked(_Addressed):
         returns: Any,
         *arguments: Any,
         calls: Sequence[Linked] = (),
+        exports: Sequence[str] = (),
     ):
         super().__init__(make, returns, *arguments, calls=calls)
+        self._exports = exports
         self._name = make.__name__.removeprefix("_make_")
         self._provided: set[str] = set()
         self.call = self._intrinsic()
@@ -277,11 +291,14 @@ class Linked(_Addressed):
     def provide(self, dtype: np.dtype) -> None:
         """Make the version for a dtype known to code that will be loaded."""
         if dtype.char not in self._provided:
-            llvmlite.binding.add_symbol(self._symbol(real_type(dtype)), self.address(dtype))
+            real = real_type(dtype)
+            llvmlite.binding.add_symbol(symbol(self._name, real), self.address(dtype))
+            (compiled,) = self[dtype].overloads.values()
+            for name in self._exports:
+                engine = compiled.library.codegen._engine
+                place = engine.get_global_value_address(symbol(name, real))
+                llvmlite.binding.add_symbol(symbol(name, real), place)
             self._provided.add(dtype.char)
-
-    def _symbol(self, real: types.Float) -> str:
-        return f"fastbp.{self._name}.{real}"
 
     def _intrinsic(self) -> Any:
         @intrinsic
@@ -293,7 +310,8 @@ class Linked(_Addressed):
 
             def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 kind = context.call_conv.get_function_type(declared.return_type, declared.args)
-                function = cgutils.get_or_insert_function(builder.module, kind, self._symbol(real))
+                name = symbol(self._name, real)
+                function = cgutils.get_or_insert_function(builder.module, kind, name)
                 return call_at(context, builder, function, declared, args[0])
 
             return declared.return_type(types.Tuple(declared.args)), codegen

@@ -150,12 +150,12 @@ def is_slim(plan, count):
 def _make_sum_of_part(fingerprint):
     def sum_of_part(
         plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-        first, start, count, factor, seed, step, gradient, need_gradient, slim, space,
+        first, start, count, factor, seed, step, gradient, need_gradient, slim, resident, space,
     ):  # fmt: skip
         """Σ w ℓ of a part of a batch, and its gradient times the factor.
 
         The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
-        in the workspace, unless the network is `slim`.
+        in the workspace, unless the network is `slim`; then its only tile may be `resident` there.
         """
         _ = fingerprint  # see compiling.source_fingerprint
         tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
@@ -188,7 +188,8 @@ def _make_sum_of_part(fingerprint):
                 function = plan[SLIM_SHORT] if short else plan[SLIM_LONG]
                 total += call_slim(
                     function, plan, constants, params, terms, numbers, source, rows, has_order, m,
-                    ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count, space,
+                    resident, ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count,
+                    space,
                 )  # fmt: skip
                 continue
             _draw_factors(plan, constants, seed, step, start + i, m, tape)
@@ -210,7 +211,7 @@ def _make_sum_of_part(fingerprint):
 _linked_sum_of_part = Linked(
     _make_sum_of_part, NUMBER,
     INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
-    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, FLAG, reals,
+    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, FLAG, FLAG, reals,
     calls=PRODUCTS,
 )  # fmt: skip
 sum_of_part = _linked_sum_of_part.call
@@ -231,9 +232,12 @@ add = elementwise(lambda to, x: (to + x,), 2, 1)
 @part
 def sum_of_rows(
     plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-    first, count, factor, seed, step, gradient, need_gradient, n_params, space,
+    first, count, factor, seed, step, gradient, need_gradient, n_params, resident, space,
 ):  # fmt: skip
-    """Σ w ℓ of a batch, and its gradient times the factor: part after part."""
+    """Σ w ℓ of a batch, and its gradient times the factor: part after part.
+
+    The inputs may be `resident`: left by the call before, for a slim network and a single tile.
+    """
     slim = is_slim(plan, count)
     if need_gradient and not slim:
         transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
@@ -243,7 +247,7 @@ def sum_of_rows(
         total += sum_of_part(
             plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
             first, start, min(size, count - start), factor, seed, step, of_part, need_gradient,
-            slim, space,
+            slim, resident, space,
         )  # fmt: skip
         if need_gradient and start > 0:
             add(n_params, gradient, of_part)
@@ -257,7 +261,7 @@ def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights
     for start in range(0, n, size):
         total += sum_of_part(
             plan, constants, params, terms, numbers, x, t, labels, weights, labels, False,
-            0, start, min(size, n - start), 0.0, seed, 0, params, False, slim, space,
+            0, start, min(size, n - start), 0.0, seed, 0, params, False, slim, False, space,
         )  # fmt: skip
     return total
 
@@ -379,7 +383,8 @@ def _make_part(fingerprint):
         total = sum_of_part(
             q, pointer(constants), p, pointer(terms), pointer(numbers), pointer(X),
             pointer(targets), pointer(labels), pointer(weights), pointer(order), order.size > 0,
-            first, start, count, factor, seed, step, pointer(gradient), need_gradient, slim, space,
+            first, start, count, factor, seed, step, pointer(gradient), need_gradient, slim, False,
+            space,
         )  # fmt: skip
         set_floating_point_mode(mode)
         return total
@@ -420,7 +425,7 @@ def _make_objective(fingerprint):
             total = sum_of_rows(
                 q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
                 pointer(weights), pointer(labels), False, 0, X.shape[0], a[SCALE],
-                types.uint64(0), 0, g, need_gradient, params.size, space,
+                types.uint64(0), 0, g, need_gradient, params.size, False, space,
             )  # fmt: skip
         return objective_of(total, a[SCALE], q, p, a, g, need_gradient, space)
 

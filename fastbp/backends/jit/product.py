@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .compiling import FLAG, INTEGER, NOTHING, Linked, itself, part, reals
+from .compiling import FLAG, INTEGER, NOTHING, Linked, itself, part, reals, symbol
 from .interpreted import intrinsic
 from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unroll, vector_width
 
@@ -24,6 +24,7 @@ _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 # Rows of the highest tile by its vectors: sums, a row of B and a number of A fill the registers.
 _HEIGHTS = {1: 8, 2: 8, 3: 8, 4: 6} if VECTOR_REGISTERS == 32 else {1: 8, 2: 6, 3: 4, 4: 2}
+_MOST_ROWS = max(_HEIGHTS.values())
 _WIDE, _WIDEST = 3, 4  # vectors of a tile, the latter for few rows
 # A vector of half the width, which some processors do in half the time; where there are no masks,
 # a single number, for what whole vectors leave.
@@ -196,21 +197,42 @@ def _emit_depth(
 
 
 def _tile_table(module: ir.Module, real: types.Float) -> ir.GlobalVariable:
-    """The functions by vectors and rows, 8 for each number of vectors."""
-    name = f"fastbp.tiles.{real}"
+    """The functions by vectors and rows, _MOST_ROWS for each number of vectors.
+
+    They are made in the module of `product` and declared in others, which find them by the name.
+    """
+    name = symbol("tiles", real)
     found = module.globals.get(name)
-    if found is not None:
-        return found
-    functions = []
-    for vectors in range(_WIDEST + 1):
-        highest = _HEIGHTS[max(vectors, 1)]
-        for rows in range(1, 9):
-            functions.append(_tile_function(module, real, vectors, min(rows, highest)))
-    array = ir.ArrayType(functions[0].type, len(functions))
-    table = ir.GlobalVariable(module, array, name)
-    table.linkage, table.global_constant = "internal", True
-    table.initializer = ir.Constant(array, functions)
-    return table
+    if found is None:
+        element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
+        count = (_WIDEST + 1) * _MOST_ROWS
+        array = ir.ArrayType(_tile_type(element).as_pointer(), count)
+        found = ir.GlobalVariable(module, array, name)
+        found.global_constant = True
+    return found
+
+
+def _define_tiles(module: ir.Module, real: types.Float) -> None:
+    table = _tile_table(module, real)
+    if table.initializer is None:
+        functions = [
+            _tile_function(module, real, vectors, min(rows, _HEIGHTS[max(vectors, 1)]))
+            for vectors in range(_WIDEST + 1)
+            for rows in range(1, _MOST_ROWS + 1)
+        ]
+        table.initializer = ir.Constant(table.type.pointee, functions)
+        table.linkage = "weak_odr"  # no matter if it is loaded twice
+
+
+@intrinsic
+def _provide_tiles(typingctx: Any, like: Any) -> Any:
+    """Make the tiles for reals as a pointer's in the module of who calls this."""
+
+    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        _define_tiles(builder.module, signature.args[0].dtype)
+        return context.get_dummy_value()
+
+    return types.void(like), codegen
 
 
 @intrinsic
@@ -240,7 +262,8 @@ def _tile(
         real = signature.args[3].dtype
         vectors, rows, *arguments = args
         table = _tile_table(builder.module, real)
-        index = builder.add(builder.mul(vectors, _INT64(8)), builder.sub(rows, _INT64(1)))
+        index = builder.mul(vectors, _INT64(_MOST_ROWS))
+        index = builder.add(index, builder.sub(rows, _INT64(1)))
         function = builder.load(builder.gep(table, [_INT64(0), index], inbounds=True))
         builder.call(function, arguments)
         return context.get_dummy_value()
@@ -274,6 +297,7 @@ def _make_product(fingerprint):
         of C have room for whole vectors.
         """
         _ = fingerprint  # see compiling.source_fingerprint
+        _provide_tiles(c)
         if m <= 0:
             return
         width = vector_width(c)
@@ -313,9 +337,28 @@ def _make_product(fingerprint):
 _linked_product = Linked(
     _make_product, NOTHING,
     INTEGER, INTEGER, INTEGER, reals, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER, FLAG, reals,
-    INTEGER, INTEGER,
+    INTEGER, INTEGER, exports=("tiles",),
 )  # fmt: skip
-finished_product = _linked_product.call
+_product_of_tiles = _linked_product.call
+
+
+@part
+def finished_product(
+    m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
+):
+    """The same for any product: those of small networks are single tiles, without a call more."""
+    width = vector_width(c)
+    vectors = (n + width - 1) // width
+    if HAS_MASKS and m >= 1 and 1 <= vectors <= _WIDEST and m <= _height(vectors):
+        kind = _NARROW if n <= width // 2 else vectors
+        _tile(
+            kind, m, depth, a, a_row, a_depth, b, b_row, c, c_row, n - (vectors - 1) * width,
+            start, start_row, has_start, finish,
+        )  # fmt: skip
+    else:
+        _product_of_tiles(
+            m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
+        )
 
 
 @part

@@ -335,12 +335,13 @@ def _make_slim(fingerprint, size):
     """The function of slim networks for vectors of a size in bytes."""
 
     def slim(
-        plan, constants, params, terms, numbers, x, order, has_order, m, t, labels, weights,
-        factor, need_gradient, accumulate, gradient, is_last, space,
+        plan, constants, params, terms, numbers, x, order, has_order, m, resident, t, labels,
+        weights, factor, need_gradient, accumulate, gradient, is_last, space,
     ):  # fmt: skip
         """Σ w ℓ of a tile of m rows; its gradient is added to what tiles before it gave.
 
-        After the last one it stands in `gradient`. Targets and losses are row by row.
+        After the last one it stands in `gradient`. If the inputs are `resident` they are transposed
+        already; targets and losses are row by row.
         """
         _ = fingerprint  # see compiling.source_fingerprint
         last = layer_of(plan, plan[N_LAYERS] - 1)
@@ -348,7 +349,8 @@ def _make_slim(fingerprint, size):
         ld = (m + width - 1) // width * width
         tape, x_units = at(space, plan[TAPE]), at(space, plan[SLIM_X])
         d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
-        _across(m, n_in, x, order, has_order, ld, x_units)
+        if not resident:
+            _across(m, n_in, x, order, has_order, ld, x_units)
         _forward(size, plan, constants, params, x_units, m, ld, tape)
         y, dy = at(tape, ld * last[Y_COLUMN]), d
         apart = ld if is_softmax(terms) and ld % vector_width(d) == 0 else 0
@@ -375,8 +377,8 @@ def _make_slim(fingerprint, size):
 
 _functions = Family(
     _make_slim, NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, reals, INTEGERS,
-    reals, NUMBER, FLAG, FLAG, reals, FLAG, reals, kinds={_SHORT, VECTOR_BYTES},
+    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, FLAG, reals,
+    INTEGERS, reals, NUMBER, FLAG, FLAG, reals, FLAG, reals, kinds={_SHORT, VECTOR_BYTES},
 )  # fmt: skip
 call_slim = _functions.call
 

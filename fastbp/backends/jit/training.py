@@ -37,7 +37,7 @@ from .compiling import (
     result_doubles,
 )
 from .losses import SCALE
-from .network import GRADIENT, PART_GRADIENT
+from .network import GRADIENT, PART_GRADIENT, TILE
 from .objective import (
     DATA,
     PLAN,
@@ -172,10 +172,11 @@ def _make_train(fingerprint):
         g = pointer(gradients) if sums.size > 0 else at(space, q[GRADIENT])
         held, fixed = at(space, q[PART_GRADIENT]), pointer(frozen)
         watches, status = _watches(recipe, settings), DONE
+        all_in_a_tile = n <= min(batch_size, q[TILE]) and order.size == 0 and not recipe[VALIDATED]
         powers = room_for(m, 2)
         start_powers(pointer(settings), step, powers)
         for i in range(n_steps):
-            count = min(batch_size, n - first)
+            count, resident = min(batch_size, n - first), i > 0 and all_in_a_tile
             factor = a[SCALE] * n / count if recipe[AVERAGED] else a[SCALE]
             if first == 0:
                 copy(at(pointer(good), n_params), p, n_params)
@@ -186,7 +187,7 @@ def _make_train(fingerprint):
                 total = sum_of_rows(
                     q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
                     pointer(weights), at(pointer(order), epoch * n), order.size > 0,
-                    first, count, factor, seed, step, g, True, n_params, space,
+                    first, count, factor, seed, step, g, True, n_params, resident, space,
                 )  # fmt: skip
             objective = objective_of(total, factor, q, p, a, g, True, space)
             lost[epoch] += objective
