@@ -357,7 +357,8 @@ def jvp(
 def jacobian(
     plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
 ) -> np.ndarray:
-    p, n_out, parts = _prepared(plan), plan.n_out, partition(X.shape[0])
+    p, n_out, n = _prepared(plan), plan.n_out, X.shape[0]
+    parts = [(0, n)] if threads == 1 else partition(n)  # rows do not depend on each other
     J = np.empty((X.shape[0] * n_out, plan.n_free if free_only else plan.n_params), plan.dtype)
     compiled = derivatives.jacobian[plan.dtype]
 
