@@ -16,6 +16,7 @@ from .losses import FIRST, N_TARGETS, SCALE, SECOND, loss_of_rows
 from .network import (
     DELTA,
     DELTAS,
+    FORWARD,
     FUNCTION,
     N_LAYERS,
     NEXT_DELTA,
@@ -236,5 +237,5 @@ def _make_row_gradients(fingerprint):
 
 row_gradients = Entry(
     _make_row_gradients, NOTHING,
-    *PLAN, given(1), *DATA, result(2), result(1), calls=ROWS,
+    *PLAN, given(1), *DATA, result(2), result(1), calls=(*FORWARD, *ROWS),
 )  # fmt: skip

@@ -15,11 +15,13 @@ from .compiling import (
 from .network import (
     DELTA,
     DELTAS,
+    FORWARD,
     N_LAYERS,
     NEXT_DELTA,
     SPARE_ROW,
     TAPE,
     TILE,
+    TILES,
     TRANSPOSED,
     X_ROWS,
     backward_tile,
@@ -29,7 +31,6 @@ from .network import (
     number_of_free,
     transpose_weights,
 )
-from .product import PRODUCTS
 from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .vectors import aligned, at, copy, pointer
 
@@ -59,7 +60,7 @@ def _make_pullback(fingerprint):
 pullback = Entry(
     _make_pullback, NOTHING,
     given_integers(1), given_doubles(1), given(1), given(2), given(1), given(2), FLAG, result(1),
-    result(2), result(1), calls=PRODUCTS,
+    result(2), result(1), calls=TILES,
 )  # fmt: skip
 
 
@@ -88,7 +89,8 @@ def _make_jacobian(fingerprint):
 
 jacobian = Entry(
     _make_jacobian, NOTHING,
-    given_integers(1), given_doubles(1), given(1), given(2), FLAG, result(1), result(1), calls=ROWS,
+    given_integers(1), given_doubles(1), given(1), given(2), FLAG, result(1), result(1),
+    calls=(*FORWARD, *ROWS),
 )  # fmt: skip
 
 
@@ -123,5 +125,5 @@ def _make_input_jacobian(fingerprint):
 
 input_jacobian = Entry(
     _make_input_jacobian, NOTHING,
-    given_integers(1), given_doubles(1), given(1), given(2), result(1), result(1), calls=PRODUCTS,
+    given_integers(1), given_doubles(1), given(1), given(2), result(1), result(1), calls=TILES,
 )  # fmt: skip

@@ -24,11 +24,13 @@ from .losses import HAS_WEIGHTS
 from .network import (
     DELTA,
     DELTAS,
+    FORWARD,
     N_LAYERS,
     NEXT_DELTA,
     SPARE_ROW,
     TAPE,
     TILE,
+    TILES,
     TRANSPOSED,
     backward_tile,
     forward_tile,
@@ -38,7 +40,7 @@ from .network import (
     transpose_weights,
 )
 from .objective import DATA, PLAN, add
-from .product import PRODUCTS, product
+from .product import product
 from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .vectors import aligned, as_real, at, copy, pointer
 
@@ -147,7 +149,7 @@ def _make_normal_of_part(fingerprint):
 _linked_normal_of_part = Linked(
     _make_normal_of_part, NUMBER,
     INTEGERS, NUMBERS, reals, INTEGERS, reals, reals, reals, INTEGER, NUMBER,
-    INTEGER, INTEGER, INTEGER, FLAG, reals, reals, reals, calls=ROWS,
+    INTEGER, INTEGER, INTEGER, FLAG, reals, reals, reals, calls=(*FORWARD, *ROWS),
 )  # fmt: skip
 normal_of_part = _linked_normal_of_part.call
 
@@ -198,12 +200,12 @@ def _make_beyond_of_part(fingerprint):
 _linked_beyond_of_part = Linked(
     _make_beyond_of_part, NOTHING,
     INTEGERS, NUMBERS, reals, INTEGERS, reals, reals, reals, INTEGER, NUMBER,
-    INTEGER, INTEGER, reals, reals, reals, calls=PRODUCTS,
+    INTEGER, INTEGER, reals, reals, reals, calls=TILES,
 )  # fmt: skip
 beyond_of_part = _linked_beyond_of_part.call
 
 # What an entry that calls these functions declares.
-PARTS = (*ROWS, _linked_normal_of_part, _linked_beyond_of_part)
+PARTS = (*TILES, *ROWS, _linked_normal_of_part, _linked_beyond_of_part)
 
 
 def _make_normal_equations(fingerprint):

@@ -18,13 +18,17 @@ from ..contract import (
 )
 from .compiling import (
     FLAG,
+    INTEGER,
+    INTEGERS,
     NOTHING,
+    NUMBERS,
     Entry,
+    Linked,
     given,
     given_doubles,
     given_integers,
-    inner,
     part,
+    reals,
     result,
 )
 from .layer import (
@@ -86,26 +90,36 @@ def number_of_params(plan):
 times = elementwise(lambda to, x, y: (x * y,), 3, 1)
 
 
-@inner
-def forward_tile(plan, constants, params, x, m, tape, n, i):
-    """Run m rows x through all layers and write rows i to i + m of a tape for n rows."""
-    ldx = layer_of(plan, 0)[N_IN]
-    for index in range(plan[N_LAYERS]):
-        layer = layer_of(plan, index)
-        n_out, ld = layer[N_OUT], layer[LEADING]
-        w, b = at(params, layer[W_OFFSET]), at(params, max(layer[B_OFFSET], 0))
-        y = at(tape, n * layer[Y_COLUMN] + i * ld)
-        z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
-        layer_forward(
-            m, layer[N_IN], n_out, x, ldx, w, b, layer[B_OFFSET] >= 0, layer[ACTIVATION],
-            layer[FUNCTION], constants[index], layer[USER_FUNCTION], y, z, ld,
-            layer[Z_COLUMN] >= 0,
-        )  # fmt: skip
-        x, ldx = y, ld
-        if layer[FACTORS] >= 0:
-            factors = at(tape, n * layer[FACTORS])
-            x = at(factors, n * n_out)
-            times(m * n_out, x, y, factors)  # with dropout there are no gaps
+def _make_forward_tile(fingerprint):
+    def forward_tile(plan, constants, params, x, m, tape, n, i):
+        """Run m rows x through all layers and write rows i to i + m of a tape for n rows."""
+        _ = fingerprint  # see compiling.source_fingerprint
+        ldx = layer_of(plan, 0)[N_IN]
+        for index in range(plan[N_LAYERS]):
+            layer = layer_of(plan, index)
+            n_out, ld = layer[N_OUT], layer[LEADING]
+            w, b = at(params, layer[W_OFFSET]), at(params, max(layer[B_OFFSET], 0))
+            y = at(tape, n * layer[Y_COLUMN] + i * ld)
+            z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
+            layer_forward(
+                m, layer[N_IN], n_out, x, ldx, w, b, layer[B_OFFSET] >= 0, layer[ACTIVATION],
+                layer[FUNCTION], constants[index], layer[USER_FUNCTION], y, z, ld,
+                layer[Z_COLUMN] >= 0,
+            )  # fmt: skip
+            x, ldx = y, ld
+            if layer[FACTORS] >= 0:
+                factors = at(tape, n * layer[FACTORS])
+                x = at(factors, n * n_out)
+                times(m * n_out, x, y, factors)  # with dropout there are no gaps
+
+    return forward_tile
+
+
+_linked_forward_tile = Linked(
+    _make_forward_tile, NOTHING,
+    INTEGERS, NUMBERS, reals, reals, INTEGER, reals, INTEGER, INTEGER, calls=PRODUCTS,
+)  # fmt: skip
+forward_tile = _linked_forward_tile.call
 
 
 @part
@@ -125,33 +139,48 @@ def transpose_weights(plan, params, need_dx, transposed):
             transpose(n_in, n_out, at(params, w), n_out, at(transposed, w), n_in)
 
 
-@inner
-def backward_tile(
-    plan, constants, params, transposed, x, m, tape, n, i,
-    d, next_d, gradient, need_gradient, accumulate, dx, need_dx,
-):  # fmt: skip
-    """From d, dL/dY of the last layer for a tile, the gradient (added if `accumulate`) and dX.
+def _make_backward_tile(fingerprint):
+    def backward_tile(
+        plan, constants, params, transposed, x, m, tape, n, i,
+        d, next_d, gradient, need_gradient, accumulate, dx, need_dx,
+    ):  # fmt: skip
+        """From d, dL/dY of the last layer for a tile, the gradient (added if `accumulate`) and dX.
 
-    d and next_d are buffers and are overwritten.
-    """
-    for index in range(plan[N_LAYERS] - 1, -1, -1):
-        layer = layer_of(plan, index)
-        n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
-        ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
-        _through_activation(layer, constants[index], m, tape, n, i, d)
-        if need_gradient:
-            below = x if index == 0 else _output_below(layer, tape, n, i)
-            dw, db = at(gradient, w), at(gradient, max(b, 0))
-            weight_gradient(m, n_in, n_out, below, ld_below, d, ld, dw, db, b >= 0, accumulate)
-        if index > 0:
-            wt = at(transposed, w)
-            layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
-            if layer[FACTORS - COLUMNS] >= 0:
-                times(m * n_in, next_d, next_d, at(tape, n * layer[FACTORS - COLUMNS]))
-            d, next_d = next_d, d
-        elif need_dx:
-            wt = at(transposed, w)
-            layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, dx, n_in)
+        d and next_d are buffers and are overwritten.
+        """
+        _ = fingerprint  # see compiling.source_fingerprint
+        for index in range(plan[N_LAYERS] - 1, -1, -1):
+            layer = layer_of(plan, index)
+            n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
+            ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
+            _through_activation(layer, constants[index], m, tape, n, i, d)
+            if need_gradient:
+                below = x if index == 0 else _output_below(layer, tape, n, i)
+                dw, db = at(gradient, w), at(gradient, max(b, 0))
+                weight_gradient(m, n_in, n_out, below, ld_below, d, ld, dw, db, b >= 0, accumulate)
+            if index > 0:
+                wt = at(transposed, w)
+                layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
+                if layer[FACTORS - COLUMNS] >= 0:
+                    times(m * n_in, next_d, next_d, at(tape, n * layer[FACTORS - COLUMNS]))
+                d, next_d = next_d, d
+            elif need_dx:
+                wt = at(transposed, w)
+                layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, dx, n_in)
+
+    return backward_tile
+
+
+_linked_backward_tile = Linked(
+    _make_backward_tile, NOTHING,
+    INTEGERS, NUMBERS, reals, reals, reals, INTEGER, reals, INTEGER, INTEGER,
+    reals, reals, reals, FLAG, FLAG, reals, FLAG, calls=PRODUCTS,
+)  # fmt: skip
+backward_tile = _linked_backward_tile.call
+
+# What those declare that call these functions.
+FORWARD = (*PRODUCTS, _linked_forward_tile)
+TILES = (*FORWARD, _linked_backward_tile)
 
 
 @part
@@ -203,5 +232,5 @@ def _make_forward(fingerprint):
 forward = Entry(
     _make_forward, NOTHING,
     given_integers(1), given_doubles(1), given(1), given(2), result(1), FLAG, result(2), result(1),
-    calls=PRODUCTS,
+    calls=FORWARD,
 )  # fmt: skip

@@ -56,6 +56,7 @@ from .network import (
     TAPE,
     TARGET_ROWS,
     TILE,
+    TILES,
     TRANSPOSED,
     WEIGHT_ROWS,
     X_ROWS,
@@ -66,7 +67,6 @@ from .network import (
     layer_of,
     transpose_weights,
 )
-from .product import PRODUCTS
 from .slim import call_slim
 from .vectors import (
     Vector,
@@ -212,7 +212,7 @@ _linked_sum_of_part = Linked(
     _make_sum_of_part, NUMBER,
     INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
     INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, FLAG, FLAG, reals,
-    calls=PRODUCTS,
+    calls=TILES,
 )  # fmt: skip
 sum_of_part = _linked_sum_of_part.call
 
@@ -363,7 +363,7 @@ def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, 
 
 
 # What an entry that calls these functions declares.
-SUMS = (*PRODUCTS, _linked_sum_of_part, _linked_penalties)
+SUMS = (*TILES, _linked_sum_of_part, _linked_penalties)
 
 
 def _make_part(fingerprint):

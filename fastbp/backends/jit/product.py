@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from .compiling import FLAG, INTEGER, NOTHING, Linked, itself, part, reals, symbol
+from .compiling import FLAG, INTEGER, NOTHING, Linked, inner, itself, part, reals, symbol
 from .interpreted import intrinsic
 from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unroll, vector_width
 
@@ -342,7 +342,7 @@ _linked_product = Linked(
 _product_of_tiles = _linked_product.call
 
 
-@part
+@inner
 def finished_product(
     m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
 ):
