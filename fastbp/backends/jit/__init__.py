@@ -31,10 +31,12 @@ loads it from Numba's cache; sizes, activations, losses and optimizers are argum
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import numba
 import numpy as np
 
 from ...activations import Activation
@@ -80,8 +82,14 @@ from . import (
     slim,
     training,
 )
+from .compiling import Linked
 from .sharing import Team
 from .vectors import VECTOR_BYTES
+
+try:
+    from .._door import connect_numba
+except ImportError:  # not built
+    connect_numba = None
 
 _NEVER = 2**62  # more rows than there are
 
@@ -265,6 +273,21 @@ def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
     return function, act.constant, user
 
 
+def _tell_door(
+    act: Activation,
+    dtype: np.dtype,
+    forward: Linked | None = None,
+    backward: Linked | None = None,
+) -> None:
+    """Let later calls like one that Python has served be served in C: see csrc/python/door.c."""
+    if connect_numba is None or numba.config.DISABLE_JIT:
+        return
+    linked = (0 if f is None else f.address(dtype) for f in (forward, backward))
+    function, _ = activations.addresses(act, dtype)
+    this, is_double = sys.modules[__name__], dtype.itemsize == 8
+    connect_numba(this, is_double, *linked, act.kind, function)
+
+
 def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
     result = np.empty(Z.shape, Z.dtype)
     kernels.activation[Z.dtype](order, *_function(act, Z.dtype), Z.reshape(-1), result.reshape(-1))
@@ -280,6 +303,7 @@ def dense_forward(
     Z = np.empty_like(Y) if keep_z else blank.matrix
     bias, function = blank.vector if b is None else b, _function(act, dtype)
     kernels.dense_forward[dtype](X, W, bias, b is not None, act.kind, *function, Y, Z, keep_z)
+    _tell_door(act, dtype, forward=kernels.linked_forward)
     return Y, Z if keep_z else None
 
 
@@ -303,6 +327,7 @@ def dense_backward(
     kernels.dense_backward[dtype](
         dY.copy(), X, W, kept, act.kind, *function, dX, need_dX, dW, db, need_db, transposed
     )
+    _tell_door(act, dtype, backward=kernels.linked_backward)
     return dX if need_dX else None, dW, db if need_db else None
 
 
