@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -319,9 +320,8 @@ def test_what_is_ready(dtype, rng):
         assert is_ready(other, dtype) is in_python(other, dtype) is False
 
 
-@pytest.mark.parametrize("backend", ["c"], indirect=True)
 @pytest.mark.parametrize("loss", ["mse", "softmax_ce", "gaussian_kl"])
-def test_value_and_gradient(monkeypatch, dtype, rng, loss):
+def test_value_and_gradient(monkeypatch, backend, dtype, rng, loss):
     net = fb.Network(4, fb.Dense(6, "gelu"), fb.Dense(2), dtype=dtype)
     X, params = rng.standard_normal((9, 4)), net.init(seed=3)
     y = {"mse": X[:, :2], "softmax_ce": rng.integers(0, 2, 9), "gaussian_kl": None}[loss]
@@ -332,8 +332,20 @@ def test_value_and_gradient(monkeypatch, dtype, rng, loss):
     for _ in range(100):
         objective.value_and_grad(params)
     assert sys.getrefcount(params) == count
-    monkeypatch.setattr(backends.load("c"), "_door", None)
+    module, of_door = backends.load(backend), []
+    name = {"c": "value_and_grad", "numba": "numba_value_and_grad"}[backend]
+
+    def watched(function, *args):
+        of_door.append(function(*args))
+        return of_door[-1]
+
+    door = SimpleNamespace(**{name: partial(watched, getattr(module._door, name))})
+    monkeypatch.setattr(module, "_door", door)
     assert same((value, grad), objective.value_and_grad(params))
+    assert len(of_door) == 1 and same(of_door[0], (value, grad))
+    monkeypatch.setattr(module, "_door", None)
+    assert same((value, grad), objective.value_and_grad(params))
+    assert len(of_door) == 1
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (64, 48, 40)], ids=str)  # with the GIL and without

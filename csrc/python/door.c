@@ -1,17 +1,17 @@
 /* The way in from Python where calls are short: checks, results and a backend's work in one call.
  *
  * A layer of 8 units takes the kernels 0.1 µs, and Python and cffi, or Python and Numba's
- * dispatcher, 3 µs to come to them. So fastbp/_kernels.py asks dense_forward and dense_backward here
- * first, which serve what most calls are: plain arrays of one float type that fit each other and
- * need no conversion, a built-in activation, the C or the Numba backend in use. Otherwise they
- * return None, and Python converts, or says what is wrong. is_ready and value_and_grad do what their
- * namesakes in fastbp/_arrays.py and backends/native.py do. The Python files that import this module
- * alone call its functions, and count the arguments.
+ * dispatcher, 3 µs to come to them. So fastbp/_kernels.py asks dense_forward and dense_backward
+ * here first, which serve what most calls are: plain arrays of one float type that fit each other
+ * and need no conversion, a built-in activation, the C or the Numba backend in use. Otherwise they
+ * return None, and Python converts, or says what is wrong. is_ready does what its namesake in
+ * fastbp/_arrays.py does, value_and_grad and numba_value_and_grad what theirs in the backends do.
+ * The Python files that import this module alone call its functions, and count the arguments.
  *
- * The work is done by functions that the backends hand over by address when they have them: native.py
- * those of the C library when it is loaded, jit/__init__.py Numba's as they come to be compiled. Until
- * then Python is where calls go. So the module knows neither library, which need neither the limited
- * API nor NumPy's, which it uses. The GIL guards what is static here.
+ * The backends hand over the addresses of the functions that do the work: native.py those of the C
+ * library when it is loaded, jit/__init__.py Numba's as they come to be compiled, until when calls
+ * go by way of Python. So neither needs the limited API and NumPy's, which this module uses. The
+ * GIL guards what is static here.
  */
 #define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
 #include <Python.h>
@@ -49,6 +49,19 @@ typedef int numba_backward(void **result, void **error, int64_t n, int64_t n_in,
                            void *dZ, const void *X, const void *W, const void *kept, void *dX,
                            int64_t need_dX, void *dW, void *db, int64_t need_db,
                            void *transposed);
+
+/* What jit/__init__.py says of an objective: the address of linked_objective of objective.py, the
+ * size of its workspace in bytes, how many rows there are, and what else it takes. */
+typedef struct {
+    uintptr_t function, workspace;
+    intptr_t n;
+    const void *plan, *constants, *terms, *numbers, *X, *targets, *labels, *weights;
+} numba_problem;
+typedef int numba_objective(double *result, void **error, const void *plan, const void *constants,
+                            const void *params, const void *terms, const void *numbers,
+                            const void *X, const void *targets, const void *labels,
+                            const void *weights, int64_t n, int64_t n_params, void *gradient,
+                            int64_t need_gradient, void *workspace);
 
 static PyObject *str_numbers;
 static PyArray_Descr *float32, *float64;
@@ -217,6 +230,15 @@ static PyObject *dense_backward(FAST)
     return results;
 }
 
+/* (value, gradient), or None after a failure; takes the gradient. */
+static PyObject *value_with(PyObject *grad, int code, double value)
+{
+    PyObject *number = code ? NULL : PyFloat_FromDouble(value);
+    PyObject *results = number ? PyTuple_Pack(2, number, grad) : Py_NewRef(Py_None);
+    Py_XDECREF(number), Py_DECREF(grad);
+    return results;
+}
+
 /* value_and_grad(addresses of plan and problem, checked params, threads) -> (value, gradient) */
 static PyObject *value_and_grad(FAST)
 {
@@ -229,10 +251,28 @@ static PyObject *value_and_grad(FAST)
     int code = AT(c_value_and_grad, fb_value_and_grad)(plan, problem, data(given[2]), threads,
                                                        &value, data(grad));
     PyEval_RestoreThread(state);
-    PyObject *number = code == FB_NO_MEMORY ? NULL : PyFloat_FromDouble(value);
-    PyObject *results = number ? PyTuple_Pack(2, number, grad) : Py_NewRef(Py_None);
-    Py_XDECREF(number), Py_DECREF(grad);
-    return results;
+    return value_with(grad, code, value);
+}
+
+/* numba_value_and_grad(an array that holds a numba_problem, checked params) -> (value, gradient) */
+static PyObject *numba_value_and_grad(FAST)
+{
+    const numba_problem *p = data(given[0]);
+    PyArrayObject *params = (PyArrayObject *)given[1];
+    PyObject *grad = PyArray_NewLikeArray(params, NPY_CORDER, NULL, 0);
+    if (!grad) return NULL;
+    double value = 0;
+    int code = FB_NO_MEMORY;
+    PyThreadState *state = PyEval_SaveThread();
+    void *error, *workspace = malloc(p->workspace);
+    if (workspace)
+        code = ((numba_objective *)p->function)(
+            &value, &error, p->plan, p->constants, data(given[1]), p->terms, p->numbers, p->X,
+            p->targets, p->labels, p->weights, p->n, PyArray_DIM(params, 0), data(grad), 1,
+            workspace);
+    free(workspace);
+    PyEval_RestoreThread(state);
+    return value_with(grad, code, value);
 }
 
 /* is_ready(value, dtype) */
@@ -283,7 +323,8 @@ static PyObject *connect_numba(PyObject *Py_UNUSED(module), PyObject *args)
 
 #define FUNCTION(name) {#name, (PyCFunction)(void (*)(void))name, METH_FASTCALL, NULL}
 static PyMethodDef functions[] = {
-    FUNCTION(dense_forward), FUNCTION(dense_backward), FUNCTION(value_and_grad), FUNCTION(is_ready),
+    FUNCTION(dense_forward), FUNCTION(dense_backward), FUNCTION(value_and_grad),
+    FUNCTION(numba_value_and_grad), FUNCTION(is_ready),
     {"open", open_, METH_VARARGS, NULL}, {"connect_c", connect_c, METH_VARARGS, NULL},
     {"connect_numba", connect_numba, METH_VARARGS, NULL}, {NULL, NULL, 0, NULL}};
 

@@ -34,7 +34,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -86,10 +86,17 @@ from .compiling import Linked
 from .sharing import Team
 from .vectors import VECTOR_BYTES
 
-try:
-    from .._door import connect_numba
-except ImportError:  # not built
-    connect_numba = None
+
+def _open_door() -> Any:
+    """The module of C functions that call compiled ones: csrc/python/door.c; or None."""
+    try:
+        from .. import _door as door
+    except ImportError:  # not built: no compiler, or a Python without limited API
+        return None
+    return None if numba.config.DISABLE_JIT else door
+
+
+_door = _open_door()
 
 _NEVER = 2**62  # more rows than there are
 
@@ -279,13 +286,13 @@ def _tell_door(
     forward: Linked | None = None,
     backward: Linked | None = None,
 ) -> None:
-    """Let later calls like one that Python has served be served in C: see csrc/python/door.c."""
-    if connect_numba is None or numba.config.DISABLE_JIT:
+    """Let the door serve later calls like one that has been served here."""
+    if _door is None:
         return
     linked = (0 if f is None else f.address(dtype) for f in (forward, backward))
     function, _ = activations.addresses(act, dtype)
     this, is_double = sys.modules[__name__], dtype.itemsize == 8
-    connect_numba(this, is_double, *linked, act.kind, function)
+    _door.connect_numba(this, is_double, *linked, act.kind, function)
 
 
 def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
@@ -430,8 +437,24 @@ def value(problem: Problem, params: np.ndarray, threads: int) -> float:
 
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
+    if _door is not None and (threads == 1 or len(problem.X) <= PART_ROWS):
+        places = problem.handles.get("numba door")
+        if places is None:
+            places = problem.handles["numba door"] = _places(problem)
+        results = _door.numba_value_and_grad(places, params)
+        if results is not None:
+            return results
     gradient = np.empty(problem.plan.n_params, problem.plan.dtype)
     return _objective(problem, params, threads, gradient), gradient
+
+
+def _places(problem: Problem) -> np.ndarray:
+    """What the door needs of a problem: numba_problem in door.c."""
+    p, dtype = _prepared(problem.plan), problem.plan.dtype
+    arrays = *p.arrays, *_data(problem)  # the handles keep them
+    function = objective.linked_objective.address(dtype)
+    numbers = [function, p.size * dtype.itemsize, len(problem.X)]
+    return np.array([*numbers, *(array.ctypes.data for array in arrays)], np.uintp)
 
 
 def _objective(problem: Problem, params: np.ndarray, threads: int, gradient: np.ndarray) -> float:
