@@ -303,21 +303,20 @@ static PyObject *connect_c(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* connect_numba(the backend, is_double, addresses of linked_forward and linked_backward of
- * backends/jit/kernels.py, an activation's kind, address of its function) -- of what is not
- * compiled yet, 0 */
+/* connect_numba(the backend, is_double, is_backward, address of linked_backward or linked_forward
+ * of backends/jit/kernels.py, an activation's kind, address of its function) */
 static PyObject *connect_numba(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *backend;
-    int is_double, kind;
-    unsigned long long forward, backward, function;
-    if (!PyArg_ParseTuple(args, "OpKKiK", &backend, &is_double, &forward, &backward, &kind,
+    int is_double, is_backward, kind;
+    unsigned long long address, function;
+    if (!PyArg_ParseTuple(args, "OppKiK", &backend, &is_double, &is_backward, &address, &kind,
                           &function))
         return NULL;
-    if (!numba_library.backend) numba_library.backend = Py_NewRef(backend);
-    if (forward) numba_library.forward[is_double] = (uintptr_t)forward;
-    if (backward) numba_library.backward[is_double] = (uintptr_t)backward;
-    if (kind < FB_USER) numba_library.activation[is_double][kind] = (uintptr_t)function;
+    library *numba = &numba_library;
+    if (!numba->backend) numba->backend = Py_NewRef(backend);
+    (is_backward ? numba->backward : numba->forward)[is_double] = (uintptr_t)address;
+    if (kind < FB_USER) numba->activation[is_double][kind] = (uintptr_t)function;
     Py_RETURN_NONE;
 }
 

@@ -280,19 +280,18 @@ def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
     return function, act.constant, user
 
 
-def _tell_door(
-    act: Activation,
-    dtype: np.dtype,
-    forward: Linked | None = None,
-    backward: Linked | None = None,
-) -> None:
+_told: set[tuple[Linked, int, str]] = set()
+
+
+def _tell_door(linked: Linked, act: Activation, dtype: np.dtype) -> None:
     """Let the door serve later calls like one that has been served here."""
-    if _door is None:
+    call = linked, act.kind, dtype.char
+    if _door is None or call in _told:
         return
-    linked = (0 if f is None else f.address(dtype) for f in (forward, backward))
-    function, _ = activations.addresses(act, dtype)
     this, is_double = sys.modules[__name__], dtype.itemsize == 8
-    _door.connect_numba(this, is_double, *linked, act.kind, function)
+    is_backward, function = linked is kernels.linked_backward, _function(act, dtype)[0]
+    _door.connect_numba(this, is_double, is_backward, linked.address(dtype), act.kind, function)
+    _told.add(call)
 
 
 def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
@@ -310,7 +309,7 @@ def dense_forward(
     Z = np.empty_like(Y) if keep_z else blank.matrix
     bias, function = blank.vector if b is None else b, _function(act, dtype)
     kernels.dense_forward[dtype](X, W, bias, b is not None, act.kind, *function, Y, Z, keep_z)
-    _tell_door(act, dtype, forward=kernels.linked_forward)
+    _tell_door(kernels.linked_forward, act, dtype)
     return Y, Z if keep_z else None
 
 
@@ -334,7 +333,7 @@ def dense_backward(
     kernels.dense_backward[dtype](
         dY.copy(), X, W, kept, act.kind, *function, dX, need_dX, dW, db, need_db, transposed
     )
-    _tell_door(act, dtype, backward=kernels.linked_backward)
+    _tell_door(kernels.linked_backward, act, dtype)
     return dX if need_dX else None, dW, db if need_db else None
 
 
