@@ -437,9 +437,7 @@ def value(problem: Problem, params: np.ndarray, threads: int) -> float:
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
     if _door is not None and (threads == 1 or len(problem.X) <= PART_ROWS):
-        places = problem.handles.get("numba door")
-        if places is None:
-            places = problem.handles["numba door"] = _places(problem)
+        places, _ = problem.handles.get("numba door") or _new_places(problem)
         results = _door.numba_value_and_grad(places, params)
         if results is not None:
             return results
@@ -447,13 +445,15 @@ def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[
     return _objective(problem, params, threads, gradient), gradient
 
 
-def _places(problem: Problem) -> np.ndarray:
-    """What the door needs of a problem: numba_problem in door.c."""
+def _new_places(problem: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """What the door needs of a problem: numba_problem in door.c; and the arrays it refers to."""
     p, dtype = _prepared(problem.plan), problem.plan.dtype
-    arrays = *p.arrays, *_data(problem)  # the handles keep them
+    arrays = *p.arrays, *_data(problem)
     function = objective.linked_objective.address(dtype)
     numbers = [function, p.size * dtype.itemsize, len(problem.X)]
-    return np.array([*numbers, *(array.ctypes.data for array in arrays)], np.uintp)
+    numbers += [array.ctypes.data for array in arrays]
+    handle = problem.handles["numba door"] = np.array(numbers, np.uintp), arrays
+    return handle
 
 
 def _objective(problem: Problem, params: np.ndarray, threads: int, gradient: np.ndarray) -> float:
