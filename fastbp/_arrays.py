@@ -141,11 +141,13 @@ def float_type(*arrays: Any) -> np.dtype:
                 array = np.asarray(array)
             except ValueError:  # unequal lengths: left to `real_array`, which knows the name
                 continue
-        if array.dtype.kind != "f":
-            continue
-        if array.dtype.itemsize > 4:
-            return FLOAT64
-        found = FLOAT32
+        dtype = array.dtype
+        if dtype is FLOAT32:
+            found = FLOAT32
+        elif dtype.kind == "f":
+            if dtype.itemsize > 4:
+                return FLOAT64
+            found = FLOAT32
     return found or FLOAT64
 
 

@@ -14,12 +14,18 @@ import numpy as np
 from . import backends
 from ._arrays import float_type, real_array
 from ._errors import ShapeError
-from .activations import Activation, activation as activation_of
+from .activations import BY_NAME, Activation, activation as activation_of
 
 try:
-    from .backends._door import dense_backward as quick_backward, dense_forward as quick_forward
+    from .backends._door import (
+        dense_backward as quick_backward,
+        dense_forward as quick_forward,
+        open as open_door,
+    )
 except ImportError:  # not built: no compiler, or a Python without limited API
     quick_backward = quick_forward = None
+else:
+    open_door(backends._context.get, BY_NAME, Activation)
 
 
 class DenseCache(NamedTuple):

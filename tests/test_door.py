@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,15 +21,18 @@ from fastbp import _kernels, backends
 from fastbp._arrays import is_ready
 
 pytestmark = pytest.mark.skipif(
-    _kernels.quick_forward is None or backends.why_missing("c") is not None,
-    reason="fastbp was built without its door, or without the C backend",
+    _kernels.quick_forward is None, reason="fastbp was built without its door"
 )
+COMPILED = ("c", "numba")
 
 
-@pytest.fixture(autouse=True)
-def c_backend():
-    with fb.use_backend("c"):
-        yield
+@pytest.fixture(autouse=True, params=COMPILED)
+def backend(request):
+    """The name of the backend in use."""
+    if backends.why_missing(request.param) is not None:
+        pytest.skip(backends.why_missing(request.param))
+    with fb.use_backend(request.param):
+        yield request.param
 
 
 def without_door(name):
@@ -50,17 +54,25 @@ def plain():
 
 
 @pytest.fixture
-def long_way(monkeypatch):
+def long_way(monkeypatch, backend):
     """The names of the functions that came to be called in Python, in their order."""
-    native, calls = backends.load("c"), []
+    module, calls = backends.load(backend), []
 
     def watched(name, function, *args):
         calls.append(name)
         return function(*args)
 
     for name in ("dense_forward", "dense_backward"):
-        monkeypatch.setattr(native, name, partial(watched, name, getattr(native, name)))
+        monkeypatch.setattr(module, name, partial(watched, name, getattr(module, name)))
     return calls
+
+
+@pytest.fixture
+def known(plain, dtype):
+    """What the tests below use has been compiled, by a call in Python."""
+    for act in ("linear", "relu", "tanh", "gelu"):
+        Y, cache = plain.dense_forward(np.ones((1, 2), dtype), np.ones((2, 3), dtype), None, act)
+        plain.dense_backward(Y, cache)
 
 
 def layer(rng, dtype, n=5, n_in=4, n_out=3):
@@ -74,7 +86,7 @@ def both(kernels, X, W, b, dY, act="tanh", **options):
     Y, cache = kernels.dense_forward(X, W, b, act, **options)
     kept = *cache[:4], cache.mask
     assert type(cache) is kernels.DenseCache
-    assert cache.Y is Y and cache.backend is backends.load(options.get("backend", "c"))
+    assert cache.Y is Y and cache.backend is backends.resolve(options.get("backend"))
     assert cache.activation == fb.activation(act) and cache.has_bias is (b is not None)
     return kept, kernels.dense_backward(dY, cache)
 
@@ -87,18 +99,21 @@ def test_usual_calls_never_come_to_python(plain, long_way, dtype, rng, act, shap
     X, W, b, dY = layer(rng, dtype, *shape)
     act = fb.activation(act)
     for bias in (b, None):
+        expected, plain_cache = plain.dense_forward(X, W, bias, act)  # which may compile it first
+        gradients = plain.dense_backward(dY, plain_cache)
+        assert long_way == ["dense_forward", "dense_backward"]
+        long_way.clear()
         Y, cache = fb.dense_forward(X, W, bias, act)
         results = fb.dense_backward(dY, cache), fb.dense_backward(dY, cache, need_dX=False)
         assert long_way == [] or act is BUMP
         assert cache.X is X and cache.W is W and cache.Y is Y and cache.activation is act
-        expected, plain_cache = plain.dense_forward(X, W, bias, act)
         assert same(Y, expected) and same(cache.Z, plain_cache.Z)
-        assert same(results[0], plain.dense_backward(dY, plain_cache))
+        assert same(results[0], gradients)
         assert same(results[1], plain.dense_backward(dY, plain_cache, need_dX=False))
         long_way.clear()
 
 
-def test_arguments_by_name(plain, long_way, rng, dtype):
+def test_arguments_by_name(plain, known, long_way, rng, dtype):
     X, W, b, dY = layer(rng, dtype)
     usual = [
         lambda f: f(X, W),
@@ -124,7 +139,7 @@ def test_arguments_by_name(plain, long_way, rng, dtype):
     assert long_way == ["dense_backward"]
 
 
-def test_unusual_arrays_take_the_long_way(plain, long_way, dtype, rng):
+def test_unusual_arrays_take_the_long_way(plain, known, long_way, dtype, rng):
     clean = layer(rng, dtype)
     for i, array in enumerate(clean):
         variants = {**nasty_layouts(array), **nasty_types(array)}
@@ -138,10 +153,10 @@ def test_unusual_arrays_take_the_long_way(plain, long_way, dtype, rng):
             long_way.clear()
 
 
-def test_other_calls_take_the_long_way(plain, long_way, rng, dtype):
+def test_other_calls_take_the_long_way(plain, known, long_way, backend, rng, dtype):
     X, W, b, dY = layer(rng, dtype)
     mask = rng.integers(0, 2, W.shape)
-    for options in ({"mask": mask}, {"backend": "c"}, {"act": BUMP}):
+    for options in ({"mask": mask}, {"backend": backend}, {"act": BUMP}):
         assert same(both(_kernels, X, W, b, dY, **options), both(plain, X, W, b, dY, **options))
         assert "dense_forward" in long_way
         long_way.clear()
@@ -207,27 +222,29 @@ def test_errors_are_the_same(plain, call):
     assert attempt(lambda: call(_kernels)) == expected
 
 
-def test_the_backend_in_use_is_used(rng, long_way):
-    X, W, b, dY = layer(rng, "float32")
+def test_the_backend_in_use_is_used(known, long_way, backend, rng, dtype):
+    X, W, b, dY = layer(rng, dtype)
     _, cache = fb.dense_forward(X, W, b)
-    with fb.use_backend("numpy"):
-        assert fb.dense_forward(X, W, b)[1].backend is backends.load("numpy")
-        assert same(
-            fb.dense_backward(dY, cache), both(_kernels, X, W, b, dY, "linear", backend="c")[1]
-        )
-        with ThreadPoolExecutor(1) as pool:  # whose context is empty
-            default = pool.submit(fb.get_backend).result()
-            cache = pool.submit(fb.dense_forward, X, W, b).result()[1]
-        assert cache.backend is backends.load(default)
+    gradients = both(_kernels, X, W, b, dY, "linear", backend=backend)[1]
+    long_way.clear()
+    for other in fb.available_backends():
+        with fb.use_backend(other):
+            assert fb.dense_forward(X, W, b)[1].backend is backends.load(other)
+            assert same(fb.dense_backward(dY, cache), gradients)
+            with ThreadPoolExecutor(1) as pool:  # whose context is empty
+                default = pool.submit(fb.get_backend).result()
+                of_thread = pool.submit(fb.dense_forward, X, W, b).result()[1]
+            assert of_thread.backend is backends.load(default)
+    assert long_way == []
 
 
-def test_a_cache_that_was_changed(plain, rng, dtype):
+def test_a_cache_that_was_changed(plain, known, rng, dtype):
     X, W, b, dY = layer(rng, dtype)
     changes = [
         {"has_bias": False},
         {"activation": fb.activation("relu")},
         {"mask": np.eye(4, 3)},
-        {"backend": backends.load("numpy")},
+        *({"backend": backends.load(name)} for name in fb.available_backends()),
     ]
     for change in changes:
         results = []
@@ -243,10 +260,10 @@ def test_a_cache_that_was_changed(plain, rng, dtype):
         assert failures[0] == failures[1] is not None, change
 
 
-def test_references_are_given_back(rng, dtype):
+def test_references_are_given_back(backend, rng, dtype):
     arrays = layer(rng, dtype)
     act = fb.leaky_relu(0.2)
-    counted = [*arrays, act, dtype, backends.load("c"), fb.activation("gelu")]
+    counted = [*arrays, act, dtype, backends.load(backend), fb.activation("gelu")]
 
     def calls():
         for function in (act, "gelu", "linear"):
@@ -304,7 +321,7 @@ def test_what_is_ready(dtype, rng):
 
 
 @pytest.mark.parametrize("loss", ["mse", "softmax_ce", "gaussian_kl"])
-def test_value_and_gradient(monkeypatch, dtype, rng, loss):
+def test_value_and_gradient(monkeypatch, backend, dtype, rng, loss):
     net = fb.Network(4, fb.Dense(6, "gelu"), fb.Dense(2), dtype=dtype)
     X, params = rng.standard_normal((9, 4)), net.init(seed=3)
     y = {"mse": X[:, :2], "softmax_ce": rng.integers(0, 2, 9), "gaussian_kl": None}[loss]
@@ -315,35 +332,76 @@ def test_value_and_gradient(monkeypatch, dtype, rng, loss):
     for _ in range(100):
         objective.value_and_grad(params)
     assert sys.getrefcount(params) == count
-    monkeypatch.setattr(backends.load("c"), "_door", None)
+    module, of_door = backends.load(backend), []
+    name = {"c": "value_and_grad", "numba": "numba_value_and_grad"}[backend]
+
+    def watched(function, *args):
+        of_door.append(function(*args))
+        return of_door[-1]
+
+    door = SimpleNamespace(**{name: partial(watched, getattr(module._door, name))})
+    monkeypatch.setattr(module, "_door", door)
     assert same((value, grad), objective.value_and_grad(params))
+    assert len(of_door) == 1 and same(of_door[0], (value, grad))
+    monkeypatch.setattr(module, "_door", None)
+    assert same((value, grad), objective.value_and_grad(params))
+    assert len(of_door) == 1
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (64, 48, 40)], ids=str)  # with the GIL and without
-def test_threads(rng, dtype, shape):
+def test_threads(backend, rng, dtype, shape):
     arrays = layer(rng, dtype, *shape)
     expected = both(_kernels, *arrays)
 
     def calls(_):
-        with fb.use_backend("c"):
+        with fb.use_backend(backend):
             return all(same(both(_kernels, *arrays), expected) for _ in range(200))
 
     with ThreadPoolExecutor(4) as pool:
         assert all(pool.map(calls, range(8)))
 
 
-@pytest.mark.parametrize("name", ["numba", "numpy"])
-def test_before_the_library_is_loaded(name):
+def run(program, backend):
+    environment = os.environ | {"FASTBP_BACKEND": backend}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
+
+
+@pytest.mark.parametrize("backend", COMPILED, indirect=True)
+def test_the_first_calls_are_made_by_several_threads(backend):
+    program = """
+import threading, numpy as np, fastbp as fb
+from concurrent.futures import ThreadPoolExecutor
+X, W, start = np.ones((2, 3), np.float32), np.full((3, 4), 0.1, np.float32), threading.Barrier(3)
+
+def calls(i):
+    start.wait()
+    act = ("tanh", "relu", "tanh")[i]
+    for _ in range(100):
+        Y, cache = fb.dense_forward(X, W, X[0, :1].repeat(4), act)
+        dX, dW, db = fb.dense_backward(Y, cache)
+    return [np.round(array, 4).tolist() for array in (Y, dX, dW, db)]
+
+y = np.tanh(1.3)
+d = y * (1 - y * y)
+expected = ((y, 0.4 * d, 2 * d, 2 * d), (1.3, 0.52, 2.6, 2.6))
+shapes = (2, 4), (2, 3), (3, 4), 4
+with ThreadPoolExecutor(3) as pool:
+    for i, results in enumerate(pool.map(calls, range(3))):
+        for result, shape, value in zip(results, shapes, expected[i % 2]):
+            assert np.allclose(result, np.full(shape, value), atol=1e-4), (i, result, value)
+"""
+    run(program, backend)
+
+
+@pytest.mark.parametrize("backend", ["numba", "numpy"], indirect=True)
+def test_before_the_library_is_loaded(backend):
     """A process that never comes to use the C backend."""
-    if backends.why_missing(name) is not None:
-        pytest.skip(backends.why_missing(name))
-    program = (
+    run(
         "import numpy as np, sys, fastbp as fb\n"
         "Y, cache = fb.dense_forward(np.ones((2, 3)), np.ones((3, 1)), np.zeros(1), 'tanh')\n"
         "Y, cache = fb.dense_forward(np.ones((2, 3)), np.ones((3, 1)))\n"
         "dX, dW, db = fb.dense_backward(np.ones((2, 1)), cache)\n"
         "assert Y.tolist() == [[3.0], [3.0]] and dW.tolist() == 3 * [[2.0]] and db is None\n"
-        "assert 'fastbp.backends.native' not in sys.modules\n"
+        "assert 'fastbp.backends.native' not in sys.modules\n",
+        backend,
     )
-    environment = os.environ | {"FASTBP_BACKEND": name}
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)

@@ -220,7 +220,7 @@ act = fb.Activation("atan", f, df)
 net = fb.Network(1, fb.Dense(1, act), fb.Dense(1, "linear"))
 print(*net.value_and_grad([1.0, 0.0, 2.0, 0.0], [[1.0]], [0.0])[1].round(9))
 from fastbp.backends.jit import objective
-(dispatcher,) = objective.objective.dispatchers.values()
+(dispatcher,) = objective.linked_objective.dispatchers.values()
 print(sum(dispatcher.stats.cache_hits.values()))
 """
 

@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from .. import backends
 from .._errors import unknown_name
-from ..activations import BY_NAME, Activation
+from ..activations import Activation
 from ..losses import SOFTMAX_CE_LABELS
 from .contract import Descent, Plan, Problem, Recipe, Robust, Rules, Run
 
@@ -30,8 +29,7 @@ def _open_door() -> Any:
         return None
     names = ("fb_dense_forward", "fb_dense_backward", "fb_value_and_grad")
     addresses = [_integer(ffi.addressof(lib, name)) for name in names]
-    this, context = sys.modules[__name__], backends._context
-    door.connect(this, context.get, BY_NAME, Activation, *addresses)
+    door.connect_c(sys.modules[__name__], *addresses)
     return door
 
 

@@ -36,10 +36,12 @@ loads it from Numba's cache; sizes, activations, losses and optimizers are argum
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 from ...activations import Activation
@@ -85,8 +87,21 @@ from . import (
     slim,
     training,
 )
+from .compiling import Linked
 from .sharing import Team
 from .vectors import VECTOR_BYTES
+
+
+def _open_door() -> Any:
+    """The module of C functions that call compiled ones: csrc/python/door.c; or None."""
+    try:
+        from .. import _door as door
+    except ImportError:  # not built: no compiler, or a Python without limited API
+        return None
+    return None if numba.config.DISABLE_JIT else door
+
+
+_door = _open_door()
 
 _NEVER = 2**62  # more rows than there are
 
@@ -271,6 +286,20 @@ def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
     return function, act.constant, user
 
 
+_told: set[tuple[Linked, int, str]] = set()
+
+
+def _tell_door(linked: Linked, act: Activation, dtype: np.dtype) -> None:
+    """Let the door serve later calls like one that has been served here."""
+    call = linked, act.kind, dtype.char
+    if _door is None or call in _told:
+        return
+    this, is_double = sys.modules[__name__], dtype.itemsize == 8
+    is_backward, function = linked is kernels.linked_backward, _function(act, dtype)[0]
+    _door.connect_numba(this, is_double, is_backward, linked.address(dtype), act.kind, function)
+    _told.add(call)
+
+
 def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
     result = np.empty(Z.shape, Z.dtype)
     kernels.activation[Z.dtype](order, *_function(act, Z.dtype), Z.reshape(-1), result.reshape(-1))
@@ -286,6 +315,7 @@ def dense_forward(
     Z = np.empty_like(Y) if keep_z else blank.matrix
     bias, function = blank.vector if b is None else b, _function(act, dtype)
     kernels.dense_forward[dtype](X, W, bias, b is not None, act.kind, *function, Y, Z, keep_z)
+    _tell_door(kernels.linked_forward, act, dtype)
     return Y, Z if keep_z else None
 
 
@@ -309,6 +339,7 @@ def dense_backward(
     kernels.dense_backward[dtype](
         dY.copy(), X, W, kept, act.kind, *function, dX, need_dX, dW, db, need_db, transposed
     )
+    _tell_door(kernels.linked_backward, act, dtype)
     return dX if need_dX else None, dW, db if need_db else None
 
 
@@ -412,8 +443,24 @@ def value(problem: Problem, params: np.ndarray, threads: int) -> float:
 
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
+    if _door is not None and (threads == 1 or len(problem.X) <= PART_ROWS):
+        places, _ = problem.handles.get("numba door") or _new_places(problem)
+        results = _door.numba_value_and_grad(places, params)
+        if results is not None:
+            return results
     gradient = np.empty(problem.plan.n_params, problem.plan.dtype)
     return _objective(problem, params, threads, gradient), gradient
+
+
+def _new_places(problem: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """What the door needs of a problem: numba_problem in door.c; and the arrays it refers to."""
+    p, dtype = _prepared(problem.plan), problem.plan.dtype
+    arrays = *p.arrays, *_data(problem)
+    function = objective.linked_objective.address(dtype)
+    numbers = [function, p.size * dtype.itemsize, len(problem.X)]
+    numbers += [array.ctypes.data for array in arrays]
+    handle = problem.handles["numba door"] = np.array(numbers, np.uintp), arrays
+    return handle
 
 
 def _objective(problem: Problem, params: np.ndarray, threads: int, gradient: np.ndarray) -> float:

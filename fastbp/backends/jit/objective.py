@@ -405,6 +405,33 @@ part_of_sum = Entry(
 )  # fmt: skip
 
 
+def _make_linked_objective(fingerprint):
+    def linked_objective(
+        plan, constants, params, terms, numbers, x, targets, labels, weights, n, n_params,
+        gradient, need_gradient, workspace,
+    ):  # fmt: skip
+        """The objective of n rows and its gradient, if needed."""
+        _ = fingerprint  # see compiling.source_fingerprint
+        space, needed = aligned(workspace), need_gradient != 0
+        total = sum_of_rows(
+            plan, constants, params, terms, numbers, x, targets, labels, weights, labels, False,
+            0, n, numbers[SCALE], types.uint64(0), 0, gradient, needed, n_params,
+            False, space,
+        )  # fmt: skip
+        return objective_of(total, numbers[SCALE], plan, params, numbers, gradient, needed, space)
+
+    return linked_objective
+
+
+# For the C functions of the door as well: see kernels.linked_forward.
+linked_objective = Linked(
+    _make_linked_objective, NUMBER,
+    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGER, INTEGER,
+    reals, INTEGER, reals, calls=SUMS,
+)  # fmt: skip
+_linked_objective = linked_objective.call
+
+
 def _make_objective(fingerprint):
     def objective(
         plan, constants, params, terms, numbers, X, targets, labels, weights,
@@ -416,23 +443,22 @@ def _make_objective(fingerprint):
         """
         _ = fingerprint  # see compiling.source_fingerprint
         q, c, p = pointer(plan), pointer(constants), pointer(params)
-        a, g, space = pointer(numbers), pointer(gradients), aligned(pointer(workspace))
-        if sums.size > 0:
-            total = sum_of_parts(sums.size, pointer(sums))
-            if need_gradient:
-                add_parts(sums.size, params.size, g)
-        else:
-            total = sum_of_rows(
+        a, g, space = pointer(numbers), pointer(gradients), pointer(workspace)
+        if sums.size == 0:
+            return _linked_objective(
                 q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
-                pointer(weights), pointer(labels), False, 0, X.shape[0], a[SCALE],
-                types.uint64(0), 0, g, need_gradient, params.size, False, space,
+                pointer(weights), X.shape[0], params.size, g, int(need_gradient), space,
             )  # fmt: skip
-        return objective_of(total, a[SCALE], q, p, a, g, need_gradient, space)
+        if need_gradient:
+            add_parts(sums.size, params.size, g)
+        total = sum_of_parts(sums.size, pointer(sums))
+        return objective_of(total, a[SCALE], q, p, a, g, need_gradient, aligned(space))
 
     return objective
 
 
 objective = Entry(
     _make_objective, NUMBER,
-    *PLAN, given(1), *DATA, result(1), FLAG, given_doubles(1), result(1), calls=SUMS,
+    *PLAN, given(1), *DATA, result(1), FLAG, given_doubles(1), result(1),
+    calls=(*SUMS, linked_objective),
 )  # fmt: skip
