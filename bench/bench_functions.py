@@ -15,7 +15,8 @@ from workloads import DTYPES, HAND
 
 import fastbp as fb
 
-NAMES = (FMA, "c", HAND)
+COMPILED = [name for name in ("c", "numba") if name in fb.available_backends()]
+NAMES = (FMA, *COMPILED, HAND)
 SIZE = 2048
 
 pytestmark = loops.needed
@@ -28,6 +29,8 @@ def contestant(name: str, function: str, dtype: str) -> Contestant:
     Y = np.empty_like(Z)
     if name == HAND:
         run = by_hand(function, Z, Y)
+    elif name == "numba":
+        run = in_numba(function, Z, Y)
     else:
         head = (loops.ours("fb_activation"), loops.is_double(Z), fb.activation(function).kind)
         run = loops.repeated("repeat_activation", *head, 0, ctypes.c_int(0), SIZE, Z, Y)
@@ -38,6 +41,13 @@ def contestant(name: str, function: str, dtype: str) -> Contestant:
         assert np.allclose(Y, exact[function](Z.astype(np.float64)), rtol=8 * np.finfo(dtype).eps)
 
     return Contestant(run, check, units=SIZE)
+
+
+def in_numba(function: str, Z: np.ndarray, Y: np.ndarray):
+    from fastbp.backends.jit import activations
+
+    address, _ = activations.addresses(fb.activation(function), Z.dtype)
+    return loops.repeated("repeat_numba_activation", ctypes.c_void_p(address), 0, SIZE, Z, Y)
 
 
 def by_hand(function: str, Z: np.ndarray, Y: np.ndarray):

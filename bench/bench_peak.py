@@ -1,4 +1,4 @@
-"""The C kernels by themselves, forward and backward, beside the most that the core can multiply.
+"""The kernels by themselves, forward and backward, beside the most that the core can multiply.
 
 The kernels run in a loop in C (loops.c), so that a small layer shows its arithmetic and not
 Python's cost of a call. NumPy by hand is called from Python as ever.
@@ -6,6 +6,7 @@ Python's cost of a call. NumPy by hand is called from Python as ever.
 
 from __future__ import annotations
 
+import ctypes
 from functools import partial
 
 import loops
@@ -20,7 +21,8 @@ from workloads import DTYPES, HAND, KERNELS, QUICK_KERNELS
 
 import fastbp as fb
 
-NAMES = (FMA, "c", HAND)
+COMPILED = [name for name in ("c", "numba") if name in fb.available_backends()]
+NAMES = (FMA, *COMPILED, HAND)
 
 pytestmark = loops.needed
 
@@ -35,7 +37,7 @@ def contestant(name: str, shape: tuple[int, int, int], way: str, dtype: str) -> 
     W = (rng.standard_normal((n_in, n_out)) / np.sqrt(n_in)).astype(dtype)
     b, dY = rng.standard_normal(n_out).astype(dtype), rng.standard_normal((n, n_out)).astype(dtype)
     layer = Dense(X, W, b, "relu")
-    run = by_hand(layer, dY, way) if name == HAND else in_c(layer, dY, way)
+    run = {HAND: by_hand, "c": in_c, "numba": in_numba}[name](layer, dY, way)
 
     def check():
         Y = layer.forward().copy()
@@ -67,6 +69,21 @@ def in_c(layer: Dense, dY: np.ndarray, way: str):
     else:
         arrays = (dY, layer.X, layer.W, layer.Y, layer.dX, layer.dW, layer.db)
     return loops.repeated(f"repeat_{way}", loops.ours(f"fb_dense_{way}"), *sizes, *arrays)
+
+
+def in_numba(layer: Dense, dY: np.ndarray, way: str):
+    from fastbp.backends.jit import activations, kernels
+
+    relu, dtype, (n, n_in) = fb.activation("relu"), dY.dtype, layer.X.shape
+    compiled = {"forward": kernels.linked_forward, "backward": kernels.linked_backward}[way]
+    address = ctypes.c_void_p(compiled.address(dtype))
+    sizes = (n, n_in, dY.shape[1], relu.kind, activations.addresses(relu, dtype)[0])
+    if way == "forward":
+        arrays = (layer.X, layer.W, layer.b, layer.Y)
+    else:
+        room = np.empty_like(dY), dY.nbytes, np.empty_like(layer.W)
+        arrays = (dY, layer.X, layer.W, layer.Y, layer.dX, layer.dW, layer.db, *room)
+    return loops.repeated(f"repeat_numba_{way}", address, *sizes, *arrays)
 
 
 @pytest.mark.parametrize("name", NAMES)

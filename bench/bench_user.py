@@ -159,8 +159,8 @@ def numba_loops() -> Any:
         total = 0.0
         for _ in range(times):
             total += call_loss(
-                function, FIRST, y.size, 1, pointer(y), pointer(t), pointer(labels), pointer(y),
-                0.5, 0.0, user, pointer(d), pointer(scratch),
+                function, FIRST, y.size, 1, 0, pointer(y), pointer(t), pointer(labels), pointer(y),
+                False, pointer(y), 0.5, 0.0, user, pointer(d), pointer(scratch),
             )  # fmt: skip
         return total / times
 

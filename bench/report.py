@@ -213,14 +213,15 @@ def fma_peak(run: Run, dtype: str) -> float:
 
 def functions(run: Run, lost: str) -> Table:
     """The time of a number, and the limit for C."""
-    table = [["", "dtype", "C", title("by hand"), "limit"]]
+    names = [name for name in run.contestants((FUNCTIONS,)) if name not in (FMA, "c")]
+    table = [["", "dtype", "C", *map(title, names), "limit"]]
     wide = run.machine["fastbp"]["c"]["instruction set"] == "avx512"
     for row in run.suite(FUNCTIONS):
         ns, peak = 1e9 * row.seconds["c"], 1e-9 / row.seconds[FMA]
         limit = LIMITS[row.name, row.dtype] * LIMIT_PEAK[row.dtype] / peak if wide else None
         found = lost.format(number(ns)) if limit and ns > limit else number(ns)
-        by_hand = number(1e9 * row.seconds["by hand"])
-        table.append([row.name, row.dtype, found, by_hand, number(limit)])
+        others = (number(1e9 * row.seconds[name]) for name in names)
+        table.append([row.name, row.dtype, found, *others, number(limit)])
     return table
 
 
@@ -307,7 +308,7 @@ def tables(run: Run, lost: str) -> dict[str, Table]:
     """All tables by their headings."""
     raced = {suite: text for suite, text in SUITES.items() if run.suite(suite)}
     found = {text: comparison(run, suite, lost) for suite, text in raced.items()}
-    found["C kernels without the call from Python, relu, of the FMA peak"] = peak_shares(run)
+    found["Kernels without the call from Python, relu, of the FMA peak"] = peak_shares(run)
     if run.suite(FUNCTIONS):
         found["Functions of numbers in the cache, called from C, ns per number"] = functions(
             run, lost
