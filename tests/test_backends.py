@@ -20,6 +20,7 @@ from strategies import (
     EVERY_ACTIVATION,
     EVERY_LOSS,
     OPTIMIZERS,
+    QUARTIC,
     SMOOTH_ACTIVATIONS,
     SMOOTH_LOSSES,
     Case,
@@ -99,9 +100,18 @@ def test_parts_cover_all_rows_once_and_have_even_lengths():
         assert max(sizes) - min(sizes) <= 2 * len(parts)
 
 
+def also_interpreted(values, chosen):
+    """Parameters of a test, of which those chosen run with interpreted sources as well."""
+    mark = pytest.mark.interpreted
+    return [pytest.param(value, marks=mark) if value in chosen else value for value in values]
+
+
 # What the functions compute.
 
 REFERENCE = backends.load("numpy")
+
+# Losses of elements, with weights by lanes or row by row; of rows, of pairs, of the user's own.
+OF_EVERY_KIND = ("mse", "huber", "softmax_ce", "gaussian_nll", "margin_ranking", QUARTIC)
 
 # As many roundings of the largest entry may results be apart: in float64 1e-12 of it.
 ROUNDINGS = 4504
@@ -195,7 +205,7 @@ def test_every_loss_agrees_with_the_reference(compiled, dtype, loss, penalties):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+@pytest.mark.parametrize("loss", also_interpreted(EVERY_LOSS, OF_EVERY_KIND), ids=str)
 def test_narrow_networks_agree_with_the_reference(compiled, dtype, loss):
     """Layers of 1 to 8 units, which C may treat by units, with every activation and odd rows."""
     rng = np.random.default_rng(8)
@@ -220,7 +230,7 @@ WIDTHS = {
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("widths", WIDTHS)
+@pytest.mark.parametrize("widths", also_interpreted(WIDTHS, ("1-11",)))
 def test_every_width_agrees_with_the_reference(compiled, dtype, widths):
     """Of inputs, hidden layers and outputs in turn, the others small and different."""
     rng = np.random.default_rng(3)
@@ -283,9 +293,10 @@ def test_functions_leave_their_inputs_and_give_fresh_arrays(module, dtype, name)
 
 
 @pytest.mark.backend
-@pytest.mark.interpreted
 @pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("act", ["tanh", "softplus", "relu6", "leaky_relu"])
+@pytest.mark.parametrize(
+    "act", also_interpreted(["tanh", "softplus", "relu6", "leaky_relu"], ("tanh", "softplus"))
+)
 def test_nan_spreads_as_in_the_reference(compiled, dtype, name, act):
     """One in the data reaches what depends on its row, one in the parameters what on it."""
     rng = np.random.default_rng(7)
@@ -572,7 +583,9 @@ def test_training_agrees_with_the_reference(compiled, method, loss):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+@pytest.mark.parametrize(
+    "loss", also_interpreted(EVERY_LOSS, ("softmax_ce", "margin_ranking")), ids=str
+)
 def test_training_of_narrow_networks_agrees_with_the_reference(compiled, loss):
     """Shuffled or not, of a few rows up to all, with fixed entries and a validation."""
     for seed, method in enumerate(OPTIMIZERS):
@@ -877,8 +890,9 @@ def go_through(module, t, run, n_steps, cuts=()):
 
 
 @pytest.mark.backend
-@pytest.mark.interpreted
-@pytest.mark.parametrize("method", OPTIMIZERS)
+@pytest.mark.parametrize(
+    "method", also_interpreted(OPTIMIZERS, ("momentum", "adam", "rmsprop both"))
+)
 def test_training_with_every_option_agrees_with_the_reference(compiled, method):
     options = EVERY_OPTION | {"goal": -np.inf, "patience": 20}
     for seed in range(8):

@@ -256,6 +256,124 @@ def test_runs_over_a_damaged_cache(tmp_path):
     assert python(TANH, NUMBA_CACHE_DIR=tmp_path).split()[:2] == RIGHT
 
 
+# Memory.
+
+
+class GuardedNumPy:
+    """NumPy, whose new arrays lie between two zones of a pattern."""
+
+    zone, pattern = 4096, 0xA5
+
+    def __init__(self):
+        self.buffers = []
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+    def empty(self, shape, dtype=float):
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        buffer = np.full(size + 2 * self.zone, self.pattern, np.uint8)
+        self.buffers.append(buffer)
+        return buffer[self.zone : self.zone + size].view(dtype).reshape(shape)
+
+    def empty_like(self, array):
+        return self.empty(array.shape, array.dtype)
+
+    def touched(self):
+        """How large the arrays are that were left, in bytes; the next ones are watched from now."""
+        sizes = [
+            buffer.size - 2 * self.zone
+            for buffer in self.buffers
+            if (buffer[: self.zone] != self.pattern).any()
+            or (buffer[-self.zone :] != self.pattern).any()
+        ]
+        self.buffers.clear()
+        return sizes
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    from fastbp.backends import jit
+
+    monkeypatch.setattr(jit, "np", GuardedNumPy())
+    with fb.use_backend("numba"):
+        yield jit.np
+
+
+def frozen(sizes, dtype):
+    """A network of which the parameters of all layers but the last are fixed, or of that too."""
+    n_in, *widths = sizes
+    last = len(widths) - 1 if len(sizes) > 2 else 0
+    layers = [fb.Dense(w, "tanh", trainable=k == last > 0) for k, w in enumerate(widths)]
+    return fb.Network(n_in, *layers, dtype=dtype)
+
+
+def calls_of(c):
+    """Name -> a call that has a workspace or a result of the backend."""
+    net, params, X = c.net, c.params, c.X
+    Y = net.forward(params, X)
+    direction = np.ones_like(params)
+    calls = {
+        "forward": lambda: net.forward(params, X),
+        "vjp": lambda: net.vjp(params, X)[1](Y),
+        "jvp": lambda: net.jvp(params, X, direction),
+        "jacobian": lambda: net.jacobian(params, X),
+        "jacobian of free": lambda: net.jacobian(params, X, free_only=True),
+        "input_jacobian": lambda: net.input_jacobian(params, X),
+        "dense": lambda: fb.dense_backward(Y @ Y.T, fb.dense_forward(X, X.T, activation="tanh")[1]),
+        "normal_equations": lambda: net.normal_equations(params, X, Y + 1),
+        "lm fit": lambda: fb.fit(net, X, Y + 1, method="lm", epochs=2, params=params),
+    } | calls_of_loss(c)
+    return {name: call for name, call in calls.items() if net.n_free or "fit" not in name}
+
+
+def calls_of_loss(c):
+    options = c.terms | {"epochs": 2, "batch_size": 10, "params": c.params, "seed": 0, "threads": 2}
+    v = np.ones_like(c.params)
+    return {
+        "value_and_grad": lambda: c.net.value_and_grad(*c.arguments, **c.terms),
+        "per_sample_grad": lambda: c.net.per_sample_grad(*c.arguments),
+        "hvp": lambda: c.net.hvp(c.params, c.X, c.y, v, c.loss, **c.terms),
+        "fit": lambda: fb.fit(c.net, c.X, c.y, loss=c.loss, on_divergence="return", **options),
+    }
+
+
+SHAPES = (
+    (1, 10, 1), (3, 3, 1), (4, 20, 1), (10, 8, 1), (3, 5, 2), (6, 16, 16, 3), (12, 33, 17),
+    (40, 9, 2), (2, 130, 1), (5, 2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("make", [fb.Network.mlp, frozen])
+def test_nothing_is_written_beyond_results_and_workspaces(guarded, rng, dtype, make):
+    for sizes in SHAPES:
+        net = make(sizes, dtype=dtype)
+        for n in (1, 5, 65) if max(sizes) > 20 else (1, 5, 64, 65, 300):
+            for name, call in calls_of(case_of(rng, net, n)).items():
+                call()
+                assert not guarded.touched(), f"{name} of {n} rows, {net}"
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+def test_nothing_is_written_beyond_those_of_a_loss(guarded, rng, dtype, loss):
+    for n_out in (1, 3, 17):
+        for n_in, width in ((3, 4), (5, 9)):
+            net = fb.Network.mlp([n_in, width, n_out_for(loss, n_out)], dtype=dtype)
+            for n in (1, 5, 19, 66):
+                c = case_of(rng, net, n_for(loss, n), loss, weighted=n % 2 == 1)
+                for name, call in calls_of_loss(c).items():
+                    call()
+                    assert not guarded.touched(), f"{name} of {c}"
+
+
+def test_guards_tell_what_is_written_beyond_an_array():
+    numpy = GuardedNumPy()
+    for place, touched in ((0, []), (-1, [24]), (3, [24])):
+        array = numpy.empty(3)
+        np.ndarray(1, float, array.base, numpy.zone + 8 * place)[0] = 1
+        assert numpy.touched() == touched
+
+
 # The interpreter.
 
 
@@ -266,7 +384,10 @@ def test_intrinsics_have_stand_ins_of_the_same_arguments():
 
     names = set()
     for _, _, value in contents():
-        if isinstance(value, _Intrinsic) and value.__name__ not in ("apply", "call"):
+        if not isinstance(value, _Intrinsic) or value.__name__ in ("apply", "call"):
+            continue
+        # Users' code, which is for Numba or runs as it is, has intrinsics of its own.
+        if value._defn.__module__.split(".")[-1] not in ("callers", "user"):
             names.add(value.__name__)
             _, *expected = inspect.signature(value._defn).parameters
             stand_in = getattr(interpreted, value.__name__.lstrip("_"))

@@ -500,6 +500,14 @@ def test_bad_weights(backend, loss, w, error, message):
     assert type(caught.value) is error
 
 
+def test_norms_of_float32_columns_are_float64(backend):
+    net = fb.Network(40, fb.Dense(30), dtype="float32")
+    params = net.init(0)
+    W = net.unpack(params)[0][0].astype(np.float64)
+    value = net.value(params, np.zeros((2, 40)), np.zeros((2, 30)), group=1.0)
+    assert value == pytest.approx(np.linalg.norm(W, axis=0).sum(), rel=1e-14, abs=0)
+
+
 @pytest.mark.parametrize("name", ["l2", "l1", "group"])
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
 def test_bad_penalties(backend, name, value):

@@ -457,6 +457,7 @@ def test_directions_count_at_free_parameters_alone(backend, dtype, rng):
             assert same(product(c.params, c.X, c.y, other, **c.terms), expected)
 
 
+@pytest.mark.interpreted
 def test_normal_equations_are_in_free_coordinates(backend, dtype):
     c, free, present = partly_fixed(dtype)
     JTJ, JTr, sse = c.net.normal_equations(c.params, c.X, c.y)
@@ -473,12 +474,20 @@ def test_normal_equations_are_in_free_coordinates(backend, dtype):
     np.linalg.cholesky(JTJ.astype(np.float64) + 1e-6 * np.eye(len(JTJ)))
 
 
+@pytest.mark.interpreted
 def test_jacobian_of_the_free_parameters(backend, dtype):
     c, free, _ = partly_fixed(dtype)
     whole, part = c.net.jacobian(c.params, c.X), c.net.jacobian(c.params, c.X, free_only=True)
     assert same(part, np.ascontiguousarray(whole[:, free])) and part.flags.c_contiguous
     plain = without_masks(c.net)
     assert same(plain.jacobian(c.params, c.X, True), plain.jacobian(c.params, c.X))
+    above = fb.Network(
+        4, fb.Dense(5, "tanh", trainable=False), fb.Dense(2, trainable=False), fb.Dense(3),
+        dtype=dtype,
+    )  # fmt: skip
+    params = above.init(0)
+    whole, part = above.jacobian(params, c.X), above.jacobian(params, c.X, free_only=True)
+    assert same(part, np.ascontiguousarray(whole[:, above.free])) and part.any()
     frozen = fb.Network(4, fb.Dense(3, trainable=False), dtype=dtype)
     assert frozen.jacobian(frozen.init(0), c.X, free_only=True).shape == (27, 0)
     JTJ, JTr, sse = frozen.normal_equations(frozen.init(0), c.X, c.y)

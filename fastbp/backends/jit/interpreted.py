@@ -31,6 +31,10 @@ import numpy as np
 from numba import types
 from numba.core import config
 from numba.extending import intrinsic as _numbas_intrinsic
+from numpy.ctypeslib import as_array
+
+from ..._user import PairFunctions, ScalarFunctions
+from ...losses import SOFTMAX_CE_LABELS
 
 INTERPRETED = bool(config.DISABLE_JIT)
 
@@ -130,11 +134,26 @@ def one(like):
 
 
 def call_c(address, *arguments):
-    values = [
-        ctypes.c_void_p(a.address) if isinstance(a, Pointer) else ctypes.c_int64(int(a))
-        for a in arguments
-    ]
-    ctypes.CFUNCTYPE(None, *map(type, values))(int(address))(*values)
+    _c_call(None, address, arguments)
+
+
+def call_c_for_number(address, *arguments):
+    return np.float64(_c_call(ctypes.c_double, address, arguments))
+
+
+def _c_call(returns: Any, address: int, arguments: Sequence[Any]) -> Any:
+    values = [_c_value(a) for a in arguments]
+    return ctypes.CFUNCTYPE(returns, *map(type, values))(int(address))(*values)
+
+
+def _c_value(x: Any) -> Any:
+    if isinstance(x, Pointer):
+        return ctypes.c_void_p(x.address)
+    return _c_real(x.dtype)(x) if isinstance(x, np.floating) else ctypes.c_int64(int(x))
+
+
+def _c_real(dtype: np.dtype) -> Any:
+    return ctypes.c_float if dtype == np.float32 else ctypes.c_double
 
 
 def floating_point_mode():
@@ -199,6 +218,7 @@ class Vector:
     __radd__ = plus = __add__
     __rmul__ = times = __mul__
     minus = __sub__
+    over = __truediv__
 
     def __rsub__(self, other: float) -> Vector:
         return self._new(self._operand(other) - self.value)
@@ -290,20 +310,33 @@ def _apply(
 
 
 def vector_width(start):
-    return 4  # so that small matrices have whole panels and remainders
+    return 4  # so that small matrices have whole vectors and remainders
 
 
-def panel(
-    vectors, columns, m, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row
-):
-    sums = a.matrix(m, depth, a_row, a_depth) @ b.matrix(depth, columns, b_row)
+def height(vectors):
+    return 4  # so that there are several tiles
+
+
+def tile(
+    vectors, rows, depth, a, a_row, a_depth, b, b_row, c, c_row, last, start, start_row, has_start,
+    finish,
+):  # fmt: skip
+    columns = max(vectors - 1, 0) * vector_width(c) + last
+    sums = a.matrix(rows, depth, a_row, a_depth) @ b.matrix(depth, columns, b_row)
     if has_start:
-        sums += start.matrix(m, columns, start_row)
-    c.matrix(m, columns, c_row)[:] = sums
+        sums += start.matrix(rows, columns, start_row)
+    c.matrix(rows, columns, c_row)[:] = _finished(sums, finish)
 
 
-def dots(rows, depth, a, a_row, b, start, c):
-    c.elements(rows)[:] = start + a.matrix(rows, depth, a_row) @ b.elements(depth)
+def _finished(sums: np.ndarray, finish: int) -> np.ndarray:
+    from .product import RECTIFIED
+
+    return np.where(sums < 0, sums.dtype.type(0), sums) if finish & RECTIFIED else sums
+
+
+def dots(rows, depth, a, a_row, b, start, c, finish):
+    sums = start + a.matrix(rows, depth, a_row) @ b.elements(depth)
+    c.elements(rows)[:] = _finished(sums, finish)
 
 
 def square_width(start):
@@ -311,7 +344,74 @@ def square_width(start):
 
 
 def transpose_square(a, a_row, to, to_row):
-    to.matrix(4, 4, to_row)[:] = a.matrix(4, 4, a_row).T
+    transpose_edge(4, 4, a, a_row, to, to_row)
+
+
+def transpose_edge(m, n, a, a_row, to, to_row):
+    to.matrix(n, m, to_row)[:] = a.matrix(m, n, a_row).T
+
+
+def multiples(n_in, n_out, a, d, row):
+    width = vector_width(d)
+    count = -(-n_out // width) * width
+    for i in range(n_in):
+        at(row, i * n_out).elements(count)[:] = a[i] * d.elements(count)
+
+
+# Slim networks.
+
+
+def width(size, like):
+    return size // like.dtype.itemsize
+
+
+def combine(
+    size, units, rows, ld, depth, w, w_unit, w_depth, bias, has_bias, x, finish, out
+):  # fmt: skip
+    sums = w.matrix(units, depth, w_unit, w_depth) @ x.matrix(depth, ld, ld)
+    if has_bias:
+        sums += bias.matrix(units, 1, 1)
+    out.matrix(units, ld, ld)[:] = _finished(sums, finish)
+
+
+def multiply(
+    size, units, rows, ld, n_in, n_out, x, d, accumulate, weights, biases, has_bias
+):  # fmt: skip
+    lanes, deltas = width(size, d), d.matrix(units, rows, ld)
+
+    def add(place: Pointer, terms: np.ndarray) -> None:
+        padded = np.pad(terms, ((0, 0), (0, -rows % lanes)))
+        sums, to = padded.reshape(units, -1, lanes).sum(1), place.matrix(units, lanes, lanes)
+        to[:] = to + sums if accumulate else sums
+
+    for i in range(n_in):
+        add(at(weights, i * n_out * lanes), at(x, i * ld).elements(rows) * deltas)
+    if has_bias:
+        add(biases, deltas)
+
+
+def add_lanes(size, vectors, sums):
+    lanes = width(size, sums)
+    sums.elements(lanes)[:] = vectors.matrix(lanes, lanes, lanes).sum(1)
+
+
+def softmax_of_lanes(kind, rows, n, y, y_unit, t, weights, factor, d, d_unit):
+    lanes = vector_width(y)
+    classes, w = np.arange(n)[:, None], weights.elements(lanes)
+
+    def of_class(x: np.ndarray) -> np.ndarray:
+        if kind == SOFTMAX_CE_LABELS:
+            return np.where(classes == t.elements(lanes), x, x.dtype.type(0))
+        return x * t.matrix(n, lanes, lanes)
+
+    below = y.matrix(n, lanes, y_unit)
+    below = below - below.max(0)
+    powers, share = np.exp(below), of_class(np.ones_like(below)).sum(0)
+    total = powers.sum(0)
+    slopes = powers * (share * w * factor / total) - of_class(np.ones_like(below) * w * factor)
+    d.matrix(n, lanes, d_unit)[:] = slopes
+    loss = w * (share * np.log(total) - of_class(below).sum(0))
+    return loss[:rows].sum(dtype=np.float64)
 
 
 # Functions.
@@ -334,7 +434,9 @@ def _typed(function: Callable, returns: Any, arguments: Sequence[Any]) -> Callab
 class Entry:
     """See `compiling.Entry`: there is one version, for both dtypes."""
 
-    def __init__(self, make: Callable, returns: Any, *arguments: Any, calls: Any = ()):
+    def __init__(
+        self, make: Callable, returns: Any, *arguments: Any, calls: Any = (), dtypes: str = ""
+    ):
         self._typed = _typed(make(0), returns, arguments)
 
     def __getitem__(self, dtype: np.dtype) -> Callable[..., Any]:
@@ -358,7 +460,14 @@ class Linked:
 class Family:
     """See `compiling.Family`: a function's address is its number."""
 
-    def __init__(self, make: Callable[[int, int], Callable], returns: Any, *arguments: Any):
+    def __init__(
+        self,
+        make: Callable[[int, int], Callable],
+        returns: Any,
+        *arguments: Any,
+        calls: Any = (),
+        kinds: Any,
+    ):
         self._make = make
         self._types = returns, arguments
 
@@ -367,3 +476,48 @@ class Family:
 
     def call(self, address, *arguments):
         return _typed(self._make(0, int(address)), *self._types)(*arguments)
+
+
+# Functions of the user's own, which C calls as well.
+
+
+def compile_activation(given, dtype):
+    from .activations import BACKWARD
+
+    functions = ScalarFunctions(*given)
+
+    def apply(order: int, n: int, *places: Any) -> None:
+        z, out = (as_array(place, (n,)) for place in places)
+        if order == BACKWARD:
+            out *= functions.evaluate(1, z)
+        else:
+            out[:] = functions.evaluate(order, z)
+
+    array = ctypes.POINTER(_c_real(dtype))
+    return _Callback(apply, None, array, array)
+
+
+def compile_loss(given, dtype):
+    functions, real = PairFunctions(*given), _c_real(dtype)
+
+    def apply(order: int, n: int, y: Any, t: Any, weights: Any, factor: float, d: Any) -> float:
+        y, t, d = (as_array(place, (n,)) for place in (y, t, d))
+        w = as_array(weights, (n,)).astype(np.float64) if weights else 1.0
+        if order == 1:
+            value, slope = functions.evaluate(y, t)
+            d[:] = slope * w * factor
+            return float((value * w).sum())
+        d[:] = functions.second(y, t) * w * factor
+        return 0.0
+
+    array = ctypes.POINTER(real)
+    return _Callback(apply, ctypes.c_double, array, array, array, real, array)
+
+
+class _Callback:
+    """A function in Python for callers in C; its first arguments are the order and n."""
+
+    def __init__(self, function: Callable, returns: Any, *arguments: Any):
+        kind = ctypes.CFUNCTYPE(returns, ctypes.c_int64, ctypes.c_int64, *arguments)
+        self._kept = kind(function)
+        self.address = ctypes.cast(self._kept, ctypes.c_void_p).value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from ..contract import HUBER_RHO, LINEAR_RHO, N_IN, N_OUT, SOFT_L1_RHO
 from .compiling import (
     FLAG,
@@ -69,10 +71,10 @@ def _sum_of_squares(rho, scale, m, n_out, y, t, weights, weighted, r, roots, der
     """Σ of a tile; if `derive`, the roots of w·rho' and the residuals times them as well."""
     total = 0.0
     for i in range(m):
-        w = float(weights[i]) if weighted else 1.0
+        w = np.float64(weights[i]) if weighted else 1.0
         for k in range(i * n_out, (i + 1) * n_out):
             difference = y[k] - t[k]
-            square, slope = _robust_square(rho, scale, float(difference))
+            square, slope = _robust_square(rho, scale, np.float64(difference))
             total += w * square
             if derive:
                 roots[k] = as_real(roots, math.sqrt(w * slope))
@@ -158,9 +160,9 @@ normal_of_part = _linked_normal_of_part.call
 def _weigh_residuals(rho, scale, m, n_out, y, t, weights, weighted, d):
     """d, the outputs at the other parameters, becomes D r there, where D is that of r = y - t."""
     for i in range(m):
-        w = float(weights[i]) if weighted else 1.0
+        w = np.float64(weights[i]) if weighted else 1.0
         for k in range(i * n_out, (i + 1) * n_out):
-            _, slope = _robust_square(rho, scale, float(y[k] - t[k]))
+            _, slope = _robust_square(rho, scale, np.float64(y[k] - t[k]))
             d[k] = as_real(d, w * slope) * (d[k] - t[k])
 
 

@@ -481,7 +481,7 @@ def _make_margin_ranking(fingerprint, kind):
         _ = fingerprint, kind
         total = 0.0
         for i in range(0, m, 2):
-            slack = constant - (float(y[i]) - float(y[i + 1]))
+            slack = constant - (np.float64(y[i]) - np.float64(y[i + 1]))
             down = 0.0
             if order == FIRST and not slack <= 0.0:
                 total += slack
@@ -545,7 +545,7 @@ def loss_of_rows(
     total = 0.0
     together = 2 if terms[LOSS] == MARGIN_RANKING else 1
     for i in range(0, m, together):
-        w, row = float(weights[i]), i * n_out
+        w, row = np.float64(weights[i]), i * n_out
         total += w * call_loss(
             function, order, together, n_out, 0, at(y, row), at(t, i * terms[N_TARGETS]),
             at(labels, i), weights, False, at(u, row), factor * w, constant, user, at(d, row),

@@ -302,7 +302,7 @@ def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     fill(norms, n_out, 0.0)
     for i in range(n_in):
         for j in range(n_out):
-            x = float(w[i * n_out + j])
+            x = np.float64(w[i * n_out + j])
             norms[j] += x * x
     total = 0.0
     for j in range(n_out):
@@ -313,7 +313,7 @@ def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
         for i in range(n_in):
             for j in range(n_out):
                 k = i * n_out + j
-                gradient[k] += as_real(gradient, float(w[k]) * norms[j])
+                gradient[k] += as_real(gradient, np.float64(w[k]) * norms[j])
     return group * total
 
 
