@@ -249,12 +249,12 @@ class _Addressed(Compiled):
 _linked: ContextVar[Sequence[Linked]] = ContextVar("linked", default=())
 
 
-@has_stand_in
 def symbol(name: str, real: types.Float) -> str:
     """The name in the process of what is compiled once for all who use it."""
     return f"fastbp.{name}.{real}"
 
 
+@has_stand_in
 class Linked(_Addressed):
     """A function that other compiled functions call and that is compiled apart from them, once.
 
