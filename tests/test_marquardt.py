@@ -7,10 +7,8 @@ lead is what the same search shows if its sums are off by as much as a sum of so
 from __future__ import annotations
 
 import functools
-import re
 import tracemalloc
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +17,7 @@ from test_curvature import case_with
 
 import fastbp as fb
 from fastbp import backends
-from fastbp.backends import contract, marquardt
+from fastbp.backends import contract
 from fastbp.backends.contract import (
     CAUCHY_RHO,
     FLAT,
@@ -365,13 +363,3 @@ def test_memory_does_not_grow_with_the_calls(compiled):
         tracemalloc.stop()
     assert more_traced - traced < 4096
     assert more_pages == pytest.approx(pages, rel=0.02)
-
-
-def test_constants_of_the_c_library_are_the_searchs():
-    """They stand in both, since no header can read Python."""
-    header = Path(__file__).parents[1] / "csrc" / "core" / "marquardt.h"
-    defined = dict(re.findall(r"^#define (\w+) ([-+.0-9e]+)$", header.read_text("utf-8"), re.M))
-    names = {name: "BEND" if name == "LONGEST_BEND" else name for name in defined}
-    of_python = {name: getattr(marquardt, names[name]) for name in defined}
-    assert {name: float(number) for name, number in defined.items()} == of_python
-    assert len(defined) == 10
