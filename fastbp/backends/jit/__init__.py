@@ -31,7 +31,8 @@ Python allocates the results and a workspace, and one compiled function does the
     interpreted    what stands for compiled code under NUMBA_DISABLE_JIT=1
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
-loads it from Numba's cache; sizes, activations, losses and optimizers are arguments.
+loads it from the cache; sizes, activations, losses and optimizers are arguments. Networks with no
+layer wider than 8 have a function beside, which is compiled when the first one comes: see slim.
 """
 
 from __future__ import annotations
