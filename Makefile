@@ -35,6 +35,11 @@ test-native:         ## the C library by itself against naive loops, at every le
 	$(MAKE) -j 2 -f tests/native/Makefile CC=$(CROSS_CC) LDFLAGS=-static && \
 	$(EMULATOR) build/native/$(notdir $(CROSS_CC))/driver baseline
 
+# A plugin of pytest may load NumPy before bench/conftest.py can limit its threads.
+bench bench-compare: export OPENBLAS_NUM_THREADS = 1
+bench bench-compare: export OMP_NUM_THREADS = 1
+bench bench-compare: export MKL_NUM_THREADS = 1
+
 bench: $(READY)      ## time the backends; saves JSON, prints table and plot
 	mkdir -p $(dir $(BENCH_JSON))
 	$(BIN)/pytest bench -q --benchmark-quiet --benchmark-json=$(BENCH_JSON)

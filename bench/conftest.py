@@ -6,7 +6,7 @@ import os
 import sys
 
 # NumPy's BLAS reads these when it is loaded; the training loops of fastbp use one thread too.
-THREADS_LIMITED = "numpy" not in sys.modules
+THREADS_LIMITED = "numpy" not in sys.modules or os.environ.get("OPENBLAS_NUM_THREADS") == "1"
 for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIMUM"):
     os.environ[f"{_library}_THREADS"] = "1"
 
