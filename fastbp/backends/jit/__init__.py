@@ -444,7 +444,9 @@ def value(problem: Problem, params: np.ndarray, threads: int) -> float:
 
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
-    if _door is not None and (threads == 1 or len(problem.X) <= PART_ROWS):
+    alone = threads == 1 or len(problem.X) <= PART_ROWS
+    # The door pays from the second call on: addresses take longer than Numba's way in.
+    if _door is not None and alone and "numba" in problem.handles:
         places, _ = problem.handles.get("numba door") or _new_places(problem)
         results = _door.numba_value_and_grad(places, params)
         if results is not None:
