@@ -244,7 +244,6 @@ _first_weighted = elementwise_of(_weighted_formula, 4, 1, total=True)
 _second = elementwise_of(_second_formula, 4, 1)
 
 _sum = elementwise(lambda x: (x,), 1, 0, total=True)
-_scale = elementwise(lambda x, a: (x * a,), 1, 1)
 _times = elementwise(lambda x, u: (x * u,), 2, 1)
 
 
