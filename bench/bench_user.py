@@ -22,8 +22,8 @@ from report import BUILT_IN, USER
 from workloads import DTYPES
 
 import fastbp as fb
-from fastbp import losses as table
 from fastbp.jitted import exp, sigmoid, tanh
+from fastbp.maths import losses as table
 
 SIZE = 1024  # of both types, with their results, within half of a usual first-level cache
 BATCH, BATCHES = 64, 8

@@ -18,7 +18,7 @@ from itertools import pairwise, product as product_of
 import numpy as np
 
 from fastbp.backends import contract
-from fastbp.losses import loss as loss_of
+from fastbp.maths.losses import loss as loss_of
 
 EXACT = np.longdouble
 ULP_SIGMOID = 2.5  # exp, tanh, sigmoid as functions

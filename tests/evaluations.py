@@ -18,7 +18,7 @@ import scipy.optimize
 from mgh import MGH
 
 import fastbp as fb
-from fastbp.optimize._free import FreeCoordinates
+from fastbp.optimize.free_coordinates import FreeCoordinates
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 DEARER = 6  # so many times SciPy's evaluations are enough to see which needs fewer

@@ -49,7 +49,7 @@ from transcript import follow
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends.contract import DONE, GOAL_MET, NO_PROGRESS, Recipe
-from fastbp.losses import loss as loss_of
+from fastbp.maths.losses import loss as loss_of
 
 REFERENCE = backends.load("numpy")
 LEVELS = ("baseline", "avx2", "avx512")

@@ -9,10 +9,10 @@ import numpy as np
 from hypothesis import strategies as st
 
 import fastbp as fb
-from fastbp.activations import NAMES
 from fastbp.backends import contract
 from fastbp.backends.contract import Optimizer, Recipe, Run
-from fastbp.losses import TABLE, Loss, loss as loss_of
+from fastbp.maths.activations import NAMES
+from fastbp.maths.losses import TABLE, Loss, loss as loss_of
 
 
 def _bump(z):

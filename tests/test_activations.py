@@ -10,8 +10,8 @@ from bounds import ULP_OTHER, ULP_SIGMOID
 from strategies import EVERY_ACTIVATION, nasty_layouts, same
 
 import fastbp as fb
-from fastbp import activations
-from fastbp.activations import SELU_ALPHA, SELU_SCALE
+from fastbp.maths import activations
+from fastbp.maths.activations import SELU_ALPHA, SELU_SCALE
 
 pytestmark = [pytest.mark.backend, pytest.mark.interpreted]
 

@@ -80,8 +80,8 @@ def test_backends_have_no_functions_of_their_own(backend, module):
 
 
 def test_numbers_of_activations_and_losses_are_distinct():
-    from fastbp.activations import TABLE, USER
-    from fastbp.losses import ROWS, USER_LOSS
+    from fastbp.maths.activations import TABLE, USER
+    from fastbp.maths.losses import ROWS, USER_LOSS
 
     kinds = [row.kind for row in TABLE.values()]
     assert sorted([*kinds, USER]) == list(range(len(TABLE) + 1))

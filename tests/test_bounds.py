@@ -11,7 +11,7 @@ from bounds import EXACT, exact
 from strategies import EVERY_ACTIVATION, EVERY_LOSS, n_out_for, target
 
 import fastbp as fb
-from fastbp.losses import loss as loss_of
+from fastbp.maths.losses import loss as loss_of
 
 NEGLIGIBLE = np.finfo(np.float64).eps / 32
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 import fastbp as fb
-from fastbp.losses import TABLE
+from fastbp.maths.losses import TABLE
 
 
 def problem(activation="tanh", dtype="float64", loss="mse", seed=0, n=20, sizes=(3, 5, 2), l2=0.01):

@@ -18,8 +18,9 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp import bench, demo
-from fastbp.cli import commands, main
+from fastbp import demo
+from fastbp.cli import bench
+from fastbp.cli.commands import commands, main
 
 COMMAND = [sys.executable, "-m", "fastbp"]
 DOCUMENT = Path(__file__).parents[1] / "docs" / "command_line.md"
@@ -243,7 +244,7 @@ def test_fit_passes_its_options_on(monkeypatch, folder):
         given.update(options)
         raise ValueError
 
-    monkeypatch.setattr("fastbp.tables.fitting.fit_table", fit_table)
+    monkeypatch.setattr("fastbp.cli.tables.fitting.fit_table", fit_table)
     options = (
         "--hidden 3,2 --activation relu --loss mae --method sgd --lr 0.5 --batch-size all --l2 0.1 "
         "--l1 0.2 --scale none --test 0.3 --validation 0.1 --patience 4 --max-time 9 "
@@ -392,7 +393,7 @@ def test_ctrl_c_in_a_fit_writes_what_it_had_reached(capsys, monkeypatch, folder)
     def fit_until_then(*args, **options):
         return real(*args, **options, callbacks=[interrupt])
 
-    from fastbp.tables import fitting
+    from fastbp.cli.tables import fitting
 
     real = fitting.fit
     monkeypatch.setattr(fitting, "fit", fit_until_then)

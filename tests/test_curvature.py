@@ -26,7 +26,7 @@ from strategies import (
 )
 
 import fastbp as fb
-from fastbp.losses import loss as loss_of
+from fastbp.maths.losses import loss as loss_of
 
 pytestmark = pytest.mark.backend
 

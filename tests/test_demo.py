@@ -217,7 +217,7 @@ def test_cars(report):
 
 
 def test_chosen_backends_and_the_reference_run(tmp_path, capsys):
-    from fastbp.cli import main
+    from fastbp.cli.commands import main
 
     chosen = fb.available_backends()[0]
     out = tmp_path / "out"

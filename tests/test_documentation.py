@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import fastbp as fb
-from fastbp import activations, losses
-from fastbp._timing import BY_HAND, compare
+from fastbp.common.timing import BY_HAND, compare
+from fastbp.maths import activations, losses
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

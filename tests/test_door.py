@@ -17,8 +17,9 @@ import pytest
 from strategies import BUMP, EVERY_ACTIVATION, attempt, bits, nasty_layouts, nasty_types, same
 
 import fastbp as fb
-from fastbp import _kernels, backends
-from fastbp._arrays import is_ready
+from fastbp import backends
+from fastbp.common.arrays import is_ready
+from fastbp.networks import single_layers as _kernels
 
 pytestmark = pytest.mark.skipif(
     _kernels.quick_forward is None, reason="fastbp was built without its door"
@@ -48,7 +49,7 @@ def without_door(name):
 @pytest.fixture(scope="module")
 def plain():
     """The kernels without their door."""
-    module = without_door("fastbp._kernels")
+    module = without_door("fastbp.networks.single_layers")
     assert module.quick_forward is module.quick_backward is None
     return module
 
@@ -310,7 +311,7 @@ def test_memory_does_not_grow(rng, dtype):
 
 
 def test_what_is_ready(dtype, rng):
-    in_python = without_door("fastbp._arrays").is_ready
+    in_python = without_door("fastbp.common.arrays").is_ready
     assert in_python is not is_ready
     for array in [*layer(rng, dtype), np.zeros((0, 3), dtype)]:
         variants = {"as it is": array, **nasty_layouts(array), **nasty_types(array)}

@@ -13,8 +13,8 @@ import pytest
 
 import fastbp as fb
 from fastbp import backends
-from fastbp.losses import TABLE
-from fastbp.network import Objective
+from fastbp.maths.losses import TABLE
+from fastbp.networks.network import Objective
 from fastbp.training.optimizers import METHODS
 
 pytestmark = pytest.mark.backend

@@ -9,7 +9,7 @@ import pytest
 from strategies import attempt, bits, case, nasty_layouts, nasty_types, same
 
 import fastbp as fb
-from fastbp._arrays import real_array
+from fastbp.common.arrays import real_array
 
 pytestmark = pytest.mark.backend
 

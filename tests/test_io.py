@@ -17,8 +17,8 @@ from hypothesis import given, settings, strategies as st
 from safetensors.numpy import load_file, save as serialized
 
 import fastbp as fb
-from fastbp import activations
 from fastbp.io import SavedNetwork
+from fastbp.maths import activations
 
 
 def cube(z):
@@ -264,7 +264,7 @@ def test_activations_are_checked(path):
 
 
 def test_parametrised_activations_are_all_known():
-    from fastbp.io import _model
+    from fastbp.io import files as _model
 
     constants = {name for name in activations.NAMES if callable(getattr(activations, name, None))}
     assert set(_model.PARAMETRISED) == constants

@@ -508,7 +508,7 @@ for dtype, tolerance in (("float64", 1e-12), ("float32", 1e-4)):
                     for which in ("numba", "numpy"))
             assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
     Z = np.linspace(-7, 7, 71).astype(dtype)
-    from fastbp.activations import NAMES
+    from fastbp.maths.activations import NAMES
     for act in map(fb.activation, NAMES):
         for f in (act.f, act.df, act.d2f):
             a, b = f(Z, backend="numba"), f(Z, backend="numpy")

@@ -27,7 +27,7 @@ from numba.core.errors import TypingError  # noqa: E402
 
 from fastbp import jitted  # noqa: E402
 from fastbp.backends.jit import callers  # noqa: E402
-from fastbp.losses import TABLE  # noqa: E402
+from fastbp.maths.losses import TABLE  # noqa: E402
 
 PACKAGE = Path(fb.__file__).resolve().parent
 

@@ -14,7 +14,7 @@ from bounds import gamma
 from strategies import EVERY_LOSS, case_of, n_for, n_out_for, same
 
 import fastbp as fb
-from fastbp import _arrays
+from fastbp.common import arrays as _arrays
 
 pytestmark = pytest.mark.backend
 

@@ -10,7 +10,7 @@ import scipy.optimize
 from hypothesis import given, settings, strategies as st
 
 import fastbp as fb
-from fastbp.backends.linear_models import Normal, Tall, Wide
+from fastbp.maths.linear_models import Normal, Tall, Wide
 
 lm = fb.optimize.levenberg_marquardt
 

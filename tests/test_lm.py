@@ -320,7 +320,7 @@ def test_non_finite_start(backend):
 
 
 def test_memory_that_is_not_there(backend, monkeypatch):
-    from fastbp.optimize import _scipy
+    from fastbp.optimize import scipy_methods as _scipy
 
     monkeypatch.setattr(_scipy, "main_memory", lambda: 1000.0)
     X, y = wave()

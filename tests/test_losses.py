@@ -10,7 +10,7 @@ import pytest
 from strategies import EVERY_LOSS, n_for, n_out_for, same, target, weights
 
 import fastbp as fb
-from fastbp.losses import TABLE, loss as loss_of
+from fastbp.maths.losses import TABLE, loss as loss_of
 
 pytestmark = [pytest.mark.backend, pytest.mark.interpreted]
 

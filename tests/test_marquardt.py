@@ -38,7 +38,7 @@ from fastbp.backends.contract import (
     Robust,
     Rules,
 )
-from fastbp.backends.marquardt import Rows, Search
+from fastbp.maths.marquardt import Rows, Search
 
 pytestmark = pytest.mark.backend
 

@@ -15,9 +15,9 @@ from scipy.optimize import Bounds
 from test_plots import line, panels
 
 import fastbp as fb
-from fastbp.optimize import _starts
-from fastbp.optimize._minima import _clusters
-from fastbp.optimize._symmetry import canonical
+from fastbp.optimize import starts as _starts
+from fastbp.optimize.minima import _clusters
+from fastbp.optimize.symmetry import canonical
 
 NET = fb.Network(2, fb.Dense(3, "tanh"), fb.Dense(1))
 SAME = {"method": "L-BFGS-B", "epochs": 30}

@@ -25,8 +25,8 @@ from strategies import (
 )
 
 import fastbp as fb
-from fastbp.activations import NAMES
-from fastbp.losses import TABLE as LOSS_TABLE
+from fastbp.maths.activations import NAMES
+from fastbp.maths.losses import TABLE as LOSS_TABLE
 
 pytestmark = pytest.mark.backend
 

@@ -27,7 +27,7 @@ from problems import (
 )
 
 import fastbp as fb
-from fastbp.optimize._scipy import METHODS
+from fastbp.optimize.scipy_methods import METHODS
 
 # fmincg: what it finds.
 

@@ -15,7 +15,7 @@ import pytest
 from strategies import EVERY_ACTIVATION, EVERY_LOSS, n_for, n_out_for, same, target, weights
 
 import fastbp as fb
-from fastbp.losses import loss as loss_of
+from fastbp.maths.losses import loss as loss_of
 
 FACTORS = {
     "activation": EVERY_ACTIVATION,

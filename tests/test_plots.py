@@ -14,7 +14,7 @@ import pytest
 from strategies import EVERY_LOSS, n_out_for, target
 
 import fastbp as fb
-from fastbp import plots
+from fastbp.reports import plots
 
 NET = fb.Network(3, fb.Dense(5, "tanh"), fb.Dense(1))
 
@@ -389,7 +389,7 @@ def test_pyplot_is_not_loaded_and_notebooks_show_the_figure():
 
 def test_without_matplotlib_the_message_says_what_to_install(data, monkeypatch):
     res = fb.fit(NET, *data, epochs=2, seed=0)
-    monkeypatch.delitem(sys.modules, "fastbp.plots")
+    monkeypatch.delitem(sys.modules, "fastbp.reports.plots")
     monkeypatch.delattr(fb, "plots", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'fastbp\[demo\]'"):

@@ -12,7 +12,7 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as arrays
 
 import fastbp as fb
-from fastbp import _scaling
+from fastbp.networks import scaling as _scaling
 
 preprocessing = pytest.importorskip("sklearn.preprocessing")
 

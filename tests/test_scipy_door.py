@@ -11,9 +11,9 @@ import scipy.optimize
 from problems import restricted_regression, rosenbrock, sum_of_squares
 
 import fastbp as fb
-from fastbp.optimize import _scipy
-from fastbp.optimize._remembered import POINTS, Memory, Products
-from fastbp.optimize._scipy import METHODS
+from fastbp.optimize import scipy_methods as _scipy
+from fastbp.optimize.cache import POINTS, Memory, Products
+from fastbp.optimize.scipy_methods import METHODS
 
 NET = fb.Network(3, fb.Dense(4, "tanh"), fb.Dense(1))
 LINE = fb.Network(3, fb.Dense(1))
@@ -133,7 +133,7 @@ def test_memory_is_limited():
 
 
 def test_memory_of_long_vectors_is_limited_by_bytes(monkeypatch):
-    monkeypatch.setattr("fastbp.optimize._remembered.BYTES", 8 * 100 * 3)
+    monkeypatch.setattr("fastbp.optimize.cache.BYTES", 8 * 100 * 3)
     memory = Memory(lambda x: (x[0],))
     for k in range(5):
         memory(np.full(100, float(k)))

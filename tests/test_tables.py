@@ -15,9 +15,9 @@ import scipy.special
 from hypothesis import given, settings, strategies as st
 
 import fastbp as fb
-from fastbp.tables.fitting import fit_table, recognise, split
-from fastbp.tables.model import LOSSES, TableModel, Target
-from fastbp.tables.reading import BLOCK_ROWS, MAX_LEVELS, Column, encode, open_table
+from fastbp.cli.tables.fitting import fit_table, recognise, split
+from fastbp.cli.tables.model import LOSSES, TableModel, Target
+from fastbp.cli.tables.reading import BLOCK_ROWS, MAX_LEVELS, Column, encode, open_table
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -501,7 +501,7 @@ def test_files_that_hold_no_table_model(flats, tmp_path):
 
 MEASURED = """
 import sys
-from fastbp.tables.fitting import fit_table
+from fastbp.cli.tables.fitting import fit_table
 
 def peak():
     with open("/proc/self/status") as file:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp.losses import TABLE
+from fastbp.maths.losses import TABLE
 from fastbp.training import loop
 from fastbp.training.optimizers import METHODS
 

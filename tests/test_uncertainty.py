@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp._uncertainty import Parameters, of_jacobian, of_normal_equations
+from fastbp.maths.uncertainty import Parameters, of_jacobian, of_normal_equations
 
 
 def approx(expected):
@@ -312,7 +312,7 @@ def test_predictions_in_blocks(rng, monkeypatch):
     X, y = curve_data(rng)
     res = solved(fb.Network(2, fb.Dense(3, "tanh"), fb.Dense(1)), X, y)
     at_once = res.predict(X, return_std=True)[1]
-    monkeypatch.setattr("fastbp._fitted.BLOCK_BYTES", 8 * 13 * 7)
+    monkeypatch.setattr("fastbp.fitting.covariance.BLOCK_BYTES", 8 * 13 * 7)
     assert res.predict(X.tolist(), return_std=True)[1] == pytest.approx(at_once, rel=1e-14)
     assert res.predict(X[:0], return_std=True)[1].shape == (0, 1)
 
@@ -712,7 +712,7 @@ def test_summary(rng):
 def test_summary_takes_no_long_time(rng, monkeypatch):
     X, y = line_data(rng)
     res = solved(fb.Network(3, fb.Dense(1)), X, y)
-    monkeypatch.setattr("fastbp._summary.QUICK", 100.0)
+    monkeypatch.setattr("fastbp.reports.summaries.QUICK", 100.0)
     assert "noise" not in res.summary()
     assert res.covariance().shape == (4, 4)
     assert "noise" in res.summary()  # it is known now

@@ -19,7 +19,8 @@ import pytest
 from strategies import BUMP, QUARTIC, case, case_of, same
 
 import fastbp as fb
-from fastbp import _user, jitted
+from fastbp import jitted
+from fastbp.maths import user_functions as _user
 
 pytestmark = pytest.mark.backend
 

@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp import _terminal, backends, cli
+from fastbp import backends
+from fastbp.cli import commands as cli
+from fastbp.common import terminal as _terminal
 
 if reason := backends.why_missing("numba"):
     pytest.skip(reason, allow_module_level=True)

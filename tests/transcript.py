@@ -15,7 +15,7 @@ from bounds import EXACT
 from strategies import copy_of, same
 
 from fastbp.backends import contract
-from fastbp.losses import MARGIN_RANKING
+from fastbp.maths.losses import MARGIN_RANKING
 
 
 def follow(module, c, t, run, n_steps, beyond=False, sharp=True):

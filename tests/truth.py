@@ -1,7 +1,7 @@
 """The activations and their derivatives in mpmath, points over the whole range, and ULPs.
 
-What `fastbp.activations` says in floating point is said here a second time, independently, with
-forty digits; tools/accuracy.py makes the tables of docs/accuracy.md from it.
+What `fastbp.maths.activations` says in floating point is said here a second time, independently,
+with forty digits; tools/accuracy.py makes the tables of docs/accuracy.md from it.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from pathlib import Path
 from textwrap import wrap
 from types import ModuleType
 
-from fastbp import activations, losses
-from fastbp.backends import contract, marquardt, tiling
+from fastbp.backends import contract, tiling
+from fastbp.maths import activations, losses, marquardt
 
 ROOT = Path(__file__).resolve().parent.parent
 C_FILE = ROOT / "csrc" / "constants.h"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 
-from .._errors import BackendError, unknown_name
+from ..common.errors import BackendError, unknown_name
 
 # In order of preference.
 _MODULES = {"c": ".native", "numba": ".jit", "numpy": ".reference"}

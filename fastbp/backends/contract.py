@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._user import PairFunctions
-from ..activations import Activation
+from ..maths.activations import Activation
+from ..maths.user_functions import PairFunctions
 
 # Columns of `Plan.layers`, and how many there are.
 N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN, LAYER_COLUMNS = range(8)
@@ -129,7 +129,7 @@ class Problem:
     ----------
     plan : Plan
     loss : int
-        Number of the row function ℓ (see `fastbp.losses`).
+        Number of the row function ℓ (see `fastbp.maths.losses`).
     X : numpy.ndarray (n, n_in), n >= 1
     targets : numpy.ndarray
         (n, n_targets) of the plan's dtype, or int64 labels (n,) if `loss` is SOFTMAX_CE_LABELS.

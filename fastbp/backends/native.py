@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import unknown_name
-from ..activations import Activation
-from ..losses import SOFTMAX_CE_LABELS
+from ..common.errors import unknown_name
+from ..maths.activations import Activation
+from ..maths.losses import SOFTMAX_CE_LABELS
 from .contract import Descent, Plan, Problem, Recipe, Robust, Rules, Run
 
 LEVELS = ("baseline", "avx2", "avx512")

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..activations import Activation
-from ..losses import ROWS, USER_LOSS, Row, user_row
+from ..maths.activations import Activation
+from ..maths.losses import ROWS, USER_LOSS, Row, user_row
+from ..maths.marquardt import Rows, Search
+from ..maths.robust import rho
 from . import contract
 from .contract import Descent, Optimizer, Plan, Problem, Recipe, Robust, Rules, Run
-from .marquardt import Rows, Search
-from .robust import rho
 
 # One layer.
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import backends as _backends
-from .._errors import BackendError
-from .._timing import BY_HAND, one_blas_thread, table_of
+from ..common.errors import BackendError
+from ..common.timing import BY_HAND, one_blas_thread, table_of
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from .._timing import BY_HAND
+from ..common.timing import BY_HAND
 from .jobs import CAR_KM, Job
 
 COLORS = {BY_HAND: "0.55", "numpy": "tab:blue", "numba": "tab:green", "c": "tab:red"}

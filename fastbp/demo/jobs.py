@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 
 import fastbp as fb
 
-from .._timing import BY_HAND, compare
+from ..common.timing import BY_HAND, compare
 
 SEED = 0
 

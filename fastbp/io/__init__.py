@@ -1,6 +1,6 @@
 """Networks in files."""
 
 from ._checkpoint import checkpoint
-from ._model import SavedNetwork, load, save
+from .files import SavedNetwork, load, save
 
 __all__ = ["SavedNetwork", "checkpoint", "load", "save"]

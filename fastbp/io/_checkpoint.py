@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .._arrays import whole_number
-from ._model import save
+from ..common.arrays import whole_number
+from .files import save
 
 if TYPE_CHECKING:
     from ..training.watch import Epoch

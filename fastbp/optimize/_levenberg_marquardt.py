@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays import FLOAT64, number, real_array, require_finite, whole_number
-from .._errors import ShapeError
-from .._objective import Objective, robust_loss
-from .._uncertainty import of_jacobian
 from ..backends.contract import FLAT, RUNNING, SHORT, SMALL, STUCK, Robust, Rules
-from ..backends.linear_models import Linear, Tall, Wide
-from ..backends.marquardt import Search
-from ..backends.robust import rho
-from ._free import FreeCoordinates
-from ._function import listener, starting_point
-from ._rows import NetworkRows
-from ._scipy import as_bounds
+from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
+from ..common.errors import ShapeError
+from ..maths.linear_models import Linear, Tall, Wide
+from ..maths.marquardt import Search
+from ..maths.robust import rho
+from ..maths.uncertainty import of_jacobian
+from ..networks.objective import Objective, robust_loss
+from .free_coordinates import FreeCoordinates
+from .function import listener, starting_point
+from .network_rows import NetworkRows
+from .scipy_methods import as_bounds
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult

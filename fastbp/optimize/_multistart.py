@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays import FLOAT64, real_array, require_finite, whole_number
-from .._errors import ShapeError
-from .._objective import Objective
+from ..common.arrays import FLOAT64, real_array, require_finite, whole_number
+from ..common.errors import ShapeError
+from ..networks.objective import Objective
 from ..training import progress as progress_bar
-from ._function import STOPPED
 from ._levenberg_marquardt import levenberg_marquardt
-from ._minima import Ending, MultistartResult, collected, tolerance
-from ._scipy import LEAST_SQUARES, METHODS, _lookup, least_squares, minimize
-from ._starts import Halt, one_at_a_time, run, seed_of, spawned
-from ._symmetry import canonical
+from .function import STOPPED
+from .minima import Ending, MultistartResult, collected, tolerance
+from .scipy_methods import LEAST_SQUARES, METHODS, _lookup, least_squares, minimize
+from .starts import Halt, one_at_a_time, run, seed_of, spawned
+from .symmetry import canonical
 
 if TYPE_CHECKING:
     from scipy.optimize import Bounds, OptimizeResult

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._arrays import FLOAT64, whole_number
-from .._objective import Objective
-from ._free import FreeCoordinates
-from ._function import (
+from ..common.arrays import FLOAT64, whole_number
+from ..networks.objective import Objective
+from .free_coordinates import FreeCoordinates
+from .function import (
     CONVERGED,
     MAXFUN,
     MAXITER,

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import FLOAT64, as_array, require_finite
-from .._errors import unknown_name
-from .._objective import Objective
-from .._scaling import Scaler, inverse
-from ..losses import Loss
-from ..network import Dense, Network
+from ..common.arrays import FLOAT64, as_array, require_finite
+from ..common.errors import unknown_name
+from ..maths.losses import Loss
+from ..networks.network import Dense, Network
+from ..networks.objective import Objective
+from ..networks.scaling import Scaler, inverse
 
 SCALINGS = {"standard": Scaler.standard, "minmax": Scaler.minmax}
 

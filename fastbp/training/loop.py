@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import FLOAT64
-from .._objective import Objective, largest_eigenvalue
 from ..backends import contract
 from ..backends.contract import Recipe, Run
+from ..common.arrays import FLOAT64
+from ..networks.objective import Objective, largest_eigenvalue
 from .optimizers import FirstOrder
 from .watch import CALLBACK, INTERRUPT, TIME_IS_UP, Watch
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import number
-from .._errors import unknown_name
 from ..backends import contract
 from ..backends.contract import Optimizer
+from ..common.arrays import number
+from ..common.errors import unknown_name
 from . import schedules
 
 Rate = float | Callable[[float], float]

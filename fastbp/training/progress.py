@@ -7,7 +7,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from .._terminal import in_notebook, is_terminal, stderr_console
+from ..common.terminal import in_notebook, is_terminal, stderr_console
 
 if TYPE_CHECKING:
     from rich.progress import Progress

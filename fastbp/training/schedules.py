@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import number
+from ..common.arrays import number
 
 __all__ = ["cosine", "exponential", "inverse_time", "step", "warmup"]
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays import FLOAT64
-from .._scaling import Scaler
 from ..backends.contract import Run
-from ..network import Network
+from ..common.arrays import FLOAT64
+from ..networks.network import Network
+from ..networks.scaling import Scaler
 from .data import Data
 from .loop import Progress
 

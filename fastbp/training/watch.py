@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..network import Network
+from ..networks.network import Network
 from .progress import Bar
 
 # Why a run was stopped from outside.

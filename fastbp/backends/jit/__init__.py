@@ -45,8 +45,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from ...activations import Activation
-from ...losses import SOFTMAX_CE_LABELS
+from ...maths.activations import Activation
+from ...maths.losses import SOFTMAX_CE_LABELS
 from ..contract import (
     DONE,
     MOST_PARTS,

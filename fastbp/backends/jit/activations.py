@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...activations import (
+from ...maths.activations import (
     CELU,
     ELU,
     EXP,

@@ -25,8 +25,8 @@ from numba.core.errors import TypingError
 from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
 from numba.np.arrayobj import populate_array
 
-from ...activations import Activation
-from ...losses import Loss
+from ...maths.activations import Activation
+from ...maths.losses import Loss
 from ..contract import Plan, Problem
 from . import _data, _prepared, activations, derivatives, kernels, losses, network, objective
 from .caching import source_fingerprint

@@ -3,15 +3,7 @@
 from __future__ import annotations
 
 from ..contract import N_OUT
-from .compiling import (
-    FLAG,
-    NOTHING,
-    Entry,
-    given,
-    given_doubles,
-    given_integers,
-    result,
-)
+from .compiling import FLAG, NOTHING, Entry, given, given_doubles, given_integers, result
 from .network import (
     DELTA,
     DELTAS,

@@ -33,8 +33,8 @@ from numba.core import config
 from numba.extending import intrinsic as _numbas_intrinsic
 from numpy.ctypeslib import as_array
 
-from ..._user import PairFunctions, ScalarFunctions
-from ...losses import SOFTMAX_CE_LABELS
+from ...maths.losses import SOFTMAX_CE_LABELS
+from ...maths.user_functions import PairFunctions, ScalarFunctions
 
 INTERPRETED = bool(config.DISABLE_JIT)
 

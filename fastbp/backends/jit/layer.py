@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ...activations import LINEAR, RELU
+from ...maths.activations import LINEAR, RELU
 from .activations import BACKWARD, call_activation
 from .compiling import part
 from .interpreted import intrinsic

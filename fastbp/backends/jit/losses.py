@@ -14,8 +14,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 
-from ..._user import PairFunctions
-from ...losses import (
+from ...maths.losses import (
     ABSOLUTE,
     BCE,
     BCE_LOGITS,
@@ -33,6 +32,7 @@ from ...losses import (
     SQUARED_HINGE,
     USER_LOSS,
 )
+from ...maths.user_functions import PairFunctions
 from . import elementary
 from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, Family, part, reals
 from .interpreted import intrinsic

@@ -9,6 +9,19 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from ...maths.marquardt import (
+    DECAY,
+    EXACT,
+    LEAST_LENGTH,
+    LEAST_MU,
+    LONGEST_BEND,
+    PROBE,
+    PROMISED,
+    ROUNDED,
+    STRAIGHT,
+    TOO_LITTLE,
+    UNSEEN,
+)
 from ..contract import (
     FLAT,
     MU,
@@ -24,32 +37,9 @@ from ..contract import (
     STUCK,
     USED,
 )
-from ..marquardt import (
-    DECAY,
-    EXACT,
-    LEAST_LENGTH,
-    LEAST_MU,
-    LONGEST_BEND,
-    PROBE,
-    PROMISED,
-    ROUNDED,
-    STRAIGHT,
-    TOO_LITTLE,
-    UNSEEN,
-)
 from ..tiling import FACTOR_ROWS
 from .cholesky import factor, solve
-from .compiling import (
-    FLAG,
-    INTEGER,
-    NUMBER,
-    Entry,
-    given,
-    given_integers,
-    inner,
-    part,
-    result,
-)
+from .compiling import FLAG, INTEGER, NUMBER, Entry, given, given_integers, inner, part, result
 from .least_squares import PARTS, add_normal, beyond_of_part, mirror, normal_of_part
 from .objective import DATA, PLAN, add, part_size
 from .vectors import aligned, at, copy, elementwise, pointer

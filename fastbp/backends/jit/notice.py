@@ -10,7 +10,7 @@ import sys
 import time
 from contextlib import suppress
 
-from ..._terminal import is_watched
+from ...common.terminal import is_watched
 from .caching import writable_folder
 
 # Seconds of compilation in this process before anything is said: a function or two are soon done.

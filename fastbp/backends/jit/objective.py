@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numba import types
 
-from ...losses import SOFTMAX_CE_LABELS
+from ...maths.losses import SOFTMAX_CE_LABELS
 from ..contract import (
     GOLDEN,
     HASH_1,

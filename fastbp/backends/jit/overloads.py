@@ -14,9 +14,9 @@ from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
-from ..._errors import ShapeError
-from ...activations import TABLE as ACTIVATIONS, USER, activation as activation_of
-from ...losses import (
+from ...common.errors import ShapeError
+from ...maths.activations import TABLE as ACTIVATIONS, USER, activation as activation_of
+from ...maths.losses import (
     BCE,
     GAUSSIAN_KL,
     GAUSSIAN_NLL,

@@ -13,7 +13,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 
-from ...activations import LINEAR
+from ...maths.activations import LINEAR
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import DELTA_ROWS
 from .activations import BACKWARD, call_activation

@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from ..._scalars import exp, sigmoid, tanh
+from ...maths.scalars import exp, sigmoid, tanh
 from . import elementary
 from .compiling import _OPTIONS
 from .vectors import Scalars, Vector

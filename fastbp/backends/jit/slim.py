@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from ...activations import LINEAR, RELU
+from ...maths.activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import SLIM_SHORT_BYTES
 from .activations import call_activation

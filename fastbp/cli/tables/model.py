@@ -1,0 +1,220 @@
+"""A network with the columns and classes of the table that it was fitted to, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ...common.arrays import FLOAT64
+from ...common.errors import unknown_name
+from ...fitting.result import r_squared
+from ...io import load, save
+from ...maths.losses import Loss, huber, loss as loss_of, quantile
+from ...networks.network import Network
+from .reading import Column, Field
+
+REGRESSION, CLASSIFICATION = "regression", "classification"
+LOSSES = {
+    REGRESSION: (
+        "mse", "half_mse", "sse", "mae", "huber", "log_cosh", "quantile", "poisson", "gaussian_nll",
+    ),
+    CLASSIFICATION: ("softmax_ce", "bce_logits"),
+}  # fmt: skip
+PARAMETRISED = {"huber": huber, "quantile": quantile}
+KIND = "table"  # in the meta of the files
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a network predicts: its columns, and what its outputs mean.
+
+    Parameters
+    ----------
+    names : tuple of str
+        Of the columns; one if there are classes.
+    loss : str
+        A name of LOSSES; of PARAMETRISED ones also with a number, as in "quantile:0.9".
+    classes : tuple of str, or of int and float, ascending, optional
+        What the column holds, for classification.
+    """
+
+    names: tuple[str, ...]
+    loss: str
+    classes: tuple[Any, ...] | None = None
+
+    @cached_property
+    def loss_function(self) -> Loss:
+        """What `fit` takes; ValueError for a loss that is not among LOSSES."""
+        name, colon, number = self.loss.partition(":")
+        if not any(name in names for names in LOSSES.values()):
+            raise ValueError(unknown_name("loss", name, sum(LOSSES.values(), ())))
+        if not colon:
+            return loss_of(name)
+        if name not in PARAMETRISED:
+            raise ValueError(f"loss is {self.loss!r}, but {name!r} takes no number after a colon")
+        try:
+            return PARAMETRISED[name](float(number))
+        except ValueError as error:
+            raise ValueError(f"loss is {self.loss!r}: {error}") from None
+
+    @property
+    def task(self) -> str:
+        return REGRESSION if self.classes is None else CLASSIFICATION
+
+    @property
+    def n_out(self) -> int:
+        """Outputs of the network."""
+        name = self.loss_function.name
+        if name == "gaussian_nll":
+            return 2 * len(self.names)
+        return len(self.classes) if self.classes and name == "softmax_ce" else len(self.names)
+
+    def columns(self) -> list[Column]:
+        """Columns to read it from a table, where they may have gaps."""
+        kind = "texts" if self.classes and isinstance(self.classes[0], str) else "numbers"
+        levels = self.classes if kind == "texts" else None
+        return [Column(name, kind, levels, optional=True) for name in self.names]
+
+    def values(self, columns: Sequence[Column]) -> np.ndarray:
+        """y as `fit` takes it: numbers (n, n_columns), labels (n,), or 0 and 1 for "bce_logits".
+
+        Raises
+        ------
+        ValueError
+            For a number that is none of the classes.
+        """
+        if self.classes is None:
+            return np.stack([column.values for column in columns], axis=1)
+        (column,) = columns
+        labels = column.values if column.is_text else self._labels(column)
+        return labels if self.loss == "softmax_ce" else labels[:, None].astype(float)
+
+    def _labels(self, column: Column) -> np.ndarray:
+        assert self.classes is not None
+        values = column.values
+        labels = np.searchsorted(self.classes, values).clip(max=len(self.classes) - 1)
+        strange = np.asarray(self.classes)[labels] != values
+        if strange.any():
+            raise ValueError(
+                f"column {column.name!r} holds {values[strange][0]:g}, expected one of the classes "
+                f"{', '.join(map(str, self.classes))}"
+            )
+        return labels
+
+    def predictions(self, Y: np.ndarray) -> np.ndarray:
+        """What the network's outputs say, (n, n_columns) or (n, n_classes).
+
+        Probabilities of the classes, or values; for "gaussian_nll" then their standard deviations.
+        """
+        if self.loss == "softmax_ce":
+            exp = np.exp(Y - Y.max(axis=1, keepdims=True))
+            return exp / exp.sum(axis=1, keepdims=True)
+        if self.loss == "bce_logits":
+            tail = np.exp(-abs(Y))
+            rare, usual = tail / (1 + tail), 1 / (1 + tail)
+            return np.where(Y > 0, np.hstack([rare, usual]), np.hstack([usual, rare]))
+        with np.errstate(over="ignore"):
+            if self.loss == "poisson":
+                return np.exp(Y)
+            if self.loss == "gaussian_nll":
+                mean, log_variance = np.split(Y, 2, axis=1)
+                return np.hstack([mean, np.exp(log_variance / 2)])
+        return Y
+
+    @property
+    def prediction_names(self) -> list[str]:
+        """The columns of a file of predictions; with classes, the first is the most probable."""
+        names = list(self.names)
+        if self.classes is not None:
+            names += [f"P({level})" for level in self.classes]
+        elif self.loss == "gaussian_nll":
+            names += [f"sd({name})" for name in self.names]
+        return names
+
+    @property
+    def score_name(self) -> str:
+        return "R2" if self.classes is None else "accuracy"
+
+    def score(self, predictions: np.ndarray, y: np.ndarray) -> float:
+        """As `FitResult.score`, of `predictions` and `values`."""
+        if self.classes is None:
+            return r_squared(predictions[:, : len(self.names)].astype(FLOAT64), y)
+        return float(np.mean(predictions.argmax(axis=1) == y.ravel()))
+
+
+@dataclass(frozen=True, eq=False)
+class TableModel:
+    """A network that was fitted to the columns of a table.
+
+    Parameters
+    ----------
+    net : Network
+    params : numpy.ndarray (n_params,)
+        For numbers as they are in the table.
+    features : tuple of Field
+        In the order of the network's inputs.
+    target : Target
+    training : dict
+        How it came to be, for the reader.
+    """
+
+    net: Network
+    params: np.ndarray
+    features: tuple[Field, ...]
+    target: Target
+    training: dict[str, Any]
+
+    def save(self, path: str) -> None:
+        """Write a file that `fastbp.load` reads too; all but net and params are in its meta."""
+        meta: dict[str, Any] = {
+            "kind": KIND,
+            "features": [asdict(field) for field in self.features],
+            "target": asdict(self.target),
+            "training": self.training,
+        }
+        save(path, self.net, self.params, **meta)
+
+    @classmethod
+    def load(cls, path: str) -> TableModel:
+        """Read what `save` wrote; ValueError for any other file."""
+        net, params, _, meta = load(path)
+        if meta.get("kind") != KIND:
+            raise ValueError(
+                f"{path} holds a network that knows no columns, expected one that 'fastbp fit' "
+                f"wrote; in Python, fastbp.load reads it"
+            )
+        try:
+            features = tuple(Field(f["name"], _tuple(f["levels"])) for f in meta["features"])
+            names, loss, classes = (meta["target"][key] for key in ("names", "loss", "classes"))
+            model = cls(
+                net, params, features, Target(tuple(names), loss, _tuple(classes)), meta["training"]
+            )
+            fitting = sum(field.width for field in features), model.target.n_out
+        except (KeyError, TypeError):
+            fitting = None
+        if fitting != (net.n_in, net.n_out):
+            raise ValueError(
+                f"{path}: the columns that it names do not fit its network; the file was changed "
+                f"after 'fastbp fit' wrote it, fit again"
+            )
+        return model
+
+    def columns(self) -> list[Column]:
+        """Columns to read its features from a table."""
+        kinds = ("numbers" if field.levels is None else "texts" for field in self.features)
+        return [
+            Column(field.name, kind, field.levels, self.net.dtype)
+            for field, kind in zip(self.features, kinds, strict=True)
+        ]
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """`Target.predictions` for encoded features (n, n_in)."""
+        return self.target.predictions(self.net.forward(self.params, X))
+
+
+def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)

@@ -1,0 +1,1 @@
+"""What every other room uses: checks and conversions of arrays, errors, the terminal, timing."""

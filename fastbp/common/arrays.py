@@ -1,0 +1,203 @@
+"""Conversion of what callers pass in: checked once, converted once, never modified.
+
+What leaves these functions is a C-contiguous, aligned array of native byte order, so that nothing
+below has to look again. An array that already is so is returned as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from .errors import NonFiniteError, ShapeError
+
+FLOAT32 = np.dtype(np.float32)
+FLOAT64 = np.dtype(np.float64)
+
+# Inputs that are not of the network's dtype, or not contiguous, are converted in blocks of rows of
+# at most so many bytes where the result does not need them all at once.
+BLOCK_BYTES = 2**24
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """`value` as NumPy makes an array of it; TypeError for nested sequences of unequal lengths."""
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise TypeError(
+            f"{name} is not an array of real numbers ({error}); pass rows of equal length"
+        ) from None
+
+
+def is_ready(value: Any, dtype: np.dtype) -> bool:
+    """Whether it is an array that needs no conversion."""
+    if type(value) is not np.ndarray or value.dtype is not dtype:
+        return False
+    flags = value.flags
+    return flags.c_contiguous and flags.aligned
+
+
+try:
+    from ..backends._door import is_ready  # type: ignore[no-redef]  # the same in C
+except ImportError:
+    pass
+
+
+def real_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
+    """`value` as a C-contiguous array of `dtype`.
+
+    Raises
+    ------
+    TypeError
+        For complex, object, string or date arrays.
+    """
+    if is_ready(value, dtype):
+        return value
+    array = as_array(name, value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(
+            f"{name} has dtype {array.dtype}, expected real numbers "
+            f"(float32, float64 or what converts to {dtype}); convert it with "
+            f"np.asarray({name}, dtype='{dtype}') if that is what you mean"
+        )
+    return converted(array, dtype)
+
+
+def matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -> np.ndarray:
+    """`value` as an (n, columns) array; `meaning` says in the message what a column is."""
+    return _checked_matrix(name, real_array(name, value, dtype), columns, meaning)
+
+
+def lazy_matrix(
+    name: str, value: Any, dtype: np.dtype, columns: int, meaning: str
+) -> tuple[np.ndarray, list[slice]]:
+    """As `matrix`, but what would take more than BLOCK_BYTES to convert is returned as it is.
+
+    It may be a memory-mapped file; `converted` is then to be called for each of the blocks of rows
+    that come with it.
+    """
+    if is_ready(value, dtype):
+        return _checked_matrix(name, value, columns, meaning), []
+    array = as_array(name, value)
+    if array.ndim == 2 and array.dtype.kind in "fiub":
+        blocks = row_blocks(array, dtype)
+        if blocks:
+            return _checked_matrix(name, array, columns, meaning), blocks
+    return matrix(name, value, dtype, columns, meaning), []
+
+
+def _checked_matrix(name: str, array: np.ndarray, columns: int, meaning: str) -> np.ndarray:
+    if array.ndim != 2 or array.shape[1] != columns:
+        hint = ""
+        if array.ndim == 1:
+            rows = "a single row" if array.shape[0] == columns else "a single column"
+            shape = "(1, -1)" if array.shape[0] == columns else "(-1, 1)"
+            if columns == 1 or array.shape[0] == columns:
+                hint = f"; {rows} is {name}.reshape{shape}"
+        raise ShapeError(
+            f"{name} has shape {array.shape}, expected (n, {columns}): "
+            f"a row per sample, a column per {meaning}{hint}"
+        )
+    return array
+
+
+def row_blocks(array: np.ndarray, dtype: np.dtype) -> list[slice]:
+    """Blocks of rows (n, columns) to convert one at a time; none where nothing large needs it."""
+    n, columns = array.shape
+    bytes_of_row = max(1, columns * dtype.itemsize)
+    ready = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
+    if ready or n * bytes_of_row <= BLOCK_BYTES:
+        return []
+    size = max(2, BLOCK_BYTES // bytes_of_row // 2 * 2)  # even: rows may be pairs
+    return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A checked array as one of `dtype`, contiguous and aligned."""
+    with np.errstate(all="ignore"):  # float64 beyond float32's range becomes inf, as in NumPy
+        # np.require leaves 0-d arrays alone and copies only what is not as asked for.
+        return np.require(array, dtype=dtype, requirements=["C", "ALIGNED"])
+
+
+def dtype_of(dtype: Any) -> np.dtype:
+    """The network's dtype that a name or type means; ValueError for others."""
+    found = np.dtype(dtype)
+    if found not in (FLOAT32, FLOAT64):
+        raise ValueError(f"dtype is {found}, expected 'float32' or 'float64'")
+    return FLOAT32 if found == FLOAT32 else FLOAT64
+
+
+def float_type(*arrays: Any) -> np.dtype:
+    """The type in which a kernel computes: float32 if all floats are at most that, else float64."""
+    found = None
+    for array in arrays:
+        if array is None:
+            continue
+        if not isinstance(array, (np.ndarray, np.generic)):
+            try:
+                array = np.asarray(array)
+            except ValueError:  # unequal lengths: left to `real_array`, which knows the name
+                continue
+        dtype = array.dtype
+        if dtype is FLOAT32:
+            found = FLOAT32
+        elif dtype.kind == "f":
+            if dtype.itemsize > 4:
+                return FLOAT64
+            found = FLOAT32
+    return found or FLOAT64
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def all_finite(array: np.ndarray) -> bool:
+    """Whether it holds neither NaN nor infinity."""
+    # One number tells almost always: a sum is finite unless an entry is not (or it overflows).
+    total = np.add.reduce(array, axis=None)
+    return math.isfinite(total) or bool(np.isfinite(array).all())
+
+
+def require_finite(name: str, array: np.ndarray) -> None:
+    """Raise `NonFiniteError` naming the first row and column that hold NaN or infinity."""
+    if all_finite(array):
+        return
+    bad = np.argwhere(~np.isfinite(array))
+    place = bad[0]
+    where = f"row {place[0]}" + (f", column {place[1]}" if array.ndim > 1 else "")
+    count = len(bad)
+    more = "" if count == 1 else f" ({count} such entries in all)"
+    raise NonFiniteError(
+        f"{name} holds {array[tuple(place)]} at {where}{more}, expected finite numbers; "
+        f"remove or fill such rows first"
+    )
+
+
+def number(name: str, value: Any, expected: str = "a number") -> float:
+    """`value` as a float; TypeError, with what was expected, for what is no number."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} is {value!r}, expected {expected}") from None
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int; True and False are not numbers here.
+
+    Raises
+    ------
+    TypeError
+        If it is not a whole number.
+    ValueError
+        If it is below `least`.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = value if type(value) is int else operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} is {value!r}, expected a whole number") from None
+    if number < least:
+        raise ValueError(f"{name} is {number}, expected at least {least}")
+    return number

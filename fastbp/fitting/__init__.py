@@ -1,0 +1,1 @@
+"""`fit` and `multistart`: arguments, methods, results, and what follows from a result."""

@@ -1,0 +1,1 @@
+"""Mathematics without networks and backends: activations, losses, least squares, uncertainty."""

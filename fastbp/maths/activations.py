@@ -1,0 +1,692 @@
+"""Activation functions: one table of names, formulas and what the backward pass must keep.
+
+A row of the table is the mathematics in NumPy. The reference backend evaluates it as it stands; the
+compiled backends implement the same rows under the same `kind` numbers and are tested against it.
+To add an activation, add a row here, tell C its number (`python tools/constants.py`) and add a case
+of it in each backend. A user's own function is an `Activation` made from scalar Python functions;
+it needs no row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..common.errors import unknown_name
+from .user_functions import ScalarFunctions, check_derivative
+
+# Numbers by which the backends know the functions. RELU_Z is relu with a derivative at 0 other than
+# 0, USER a function of the user's own.
+(
+    LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, RELU_Z, ELU, SELU, CELU, SOFTPLUS, SOFTSIGN, GELU,
+    GELU_TANH, SILU, MISH, HARD_TANH, HARD_SIGMOID, RELU6, EXP, SIN, USER,
+) = range(21)  # fmt: skip
+
+# Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
+SELU_SCALE = 1.0507009873554805
+SELU_ALPHA = 1.6732632423543773
+
+
+def _nan_like(z, value):
+    """`value`, and NaN where z is."""
+    return np.where(np.isnan(z), z, value)
+
+
+def _zero(z, _):
+    return _nan_like(z, 0.0)
+
+
+def _linear(z, _):
+    return z
+
+
+def _linear_derivative(z, _):
+    return np.ones_like(z)
+
+
+def _linear_second(z, _):
+    return np.zeros_like(z)
+
+
+def _relu(z, _):
+    return np.where(z < 0, 0, z)  # NaN is not < 0 and passes through
+
+
+def _relu_derivative(z, grad_at_zero):
+    return np.where(z > 0, 1, np.where(z < 0, 0, np.where(z == 0, grad_at_zero, z)))
+
+
+def _leaky_relu(z, slope):
+    return np.where(z > 0, z, slope * z)
+
+
+def _leaky_relu_derivative(z, slope):
+    return np.where(z > 0, 1, np.where(z <= 0, slope, z))
+
+
+def _sigmoid(z, _):
+    t = np.exp(-np.abs(z))  # never overflows
+    return np.where(z < 0, t / (1 + t), 1 / (1 + t))
+
+
+def _sigmoid_derivative(z, _):
+    t = np.exp(-np.abs(z))
+    return t / (1 + t) ** 2
+
+
+def _sigmoid_second(z, _):
+    return -_sigmoid_derivative(z, _) * np.tanh(z / 2)  # σ'(1 - 2σ)
+
+
+def _sigmoid_derivative_from_y(y, _):
+    return y * (1 - y)
+
+
+def _tanh(z, _):
+    return np.tanh(z)
+
+
+def _tanh_derivative(z, _):
+    t = np.exp(-2 * np.abs(z))  # 1 - tanh² cancels for large |z|; this does not
+    return 4 * t / (1 + t) ** 2
+
+
+def _tanh_second(z, _):
+    return -2 * np.tanh(z) * _tanh_derivative(z, _)
+
+
+def _tanh_derivative_from_y(y, _):
+    return 1 - y * y
+
+
+# The exponential linear units: scale·z above 0, scale·a·(e^(z/b) - 1) below.
+
+
+def _elu(z, alpha):
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0)))
+
+
+def _elu_derivative(z, alpha):
+    return np.where(z > 0, 1, alpha * np.exp(np.minimum(z, 0)))
+
+
+def _elu_second(z, alpha):
+    return np.where(z > 0, 0, alpha * np.exp(np.minimum(z, 0)))
+
+
+def _elu_derivative_from_y(y, alpha):
+    return np.where(y > 0, 1, y + alpha)
+
+
+def _selu(z, _):
+    return SELU_SCALE * _elu(z, SELU_ALPHA)
+
+
+def _selu_derivative(z, _):
+    return SELU_SCALE * _elu_derivative(z, SELU_ALPHA)
+
+
+def _selu_second(z, _):
+    return SELU_SCALE * _elu_second(z, SELU_ALPHA)
+
+
+def _selu_derivative_from_y(y, _):
+    return np.where(y > 0, SELU_SCALE, y + SELU_SCALE * SELU_ALPHA)
+
+
+def _celu(z, alpha):
+    return np.where(z > 0, z, alpha * np.expm1(np.minimum(z, 0) / alpha))
+
+
+def _celu_derivative(z, alpha):
+    return np.where(z > 0, 1, np.exp(np.minimum(z, 0) / alpha))
+
+
+def _celu_second(z, alpha):
+    return np.where(z > 0, 0, np.exp(np.minimum(z, 0) / alpha) / alpha)
+
+
+def _celu_derivative_from_y(y, alpha):
+    return np.where(y > 0, 1, y / alpha + 1)
+
+
+def _softplus(z, _):
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def _softsign(z, _):
+    # z / (1 + |z|) is NaN at infinity, this is not; near 0 it is the other way round.
+    return np.where(np.abs(z) > 1, np.sign(z) / (1 + 1 / np.abs(z)), z / (1 + np.abs(z)))
+
+
+def _softsign_derivative(z, _):
+    return (1 / (1 + np.abs(z))) ** 2  # the square of the sum would overflow first
+
+
+def _softsign_second(z, _):
+    return -2 * np.sign(z) * (1 / (1 + np.abs(z))) ** 3
+
+
+def _softsign_derivative_from_y(y, _):
+    return (1 - np.abs(y)) ** 2
+
+
+def _times(z, factor):
+    """z·factor, and 0 where the factor is 0 and z infinite."""
+    return np.where((factor == 0) & np.isinf(z), 0 * factor, z * factor)
+
+
+def _normal_cdf(z):
+    from scipy.special import ndtr
+
+    return ndtr(z)
+
+
+def _normal_density(z):
+    return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+
+
+def _gelu(z, _):
+    return _times(z, _normal_cdf(z))
+
+
+def _gelu_derivative(z, _):
+    return _normal_cdf(z) + _times(z, _normal_density(z))
+
+
+def _gelu_second(z, _):
+    return _times(2 - z * z, _normal_density(z))
+
+
+# gelu_tanh: ½z(1 + tanh u) = z·σ(2u) with u = √(2/π)(z + 0.044715 z³).
+_GELU_SLOPE, _GELU_CUBIC = np.sqrt(8 / np.pi), 0.044715  # 2u' at 0
+
+
+def _gelu_tanh_inner(z):
+    """2u and its first two derivatives; cut where σ has reached 0 or 1."""
+    z = np.clip(z, -40, 40)
+    return (
+        _GELU_SLOPE * z * (1 + _GELU_CUBIC * z * z),
+        _GELU_SLOPE * (1 + 3 * _GELU_CUBIC * z * z),
+        _GELU_SLOPE * 6 * _GELU_CUBIC * z,
+    )
+
+
+def _gelu_tanh(z, _):
+    return _times(z, _sigmoid(_gelu_tanh_inner(z)[0], _))
+
+
+def _gelu_tanh_derivative(z, _):
+    v, dv, _d2v = _gelu_tanh_inner(z)
+    return _sigmoid(v, _) + _times(z, _sigmoid_derivative(v, _) * dv)
+
+
+def _gelu_tanh_second(z, _):
+    v, dv, d2v = _gelu_tanh_inner(z)
+    s1, s2 = _sigmoid_derivative(v, _), _sigmoid_second(v, _)
+    return 2 * s1 * dv + _times(z, s2 * dv * dv + s1 * d2v)
+
+
+def _silu(z, _):
+    return _times(z, _sigmoid(z, _))
+
+
+def _silu_derivative(z, _):
+    return _sigmoid(z, _) + _times(z, _sigmoid_derivative(z, _))
+
+
+def _silu_second(z, _):
+    return 2 * _sigmoid_derivative(z, _) + _times(z, _sigmoid_second(z, _))
+
+
+# mish: z·w with w = tanh(softplus z), whose derivative is (1 - w²)σ.
+
+
+def _mish_weight(z):
+    t = np.exp(-np.abs(z))
+    below = t * (t + 2) / (t * (t + 2) + 2)
+    return np.where(z < 0, below, (1 + 2 * t) / (1 + 2 * t * (1 + t)))
+
+
+def _mish_weight_derivatives(z):
+    # With t = e^-|z| one has w' = 4 e^z (1 + e^z) / (e^2z + 2 e^z + 2)².
+    t = np.exp(-np.abs(z))
+    below = 4 * t * (1 + t) / (t * (t + 2) + 2) ** 2
+    above = 4 * t * (1 + t) * t / (1 + 2 * t * (1 + t)) ** 2
+    first = np.where(z < 0, below, above)
+    s, w = _sigmoid(z, None), _mish_weight(z)
+    return first, first * (1 - s - 2 * w * s)
+
+
+def _mish(z, _):
+    return _times(z, _mish_weight(z))
+
+
+def _mish_derivative(z, _):
+    return _mish_weight(z) + _times(z, _mish_weight_derivatives(z)[0])
+
+
+def _mish_second(z, _):
+    first, second = _mish_weight_derivatives(z)
+    return 2 * first + _times(z, second)
+
+
+def _hard_tanh(z, _):
+    return np.where(z > 1, 1, np.where(z < -1, -1, z))
+
+
+def _hard_tanh_derivative(z, _):
+    return _nan_like(z, np.abs(z) < 1)
+
+
+def _hard_sigmoid(z, _):
+    return np.where(z > 3, 1, np.where(z < -3, 0, (z + 3) / 6))
+
+
+def _hard_sigmoid_derivative(z, _):
+    return _nan_like(z, np.where(np.abs(z) < 3, 1 / 6, 0))
+
+
+def _relu6(z, _):
+    return np.where(z > 6, 6, np.where(z < 0, 0, z))
+
+
+def _relu6_derivative(z, _):
+    return _nan_like(z, (z > 0) & (z < 6))
+
+
+def _exp(z, _):
+    return np.exp(z)
+
+
+def _exp_derivative_from_y(y, _):
+    return y
+
+
+def _sin(z, _):
+    return np.sin(z)
+
+
+def _sin_derivative(z, _):
+    return np.cos(z)
+
+
+def _sin_second(z, _):
+    return -np.sin(z)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    kind : int
+        The number by which backends know the function.
+    f, df, d2f : callable
+        act(z, c) and its derivatives with respect to z; c is the function's parameter if it has
+        one. Where the second derivative does not exist it is taken as 0.
+    df_from_y : callable or None
+        The first derivative computed from y = act(z), where y determines it. Then the backward
+        pass keeps Y; otherwise it must keep Z.
+    init : {"glorot", "he", "lecun"}
+        The initial spread of the weights that suits the function.
+    """
+
+    kind: int
+    f: Callable[..., np.ndarray]
+    df: Callable[..., np.ndarray]
+    d2f: Callable[..., np.ndarray]
+    df_from_y: Callable[..., np.ndarray] | None
+    init: str = "glorot"
+
+
+TABLE: dict[str, Row] = {
+    "linear": Row(LINEAR, _linear, _linear_derivative, _linear_second, _linear_derivative),
+    # With derivative 0 at zero y tells all; any other value there needs z (y is 0 for z < 0 too).
+    "relu": Row(RELU, _relu, _relu_derivative, _zero, _relu_derivative, "he"),
+    "relu_z": Row(RELU_Z, _relu, _relu_derivative, _zero, None, "he"),
+    "leaky_relu": Row(
+        LEAKY_RELU, _leaky_relu, _leaky_relu_derivative, _zero, _leaky_relu_derivative, "he"
+    ),
+    "elu": Row(ELU, _elu, _elu_derivative, _elu_second, _elu_derivative_from_y, "he"),
+    "selu": Row(SELU, _selu, _selu_derivative, _selu_second, _selu_derivative_from_y, "lecun"),
+    "celu": Row(CELU, _celu, _celu_derivative, _celu_second, _celu_derivative_from_y, "he"),
+    "sigmoid": Row(
+        SIGMOID, _sigmoid, _sigmoid_derivative, _sigmoid_second, _sigmoid_derivative_from_y
+    ),
+    "tanh": Row(TANH, _tanh, _tanh_derivative, _tanh_second, _tanh_derivative_from_y),
+    "softplus": Row(SOFTPLUS, _softplus, _sigmoid, _sigmoid_derivative, None),
+    "softsign": Row(
+        SOFTSIGN, _softsign, _softsign_derivative, _softsign_second, _softsign_derivative_from_y
+    ),
+    "gelu": Row(GELU, _gelu, _gelu_derivative, _gelu_second, None, "he"),
+    "gelu_tanh": Row(GELU_TANH, _gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second, None, "he"),
+    "silu": Row(SILU, _silu, _silu_derivative, _silu_second, None, "he"),
+    "mish": Row(MISH, _mish, _mish_derivative, _mish_second, None, "he"),
+    "hard_tanh": Row(HARD_TANH, _hard_tanh, _hard_tanh_derivative, _zero, _hard_tanh_derivative),
+    # y rounds to 0 and 1 before z reaches the corners, so z is needed.
+    "hard_sigmoid": Row(HARD_SIGMOID, _hard_sigmoid, _hard_sigmoid_derivative, _zero, None),
+    "relu6": Row(RELU6, _relu6, _relu6_derivative, _zero, _relu6_derivative, "he"),
+    "exp": Row(EXP, _exp, _exp, _exp, _exp_derivative_from_y),
+    "sin": Row(SIN, _sin, _sin_derivative, _sin_second, None),
+}
+
+NAMES = tuple(name for name in TABLE if name != "relu_z")
+
+
+class Activation:
+    """An elementwise function with its derivatives, usable wherever an activation's name is.
+
+    The built-in ones come from `fastbp.activation` and the functions named after the parametrised
+    ones (`fastbp.relu`, `fastbp.leaky_relu`, `fastbp.elu`, `fastbp.celu`). Calling the class makes
+    one of the user's own from scalar Python functions.
+
+    Parameters
+    ----------
+    name : str
+        What to call it; not the name of a built-in one.
+    f : callable
+        float -> float, such as ``lambda z: z**3``; `math` and NumPy's functions of one number may
+        be used, and are fast where they are those of `fastbp.jitted`. The compiled backends compile
+        it once with Numba; they evaluate it in float32 in networks of float32, the reference in
+        float64.
+    df : callable
+        Its derivative, float -> float.
+    d2f : callable, optional
+        Its second derivative; without it Hessian products raise.
+
+    Attributes
+    ----------
+    name : str
+    constant : float
+        The parameter of a built-in function, such as the slope of a leaky relu; 0 where there is
+        none.
+    kind : int
+        The number by which backends know the function.
+    keeps_z : bool
+        Whether the derivative needs Z; otherwise Y is enough.
+    init : {"glorot", "he", "lecun"}
+        The initial spread of the weights that suits the function.
+    functions : ScalarFunctions or None
+        The user's functions, None for a built-in one.
+    numbers : tuple or None
+        (kind, constant, keeps_z) of a built-in function, for whoever reads them all at once.
+
+    Raises
+    ------
+    ValueError
+        For the name of a built-in function, or if `df` is not the derivative of `f`, or `d2f` not
+        that of `df`: both are compared with differences at points in [-4, 4].
+    TypeError
+        If a function is not callable or does not return a real number.
+
+    Notes
+    -----
+    Activations are equal if their names and parameters, or functions, are. One of module-level
+    functions survives pickling; lambdas do not.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> cubic = fb.Activation("cubic", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+    >>> cubic.df([1.0, 2.0])
+    array([ 3., 12.])
+    """
+
+    __slots__ = ("constant", "functions", "init", "keeps_z", "kind", "name", "numbers", "row")
+
+    name: str
+    constant: float
+    kind: int
+    keeps_z: bool
+    init: str
+    functions: ScalarFunctions | None
+    numbers: tuple[int, float, bool] | None
+    row: Row | None
+
+    def __init__(self, name: str, f: Callable, df: Callable, d2f: Callable | None = None):
+        if not isinstance(name, str):
+            raise TypeError(f"name is {name!r}, expected a string, such as 'P3'")
+        if name in TABLE:
+            raise ValueError(
+                f"name is {name!r}, which is a built-in activation; give yours another name"
+            )
+        functions = ScalarFunctions(f, df, d2f)
+        check_derivative(f"df of activation {name!r}", "f", f, df)
+        if d2f is not None:
+            check_derivative(f"d2f of activation {name!r}", "df", df, d2f)
+        self._set(name, 0.0, USER, True, "glorot", functions, None)
+
+    @classmethod
+    def _built_in(cls, name: str, constant: float = 0.0) -> Activation:
+        made = cls.__new__(cls)
+        row = TABLE["relu_z" if name == "relu" and constant != 0.0 else name]
+        made._set(name, constant, row.kind, row.df_from_y is None, row.init, None, row)
+        return made
+
+    def _set(self, *values: Any) -> None:
+        names = ("name", "constant", "kind", "keeps_z", "init", "functions", "row")
+        for name, value in zip(names, values, strict=True):
+            object.__setattr__(self, name, value)
+        numbers = (self.kind, self.constant, self.keeps_z) if self.functions is None else None
+        object.__setattr__(self, "numbers", numbers)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise AttributeError("an Activation cannot be changed; make another one")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("an Activation cannot be changed; make another one")
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Activation):
+            return NotImplemented
+        return (self.name, self.constant, self.functions) == (
+            other.name, other.constant, other.functions,
+        )  # fmt: skip
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.constant, self.functions))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.functions is None:
+            return Activation._built_in, (self.name, self.constant)
+        return Activation, (self.name, *self.functions.given)
+
+    def __repr__(self) -> str:
+        if self.functions is not None:
+            return f"<activation {self.name!r} of the user's own>"
+        usual = BY_NAME[self.name]
+        return repr(self.name) if self == usual else f"fb.{self.name}({self.constant:g})"
+
+    def f(self, Z: Any, *, backend: str | None = None) -> np.ndarray:
+        """act(Z), elementwise.
+
+        Parameters
+        ----------
+        Z : array_like of real numbers, any shape
+        backend : str, optional
+            Name of the backend; the current one by default.
+
+        Returns
+        -------
+        numpy.ndarray, same shape as Z
+            float32 for float32 and float16 input, float64 otherwise.
+        """
+        from ..networks.single_layers import apply_activation  # the table stands below the backends
+
+        return apply_activation(self, Z, 0, backend)
+
+    def df(self, Z: Any, *, backend: str | None = None) -> np.ndarray:
+        """The derivative of act at Z with respect to Z, elementwise; arguments as for `f`."""
+        from ..networks.single_layers import apply_activation
+
+        return apply_activation(self, Z, 1, backend)
+
+    def d2f(self, Z: Any, *, backend: str | None = None) -> np.ndarray:
+        """The second derivative of act at Z, elementwise; arguments as for `f`.
+
+        Where it does not exist, as at the corner of a relu, it is taken as 0.
+
+        Raises
+        ------
+        ValueError
+            For a function of the user's own without `d2f`.
+        """
+        from ..networks.single_layers import apply_activation
+
+        self.require_second()
+        return apply_activation(self, Z, 2, backend)
+
+    def require_second(self) -> None:
+        """Raise ValueError if the function was made without its second derivative."""
+        if self.functions is not None and self.functions.d2f is None:
+            raise ValueError(
+                f"activation {self.name!r} has no second derivative, which Hessian products need; "
+                f"make it as fastbp.Activation({self.name!r}, f, df, d2f)"
+            )
+
+
+def _parameter(name: str, value: Any, accepted: bool, advice: str) -> float:
+    if not (np.isfinite(value) and accepted):
+        raise ValueError(f"{name} is {value}, expected {advice}")
+    return value
+
+
+def relu(grad_at_zero: float = 0.0) -> Activation:
+    """max(z, 0), with a chosen derivative at z = 0.
+
+    Parameters
+    ----------
+    grad_at_zero : float, default 0.0
+        The value taken for the derivative at exactly 0, any finite number; 0, 1/2 and 1 are all
+        subgradients there.
+
+    Raises
+    ------
+    ValueError
+        If `grad_at_zero` is not finite.
+    """
+    value = float(grad_at_zero)
+    _parameter("grad_at_zero", value, True, "a finite number (usually 0, 0.5 or 1)")
+    return Activation._built_in("relu", value)
+
+
+def leaky_relu(slope: float = 0.01) -> Activation:
+    """z for z > 0, slope·z otherwise; the derivative at 0 is the slope, as in PyTorch.
+
+    Parameters
+    ----------
+    slope : float, default 0.01
+        At least 0, so that the output's sign tells the input's.
+
+    Raises
+    ------
+    ValueError
+        If `slope` is negative or not finite.
+    """
+    value = float(slope)
+    _parameter("slope", value, value >= 0, "a finite number >= 0 (0.01 is usual)")
+    return Activation._built_in("leaky_relu", value)
+
+
+def elu(alpha: float = 1.0) -> Activation:
+    """z for z > 0, alpha·(e^z - 1) otherwise [1]_; the derivative at 0 is alpha.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        At least 0, so that the output's sign tells the input's.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is negative or not finite.
+
+    References
+    ----------
+    .. [1] D.-A. Clevert, T. Unterthiner, S. Hochreiter, "Fast and accurate deep network learning by
+       exponential linear units (ELUs)", ICLR 2016.
+    """
+    value = float(alpha)
+    _parameter("alpha", value, value >= 0, "a finite number >= 0 (1 is usual)")
+    return Activation._built_in("elu", value)
+
+
+def celu(alpha: float = 1.0) -> Activation:
+    """z for z > 0, alpha·(e^(z/alpha) - 1) otherwise [1]_: an elu that is smooth for any alpha.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        Positive.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is not positive and finite.
+
+    References
+    ----------
+    .. [1] J. T. Barron, "Continuously differentiable exponential linear units", arXiv:1704.07483,
+       2017.
+    """
+    value = float(alpha)
+    _parameter("alpha", value, value > 0, "a positive finite number (1 is usual)")
+    return Activation._built_in("celu", value)
+
+
+_USUAL = {"relu": 0.0, "leaky_relu": 0.01, "elu": 1.0, "celu": 1.0}
+BY_NAME = {name: Activation._built_in(name, _USUAL.get(name, 0.0)) for name in NAMES}
+
+
+def activation(name: str | Activation) -> Activation:
+    """The activation of that name, with its usual parameters.
+
+    Parameters
+    ----------
+    name : str or Activation
+        One of "linear", "relu", "leaky_relu" (slope 0.01), "elu" and "celu" (alpha 1), "selu",
+        "sigmoid", "tanh", "softplus", "softsign", "gelu" (exact), "gelu_tanh", "silu", "mish",
+        "hard_tanh", "hard_sigmoid", "relu6", "exp", "sin"; an `Activation` is returned as it is.
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message suggests the nearest.
+
+    Notes
+    -----
+    σ is the logistic function, Φ the normal distribution's. softplus log(1 + e^z), softsign
+    z/(1 + |z|), gelu z·Φ(z) and gelu_tanh ½z(1 + tanh(√(2/π)(z + 0.044715 z³))) [1]_, silu z·σ(z)
+    [1]_, mish z·tanh(log(1 + e^z)) [2]_, selu 1.0507·elu(1.6733) [3]_, hard_tanh z cut to [-1, 1],
+    hard_sigmoid (z + 3)/6 cut to [0, 1], relu6 z cut to [0, 6]. Derivatives at corners are those
+    of the flat side.
+
+    References
+    ----------
+    .. [1] D. Hendrycks, K. Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415, 2016.
+    .. [2] D. Misra, "Mish: A self regularized non-monotonic activation function", BMVC 2020.
+    .. [3] G. Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> fb.activation("relu").f([-1.0, 0.0, 2.0])
+    array([0., 0., 2.])
+    >>> fb.relu(grad_at_zero=0.5).df([-1.0, 0.0, 2.0])
+    array([0. , 0.5, 1. ])
+    """
+    if isinstance(name, Activation):
+        return name
+    found = BY_NAME.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise ValueError(unknown_name("activation", name, NAMES))
+    return found

@@ -1,0 +1,75 @@
+"""What parameters of a network do the same: a form that all of these share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..common.arrays import FLOAT64
+from ..networks.network import Network
+
+# Activations with act(-z) = c - act(z), and c: a unit's signs can be turned.
+MIRRORED = {
+    "linear": 0.0,
+    "tanh": 0.0,
+    "hard_tanh": 0.0,
+    "softsign": 0.0,
+    "sin": 0.0,
+    "sigmoid": 1.0,
+    "hard_sigmoid": 1.0,
+}
+# Activations with act(s·z) = s·act(z) for s > 0: what comes in can be small and go out large.
+HOMOGENEOUS = ("linear", "relu", "leaky_relu")
+
+
+def canonical(net: Network, params: Any) -> np.ndarray:
+    """Parameters that do the same, of a form that does not depend on symmetries of the network.
+
+    The units of a hidden layer may be in any order. The signs of what comes into a unit and what
+    goes out of it may be turned together if its activation is odd, and also, with the next layer's
+    bias, if it is a sigmoid [1]_; their sizes traded if it is a relu. Here units have a positive
+    product of their incoming weights with a fixed direction and are sorted by it, and those of relu
+    layers have incoming weights of norm 1.
+
+    Parameters
+    ----------
+    net : Network
+    params : array_like (n_params,)
+
+    Returns
+    -------
+    numpy.ndarray of float64
+        W, then b, of each layer; zeros for masked entries and for the biases of layers without.
+
+    References
+    ----------
+    .. [1] H. J. Sussmann, "Uniqueness of the weights for minimal feedforward nets with a given
+       input-output map", Neural Networks 5(4), 1992.
+    """
+    double = net.astype(FLOAT64)
+    effective = double._params(np.asarray(params, FLOAT64))
+    # Biases as a last row: incoming weights are columns, outgoing ones the next layer's rows.
+    layers = [
+        np.vstack([W, np.zeros(W.shape[1]) if b is None else b])
+        for W, b in double.unpack(effective)
+    ]
+    rng = np.random.default_rng(0)
+    for layer, incoming, outgoing in zip(net.layers, layers, layers[1:], strict=False):
+        name = layer.act.name if layer.act.functions is None else ""
+        if name in HOMOGENEOUS:
+            sizes = np.linalg.norm(incoming, axis=0)
+            sizes[sizes == 0] = 1.0
+            incoming /= sizes
+            outgoing[:-1] *= sizes[:, None]
+        side = rng.standard_normal(len(incoming)) @ incoming
+        if name in MIRRORED:
+            turned = side < 0
+            outgoing[-1] += MIRRORED[name] * outgoing[:-1][turned].sum(axis=0)
+            incoming[:, turned] *= -1
+            outgoing[:-1][turned] *= -1
+            side = np.abs(side)
+        order = side.argsort()
+        incoming[:] = incoming[:, order]
+        outgoing[:-1] = outgoing[:-1][order]
+    return np.concatenate([layer.ravel() for layer in layers])

@@ -1,0 +1,175 @@
+"""`FitResult.summary` and that of many starts: a few lines of text."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import numpy as np
+
+from ..fitting.iterations import counted
+from ..training.optimizers import METHODS
+
+WIDTH = 80
+# Multiplications that a summary may cost: about a tenth of a second.
+QUICK = 1e9
+N_NOISES = 4
+
+
+def summary(res: Any) -> str:
+    """A fit as aligned lines of at most 80 columns.
+
+    Parameters
+    ----------
+    res : FitResult
+
+    Returns
+    -------
+    str
+        A line for each of the network, the method, the loss, what was done, how it ended, the
+        objective and its gradient, for least squares the noise of the outputs and what speaks
+        against standard errors, the validation if there was one, the time, the seed and the
+        backend; long ones go on below.
+    """
+    rows = {
+        "network": _network(res.net),
+        "method": res.method,
+        "loss": f"{res.loss_function!r} over {counted(res.n_rows, 'row')}{_scaled(res)}",
+        "done": _work(res),
+        "ended": f"{_OUTCOMES[res.status]}: {res.message}",
+        "objective": f"{res.fun:.6g}",
+        "largest |gradient|": _steepest(res.grad, res.net),
+        **_uncertainty(res),
+        "validation": _validation(res),
+        "time": _time(res.elapsed),
+        "seed": str(res.seed),
+        "backend": res.backend,
+    }
+    return _aligned(rows)
+
+
+def multistart_summary(ms: Any) -> str:
+    """Many starts as aligned lines of at most 80 columns, and a table of the clusters.
+
+    Parameters
+    ----------
+    ms : MultistartResult
+
+    Returns
+    -------
+    str
+        A line for each of the method, what was done, the spread of the objectives, the first of
+        the starts that failed, the time and the seed; a row for each of at most 10 clusters.
+    """
+    good, failed = ms.fun[~ms.failed], np.flatnonzero(ms.failed)
+    rows = {"method": ms.method, "starts": ms.message, "objective": "all failed"}
+    if len(good):
+        rows["objective"] = (
+            f"least {good[0]:.6g}, median {np.median(good):.6g}, largest {good[-1]:.6g}"
+        )
+    if len(failed):
+        k = failed[ms.order[failed].argmin()]
+        rows["failed"] = f"{len(failed)}, first start {ms.order[k]}: {ms.messages[k]}"
+    rows["time"] = _time(ms.elapsed)
+    rows["seed"] = "" if ms.seed is None else str(ms.seed)
+    return "\n".join([_aligned(rows), *_clusters(ms.clusters)])
+
+
+def _clusters(clusters: Any) -> list[str]:
+    """A table, lowest objective first."""
+    if not clusters:
+        return []
+    lines = ["", f"{'objective':>12}  starts  points"]
+    for cluster in clusters[:10]:
+        line = f"{cluster.fun:12.6g}  {len(cluster.members):6}  {cluster.n_points:6}"
+        if cluster.runaway:
+            line += f"  runs away: parameters {cluster.growth:.2g} times the starts'"
+        lines.append(line)
+    if len(clusters) > 10:
+        lines.append(f"{'...':>12}  {counted(len(clusters) - 10, 'cluster')} more")
+    return lines
+
+
+def _aligned(rows: dict[str, str]) -> str:
+    """Names and texts as two columns; long texts go on below."""
+    margin = max(map(len, rows)) + 2
+    return "\n".join(
+        textwrap.fill(
+            text,
+            WIDTH,
+            initial_indent=name.ljust(margin),
+            subsequent_indent=" " * margin,
+            break_on_hyphens=False,
+        )
+        for name, text in rows.items()
+        if text
+    )
+
+
+def step_noun(res: Any) -> str:
+    """What an entry of the history is: "epoch" of a method on batches, else "iteration"."""
+    batched = {type(method).__name__ for method in METHODS.values()}
+    return "epoch" if res.method.partition("(")[0] in batched else "iteration"
+
+
+# Words for `FitResult.status`, in its order.
+_OUTCOMES = ("success", "limit reached", "stuck", "divergence", "interrupted", "stopped")
+
+
+def _network(net: Any) -> str:
+    acts = ", ".join(repr(layer.act).strip("'") for layer in net.layers)
+    text = f"{net.sizes} ({acts}), {net.dtype}, {counted(net.n_params, 'parameter')}"
+    return text + (f", {net.n_free} of them free" if net.n_free != net.n_params else "")
+
+
+def _scaled(res: Any) -> str:
+    return "" if res.scale is None else f", scale={res.scale!r}"
+
+
+def _work(res: Any) -> str:
+    noun = step_noun(res)
+    work = "step" if noun == "epoch" else "evaluation"
+    return f"{counted(res.nit, noun)}, {counted(res.nfev, work)}"
+
+
+def _steepest(grad: np.ndarray, net: Any) -> str:
+    places = {}
+    for k, (W, b) in enumerate(net.unpack(grad)):
+        places[f"W of layer {k}"] = np.abs(W).max()
+        if b is not None:
+            places[f"b of layer {k}"] = np.abs(b).max()
+    place = max(places, key=lambda name: places[name])
+    return f"{places[place]:.3g} ({place})"
+
+
+def _uncertainty(res: Any) -> dict[str, str]:
+    """The noise and what speaks against standard errors, where that is known or soon computed."""
+    if "uncertainty" not in vars(res):
+        fitted = res.fitted
+        if fitted is None or fitted.obstacle or fitted.work > QUICK:
+            return {}
+    found = res.uncertainty
+    noise = ", ".join(f"{deviation:.4g}" for deviation in found.noise[:N_NOISES])
+    more = ", ..." if len(found.noise) > N_NOISES else ""
+    return {
+        "noise": f"{noise}{more} (standard deviation; {found.dof:.6g} degrees of freedom, "
+        f"{found.n_effective:.6g} effective parameters)",
+        "standard errors": "; ".join(found.notes),
+    }
+
+
+def _validation(res: Any) -> str:
+    values = res.history.get("val_loss", np.empty(0))
+    if not len(values):
+        return ""
+    best, noun = int(np.argmin(np.where(np.isnan(values), np.inf, values))), step_noun(res)
+    return f"best {values[best]:.6g} in {noun} {best + 1}, last {values[-1]:.6g}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.3g} ms"
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
