@@ -16,7 +16,7 @@ _EXPORTS = {
     "Adam": "training.optimizers",
     "AdamW": "training.optimizers",
     "BackendError": "common.errors",
-    "Dense": "networks.network",
+    "Dense": "networks.dense",
     "DivergenceError": "common.errors",
     "FitResult": "fitting.result",
     "GradCheck": "checks",

@@ -85,7 +85,7 @@ class Case:
     @property
     def effective(self):
         """The parameters with zeros where a mask is."""
-        return self.net._params(self.params)
+        return self.net.checked_params(self.params)
 
 
 def n_out_for(loss, n_out):

@@ -14,7 +14,7 @@ import pytest
 import fastbp as fb
 from fastbp import backends
 from fastbp.maths.losses import TABLE
-from fastbp.networks.network import Objective
+from fastbp.networks.objective import Objective
 from fastbp.training.optimizers import METHODS
 
 pytestmark = pytest.mark.backend

@@ -150,7 +150,9 @@ def task(n=40, sizes=(2, 4, 2), prior=0.0, weighted=False, act="tanh", **changes
     y = np.sin(2 * X[:, :1] + np.arange(n_out)) + 0.3 * rng.standard_normal((n, n_out))
     terms = {"sample_weight": weights(rng, n, np.float64)} if weighted else {}
     problem = net.objective(X, y, "sse", **terms).problem
-    return Task(net, problem, net._params(net.init(rng)), prior * rng.random(net.n_free), **changes)
+    return Task(
+        net, problem, net.checked_params(net.init(rng)), prior * rng.random(net.n_free), **changes
+    )
 
 
 TASKS = {

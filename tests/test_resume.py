@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastbp as fb
-from fastbp.networks.network import Objective
+from fastbp.networks.objective import Objective
 from fastbp.training.optimizers import METHODS
 
 pytestmark = pytest.mark.backend

@@ -282,8 +282,8 @@ def test_folding(name, kind, dtype, rng):
     Y = rng.standard_normal((50, 2)) * [1e3, 1e-2] + [5e4, -7.0]
     x_scaler, y_scaler = SCALERS[name](X), SCALERS[name](Y)
     params = (net.init(3) + 0.2 * rng.standard_normal(net.n_params)).astype(dtype)
-    if net._masked is not None:  # what masked entries hold means nothing
-        params[net._masked] = np.nan
+    if net.masked is not None:  # what masked entries hold means nothing
+        params[net.masked] = np.nan
     before = params.copy()
     folded = net.fold_scaling(params, x_scaler, y_scaler)
     assert np.array_equal(params, before, equal_nan=True) and not np.shares_memory(params, folded)

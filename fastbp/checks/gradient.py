@@ -86,7 +86,7 @@ def check_grad(
         raise ValueError(f"samples is {samples}, expected at least 1")
     if isinstance(fun_and_grad, Objective):
         net = fun_and_grad.net
-        point, free = net._params(x).astype(np.float64), net.free if free is None else free
+        point, free = net.checked_params(x).astype(np.float64), net.free if free is None else free
     else:
         single = getattr(x, "dtype", None) == FLOAT32
         point = real_array("x", x, FLOAT32 if single else FLOAT64)

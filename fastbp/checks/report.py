@@ -13,7 +13,8 @@ from ..backends.contract import Problem
 from ..common.arrays import FLOAT64
 from ..maths.activations import Activation
 from ..maths.losses import ROWS, Loss, user_row
-from ..networks.network import Dense, Network
+from ..networks.dense import Dense
+from ..networks.network import Network
 from ..networks.objective import Objective
 
 PRECISIONS = ("float16", "float32", "float64")
@@ -169,7 +170,7 @@ def gradient_report(
     """
     objective = net.objective(X, y, loss, **terms).astype(FLOAT64)
     double = objective.net
-    params = double._params(net._params(params))
+    params = double.checked_params(net.checked_params(params))
     value, grad = objective.value_and_grad(params)
     chosen = backends.use_backend(terms.get("backend") or backends.get_backend())
     with chosen, np.errstate(all="ignore"):

@@ -243,7 +243,7 @@ def fit(
         scalers=None if state is None or scale is None else states.scalers(state),
         terms=terms,
     )
-    call = _Call(data, rule, epochs, seed, watch, ending, options)
+    call = _Call(net, data, rule, epochs, seed, watch, ending, options)
     batch = _batch_size(batch_size, data.training, rule if isinstance(rule, str) else None)
     # Drawn for scaled columns, where units are about 1, but given for raw ones.
     if params is None:
@@ -281,6 +281,7 @@ class _Ending:
 class _Call:
     """What every part of a call needs."""
 
+    net: Network
     data: Data
     rule: FirstOrder | str
     epochs: int
@@ -450,8 +451,8 @@ def _require_finite_target(y: Any) -> None:
 
 
 def _start(net: Network, params: Any) -> np.ndarray:
-    start = np.array(net._vector(params))
-    used = net._params(start)
+    start = np.array(net.checked_vector(params))
+    used = net.checked_params(start)
     if not all_finite(used):
         bad = np.flatnonzero(~np.isfinite(used))[0]
         raise NonFiniteError(
@@ -504,7 +505,7 @@ def _by_steps(
     noise = 0
     if net.plan.dropout is not None:
         noise = int(_child(call.seed, DROPOUT).generate_state(1, np.uint64)[0])
-    run = loop.beginning(net._params(inside), recipe, method.initial_moment, noise)
+    run = loop.beginning(net.checked_params(inside), recipe, method.initial_moment, noise)
     if state is not None:
         states.require_same(state, identity)
         run = states.unpacked(
@@ -697,7 +698,7 @@ def _result(
         backend=backends.name_of(raw.backend),
         n_rows=len(raw.problem.X),
         scale=data.scale,
-        net=raw.net,
+        net=call.net,
         loss_function=raw.loss,
         fitted=fitted,
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..common.arrays import FLOAT64, as_array
 from ..maths.uncertainty import N_LISTED, Parameters, Uncertainty, listed, of_normal_equations
+from ..networks.description import Description
 from ..networks.network import Network
 from ..networks.objective import Objective
 from ..networks.scaling import Scaler, inverse
@@ -164,7 +165,7 @@ def _stopped(distances: np.ndarray, limits: np.ndarray, steps: np.ndarray) -> np
     return np.isfinite(limits) & (distances <= np.maximum(rounding, STOPPED_SHARE * steps))
 
 
-def _require_memory(net: Network) -> None:
+def _require_memory(net: Description) -> None:
     """Raise MemoryError if what is computed of its free parameters cannot be held."""
     needed = 8 * net.n_free * (SQUARE * net.n_free + TALL * net.n_params)
     memory = main_memory()
@@ -176,7 +177,7 @@ def _require_memory(net: Network) -> None:
         )
 
 
-def _named(net: Network, places: np.ndarray) -> str:
+def _named(net: Description, places: np.ndarray) -> str:
     """Parameters of a network as "W[0, 2], b[2] of layer 1"."""
     layers = net.plan.layers.tolist()
     names: dict[int, list[str]] = {}

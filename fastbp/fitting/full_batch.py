@@ -151,7 +151,7 @@ def _lm(
     state: dict[str, Any] | None,
 ) -> Outcome:
     obj, method = data.training.astype(FLOAT64), lm.LM(**options)
-    x0 = obj.net._params(start).copy()
+    x0 = obj.net.checked_params(start).copy()
     loss = obj.problem_scale * obj.sum_of_squares(x0, method.robust, method.f_scale)
     if not isfinite(loss):
         return _unusable("lm", x0, loss)
@@ -165,7 +165,7 @@ def _within_bounds(
 
     Entries that are fixed stay as they are.
     """
-    x0 = obj.net._params(start).copy()
+    x0 = obj.net.checked_params(start).copy()
     if options.get("bounds") is None:
         return x0, options
     bounds = as_bounds(options["bounds"], len(x0), pairs=method not in LEAST_SQUARES)

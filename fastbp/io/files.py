@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..maths.activations import Activation, activation, celu, elu, leaky_relu, relu
-from ..networks.network import Dense, Network
+from ..networks.dense import Dense
+from ..networks.network import Network
 
 FORMAT = "fastbp"
 VERSION = 1
@@ -121,7 +122,7 @@ def save(
 
     if not isinstance(net, Network):
         raise TypeError(f"net is {net!r}, expected a fastbp.Network")
-    tensors = {"params": net._vector(params)} | _matrices(net)
+    tensors = {"params": net.checked_vector(params)} | _matrices(net)
     stored = None
     if state is not None:
         arrays, values = _split(state)

@@ -230,11 +230,11 @@ for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backwa
 
 
 def _opened_network(net: Network) -> np.ndarray:
-    return callers.handle_of_plan(net.plan, net._masked)
+    return callers.handle_of_plan(net.plan, net.masked)
 
 
 def _opened_objective(objective: Objective) -> np.ndarray:
-    return callers.handle_of_problem(objective.problem, objective.net._masked)
+    return callers.handle_of_problem(objective.problem, objective.net.masked)
 
 
 def _type_of_network(net: Network) -> types.Type:

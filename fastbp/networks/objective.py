@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,11 +14,8 @@ from ..backends.contract import CAUCHY_RHO, HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, 
 from ..common.arrays import FLOAT64, converted, dtype_of, lazy_matrix, number, whole_number
 from ..common.errors import ShapeError, unknown_name
 from ..maths.losses import Loss, loss as loss_of
+from .description import Description
 from .targets import prepare_target, prepare_weights
-
-if TYPE_CHECKING:
-    from .network import Network
-
 
 ROBUST = {
     "linear": LINEAR_RHO,
@@ -36,7 +33,7 @@ class Objective:
 
     Attributes
     ----------
-    net : Network
+    net : Description
     loss : Loss
     threads : int
         How many share the rows.
@@ -46,7 +43,7 @@ class Objective:
 
     def __init__(
         self,
-        net: Network,
+        net: Description,
         X: Any,
         y: Any,
         loss: str | Loss,
@@ -123,19 +120,19 @@ class Objective:
 
     def value(self, params: Any) -> float:
         """The objective at `params` (n_params,)."""
-        params = self.net._params(params)
+        params = self.net.checked_params(params)
         return sum(map(lambda p: self.backend.value(p, params, self.threads), self._problems()))
 
     def value_and_grad(self, params: Any) -> tuple[float, np.ndarray]:
         """The objective and its gradient (n_params,) at `params`."""
-        params = self.net._params(params)
+        params = self.net.checked_params(params)
         if not self._blocks:
             value, grad = self.backend.value_and_grad(self._stored, params, self.threads)
         else:
             value, grad = self._summed(
                 lambda p: self.backend.value_and_grad(p, params, self.threads)
             )
-        return value, self.net._without_fixed(grad)
+        return value, self.net.zero_fixed(grad)
 
     @np.errstate(all="ignore")  # infinite and NaN entries pass, as in the backends
     def _summed(self, function: Callable[[Problem], tuple[Any, ...]]) -> list[Any]:
@@ -152,9 +149,9 @@ class Objective:
     @np.errstate(all="ignore")
     def per_sample_grad(self, params: Any) -> np.ndarray:
         """The gradient of each sample's own objective; see `Network.per_sample_grad`."""
-        params, p = self.net._params(params), self.problem
+        params, p = self.net.checked_params(params), self.problem
         own = replace(p, scale=self.loss.scale(1.0, self.net.n_out), handles={})
-        rows = self.net._without_fixed(self.backend.row_gradients(own, params))
+        rows = self.net.zero_fixed(self.backend.row_gradients(own, params))
         return rows[0::2] + rows[1::2] if self.loss.paired else rows
 
     # Curvature.
@@ -172,9 +169,9 @@ class Objective:
     @np.errstate(all="ignore")
     def _curvature(self, params: Any, v: Any, gauss_newton: bool) -> np.ndarray:
         self.loss.require_second()
-        params, v = self.net._params(params), self.net._tangent("v", v)
+        params, v = self.net.checked_params(params), self.net.checked_tangent("v", v)
         (product,) = self._summed(lambda p: (self.backend.hvp(p, params, v, gauss_newton),))
-        return self.net._without_fixed(product + self._penalty_product(params, v))
+        return self.net.zero_fixed(product + self._penalty_product(params, v))
 
     def _penalty_product(self, params: np.ndarray, v: np.ndarray) -> np.ndarray:
         """The Hessian of the penalties times v."""
@@ -195,7 +192,7 @@ class Objective:
     def max_stable_rate(self, params: Any) -> float:
         """2/λ_max at `params`; see `Network.max_stable_rate`."""
         double = self.astype(FLOAT64)
-        params, free = double.net._params(params), double.net.free
+        params, free = double.net.checked_params(params), double.net.free
         multiply = double.gnvp if self.loss.least_squares else double.hvp
 
         def product(x: np.ndarray) -> np.ndarray:
@@ -221,7 +218,7 @@ class Objective:
             If the loss is not a sum of squares, or a penalty other than l2 was asked for.
         """
         self._require_least_squares()
-        params, p = self.net._params(params), self.problem
+        params, p = self.net.checked_params(params), self.problem
         with np.errstate(all="ignore"):  # infinite and NaN entries pass, as in the backends
             R = self.backend.forward(p.plan, params, p.X) - p.targets
             if p.weights is not None:
@@ -233,9 +230,9 @@ class Objective:
     def jacobian(self, params: Any) -> np.ndarray:
         """The derivative of `residuals`, (len(residuals), n_params)."""
         self._require_least_squares()
-        params, p = self.net._params(params), self.problem
+        params, p = self.net.checked_params(params), self.problem
         J = self.backend.jacobian(p.plan, params, p.X, self.threads, False)
-        J = self.net._without_fixed(J)
+        J = self.net.zero_fixed(J)
         if p.weights is not None:
             with np.errstate(all="ignore"):
                 J *= np.repeat(np.sqrt(p.weights), self.net.n_out)[:, None]
@@ -244,12 +241,12 @@ class Objective:
         indices = self._weight_indices
         prior = np.zeros((len(indices), self.net.n_params), self.net.dtype)
         prior[np.arange(len(indices)), indices] = self._prior_factor()
-        return np.concatenate([J, self.net._without_fixed(prior)])
+        return np.concatenate([J, self.net.zero_fixed(prior)])
 
     def sum_of_squares(self, params: Any, robust: str = "linear", f_scale: float = 1.0) -> float:
         """The third result of `normal_equations` alone, at the cost of a forward pass."""
         self._require_least_squares()
-        params, rho = self.net._params(params), robust_loss(robust, f_scale)
+        params, rho = self.net.checked_params(params), robust_loss(robust, f_scale)
         if not self._blocks:
             return self.backend.sum_of_squares(self._stored, params, self.threads, rho)
         (total,) = self._summed(
@@ -290,7 +287,7 @@ class Objective:
            least-squares", Communications in Statistics A6(9), 1977.
         """
         self._require_least_squares()
-        params, rho = self.net._params(params), robust_loss(robust, f_scale)
+        params, rho = self.net.checked_params(params), robust_loss(robust, f_scale)
         if not self._blocks:
             return self.backend.normal_equations(self._stored, params, self.threads, rho)
         JTJ, JTr, total = self._summed(
@@ -302,9 +299,8 @@ class Objective:
         self, params: Any, moved: Any, robust: str = "linear", f_scale: float = 1.0
     ) -> np.ndarray:
         """JᵀD r(moved) (n_free,), J and D being those of `normal_equations` at `params`."""
-        params, moved, rho = (
-            self.net._params(params), self.net._params(moved), robust_loss(robust, f_scale),
-        )  # fmt: skip
+        params, moved = self.net.checked_params(params), self.net.checked_params(moved)
+        rho = robust_loss(robust, f_scale)
         (result,) = self._summed(
             lambda p: (self.backend.gradient_beyond(p, params, moved, self.threads, rho),)
         )

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..common.arrays import FLOAT64
 from ..common.errors import ShapeError
-from ..networks.network import Network
+from ..networks.description import Description
 from ..networks.objective import Objective
 
 # Options and keywords of SciPy's with an entry per parameter, and fields of its results.
@@ -19,7 +19,7 @@ _PER_PARAMETER = ("scale", "offset", "x_scale")
 _DERIVATIVES = ("jac", "grad", "lagrangian_grad", "active_mask")
 
 
-def require_free(net: Network) -> None:
+def require_free(net: Description) -> None:
     """Raise ValueError if all parameters are masked or frozen."""
     if net.n_free == 0:
         raise ValueError(
@@ -51,7 +51,7 @@ class FreeCoordinates:
     def __init__(self, obj: Objective, start: Any):
         require_free(obj.net)
         self._obj, self._free = obj.astype(FLOAT64), obj.net.free
-        self._start = self._obj.net._vector(start).copy()
+        self._start = self._obj.net.checked_vector(start).copy()
         self.x0 = self._start[self._free]
 
     # What the solver calls.
@@ -190,7 +190,7 @@ class FreeCoordinates:
         return inside
 
     def _effective(self, x: np.ndarray) -> np.ndarray:
-        return self._obj.net._params(self._expanded(x))
+        return self._obj.net.checked_params(self._expanded(x))
 
     def _inside(self, function: Any) -> Any:
         if not callable(function):

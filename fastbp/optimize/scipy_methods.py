@@ -410,7 +410,7 @@ def _float64(obj: Any, p0: Any) -> tuple[Any, np.ndarray]:
         double = obj.astype(FLOAT64)
         if not isinstance(double, Remembered):
             double = Remembered(double)
-        return double, double.net._vector(p0).copy()
+        return double, double.net.checked_vector(p0).copy()
     if not callable(obj):
         raise TypeError(f"obj is {obj!r}, expected a network's objective or a function")
     p0 = real_array("p0", p0, FLOAT64).copy()

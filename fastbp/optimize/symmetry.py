@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..common.arrays import FLOAT64
-from ..networks.network import Network
+from ..networks.description import Description
 
 # Activations with act(-z) = c - act(z), and c: a unit's signs can be turned.
 MIRRORED = {
@@ -23,7 +23,7 @@ MIRRORED = {
 HOMOGENEOUS = ("linear", "relu", "leaky_relu")
 
 
-def canonical(net: Network, params: Any) -> np.ndarray:
+def canonical(net: Description, params: Any) -> np.ndarray:
     """Parameters that do the same, of a form that does not depend on symmetries of the network.
 
     The units of a hidden layer may be in any order. The signs of what comes into a unit and what
@@ -34,7 +34,7 @@ def canonical(net: Network, params: Any) -> np.ndarray:
 
     Parameters
     ----------
-    net : Network
+    net : Network or Description
     params : array_like (n_params,)
 
     Returns
@@ -48,7 +48,7 @@ def canonical(net: Network, params: Any) -> np.ndarray:
        input-output map", Neural Networks 5(4), 1992.
     """
     double = net.astype(FLOAT64)
-    effective = double._params(np.asarray(params, FLOAT64))
+    effective = double.checked_params(np.asarray(params, FLOAT64))
     # Biases as a last row: incoming weights are columns, outgoing ones the next layer's rows.
     layers = [
         np.vstack([W, np.zeros(W.shape[1]) if b is None else b])

@@ -11,7 +11,8 @@ import numpy as np
 from ..common.arrays import FLOAT64, as_array, require_finite
 from ..common.errors import unknown_name
 from ..maths.losses import Loss
-from ..networks.network import Dense, Network
+from ..networks.dense import Dense
+from ..networks.network import Network
 from ..networks.objective import Objective
 from ..networks.scaling import Scaler, inverse
 

@@ -376,7 +376,7 @@ def curvature(obj: Objective, params: np.ndarray, batch_size: int) -> float:
         Not finite where the network is not at `params`.
     """
     obj = obj.astype(FLOAT64)
-    problem, params, free = obj.problem, obj.net._params(params), obj.net.free
+    problem, params, free = obj.problem, obj.net.checked_params(params), obj.net.free
     n = len(problem.X)
     rows = slice(None, None, -(-n // min(4096, max(32, 2**24 // len(params)))))
     weights = np.ones(n) if problem.weights is None else problem.weights

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..backends.contract import Run
 from ..common.arrays import FLOAT64
-from ..networks.network import Network
+from ..networks.description import Description
 from ..networks.scaling import Scaler
 from .data import Data
 from .loop import Progress
@@ -22,12 +22,12 @@ from .loop import Progress
 ARRAYS = ("params", "moments", "good", "best", "average", "monitor")  # of a Run
 
 
-def fingerprint(net: Network) -> str:
+def fingerprint(net: Description) -> str:
     """What tells a network from others, whatever its parameters."""
     plan = net.plan
     found = plan.handles.get("fingerprint")
     if found is None:
-        content = (plan.layers, plan.constants, plan.free, net._masked, plan.dropout)
+        content = (plan.layers, plan.constants, plan.free, net.masked, plan.dropout)
         told = b"".join(b"-" if a is None else a.tobytes() for a in content)
         told += " ".join(act.name for act in plan.activations).encode()
         found = f"{net.sizes} {net.dtype} {zlib.crc32(told):08x}"
