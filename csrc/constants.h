@@ -3,7 +3,7 @@
 #ifndef FB_CONSTANTS_H
 #define FB_CONSTANTS_H
 
-/* fastbp/activations.py */
+/* fastbp/maths/activations.py */
 
 /* Numbers by which the backends know the functions. RELU_Z is relu with a derivative at 0 other
  * than 0, USER a function of the user's own. */
@@ -33,7 +33,7 @@
 #define FB_SELU_SCALE 1.0507009873554805
 #define FB_SELU_ALPHA 1.6732632423543774
 
-/* fastbp/losses.py */
+/* fastbp/maths/losses.py */
 
 /* Numbers by which the backends know the row functions. */
 #define FB_SQUARED 0
@@ -71,29 +71,6 @@
 #define FB_ADAM 2
 #define FB_RMSPROP 3
 #define FB_ADAGRAD 4
-
-/* Kinds of `Robust`. */
-#define FB_LINEAR_RHO 0
-#define FB_HUBER_RHO 1
-#define FB_SOFT_L1_RHO 2
-#define FB_CAUCHY_RHO 3
-
-/* Places in `Descent.state`. */
-#define FB_SQUARES 0
-#define FB_MU 1
-#define FB_USED 2
-#define FB_RHO 3
-#define FB_NIT 4
-#define FB_NFEV 5
-#define FB_NJEV 6
-#define FB_STATUS 7
-
-/* How a search ends (0: it goes on). */
-#define FB_STUCK -1
-#define FB_RUNNING 0
-#define FB_FLAT 1
-#define FB_SMALL 2
-#define FB_SHORT 3
 
 /* Why `train` stopped before its last step (0: it did not). */
 #define FB_DONE 0
@@ -157,7 +134,32 @@
 /* Rows of a matrix that Cholesky's method factors together. */
 #define FB_FACTOR_ROWS 32
 
-/* fastbp/backends/marquardt.py */
+/* fastbp/maths/robust.py */
+
+/* Kinds of `Robust`. */
+#define FB_LINEAR_RHO 0
+#define FB_HUBER_RHO 1
+#define FB_SOFT_L1_RHO 2
+#define FB_CAUCHY_RHO 3
+
+/* fastbp/maths/marquardt.py */
+
+/* Places in `Descent.state`. */
+#define FB_SQUARES 0
+#define FB_MU 1
+#define FB_USED 2
+#define FB_RHO 3
+#define FB_NIT 4
+#define FB_NFEV 5
+#define FB_NJEV 6
+#define FB_STATUS 7
+
+/* How a search ends (0: it goes on). */
+#define FB_STUCK -1
+#define FB_RUNNING 0
+#define FB_FLAT 1
+#define FB_SMALL 2
+#define FB_SHORT 3
 
 /* What columns of the Jacobian measured counts by this factor an iteration later: a column that
  * was long once, far from here, does not hold its parameter back for ever. Of squared lengths. */

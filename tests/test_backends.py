@@ -41,7 +41,8 @@ from transcript import follow
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import contract
-from fastbp.backends.contract import SOFT_L1_RHO, Recipe, Robust
+from fastbp.backends.contract import Recipe
+from fastbp.maths.robust import SOFT_L1_RHO, Robust
 
 # The contract.
 

@@ -18,11 +18,8 @@ from test_curvature import case_with
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import contract
-from fastbp.backends.contract import (
-    CAUCHY_RHO,
+from fastbp.maths.marquardt import (
     FLAT,
-    HUBER_RHO,
-    LINEAR_RHO,
     MU,
     NFEV,
     NIT,
@@ -30,15 +27,15 @@ from fastbp.backends.contract import (
     RUNNING,
     SHORT,
     SMALL,
-    SOFT_L1_RHO,
     SQUARES,
     STATUS,
     STUCK,
     Descent,
-    Robust,
+    Rows,
     Rules,
+    Search,
 )
-from fastbp.maths.marquardt import Rows, Search
+from fastbp.maths.robust import CAUCHY_RHO, HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 
 pytestmark = pytest.mark.backend
 

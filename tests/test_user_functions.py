@@ -20,7 +20,8 @@ from strategies import BUMP, QUARTIC, case, case_of, same
 
 import fastbp as fb
 from fastbp import jitted
-from fastbp.maths import user_functions as _user
+from fastbp.backends import user_code
+from fastbp.maths.user_functions import ScalarFunctions
 
 pytestmark = pytest.mark.backend
 
@@ -363,9 +364,9 @@ FAILING = [  # where Python is content; the line that does not compile, and why
 @pytest.mark.parametrize(("f", "source", "reason"), FAILING)
 def test_messages_quote_the_line_that_does_not_compile(f, source, reason):
     pytest.importorskip("numba")
-    functions = _user.ScalarFunctions(f, step)
+    functions = ScalarFunctions(f, step)
     with pytest.raises(fb.BackendError) as caught:
-        functions.address(np.dtype("float32"))
+        user_code.address(functions, np.dtype("float32"))
     head, place, quoted, why = str(caught.value).split("\n")
     assert "or use backend='numpy', which calls it as it is" in head
     line, path = re.fullmatch(r"line (\d+) of (.*), in \S+:", place).groups()
@@ -378,18 +379,18 @@ def test_messages_quote_the_line_that_does_not_compile(f, source, reason):
 
 def test_undefined_names_are_quoted_in_the_function_that_has_them():
     pytest.importorskip("numba")
-    functions = _user.ScalarFunctions(lambda z: undefined(z), step)
+    functions = ScalarFunctions(lambda z: undefined(z), step)
     with pytest.raises(fb.BackendError, match=r"in undefined:\n    return y \* undefined_number"):
-        functions.address(np.dtype(float))
+        user_code.address(functions, np.dtype(float))
 
 
 def test_functions_without_source_are_named_by_their_line():
     pytest.importorskip("numba")
     names = {"FACTORS": FACTORS}
     exec(compile("\n\nf = lambda z: z * FACTORS.two", "<typed>", "exec"), names)
-    functions = _user.ScalarFunctions(names["f"], step)
+    functions = ScalarFunctions(names["f"], step)
     with pytest.raises(fb.BackendError, match="\nline 3 of <typed>, in <lambda>:\nUntyped global"):
-        functions.address(np.dtype(float))
+        user_code.address(functions, np.dtype(float))
 
 
 def test_losses_that_do_not_compile(backend):
@@ -407,7 +408,7 @@ def test_without_numba_the_message_says_what_to_install(monkeypatch):
     functions = fb.Activation("mine", lambda z: z * z, lambda z: 2 * z).functions
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(fb.BackendError, match=r"install it with: pip install numba, or use backe"):
-        functions.address(np.dtype(float))
+        user_code.address(functions, np.dtype(float))
 
 
 CALLABLES = [(math.tanh, tanh_slope), (np.tanh, lambda z: 1 - np.tanh(z) ** 2)]
@@ -447,10 +448,10 @@ def test_compiled_once_for_both_compiled_backends(dtype):
     if not compiled:
         pytest.skip("no compiled backend")
     act = fb.Activation("mine", lambda z: z * z, lambda z: 2 * z)
-    size = len(_user._compiled)
+    size = len(user_code._compiled)
     for name in compiled * 2:
         assert act.f(np.array([3, -2], dtype), backend=name).tolist() == [9, 4]
-    assert len(_user._compiled) == size + 1
+    assert len(user_code._compiled) == size + 1
 
 
 def test_first_use_from_many_threads_at_once(backend):
@@ -505,8 +506,8 @@ MIXED = [  # with constants that Numba alone would make float64 of
 
 def assembly(functions, dtype):
     """Of the function over arrays."""
-    functions.address(dtype)
-    found = [c for k, c in _user._compiled.items() if k[1:] == (functions.given, dtype.char)]
+    user_code.address(functions, dtype)
+    found = [c for k, c in user_code._compiled.items() if k == (functions, dtype.char)]
     return found[0]._library.get_asm_str()
 
 
@@ -573,7 +574,7 @@ def test_activations_over_arrays(dtype, n):
     pytest.importorskip("numba")
     act = TWINS["softplus"]
     call = ctypes.CFUNCTYPE(None, *(ctypes.c_int64,) * 2, *(ctypes.c_void_p,) * 2)(
-        act.functions.address(dtype)
+        user_code.address(act.functions, dtype)
     )
     Z = np.random.default_rng(n).standard_normal(n + 1).astype(dtype)
     for order, f in enumerate((act.f, act.df, act.d2f, act.df)):
@@ -597,7 +598,7 @@ def test_losses_over_arrays(dtype, n, weighted):
     real = ctypes.c_float if dtype == np.float32 else ctypes.c_double
     kinds = (ctypes.c_int64,) * 2 + (ctypes.c_void_p,) * 3 + (real, ctypes.c_void_p)
     functions = QUARTIC.functions
-    call = ctypes.CFUNCTYPE(ctypes.c_double, *kinds)(functions.address(dtype))
+    call = ctypes.CFUNCTYPE(ctypes.c_double, *kinds)(user_code.address(functions, dtype))
     y, t, w = np.random.default_rng(n).random((3, n + 1)).astype(dtype)
     value, slope = functions.evaluate(y[:n], t[:n])
     bend = functions.second(y[:n], t[:n])

@@ -17,11 +17,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..maths.activations import Activation
+from ..maths.activations import ActivationSpec
+from ..maths.marquardt import Descent, Rules
+from ..maths.robust import Robust
 from ..maths.user_functions import PairFunctions
 
 # Columns of `Plan.layers`, and how many there are.
@@ -29,15 +31,6 @@ N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN, LAYER_COLUMNS =
 
 # Kinds of `Optimizer`.
 SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
-
-# Kinds of `Robust`.
-LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
-
-# Places in `Descent.state`.
-SQUARES, MU, USED, RHO, NIT, NFEV, NJEV, STATUS = range(8)
-
-# How a search ends (0: it goes on).
-STUCK, RUNNING, FLAT, SMALL, SHORT = range(-1, 4)
 
 # Why `train` stopped before its last step (0: it did not).
 DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
@@ -79,7 +72,7 @@ class Plan:
         Length of the parameter vector.
     tape_width : int
         Columns of the tape.
-    activations : tuple of Activation
+    activations : tuple of ActivationSpec
         The layers' functions: what `layers` and `constants` say of them, and the user's own.
     free : numpy.ndarray of bool (n_params,), or None
         Which parameters `train` may change; None for all. The others' entries of the gradient
@@ -97,7 +90,7 @@ class Plan:
     constants: np.ndarray
     n_params: int
     tape_width: int
-    activations: tuple[Activation, ...]
+    activations: tuple[ActivationSpec, ...]
     free: np.ndarray | None = None
     dropout: np.ndarray | None = None
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -160,90 +153,6 @@ class Problem:
     l2: float = 0.0
     l1: float = 0.0
     group: float = 0.0
-    handles: dict[str, Any] = field(default_factory=dict, repr=False)
-
-
-class Robust(NamedTuple):
-    """How residuals count in a sum of squares: r² as C²·rho((r/C)²), C being the scale.
-
-    The rho are those of `scipy.optimize.least_squares`, under its names.
-
-    Attributes
-    ----------
-    kind : int
-        LINEAR_RHO: z. HUBER_RHO: z up to 1, 2·sqrt(z) - 1 beyond. SOFT_L1_RHO: 2·(sqrt(1 + z) - 1).
-        CAUCHY_RHO: log(1 + z).
-    scale : float
-        C > 0, which does not matter for LINEAR_RHO.
-    """
-
-    kind: int = LINEAR_RHO
-    scale: float = 1.0
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The numbers of a search by Levenberg and Marquardt's method.
-
-    Attributes
-    ----------
-    mu : float
-        The first damping, relative to the scales.
-    mu_dec, mu_inc : float or None
-        What mu is multiplied with after a step and after a failure; None for Nielsen's factors.
-    mu_max : float
-        The search is stuck beyond.
-    uniform : bool
-        Whether the scales are all the mean of the diagonal of JᵀJ instead of that diagonal.
-    bend : bool
-        Whether steps follow the second derivative of the residuals.
-    ftol : float
-        The end (SMALL) if a step changes the sum, and was to change it, by no more than this share.
-    xtol : float
-        The end (SHORT) if a step is no longer than this share of x, both measured by the scales.
-    gtol : float
-        The end (FLAT) if the cosines between r and the columns of J are no larger.
-    min_grad : float
-        The end (FLAT) if no entry of Jᵀr is larger.
-    """
-
-    mu: float = 1e-3
-    mu_dec: float | None = None
-    mu_inc: float | None = None
-    mu_max: float = 1e16
-    uniform: bool = False
-    bend: bool = True
-    ftol: float = 1e-14
-    xtol: float = 1e-12
-    gtol: float = 1e-12
-    min_grad: float = 0.0
-
-
-@dataclass(eq=False)
-class Descent:
-    """Where a search stands, all in float64; `descend` updates it.
-
-    Attributes
-    ----------
-    params : numpy.ndarray (n_params,)
-        The parameters reached.
-    prior : numpy.ndarray (n_free,)
-        Σ prior_j x_j² over the free parameters is added to the sum of squares; it does not change.
-    normal : numpy.ndarray (n_free + 1, n_free)
-        JᵀDJ at params and, as the last row, JᵀDr; without meaning before the first step.
-    scales : numpy.ndarray (n_free,)
-        What measures steps; 0 before the first step.
-    state : numpy.ndarray (8,)
-        Numbers, by place: SQUARES, the sum without the prior; MU, the damping that is tried next;
-        USED and RHO, that of the last step and what it gained relative to the prediction; NIT, NFEV
-        and NJEV, the steps, evaluations of residuals and of Jacobians; STATUS.
-    """
-
-    params: np.ndarray
-    prior: np.ndarray
-    normal: np.ndarray
-    scales: np.ndarray
-    state: np.ndarray
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
@@ -373,13 +282,13 @@ def partition(n: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, n)) for start in range(0, n, size)] or [(0, 0)]
 
 
-def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
+def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
     """act(Z), or its first or second derivative (order 1, 2), elementwise for Z of any shape."""
     raise NotImplementedError
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: ActivationSpec, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Y = act(XW + b) and, if `keep_z`, Z; n, n_in and n_out may be 0."""
     raise NotImplementedError
@@ -391,7 +300,7 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    act: Activation,
+    act: ActivationSpec,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:

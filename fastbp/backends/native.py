@@ -14,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import unknown_name
-from ..maths.activations import Activation
+from ..maths.activations import ActivationSpec
 from ..maths.losses import SOFTMAX_CE_LABELS
-from .contract import Descent, Plan, Problem, Recipe, Robust, Rules, Run
+from ..maths.marquardt import Descent, Rules
+from ..maths.robust import Robust
+from . import user_code
+from .contract import Plan, Problem, Recipe, Run
 
 LEVELS = ("baseline", "avx2", "avx512")
 
@@ -96,12 +99,12 @@ def _is_double(array: np.ndarray) -> bool:
 # One layer.
 
 
-def _function(act: Activation, dtype: np.dtype) -> int:
+def _function(act: ActivationSpec, dtype: np.dtype) -> int:
     """The address of a user's function, 0 for a built-in one."""
-    return 0 if act.functions is None else act.functions.address(dtype)
+    return 0 if act.functions is None else user_code.address(act.functions, dtype)
 
 
-def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
+def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
     result = np.empty_like(Z)
     function = (act.kind, act.constant, _function(act, Z.dtype))
     lib.fb_activation(_is_double(Z), *function, order, Z.size, _address(Z), _address(result))
@@ -109,7 +112,7 @@ def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: ActivationSpec, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     n, (n_in, n_out) = len(X), W.shape
     Y = np.empty((n, n_out), X.dtype)
@@ -129,7 +132,7 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    act: Activation,
+    act: ActivationSpec,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
@@ -246,7 +249,7 @@ def _new_problem(problem: Problem) -> tuple[Any, Any, tuple[int, int], Any]:
         struct.y, struct.n_targets = targets, problem.targets.shape[1]
     struct.loss, struct.constant, struct.scale = problem.loss, problem.constant, problem.scale
     if problem.functions is not None:
-        struct.function = problem.functions.address(problem.plan.dtype)
+        struct.function = user_code.address(problem.functions, problem.plan.dtype)
     struct.l2, struct.l1, struct.group = problem.l2, problem.l1, problem.group
     addresses = _integer(plan), _integer(struct)
     handle = problem.handles["c"] = (plan, struct, addresses, buffers)

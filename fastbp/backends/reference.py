@@ -10,17 +10,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..maths.activations import Activation
+from ..maths.activations import ActivationSpec
 from ..maths.losses import ROWS, USER_LOSS, Row, user_row
-from ..maths.marquardt import Rows, Search
-from ..maths.robust import rho
+from ..maths.marquardt import Descent, Rows, Rules, Search
+from ..maths.robust import Robust, rho
 from . import contract
-from .contract import Descent, Optimizer, Plan, Problem, Recipe, Robust, Rules, Run
+from .contract import Optimizer, Plan, Problem, Recipe, Run
 
 # One layer.
 
 
-def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
+def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
     z = Z.astype(np.float64)
     with np.errstate(all="ignore"):
         if act.row is None:
@@ -31,7 +31,7 @@ def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: ActivationSpec, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     with np.errstate(all="ignore"):
         Z = X @ W if b is None else X @ W + b
@@ -44,7 +44,7 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    act: Activation,
+    act: ActivationSpec,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:
@@ -56,7 +56,7 @@ def dense_backward(
     return dX, np.ascontiguousarray(dW), db
 
 
-def _derivative(act: Activation, Y: np.ndarray, Z: np.ndarray | None) -> np.ndarray:
+def _derivative(act: ActivationSpec, Y: np.ndarray, Z: np.ndarray | None) -> np.ndarray:
     """act'(Z), from Y where Y determines it."""
     if act.row is None or act.row.df_from_y is None:
         assert Z is not None

@@ -11,8 +11,8 @@ import numpy as np
 from .. import backends
 from ..backends.contract import Problem
 from ..common.arrays import FLOAT64
-from ..maths.activations import Activation
 from ..maths.losses import ROWS, Loss, user_row
+from ..networks.activations import Activation
 from ..networks.dense import Dense
 from ..networks.network import Network
 from ..networks.objective import Objective

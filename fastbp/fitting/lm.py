@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.contract import RUNNING, STUCK as NO_STEP, Rules
 from ..maths.linear_models import effective_number
-from ..maths.marquardt import Search
+from ..maths.marquardt import RUNNING, STUCK as NO_STEP, Rules, Search
 from ..networks.objective import Objective
 from ..optimize._levenberg_marquardt import RECORDED, checked_rules, ending
 from ..optimize.free_coordinates import FreeCoordinates

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..maths.activations import Activation, activation, celu, elu, leaky_relu, relu
+from ..networks.activations import Activation, activation, celu, elu, leaky_relu, relu
 from ..networks.dense import Dense
 from ..networks.network import Network
 

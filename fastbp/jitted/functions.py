@@ -25,9 +25,9 @@ from .. import backends
 from ..backends.jit import callers, overloads
 from ..backends.jit.compiling import INNER_OPTIONS, real_type
 from ..common.errors import ShapeError
-from ..maths.activations import Activation
 from ..maths.losses import Loss
 from ..networks import single_layers as _kernels
+from ..networks.activations import Activation
 from ..networks.network import Network
 from ..networks.objective import Objective
 

@@ -20,29 +20,19 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import inf, isfinite, sqrt
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..backends.contract import (
-    FLAT,
-    MU,
-    NFEV,
-    NIT,
-    NJEV,
-    RHO,
-    RUNNING,
-    SHORT,
-    SMALL,
-    SQUARES,
-    STATUS,
-    STUCK,
-    USED,
-    Descent,
-    Rules,
-)
 from .linear_models import Linear, Normal
+
+# Places in `Descent.state`.
+SQUARES, MU, USED, RHO, NIT, NFEV, NJEV, STATUS = range(8)
+
+# How a search ends (0: it goes on).
+STUCK, RUNNING, FLAT, SMALL, SHORT = range(-1, 4)
 
 # What columns of the Jacobian measured counts by this factor an iteration later: a column that was
 # long once, far from here, does not hold its parameter back for ever. Of squared lengths.
@@ -62,6 +52,72 @@ HELD = 1e150  # the damping of a parameter that is not to move
 # this share of the sum, the Jacobian does not tell the truth.
 PROMISED = 1e-6
 ROUNDED = 1e-28  # residuals that are smaller, relative to what x moves, are zero but for rounding
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The numbers of a search by Levenberg and Marquardt's method.
+
+    Attributes
+    ----------
+    mu : float
+        The first damping, relative to the scales.
+    mu_dec, mu_inc : float or None
+        What mu is multiplied with after a step and after a failure; None for Nielsen's factors.
+    mu_max : float
+        The search is stuck beyond.
+    uniform : bool
+        Whether the scales are all the mean of the diagonal of JᵀJ instead of that diagonal.
+    bend : bool
+        Whether steps follow the second derivative of the residuals.
+    ftol : float
+        The end (SMALL) if a step changes the sum, and was to change it, by no more than this share.
+    xtol : float
+        The end (SHORT) if a step is no longer than this share of x, both measured by the scales.
+    gtol : float
+        The end (FLAT) if the cosines between r and the columns of J are no larger.
+    min_grad : float
+        The end (FLAT) if no entry of Jᵀr is larger.
+    """
+
+    mu: float = 1e-3
+    mu_dec: float | None = None
+    mu_inc: float | None = None
+    mu_max: float = 1e16
+    uniform: bool = False
+    bend: bool = True
+    ftol: float = 1e-14
+    xtol: float = 1e-12
+    gtol: float = 1e-12
+    min_grad: float = 0.0
+
+
+@dataclass(eq=False)
+class Descent:
+    """Where a search stands, all in float64; `descend` updates it.
+
+    Attributes
+    ----------
+    params : numpy.ndarray (n_params,)
+        The parameters reached.
+    prior : numpy.ndarray (n_free,)
+        Σ prior_j x_j² over the free parameters is added to the sum of squares; it does not change.
+    normal : numpy.ndarray (n_free + 1, n_free)
+        JᵀDJ at params and, as the last row, JᵀDr; without meaning before the first step.
+    scales : numpy.ndarray (n_free,)
+        What measures steps; 0 before the first step.
+    state : numpy.ndarray (8,)
+        Numbers, by place: SQUARES, the sum without the prior; MU, the damping that is tried next;
+        USED and RHO, that of the last step and what it gained relative to the prediction; NIT, NFEV
+        and NJEV, the steps, evaluations of residuals and of Jacobians; STATUS.
+    """
+
+    params: np.ndarray
+    prior: np.ndarray
+    normal: np.ndarray
+    scales: np.ndarray
+    state: np.ndarray
+    handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 class System(Protocol):

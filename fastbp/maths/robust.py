@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from ..backends.contract import CAUCHY_RHO, HUBER_RHO, SOFT_L1_RHO, Robust
+# Kinds of `Robust`.
+LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
+
+
+class Robust(NamedTuple):
+    """How residuals count in a sum of squares: r² as C²·rho((r/C)²), C being the scale.
+
+    The rho are those of `scipy.optimize.least_squares`, under its names.
+
+    Attributes
+    ----------
+    kind : int
+        LINEAR_RHO: z. HUBER_RHO: z up to 1, 2·sqrt(z) - 1 beyond. SOFT_L1_RHO: 2·(sqrt(1 + z) - 1).
+        CAUCHY_RHO: log(1 + z).
+    scale : float
+        C > 0, which does not matter for LINEAR_RHO.
+    """
+
+    kind: int = LINEAR_RHO
+    scale: float = 1.0
 
 
 def rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:

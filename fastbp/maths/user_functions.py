@@ -1,26 +1,20 @@
 """Functions of one number that users bring, for activations and losses of their own.
 
-The reference backend calls them as they are. For the compiled backends Numba makes of them, once
-and for both, a function over arrays with a plain C address, so that nothing else is compiled again.
+The reference backend calls them as they are; the compiled backends call what
+`backends.user_code` compiles from them.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ..common.errors import BackendError
-
 # Where derivatives are checked: irregular points, so that they meet no corner, around those that
 # pre-activations of reasonable networks take.
 _POINTS = np.concatenate([np.linspace(-3.9173, 3.8791, 24), [-0.0173, 0.0191]])
-
-_lock = threading.Lock()
-_compiled: dict[tuple[Any, ...], Any] = {}
 
 
 class ScalarFunctions:
@@ -59,19 +53,6 @@ class ScalarFunctions:
         function = self.given[order]
         values = [_value(function, z) for z in Z.ravel().astype(np.float64)]
         return np.array(values, np.float64).reshape(Z.shape)
-
-    def address(self, dtype: np.dtype) -> int:
-        """The address of void (int64 order, int64 n, const real *z, real *out).
-
-        out becomes the function (order 0) or a derivative (1, 2) of z, which it may be; or, as
-        order 3, out times the first derivative.
-
-        Raises
-        ------
-        BackendError
-            If Numba is missing or cannot compile one of the functions.
-        """
-        return _address("compile_activation", self.given, dtype)
 
 
 class PairFunctions:
@@ -115,19 +96,6 @@ class PairFunctions:
         values = [_value(self.d2, y, t) for y, t in _pairs(Y, T)]
         return np.array(values, np.float64).reshape(Y.shape)
 
-    def address(self, dtype: np.dtype) -> int:
-        """The address of double (order, n, const real *y, *t, *weights, real factor, real *d).
-
-        Order and n are int64. It returns Σ w ℓ(y, t) of n pairs, and d becomes factor·w·ℓ' (order
-        1) or factor·w·ℓ'' (order 2); all weights w are 1 if that pointer is null.
-
-        Raises
-        ------
-        BackendError
-            If Numba is missing or cannot compile one of the functions.
-        """
-        return _address("compile_loss", self.given, dtype)
-
 
 def _pairs(Y: np.ndarray, T: np.ndarray) -> Any:
     return zip(Y.ravel().astype(np.float64), T.ravel().astype(np.float64), strict=True)
@@ -147,36 +115,6 @@ def _value(function: Any, *numbers: Any) -> Any:
         return np.inf
     except (ZeroDivisionError, ValueError):  # ValueError: math domain error
         return np.nan
-
-
-def _address(compiler: str, given: tuple[Any, ...], dtype: np.dtype) -> int:
-    key = compiler, given, dtype.char
-    found = _compiled.get(key)
-    if found is None:
-        with _lock:
-            found = _compiled.get(key) or _compile(compiler, given, dtype)
-            _compiled[key] = found
-    return found.address
-
-
-def _compile(compiler: str, given: tuple[Any, ...], dtype: np.dtype) -> Any:
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        raise BackendError(
-            "functions of your own run on the compiled backends through Numba, which is not "
-            "installed; install it with: pip install numba, or use backend='numpy'"
-        ) from None
-    from ..backends.jit import user
-
-    try:
-        return getattr(user, compiler)(given, dtype)
-    except Exception as error:  # as a rule `user.Refused`, which says where
-        raise BackendError(
-            f"Numba cannot compile your function; write it with numbers, math and NumPy's "
-            f"functions of one number alone, or use backend='numpy', which calls it as it is. "
-            f"The reason:\n{error}"
-        ) from error
 
 
 def check_derivative(what: str, of: str, f: Callable, df: Callable) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..common.arrays import FLOAT64, real_array, whole_number
 from ..common.errors import ShapeError, unknown_name
-from ..maths.activations import Activation, activation as activation_of
+from .activations import Activation, activation as activation_of
 
 INITS = ("auto", "glorot", "he", "lecun", "zeros")
 

@@ -20,7 +20,7 @@ import numpy as np
 from ..backends.contract import Plan
 from ..common.arrays import converted, dtype_of, matrix, real_array, whole_number
 from ..common.errors import ShapeError, unknown_name
-from ..maths.activations import Activation
+from .activations import Activation
 from .dense import Dense
 from .scaling import shift_and_scale
 

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.contract import CAUCHY_RHO, HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Problem, Robust
+from ..backends.contract import Problem
 from ..common.arrays import FLOAT64, converted, dtype_of, lazy_matrix, number, whole_number
 from ..common.errors import ShapeError, unknown_name
 from ..maths.losses import Loss, loss as loss_of
+from ..maths.robust import CAUCHY_RHO, HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 from .description import Description
 from .targets import prepare_target, prepare_weights
 

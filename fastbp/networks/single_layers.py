@@ -14,7 +14,7 @@ import numpy as np
 from .. import backends
 from ..common.arrays import float_type, real_array
 from ..common.errors import ShapeError
-from ..maths.activations import BY_NAME, Activation, activation as activation_of
+from .activations import BY_NAME, Activation, activation as activation_of
 
 try:
     from ..backends._door import (
@@ -158,12 +158,6 @@ def dense_backward(
     if mask is not None:
         dW[mask == 0] = 0  # also where it is inf or NaN
     return dX, dW, db
-
-
-def apply_activation(act: Activation, Z: Any, order: int, backend: str | None = None) -> np.ndarray:
-    """`Activation.f`, `df` and `d2f` (orders 0, 1, 2) on the backend in use."""
-    Z = real_array("Z", Z, float_type(Z))
-    return backends.resolve(backend).activation(act, Z, order)
 
 
 def _product_message(x: tuple[int, ...], w: tuple[int, ...]) -> str:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..backends.contract import FLAT, RUNNING, SHORT, SMALL, STUCK, Robust, Rules
 from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
 from ..common.errors import ShapeError
 from ..maths.linear_models import Linear, Tall, Wide
-from ..maths.marquardt import Search
-from ..maths.robust import rho
+from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, Rules, Search
+from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates

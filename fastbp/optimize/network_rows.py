@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.contract import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, Rules
 from ..maths.linear_models import Linear, Wide
-from ..maths.marquardt import Rows
+from ..maths.marquardt import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, Rows, Rules
 from ..maths.robust import rho
 from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates

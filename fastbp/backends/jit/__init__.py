@@ -45,8 +45,10 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from ...maths.activations import Activation
+from ...maths.activations import ActivationSpec
 from ...maths.losses import SOFTMAX_CE_LABELS
+from ...maths.marquardt import Descent, Rules
+from ...maths.robust import Robust
 from ..contract import (
     DONE,
     MOST_PARTS,
@@ -55,12 +57,9 @@ from ..contract import (
     PART_ROWS,
     Y_COLUMN,
     Z_COLUMN,
-    Descent,
     Plan,
     Problem,
     Recipe,
-    Robust,
-    Rules,
     Run,
     partition,
 )
@@ -281,7 +280,7 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
 # One layer.
 
 
-def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
+def _function(act: ActivationSpec, dtype: np.dtype) -> tuple[int, float, int]:
     """An activation as the kernels take it: its function, constant and the user's functions."""
     function, user = activations.addresses(act, dtype)
     return function, act.constant, user
@@ -290,7 +289,7 @@ def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
 _told: set[tuple[Linked, int, str]] = set()
 
 
-def _tell_door(linked: Linked, act: Activation, dtype: np.dtype) -> None:
+def _tell_door(linked: Linked, act: ActivationSpec, dtype: np.dtype) -> None:
     """Let the door serve later calls like one that has been served here."""
     call = linked, act.kind, dtype.char
     if _door is None or call in _told:
@@ -301,14 +300,14 @@ def _tell_door(linked: Linked, act: Activation, dtype: np.dtype) -> None:
     _told.add(call)
 
 
-def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
+def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
     result = np.empty(Z.shape, Z.dtype)
     kernels.activation[Z.dtype](order, *_function(act, Z.dtype), Z.reshape(-1), result.reshape(-1))
     return result
 
 
 def dense_forward(
-    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: Activation, keep_z: bool
+    X: np.ndarray, W: np.ndarray, b: np.ndarray | None, act: ActivationSpec, keep_z: bool
 ) -> tuple[np.ndarray, np.ndarray | None]:
     dtype = X.dtype
     blank = _BLANKS[dtype]
@@ -326,7 +325,7 @@ def dense_backward(
     W: np.ndarray,
     Y: np.ndarray,
     Z: np.ndarray | None,
-    act: Activation,
+    act: ActivationSpec,
     need_dX: bool,
     need_db: bool,
 ) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None]:

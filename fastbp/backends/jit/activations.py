@@ -47,8 +47,9 @@ from ...maths.activations import (
     SOFTSIGN,
     TANH,
     USER,
-    Activation,
+    ActivationSpec,
 )
+from .. import user_code
 from . import elementary
 from .compiling import INTEGER, NOTHING, NUMBER, Family, reals
 from .elementary import (
@@ -605,7 +606,7 @@ def address(kind: int, dtype: np.dtype) -> int:
     return _functions.address(dtype, kind)
 
 
-def addresses(act: Activation, dtype: np.dtype) -> tuple[int, int]:
+def addresses(act: ActivationSpec, dtype: np.dtype) -> tuple[int, int]:
     """Of an activation's function, and of the user's own functions or 0."""
-    user = 0 if act.functions is None else act.functions.address(dtype)
+    user = 0 if act.functions is None else user_code.address(act.functions, dtype)
     return address(act.kind, dtype), user

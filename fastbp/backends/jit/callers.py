@@ -25,7 +25,7 @@ from numba.core.errors import TypingError
 from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
 from numba.np.arrayobj import populate_array
 
-from ...maths.activations import Activation
+from ...maths.activations import ActivationSpec
 from ...maths.losses import Loss
 from ..contract import Plan, Problem
 from . import _data, _prepared, activations, derivatives, kernels, losses, network, objective
@@ -200,7 +200,7 @@ class ActivationType(Argument):
 
     def __init__(self, kind: int):
         self.kind = kind
-        super().__init__(f"fastbp.Activation({kind})", _FUNCTION, opened_activation)
+        super().__init__(f"fastbp.ActivationSpec({kind})", _FUNCTION, opened_activation)
 
 
 class LossType(Argument):
@@ -218,7 +218,7 @@ def type_of_loss(loss: Loss) -> LossType:
     return LossType(loss.kind, loss.divisor, loss.target)
 
 
-def opened_activation(act: Activation) -> tuple[float, int, int]:
+def opened_activation(act: ActivationSpec) -> tuple[float, int, int]:
     """An activation's numbers."""
     return _opened(act.constant, act.functions, kernels.dense_forward)
 

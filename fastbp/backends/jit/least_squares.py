@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from ..contract import HUBER_RHO, LINEAR_RHO, N_IN, N_OUT, SOFT_L1_RHO
+from ...maths.robust import HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO
+from ..contract import N_IN, N_OUT
 from .compiling import (
     FLAG,
     INTEGER,

@@ -33,6 +33,7 @@ from ...maths.losses import (
     USER_LOSS,
 )
 from ...maths.user_functions import PairFunctions
+from .. import user_code
 from . import elementary
 from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, Family, part, reals
 from .interpreted import intrinsic
@@ -555,5 +556,5 @@ def loss_of_rows(
 
 def addresses(kind: int, functions: PairFunctions | None, dtype: np.dtype) -> tuple[int, int]:
     """Of a loss's function, and of the user's own functions or 0."""
-    user = 0 if functions is None else functions.address(dtype)
+    user = 0 if functions is None else user_code.address(functions, dtype)
     return _functions.address(dtype, kind), user

@@ -15,7 +15,7 @@ from numba.core.errors import TypingError
 from numba.extending import overload
 
 from ...common.errors import ShapeError
-from ...maths.activations import TABLE as ACTIVATIONS, USER, activation as activation_of
+from ...maths.activations import TABLE as ACTIVATIONS, USER
 from ...maths.losses import (
     BCE,
     GAUSSIAN_KL,
@@ -26,6 +26,7 @@ from ...maths.losses import (
     USER_LOSS,
     loss as loss_of,
 )
+from ...networks.activations import activation as activation_of
 from .callers import (
     FIXED,
     JACOBIAN_SPACE,

@@ -1,0 +1,74 @@
+"""Functions that users bring, compiled for the compiled backends.
+
+Numba makes of them, once and for both, a function over arrays with a plain C address, so that
+nothing else is compiled again.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from ..common.errors import BackendError
+from ..maths.user_functions import PairFunctions, ScalarFunctions
+
+_lock = threading.Lock()
+_compiled: dict[tuple[Any, ...], Any] = {}
+
+
+def address(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> int:
+    """The address of the C function that evaluates the user's functions over vectors.
+
+    Parameters
+    ----------
+    functions : ScalarFunctions or PairFunctions
+    dtype : numpy.dtype
+        float32 or float64: the type `real` below.
+
+    Returns
+    -------
+    int
+        Of ScalarFunctions: ``void (int64 order, int64 n, const real *z, real *out)``. out becomes
+        the function (order 0) or a derivative (1, 2) of z, which it may be; or, as order 3, out
+        times the first derivative.
+
+        Of PairFunctions: ``double (int64 order, int64 n, const real *y, const real *t,
+        const real *weights, real factor, real *d)``. It returns Σ w ℓ(y, t) of n pairs, and d
+        becomes factor·w·ℓ' (order 1) or factor·w·ℓ'' (order 2); all weights w are 1 if that
+        pointer is null.
+
+    Raises
+    ------
+    BackendError
+        If Numba is missing or cannot compile one of the functions.
+    """
+    key = functions, dtype.char
+    compiled = _compiled.get(key)
+    if compiled is None:
+        with _lock:
+            compiled = _compiled.get(key) or _compile(functions, dtype)
+            _compiled[key] = compiled
+    return compiled.address
+
+
+def _compile(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> Any:
+    try:
+        import numba  # noqa: F401
+    except ImportError:
+        raise BackendError(
+            "functions of your own run on the compiled backends through Numba, which is not "
+            "installed; install it with: pip install numba, or use backend='numpy'"
+        ) from None
+    from .jit import user
+
+    is_loss = isinstance(functions, PairFunctions)
+    try:
+        return (user.compile_loss if is_loss else user.compile_activation)(functions.given, dtype)
+    except Exception as error:  # as a rule `user.Refused`, which says where
+        raise BackendError(
+            f"Numba cannot compile your function; write it with numbers, math and NumPy's "
+            f"functions of one number alone, or use backend='numpy', which calls it as it is. "
+            f"The reason:\n{error}"
+        ) from error

@@ -1,0 +1,284 @@
+"""`Activation`: the functions that layers apply, by name, with parameters, or the user's own.
+
+The formulas stand in `maths.activations`; here they become objects that a backend evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import backends
+from ..common.arrays import float_type, real_array
+from ..common.errors import unknown_name
+from ..maths.activations import NAMES, TABLE, ActivationSpec
+from ..maths.user_functions import ScalarFunctions, check_derivative
+
+
+class Activation(ActivationSpec):
+    """An elementwise function with its derivatives, usable wherever an activation's name is.
+
+    The built-in ones come from `fastbp.activation` and the functions named after the parametrised
+    ones (`fastbp.relu`, `fastbp.leaky_relu`, `fastbp.elu`, `fastbp.celu`). Calling the class makes
+    one of the user's own from scalar Python functions.
+
+    Parameters
+    ----------
+    name : str
+        What to call it; not the name of a built-in one.
+    f : callable
+        float -> float, such as ``lambda z: z**3``; `math` and NumPy's functions of one number may
+        be used, and are fast where they are those of `fastbp.jitted`. The compiled backends compile
+        it once with Numba; they evaluate it in float32 in networks of float32, the reference in
+        float64.
+    df : callable
+        Its derivative, float -> float.
+    d2f : callable, optional
+        Its second derivative; without it Hessian products raise.
+
+    Attributes
+    ----------
+    name, constant, kind, keeps_z, init, functions
+        See `fastbp.maths.activations.ActivationSpec`.
+
+    Raises
+    ------
+    ValueError
+        For the name of a built-in function, or if `df` is not the derivative of `f`, or `d2f` not
+        that of `df`: both are compared with differences at points in [-4, 4].
+    TypeError
+        If a function is not callable or does not return a real number.
+
+    Notes
+    -----
+    Activations are equal if their names and parameters, or functions, are. One of module-level
+    functions survives pickling; lambdas do not.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> cubic = fb.Activation("cubic", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
+    >>> cubic.df([1.0, 2.0])
+    array([ 3., 12.])
+    """
+
+    __slots__ = ()
+
+    def __init__(self, name: str, f: Callable, df: Callable, d2f: Callable | None = None):
+        if not isinstance(name, str):
+            raise TypeError(f"name is {name!r}, expected a string, such as 'P3'")
+        if name in TABLE:
+            raise ValueError(
+                f"name is {name!r}, which is a built-in activation; give yours another name"
+            )
+        functions = ScalarFunctions(f, df, d2f)
+        check_derivative(f"df of activation {name!r}", "f", f, df)
+        if d2f is not None:
+            check_derivative(f"d2f of activation {name!r}", "df", df, d2f)
+        super().__init__(name, 0.0, functions)
+
+    @classmethod
+    def _built_in(cls, name: str, constant: float = 0.0) -> Activation:
+        activation = cls.__new__(cls)
+        ActivationSpec.__init__(activation, name, constant)
+        return activation
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.functions is None:
+            return Activation._built_in, (self.name, self.constant)
+        return Activation, (self.name, *self.functions.given)
+
+    def __repr__(self) -> str:
+        if self.functions is not None:
+            return f"<activation {self.name!r} of the user's own>"
+        usual = BY_NAME[self.name]
+        return repr(self.name) if self == usual else f"fb.{self.name}({self.constant:g})"
+
+    def f(self, Z: Any, *, backend: str | None = None) -> np.ndarray:
+        """act(Z), elementwise.
+
+        Parameters
+        ----------
+        Z : array_like of real numbers, any shape
+        backend : str, optional
+            Name of the backend; the current one by default.
+
+        Returns
+        -------
+        numpy.ndarray, same shape as Z
+            float32 for float32 and float16 input, float64 otherwise.
+        """
+        return self._apply(Z, 0, backend)
+
+    def df(self, Z: Any, *, backend: str | None = None) -> np.ndarray:
+        """The derivative of act at Z with respect to Z, elementwise; arguments as for `f`."""
+        return self._apply(Z, 1, backend)
+
+    def d2f(self, Z: Any, *, backend: str | None = None) -> np.ndarray:
+        """The second derivative of act at Z, elementwise; arguments as for `f`.
+
+        Where it does not exist, as at the corner of a relu, it is taken as 0.
+
+        Raises
+        ------
+        ValueError
+            For a function of the user's own without `d2f`.
+        """
+        self.require_second()
+        return self._apply(Z, 2, backend)
+
+    def _apply(self, Z: Any, order: int, backend: str | None) -> np.ndarray:
+        Z = real_array("Z", Z, float_type(Z))
+        return backends.resolve(backend).activation(self, Z, order)
+
+    def require_second(self) -> None:
+        """Raise ValueError if the function was made without its second derivative."""
+        if self.functions is not None and self.functions.d2f is None:
+            raise ValueError(
+                f"activation {self.name!r} has no second derivative, which Hessian products need; "
+                f"make it as fastbp.Activation({self.name!r}, f, df, d2f)"
+            )
+
+
+def _parameter(name: str, value: Any, accepted: bool, advice: str) -> float:
+    if not (np.isfinite(value) and accepted):
+        raise ValueError(f"{name} is {value}, expected {advice}")
+    return value
+
+
+def relu(grad_at_zero: float = 0.0) -> Activation:
+    """max(z, 0), with a chosen derivative at z = 0.
+
+    Parameters
+    ----------
+    grad_at_zero : float, default 0.0
+        The value taken for the derivative at exactly 0, any finite number; 0, 1/2 and 1 are all
+        subgradients there.
+
+    Raises
+    ------
+    ValueError
+        If `grad_at_zero` is not finite.
+    """
+    value = float(grad_at_zero)
+    _parameter("grad_at_zero", value, True, "a finite number (usually 0, 0.5 or 1)")
+    return Activation._built_in("relu", value)
+
+
+def leaky_relu(slope: float = 0.01) -> Activation:
+    """z for z > 0, slope·z otherwise; the derivative at 0 is the slope, as in PyTorch.
+
+    Parameters
+    ----------
+    slope : float, default 0.01
+        At least 0, so that the output's sign tells the input's.
+
+    Raises
+    ------
+    ValueError
+        If `slope` is negative or not finite.
+    """
+    value = float(slope)
+    _parameter("slope", value, value >= 0, "a finite number >= 0 (0.01 is usual)")
+    return Activation._built_in("leaky_relu", value)
+
+
+def elu(alpha: float = 1.0) -> Activation:
+    """z for z > 0, alpha·(e^z - 1) otherwise [1]_; the derivative at 0 is alpha.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        At least 0, so that the output's sign tells the input's.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is negative or not finite.
+
+    References
+    ----------
+    .. [1] D.-A. Clevert, T. Unterthiner, S. Hochreiter, "Fast and accurate deep network learning by
+       exponential linear units (ELUs)", ICLR 2016.
+    """
+    value = float(alpha)
+    _parameter("alpha", value, value >= 0, "a finite number >= 0 (1 is usual)")
+    return Activation._built_in("elu", value)
+
+
+def celu(alpha: float = 1.0) -> Activation:
+    """z for z > 0, alpha·(e^(z/alpha) - 1) otherwise [1]_: an elu that is smooth for any alpha.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        Positive.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` is not positive and finite.
+
+    References
+    ----------
+    .. [1] J. T. Barron, "Continuously differentiable exponential linear units", arXiv:1704.07483,
+       2017.
+    """
+    value = float(alpha)
+    _parameter("alpha", value, value > 0, "a positive finite number (1 is usual)")
+    return Activation._built_in("celu", value)
+
+
+_USUAL = {"relu": 0.0, "leaky_relu": 0.01, "elu": 1.0, "celu": 1.0}
+BY_NAME = {name: Activation._built_in(name, _USUAL.get(name, 0.0)) for name in NAMES}
+
+
+def activation(name: str | Activation) -> Activation:
+    """The activation of that name, with its usual parameters.
+
+    Parameters
+    ----------
+    name : str or Activation
+        One of "linear", "relu", "leaky_relu" (slope 0.01), "elu" and "celu" (alpha 1), "selu",
+        "sigmoid", "tanh", "softplus", "softsign", "gelu" (exact), "gelu_tanh", "silu", "mish",
+        "hard_tanh", "hard_sigmoid", "relu6", "exp", "sin"; an `Activation` is returned as it is.
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    ValueError
+        For an unknown name; the message suggests the nearest.
+
+    Notes
+    -----
+    σ is the logistic function, Φ the normal distribution's. softplus log(1 + e^z), softsign
+    z/(1 + |z|), gelu z·Φ(z) and gelu_tanh ½z(1 + tanh(√(2/π)(z + 0.044715 z³))) [1]_, silu z·σ(z)
+    [1]_, mish z·tanh(log(1 + e^z)) [2]_, selu 1.0507·elu(1.6733) [3]_, hard_tanh z cut to [-1, 1],
+    hard_sigmoid (z + 3)/6 cut to [0, 1], relu6 z cut to [0, 6]. Derivatives at corners are those
+    of the flat side.
+
+    References
+    ----------
+    .. [1] D. Hendrycks, K. Gimpel, "Gaussian error linear units (GELUs)", arXiv:1606.08415, 2016.
+    .. [2] D. Misra, "Mish: A self regularized non-monotonic activation function", BMVC 2020.
+    .. [3] G. Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
+
+    Examples
+    --------
+    >>> import fastbp as fb
+    >>> fb.activation("relu").f([-1.0, 0.0, 2.0])
+    array([0., 0., 2.])
+    >>> fb.relu(grad_at_zero=0.5).df([-1.0, 0.0, 2.0])
+    array([0. , 0.5, 1. ])
+    """
+    if isinstance(name, Activation):
+        return name
+    found = BY_NAME.get(name) if isinstance(name, str) else None
+    if found is None:
+        raise ValueError(unknown_name("activation", name, NAMES))
+    return found
