@@ -242,7 +242,7 @@ def fit(data: str, out: str, plot: str | None, as_json: bool, **options: Any) ->
     DATA has a header with the columns' names. Columns of texts become one input per text, which
     the model knows as the categories of the column.
     """
-    from ..fitting.result import INTERRUPTED
+    from ..reports.words import Status
     from .tables.fitting import fit_table
 
     _require_place(out, "--out", data)
@@ -252,7 +252,7 @@ def fit(data: str, out: str, plot: str | None, as_json: bool, **options: Any) ->
     options["scale"] = None if options["scale"] == "none" else options["scale"]
     given = {k: v for k, v in options.items() if v is not None or k == "batch_size"}
     fitted = fit_table(data, **given)
-    interrupted = fitted.result.status == INTERRUPTED
+    interrupted = fitted.result.status == Status.INTERRUPTED
     if interrupted and not fitted.result.nfev:
         raise KeyboardInterrupt
     fitted.model.save(out)

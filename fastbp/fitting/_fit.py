@@ -21,6 +21,7 @@ from ..maths.losses import Loss, loss as loss_of
 from ..networks.network import Network
 from ..networks.objective import Objective
 from ..optimize.free_coordinates import require_free
+from ..reports.words import AT_START, Status, counted, no_progress
 from ..training import loop, progress as progress_bar, state as states
 from ..training.data import Data, Rows, prepare
 from ..training.optimizers import METHODS, SGD, FirstOrder, with_options
@@ -28,9 +29,9 @@ from ..training.watch import INTERRUPT, TIME_IS_UP, Epoch, Watch
 from . import full_batch
 from .covariance import Fitted
 from .full_batch import METHODS as FULL_BATCH
-from .iterations import AT_START, Limits, counted, no_progress
+from .iterations import Limits
 from .lm import LM
-from .result import DIVERGED, FINISHED, INTERRUPTED, LIMIT, STOPPED, FitResult
+from .result import FitResult
 
 # Which child seed draws what.
 INITIAL, ORDER, DROPOUT, HELD_OUT = range(4)
@@ -260,7 +261,7 @@ def fit(
                 result = _by_steps(call, inside, batch, shuffle, clip_norm, average, state)
     finally:
         watch.close()
-    if result.status == DIVERGED and on_divergence == "raise":
+    if result.status == Status.DIVERGED and on_divergence == "raise":
         raise DivergenceError(result.message, result)
     return result
 
@@ -534,7 +535,7 @@ def _by_steps(
         nfev=out.steps,
         epoch=out.epoch,
         loss=out.loss,
-        state=None if status == DIVERGED else state_of(out.progress),
+        state=None if status == Status.DIVERGED else state_of(out.progress),
     )
 
 
@@ -550,19 +551,19 @@ def _status(call: _Call, start: np.ndarray, batch_size: int, out: loop.Outcome) 
     nit = len(out.losses)
     done = counted(nit, "epoch")
     if out.code in loop.DIVERGED:
-        return DIVERGED, _divergence(call.data.training, call.rule, start, batch_size, out)
+        return Status.DIVERGED, _divergence(call.data.training, call.rule, start, batch_size, out)
     if out.code == contract.GOAL_MET:
-        return FINISHED, f"the goal of {call.ending.goal:g} was met in {done}"
+        return Status.FINISHED, f"the goal of {call.ending.goal:g} was met in {done}"
     if out.code == contract.NO_PROGRESS:
         lowest = float(out.progress.run.monitor[contract.LOWEST])
-        return FINISHED, no_progress(call.ending.patience or 0, "epoch", nit, lowest)
+        return Status.FINISHED, no_progress(call.ending.patience or 0, "epoch", nit, lowest)
     if out.stopped == INTERRUPT:
-        return INTERRUPTED, f"interrupted (Ctrl-C) after {done}"
+        return Status.INTERRUPTED, f"interrupted (Ctrl-C) after {done}"
     if out.steps >= call.epochs * -(-len(call.data.training.problem.X) // batch_size):
-        return FINISHED, f"all {done} done"
+        return Status.FINISHED, f"all {done} done"
     if out.stopped == TIME_IS_UP:
-        return LIMIT, f"max_time is over after {done}"
-    return STOPPED, f"a callback stopped the fit after {done}"
+        return Status.LIMIT, f"max_time is over after {done}"
+    return Status.STOPPED, f"a callback stopped the fit after {done}"
 
 
 def _divergence(
@@ -682,7 +683,7 @@ def _result(
         params=params,
         fun=fun,
         grad=grad,
-        success=status == FINISHED,
+        success=status == Status.FINISHED,
         status=status,
         message=message,
         nit=len(history["loss"]),

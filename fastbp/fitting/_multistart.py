@@ -16,11 +16,12 @@ from ..networks.network import Network
 from ..optimize.minima import Ending, MultistartResult, collected, tolerance
 from ..optimize.starts import Halt, one_at_a_time, run, seed_of, spawned
 from ..optimize.symmetry import canonical
+from ..reports.words import Status
 from ..training import progress as progress_bar
 from ..training.data import Data, Rows, prepare
 from ..training.watch import INTERRUPTION, Epoch
 from ._fit import HELD_OUT, INITIAL, _callbacks, _child, _require_finite_target, fit
-from .result import DIVERGED, INTERRUPTED, FitResult
+from .result import FitResult
 
 
 def multistart(
@@ -117,7 +118,7 @@ def multistart(
         }
         with progress_shown(progress):
             res = fit(net, X, y, progress=False, **same | own)
-        if res.status == INTERRUPTED:
+        if res.status == Status.INTERRUPTED:
             halt.interrupted.set()
         return res
 
@@ -126,7 +127,7 @@ def multistart(
     )
     return collected(
         outcomes,
-        lambda res: Ending(res.fun, res.params, res.message, res.status == DIVERGED),
+        lambda res: Ending(res.fun, res.params, res.message, res.status == Status.DIVERGED),
         np.array([data.outside(net.init(_child(child, INITIAL))) for child in seeds]),
         seeds,
         partial(canonical, net),

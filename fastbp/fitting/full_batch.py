@@ -16,12 +16,12 @@ from ..optimize.cache import Remembered
 from ..optimize.free_coordinates import FreeCoordinates
 from ..optimize.function import CONVERGED
 from ..optimize.scipy_methods import METHODS as MINIMIZE, as_bounds, least_squares_names, minimized
+from ..reports.words import ALL_DONE, AT_START, Status
 from ..training import state as states
 from ..training.data import Data
 from ..training.watch import Watch
 from . import lm
-from .iterations import ALL_DONE, AT_START, Limits, Outcome, Stop, Trace, stopped
-from .result import DIVERGED, FINISHED, LIMIT, STUCK
+from .iterations import Limits, Outcome, Stop, Trace, stopped
 
 LEAST_SQUARES = ("trf", "dogbox")
 METHODS = (*MINIMIZE, *LEAST_SQUARES, "lm")
@@ -138,7 +138,7 @@ def minimise(
 
 def _unusable(method: str, x0: np.ndarray, loss: float) -> Outcome:
     message = f"{method} cannot start: the objective is {loss:g}{AT_START}"
-    return Outcome(x0, DIVERGED, message, 0, 1, [], [], loss)
+    return Outcome(x0, Status.DIVERGED, message, 0, 1, [], [], loss)
 
 
 def _lm(
@@ -209,17 +209,17 @@ def _outcome(
     nit = len(trace.losses)
     loss = _value(obj, method, found)
     if not (np.isfinite(loss) and np.isfinite(found.x).all()):
-        status, params = DIVERGED, trace.params
+        status, params = Status.DIVERGED, trace.params
         message = (
             f"{method} diverged in iteration {nit}: the objective is {loss:g}; start from other "
             f"parameters or scale X and y to about unit size"
         )
     else:
-        status, params, message = FINISHED, found.x, str(found.message)
+        status, params, message = Status.FINISHED, found.x, str(found.message)
         if not found.success:
             spent = {"maxiter": nit, "maxfun": found.nfev, "max_nfev": found.nfev}
             over = any(done >= options.get(name, np.inf) for name, done in spent.items())
-            status = LIMIT if over else STUCK
+            status = Status.LIMIT if over else Status.STUCK
         if trace.best is not None:
             params = trace.best
     loss = trace.losses[-1] if trace.losses else float(loss)
@@ -299,7 +299,7 @@ def _scg(
     except (KeyboardInterrupt, Stop) as stop:
         out = stopped(trace, stop)
     else:
-        status = {None: LIMIT, CONVERGED: FINISHED}.get(search.status, STUCK)
+        status = {None: Status.LIMIT, CONVERGED: Status.FINISHED}.get(search.status, Status.STUCK)
         message = search.message or ALL_DONE
         params = inside.full(search.x) if trace.best is None else trace.best
         records = (trace.losses, trace.validation)

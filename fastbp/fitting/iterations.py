@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from ..common.arrays import FLOAT64
+from ..reports.words import ALL_DONE, Status, counted, no_progress
 from ..training import state as states
 from ..training.data import Data
 from ..training.watch import Watch
-from .result import FINISHED, INTERRUPTED, LIMIT, STOPPED
 
 
 @dataclass(eq=False)
@@ -75,7 +75,7 @@ class Trace:
     def __call__(self, intermediate_result: Any) -> None:
         self.record(intermediate_result["x"].copy(), float(intermediate_result["fun"]))
         if len(self.losses) >= self._limits.epochs:
-            raise Stop(LIMIT, ALL_DONE)
+            raise Stop(Status.LIMIT, ALL_DONE)
 
     @property
     def unwatched(self) -> bool:
@@ -132,14 +132,19 @@ class Trace:
         )
         if loss <= limits.goal:
             raise Stop(
-                FINISHED, f"the goal of {limits.goal:g} was met in {counted(nit, 'iteration')}"
+                Status.FINISHED,
+                f"the goal of {limits.goal:g} was met in {counted(nit, 'iteration')}",
             )
         if limits.patience is not None and self._waited >= limits.patience:
-            raise Stop(FINISHED, no_progress(limits.patience, "iteration", nit, self._lowest))
+            raise Stop(
+                Status.FINISHED, no_progress(limits.patience, "iteration", nit, self._lowest)
+            )
         if told:
-            raise Stop(STOPPED, f"a callback stopped the fit after {counted(nit, 'iteration')}")
+            raise Stop(
+                Status.STOPPED, f"a callback stopped the fit after {counted(nit, 'iteration')}"
+            )
         if watch.time_is_up:
-            raise Stop(LIMIT, f"max_time is over after {counted(nit, 'iteration')}")
+            raise Stop(Status.LIMIT, f"max_time is over after {counted(nit, 'iteration')}")
 
 
 def stopped(trace: Trace, stop: KeyboardInterrupt | Stop) -> Outcome:
@@ -147,28 +152,10 @@ def stopped(trace: Trace, stop: KeyboardInterrupt | Stop) -> Outcome:
     if isinstance(stop, Stop):
         status, message = stop.status, stop.message
     else:
-        status, message = INTERRUPTED, f"interrupted (Ctrl-C) after {counted(nit, 'iteration')}"
+        status, message = (
+            Status.INTERRUPTED,
+            f"interrupted (Ctrl-C) after {counted(nit, 'iteration')}",
+        )
     params = trace.params if trace.best is None else trace.best
     loss = trace.losses[-1] if nit else np.nan
     return Outcome(params, status, message, nit, nit, trace.losses, trace.validation, loss)
-
-
-# Words that all methods share.
-
-ALL_DONE = "the maximum number of iterations (epochs) has been reached"
-
-AT_START = (
-    " at the initial parameters, or its gradient overflows; scale X and y to about unit size, or "
-    "start from smaller parameters"
-)
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")
-
-
-def no_progress(patience: int, noun: str, nit: int, lowest: float) -> str:
-    return (
-        f"no progress in {counted(patience, noun)} beyond {lowest:.6g}: stopped after "
-        f"{counted(nit, noun)}"
-    )

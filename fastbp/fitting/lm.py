@@ -16,9 +16,9 @@ from ..optimize._levenberg_marquardt import RECORDED, checked_rules, ending
 from ..optimize.free_coordinates import FreeCoordinates
 from ..optimize.network_rows import Fused, NetworkRows
 from ..optimize.scipy_methods import as_bounds, require_memory
+from ..reports.words import ALL_DONE, Status
 from ..training import state as states
-from .iterations import ALL_DONE, Limits, Outcome, Stop, Trace, stopped
-from .result import FINISHED, LIMIT, STUCK
+from .iterations import Limits, Outcome, Stop, Trace, stopped
 
 CHUNK_SECONDS = 0.1  # between looks at Ctrl-C
 SETTLED = 1e-3  # the change, as a share, of an l2 that has been found
@@ -208,8 +208,10 @@ class _Run:
                 count = self._next(count, clock.perf_counter() - before)
                 self._record(found)
         if search.status == RUNNING:
-            return LIMIT, ALL_DONE
-        return (STUCK if search.status == NO_STEP else FINISHED), ending(search, self.rules)
+            return Status.LIMIT, ALL_DONE
+        return (Status.STUCK if search.status == NO_STEP else Status.FINISHED), ending(
+            search, self.rules
+        )
 
     def _next(self, count: int, seconds: float) -> int:
         """How many steps to take at once, where nobody looks at each of them."""

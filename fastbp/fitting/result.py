@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from scipy.optimize import OptimizeResult
 
-# Values of `FitResult.status`.
-FINISHED, LIMIT, STUCK, DIVERGED, INTERRUPTED, STOPPED = range(6)
-
 
 @dataclass(eq=False, repr=False)
 class FitResult:
@@ -301,9 +298,9 @@ class FitResult:
 
     def summary(self) -> str:
         """The fit in words and figures: network, method, what was reached, why it ended."""
-        from ..reports.summaries import summary
+        from ..reports.summaries import fit_summary
 
-        return summary(self)
+        return fit_summary(self)
 
     def plot(self, X: Any = None, y: Any = None, classes: Sequence[Any] | None = None) -> Figure:
         """Plot the losses of the epochs and, beside them, how well the outputs meet the targets.

@@ -27,10 +27,10 @@ except ImportError as error:
 
 from ..common.arrays import FLOAT64
 from ..common.errors import ShapeError
-from ..fitting.iterations import counted
 from ..maths.losses import BCE
 from ..networks.targets import prepare_target
 from .summaries import step_noun
+from .words import counted
 
 # Okabe and Ito's colours, which colour-blind people tell apart as well.
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW, BLACK = (

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..fitting.iterations import counted
 from ..training.optimizers import METHODS
+from .words import Status, counted
 
 WIDTH = 80
 # Multiplications that a summary may cost: about a tenth of a second.
@@ -16,7 +16,7 @@ QUICK = 1e9
 N_NOISES = 4
 
 
-def summary(res: Any) -> str:
+def fit_summary(res: Any) -> str:
     """A fit as aligned lines of at most 80 columns.
 
     Parameters
@@ -36,7 +36,7 @@ def summary(res: Any) -> str:
         "method": res.method,
         "loss": f"{res.loss_function!r} over {counted(res.n_rows, 'row')}{_scaled(res)}",
         "done": _work(res),
-        "ended": f"{_OUTCOMES[res.status]}: {res.message}",
+        "ended": f"{Status(res.status).word}: {res.message}",
         "objective": f"{res.fun:.6g}",
         "largest |gradient|": _steepest(res.grad, res.net),
         **_uncertainty(res),
@@ -110,10 +110,6 @@ def step_noun(res: Any) -> str:
     """What an entry of the history is: "epoch" of a method on batches, else "iteration"."""
     batched = {type(method).__name__ for method in METHODS.values()}
     return "epoch" if res.method.partition("(")[0] in batched else "iteration"
-
-
-# Words for `FitResult.status`, in its order.
-_OUTCOMES = ("success", "limit reached", "stuck", "divergence", "interrupted", "stopped")
 
 
 def _network(net: Any) -> str:

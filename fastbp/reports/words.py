@@ -1,0 +1,53 @@
+"""The words that results, summaries and figures share: how a fit ended, and counts of things."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Status(IntEnum):
+    """How a fit ended: `FitResult.status`."""
+
+    FINISHED = 0  # all epochs done, converged, goal met, or patience at its end
+    LIMIT = 1  # the time, or the number of iterations
+    STUCK = 2  # the method finds no step that lowers the objective
+    DIVERGED = 3
+    INTERRUPTED = 4  # Ctrl-C
+    STOPPED = 5  # by a callback
+
+    @property
+    def word(self) -> str:
+        """What a summary calls it."""
+        return {0: "success", 1: "limit reached", 3: "divergence"}.get(self, self.name.lower())
+
+
+ALL_DONE = "the maximum number of iterations (epochs) has been reached"
+
+AT_START = (
+    " at the initial parameters, or its gradient overflows; scale X and y to about unit size, or "
+    "start from smaller parameters"
+)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 row" and "2 rows"."""
+    return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
+def no_progress(patience: int, noun: str, nit: int, lowest: float) -> str:
+    """The message of a fit whose patience is at its end.
+
+    Parameters
+    ----------
+    patience : int
+        How many epochs or iterations passed without progress.
+    noun : {"epoch", "iteration"}
+    nit : int
+        How many there were in all.
+    lowest : float
+        The value that was not improved on.
+    """
+    return (
+        f"no progress in {counted(patience, noun)} beyond {lowest:.6g}: stopped after "
+        f"{counted(nit, noun)}"
+    )
