@@ -66,11 +66,7 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = importlib.import_module(f"fastbp.{_MODULES[name]}")
     elif name == "__version__":
-        metadata = importlib.import_module("importlib.metadata")
-        try:
-            value = metadata.version("fastbp")
-        except metadata.PackageNotFoundError:
-            value = "unknown (not installed: running from its source folder)"
+        value = importlib.import_module("fastbp.common.release").version()
     else:
         raise AttributeError(f"module 'fastbp' has no attribute {name!r}")
     globals()[name] = value

@@ -43,7 +43,7 @@ def test_help(capsys, arguments):
 
 
 def test_version(capsys, monkeypatch):
-    monkeypatch.setitem(vars(fb), "__version__", "1.2.3")
+    monkeypatch.setattr("fastbp.cli.commands.version", lambda: "1.2.3")
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == "fastbp 1.2.3\n"
 
@@ -170,7 +170,7 @@ def test_ctrl_c_in_any_command(capsys, monkeypatch):
     def interrupted(**_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fb, "show_config", interrupted)
+    monkeypatch.setattr("fastbp.backends.configuration.show_config", interrupted)
     assert main(["info"]) == 130
     assert capsys.readouterr().err.strip() == "fastbp: interrupted"
 
@@ -178,7 +178,7 @@ def test_ctrl_c_in_any_command(capsys, monkeypatch):
 def test_ctrl_c_inside_a_fit_ends_the_demo(monkeypatch):
     from fastbp.demo import jobs
 
-    monkeypatch.setattr(fb, "fit", lambda: types.SimpleNamespace(status=4))
+    monkeypatch.setattr("fastbp.fitting._fit.fit", lambda: types.SimpleNamespace(status=4))
     with pytest.raises(KeyboardInterrupt):
         jobs.fit()
 

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save as serialized
 
 import fastbp as fb
 from fastbp.io import SavedNetwork
-from fastbp.maths import activations
+from fastbp.networks import activations
 
 
 def cube(z):

@@ -9,21 +9,24 @@ from typing import Any
 
 import numpy as np
 
-import fastbp as fb
-
+from .. import backends
 from ..common.timing import BY_HAND, compare, one_blas_thread, table_of
+from ..fitting._fit import fit
+from ..networks.network import Network
+from ..networks.single_layers import dense_backward, dense_forward
+from ..training.optimizers import SGD, Adam
 
 DTYPES = {"f64": "float64", "f32": "float32"}
 # Rows, inputs, outputs of a relu layer.
 LAYERS = ((1, 8, 8), (32, 16, 16), (32, 64, 32), (64, 64, 64), (256, 128, 128))
 # Sizes, activation, loss, method, batch size, rows, epochs of one timed run.
 TRAININGS: tuple[tuple[Any, ...], ...] = (
-    ((3, 3, 1), "sigmoid", "mse", fb.SGD(0.01), 4, 400, 10),
-    ((2, 30, 1), "relu", "mse", fb.SGD(0.01), 4, 400, 10),
-    ((1, 40, 40, 1), "relu", "mse", fb.Adam(), 32, 640, 20),
-    ((64, 32, 10), "relu", "softmax_ce", fb.Adam(), 32, 640, 20),
-    ((784, 128, 10), "relu", "softmax_ce", fb.SGD(0.01), 128, 512, 4),
-    ((24, 64, 64, 8), "tanh", "mse", fb.Adam(), 256, 1024, 10),
+    ((3, 3, 1), "sigmoid", "mse", SGD(0.01), 4, 400, 10),
+    ((2, 30, 1), "relu", "mse", SGD(0.01), 4, 400, 10),
+    ((1, 40, 40, 1), "relu", "mse", Adam(), 32, 640, 20),
+    ((64, 32, 10), "relu", "softmax_ce", Adam(), 32, 640, 20),
+    ((784, 128, 10), "relu", "softmax_ce", SGD(0.01), 128, 512, 4),
+    ((24, 64, 64, 8), "tanh", "mse", Adam(), 256, 1024, 10),
 )
 # In place where that is faster; slopes from the layer's output.
 ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
@@ -37,7 +40,7 @@ def run(quick: bool = False, as_json: bool = False) -> None:
     """Time everything; print tables, or JSON with microseconds by name. `quick` times less."""
     rows, (one_thread, threads) = [], one_blas_thread()
     with one_thread:
-        for what, case, dtype, steps, calls in cases(fb.available_backends(), quick):
+        for what, case, dtype, steps, calls in cases(backends.available_backends(), quick):
             _, _, best = compare(calls, 0.02 if quick else 1.0)
             us = {name: 1e6 * seconds / steps for name, seconds in best.items()}
             rows.append({"what": what, "case": case, "type": dtype, "us": us})
@@ -61,12 +64,12 @@ def cases(names: tuple[str, ...], quick: bool) -> Iterator[tuple[Any, ...]]:
         for short, dtype in DTYPES.items():
             X, y = (rng.standard_normal((n, k)).astype(dtype) for k in (sizes[0], sizes[-1]))
             y = y.argmax(axis=1) if loss == "softmax_ce" else y
-            task = (fb.Network.mlp(sizes, activation, dtype=dtype), X, y)
+            task = (Network.mlp(sizes, activation, dtype=dtype), X, y)
             options = {"loss": loss, "method": method, "batch_size": batch_size}
             options["epochs"] = 1 if quick else epochs
             calls = {BY_HAND: partial(train_by_hand, *task, **options)}
             # What `fit` does before and after the steps counts too.
-            calls |= {n: partial(fb.fit, *task, seed=0, backend=n, **options) for n in names}
+            calls |= {n: partial(fit, *task, seed=0, backend=n, **options) for n in names}
             rule = type(method).__name__.lower()
             title = f"{'-'.join(map(str, sizes))} {activation} {rule} {batch_size}"
             yield "training step", title, short, options["epochs"] * len(X) // batch_size, calls
@@ -75,8 +78,8 @@ def cases(names: tuple[str, ...], quick: bool) -> Iterator[tuple[Any, ...]]:
 def dense(arrays: tuple[np.ndarray, ...], backend: str) -> Any:
     """One relu layer forward and backward by fastbp."""
     X, W, b, dY = arrays
-    _, cache = fb.dense_forward(X, W, b, "relu", backend=backend)
-    return fb.dense_backward(dY, cache)
+    _, cache = dense_forward(X, W, b, "relu", backend=backend)
+    return dense_backward(dY, cache)
 
 
 def dense_by_hand(arrays: tuple[np.ndarray, ...]) -> Any:
@@ -90,7 +93,7 @@ def dense_by_hand(arrays: tuple[np.ndarray, ...]) -> Any:
 
 
 def train_by_hand(
-    net: fb.Network, X: np.ndarray, y: np.ndarray, loss: str, method: Any, batch_size: int,
+    net: Network, X: np.ndarray, y: np.ndarray, loss: str, method: Any, batch_size: int,
     epochs: int,
 ) -> np.ndarray:  # fmt: skip
     """`fit` in NumPy: flat parameters, results in place, rows gathered once per epoch."""
@@ -126,7 +129,7 @@ def train_by_hand(
                     dZ = dZ @ layers[k][0].T
                     dZ *= slope(A[k])
             step += 1
-            if isinstance(method, fb.SGD):
+            if isinstance(method, SGD):
                 p -= method.lr * g
                 continue
             m += 0.1 * (g - m)

@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-import fastbp as fb
-
+from ..common.errors import BackendError, DivergenceError
+from ..common.release import version
 from .table_commands import FILE, as_json_text, describe, fit, predict
 
 USER_ERROR = 2
@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failure("interrupted", INTERRUPTED)
     except click.ClickException as error:
         return _failure(error.format_message(), USER_ERROR)
-    except fb.DivergenceError as error:
+    except DivergenceError as error:
         return _failure(str(error), FAILED)
-    except (fb.BackendError, ValueError, TypeError, ImportError, OSError) as error:
+    except (BackendError, ValueError, TypeError, ImportError, OSError) as error:
         return _failure(str(error), USER_ERROR)
 
 
@@ -57,7 +57,7 @@ def _failure(message: str, status: int) -> int:
 
 def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted:
-        click.echo(f"fastbp {fb.__version__}")
+        click.echo(f"fastbp {version()}")
         context.exit()
 
 
@@ -89,7 +89,12 @@ def info(model: str | None, as_json: bool) -> None:
 
     MODEL is a file that fastbp fit or fastbp.save wrote.
     """
-    content = fb.show_config(mode="dicts") if model is None else describe(model)
+    if model is None:
+        from ..backends.configuration import show_config
+
+        content = show_config(mode="dicts")
+    else:
+        content = describe(model)
     assert content is not None
     if as_json:
         click.echo(as_json_text(content))
@@ -158,7 +163,7 @@ def demo(out: str, backends: tuple[str, ...], quick: bool) -> int:
     report = jobs.run(out, backends, quick)
     try:
         jobs.check_agreement(report)
-    except fb.BackendError as error:
+    except BackendError as error:
         return _failure(str(error), FAILED)
     return 0
 
@@ -183,7 +188,9 @@ def bench(quick: bool, as_json: bool) -> None:
 )
 def warmup(dtype: str) -> None:
     """Compile ahead what the Numba backend needs, so that no fit has to wait for it."""
-    done = fb.warmup(dtype)
+    from ..backends.warm_up import warmup as compile_ahead
+
+    done = compile_ahead(dtype)
     click.echo(
         f"compiled {done.compiled} functions in {done.seconds:.1f} s, {done.found} were there "
         f"already; they are kept in {done.folder}"

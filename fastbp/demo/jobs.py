@@ -18,9 +18,12 @@ from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.model_selection import train_test_split
 
-import fastbp as fb
-
 from ..common.timing import BY_HAND, compare
+from ..fitting import _fit
+from ..fitting.result import FitResult
+from ..networks.dense import Dense
+from ..networks.network import Network
+from ..reports.words import Status
 
 SEED = 0
 
@@ -70,10 +73,10 @@ class Job:
         )
 
 
-def fit(*args: Any, **options: Any) -> fb.FitResult:
+def fit(*args: Any, **options: Any) -> FitResult:
     """`fastbp.fit`, which returns what it has after Ctrl-C; here that ends everything."""
-    result = fb.fit(*args, **options)
-    if result.status == 4:
+    result = _fit.fit(*args, **options)
+    if result.status == Status.INTERRUPTED:
         raise KeyboardInterrupt
     return result
 
@@ -86,7 +89,7 @@ def digits(backends: tuple[str, ...], quick: bool) -> Job:
     X, y = load_digits(return_X_y=True)
     X, X_test, y, y_test = train_test_split(X / 16, y, test_size=0.2, stratify=y, random_state=SEED)
     epochs = 10 if quick else 30
-    net = fb.Network.mlp([64, 32, 10], activation="relu")
+    net = Network.mlp([64, 32, 10], activation="relu")
 
     def run(backend: str) -> Run:
         result = fit(
@@ -119,7 +122,7 @@ def digits(backends: tuple[str, ...], quick: bool) -> Job:
 def digits_by_hand(X: np.ndarray, y: np.ndarray, epochs: int, lr: float, batch_size: int) -> Run:
     """The same training in NumPy: start and orders are drawn from the seed as `fastbp.fit` does."""
     init_seed, order_seed, _ = np.random.SeedSequence(SEED).spawn(3)
-    p = fb.Network.mlp([64, 32, 10], activation="relu").init(init_seed)
+    p = Network.mlp([64, 32, 10], activation="relu").init(init_seed)
     rng = np.random.default_rng(order_seed)
     g, m, s = np.zeros((3, len(p)))
     (W1, b1), (W2, b2) = _two_layers(p, 64, 32, 10)
@@ -185,7 +188,7 @@ def diabetes(backends: tuple[str, ...], quick: bool) -> Job:
     X, X_test = (X - X.mean(axis=0)) / X.std(axis=0), (X_test - X.mean(axis=0)) / X.std(axis=0)
     t = (y - y.mean()) / y.std()
     iterations = 30 if quick else 60
-    net = fb.Network.mlp([10, 16, 1], activation="tanh")
+    net = Network.mlp([10, 16, 1], activation="tanh")
 
     def run(backend: str) -> Run:
         result = fit(
@@ -228,7 +231,7 @@ def diabetes_by_hand(X: np.ndarray, t: np.ndarray, iterations: int) -> Run:
     """The same fit with an objective and a gradient written in NumPy."""
 
     init_seed, _, _ = np.random.SeedSequence(SEED).spawn(3)
-    start = fb.Network.mlp([10, 16, 1], activation="tanh").init(init_seed)
+    start = Network.mlp([10, 16, 1], activation="tanh").init(init_seed)
     losses: list[float] = []
 
     def keep(intermediate_result: Any) -> None:
@@ -274,7 +277,7 @@ def diabetes_objective(
 
 
 def _objective_times(
-    net: fb.Network, X: np.ndarray, t: np.ndarray, backends: tuple[str, ...], seconds: float
+    net: Network, X: np.ndarray, t: np.ndarray, backends: tuple[str, ...], seconds: float
 ) -> dict[str, float]:
     """Microseconds of one objective with its gradient, without SciPy around it."""
     p = net.init(SEED)
@@ -290,7 +293,7 @@ def _objective_times(
 
 
 # A network of one weight and one bias; the vector holds the slope, then the intercept.
-LINE = fb.Network(1, fb.Dense(1))
+LINE = Network(1, Dense(1))
 CAR_KM = 50_000
 
 
@@ -319,7 +322,7 @@ def cars(backends: tuple[str, ...], quick: bool) -> Job:
     calls[BY_HAND] = lambda: line_by_hand(x, t, steps, lr=0.1)
     runs, first, best = compare(calls, 0.2 if quick else 4.0)
 
-    solved: dict[str, dict[str, fb.FitResult]] = {
+    solved: dict[str, dict[str, FitResult]] = {
         method: {
             name: fit(
                 LINE, x[:, None], t, method=method, loss="half_mse",

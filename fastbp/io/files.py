@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..common.release import version
 from ..networks.activations import Activation, activation, celu, elu, leaky_relu, relu
 from ..networks.dense import Dense
 from ..networks.network import Network
@@ -118,8 +119,6 @@ def save(
     """
     from safetensors.numpy import save as serialized
 
-    from .. import __version__
-
     if not isinstance(net, Network):
         raise TypeError(f"net is {net!r}, expected a fastbp.Network")
     tensors = {"params": net.checked_vector(params)} | _matrices(net)
@@ -131,7 +130,7 @@ def save(
     _require_json("meta", meta)
     content = {
         "format_version": VERSION,
-        "fastbp_version": __version__,
+        "fastbp_version": version(),
         "network": _described(net),
         "state": stored,
         "meta": meta,
