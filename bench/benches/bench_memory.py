@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import QUICK
+from measuring.session import QUICK
 
 import fastbp as fb
 

@@ -1,4 +1,4 @@
-"""Measure again and compare: ``python bench/compare.py bench/results/latest.json``.
+"""Measure again and compare: ``python bench compare bench/results/latest.json``.
 
 Fails (exit status 1) if a fastbp figure has grown by more than --slowdown. What seems to have
 is measured again, twice at most, and its least time counts: on a shared machine a single
@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from report import GROWTH, LOOP, OURS
+from report.runs import GROWTH, LOOP, OURS
 
 REPEATS = 2
-BENCH = Path(__file__).parent
+BENCH = Path(__file__).resolve().parents[1]
 
 
 def measure(output: Path, items: list[str]) -> dict[str, Any]:
@@ -103,7 +103,3 @@ def main() -> int:
         print(f"{arguments.saved} does not exist; make bench writes it", file=sys.stderr)
         return 2
     return compare(arguments.saved, arguments.slowdown)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -15,9 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
-import loops
-
 from fastbp import backends
+from measuring import loops
 
 AVX2 = "c avx2"
 

@@ -1,4 +1,4 @@
-"""Training loops in PyTorch; see peers.py."""
+"""Training loops in PyTorch; see peers/__init__.py."""
 
 from __future__ import annotations
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 from functools import partial
 
-import handwritten
-import loops
 import numpy as np
 import pytest
-from race import Contestant
-from report import FMA
+from measuring import loops
+from measuring.race import Contestant
+from peers import handwritten
+from report.runs import FMA
 from workloads import DTYPES, HAND
 
 import fastbp as fb

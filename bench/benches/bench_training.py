@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-import levels
 import numpy as np
 import peers
 import pytest
-from conftest import QUICK
-from handwritten import TrainingLoop
-from race import Contestant
+from measuring import levels
+from measuring.race import Contestant
+from measuring.session import QUICK
+from peers.handwritten import TrainingLoop
 from workloads import CONTESTANTS, DRAWN, DTYPES, HAND, QUICK_TRAINING, TRAINING, Training
 
 import fastbp as fb

@@ -6,8 +6,8 @@ from functools import partial
 
 import numpy as np
 import pytest
-from conftest import QUICK
-from race import Contestant
+from measuring.race import Contestant
+from measuring.session import QUICK
 from workloads import DTYPES, Training
 
 import fastbp as fb

@@ -1,4 +1,4 @@
-"""Training in plain loops under Numba, row by row; see peers.py."""
+"""Training in plain loops under Numba, row by row; see peers/__init__.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Least squares in JAX and in optimistix; see peers.py."""
+"""Least squares in JAX and in optimistix; see peers/__init__.py."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from handwritten import FIRST_DAMPING, LARGEST_DAMPING
 from workloads import LeastSquares
+
+from peers.handwritten import FIRST_DAMPING, LARGEST_DAMPING
 
 # Of solutions, after which a fit gives up.
 MOST_STEPS = 5000

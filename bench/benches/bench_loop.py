@@ -6,7 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
-from race import Contestant
+from measuring.race import Contestant
 from workloads import DTYPES, TRAINING
 
 import fastbp as fb

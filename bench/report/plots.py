@@ -12,7 +12,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from report import (
+
+from report.runs import (
     CURVES,
     FMA,
     GROWTH,

@@ -6,41 +6,19 @@ Each worker keeps to a core of its own. The clock is the wall clock here: how lo
 from __future__ import annotations
 
 import multiprocessing
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import pytest
-from conftest import CORES
-from race import Contestant
-from report import ALONE, PROCESSES, THREADS
+from measuring.race import Contestant
+from measuring.session import CORES
+from measuring.workers import STEPS, fits
+from report.runs import ALONE, PROCESSES, THREADS
 from workloads import DTYPES, TRAINING
 
 NAMES = (ALONE, THREADS, PROCESSES)
-# Steps of a fit: about 5 ms.
-STEPS = {"T2": 16384, "T3": 1024, "T6": 56}
-
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")
-
-
-def fits(workload: str, dtype: str, core: int, messages: Any = None) -> Any:
-    """``run(times)`` on that core; with a pipe, do what comes through it until None does."""
-    os.sched_setaffinity(0, {core})  # of this thread
-    work = TRAINING[workload]
-    net, (X, y) = work.net(dtype), work.data(dtype)
-    params, epochs = net.init(seed=1), STEPS[workload] // work.batches
-
-    def run(times):
-        for _ in range(times):
-            work.fit(net, params, X, y, epochs)
-
-    if messages is None:
-        return run
-    messages.send(run(1))
-    while times := messages.recv():
-        messages.send(run(times))
 
 
 class Threads:

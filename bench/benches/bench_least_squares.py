@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import handwritten
 import numpy as np
-import peer_scipy
 import peers
 import pytest
-from conftest import QUICK
-from race import Contestant
+from measuring.race import Contestant
+from measuring.session import QUICK
+from peers import handwritten, scipy_least_squares
 from workloads import HAND, LEAST_SQUARES, QUICK_STARTS, STARTS, LeastSquares
 
 import fastbp as fb
@@ -32,13 +31,13 @@ METHODS = {
     "lm": {
         HAND: handwritten.Residuals,
         PLAIN: handwritten.PlainResiduals,
-        "SciPy lm": partial(peer_scipy.least_squares, method="lm"),
-        "SciPy trf": partial(peer_scipy.least_squares, method="trf"),
-        "SciPy L-BFGS-B": peer_scipy.lbfgs,
+        "SciPy lm": partial(scipy_least_squares.least_squares, method="lm"),
+        "SciPy trf": partial(scipy_least_squares.least_squares, method="trf"),
+        "SciPy L-BFGS-B": scipy_least_squares.lbfgs,
         **{name: partial(peers.solver, name) for name in PEERS},
     },
-    "L-BFGS-B": {"SciPy L-BFGS-B": peer_scipy.lbfgs},
-    "trf": {"SciPy trf": partial(peer_scipy.least_squares, method="trf")},
+    "L-BFGS-B": {"SciPy L-BFGS-B": scipy_least_squares.lbfgs},
+    "trf": {"SciPy trf": partial(scipy_least_squares.least_squares, method="trf")},
 }
 
 
@@ -105,9 +104,9 @@ def call(name: str, work: LeastSquares, what: str) -> Contestant:
         ("normal_equations", HAND): handwritten.Residuals(net, X, y).normal_equations,
     }.get((what, name))
     if name in (JAX, JAX_FORMULAS):
-        import peer_jax_lm
+        from peers import jax_least_squares
 
-        function = peer_jax_lm.call(work, what, written_out=name == JAX_FORMULAS)
+        function = jax_least_squares.call(work, what, written_out=name == JAX_FORMULAS)
     elif function is None:
         function = getattr(net.objective(X, y, "sse", backend=name), what)
 

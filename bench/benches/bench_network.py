@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-import handwritten
 import numpy as np
 import pytest
-from race import Contestant
-from workloads import CONTESTANTS, DTYPES, HAND
+from measuring.checks import flat
+from measuring.race import Contestant
+from peers import handwritten
+from workloads import CONTESTANTS, DTYPES, HAND, problem
 
 import fastbp as fb
-
-
-def problem(sizes: tuple[int, ...], activation: str, rows: int, dtype: str):
-    net = fb.Network.mlp(sizes, activation, dtype=dtype)
-    rng = np.random.default_rng(5)
-    X = rng.standard_normal((rows, sizes[0])).astype(dtype)
-    y = rng.standard_normal((rows, sizes[-1])).astype(dtype)
-    return net, net.init(seed=2), X, y
 
 
 def forward(dtype, hand):
@@ -52,11 +45,6 @@ CALLS = {
     "value_and_grad, 4-20-1 tanh, 2000 rows": partial(value_and_grad, (4, 20, 1), "tanh", 2000),
     "jacobian, 4-20-1 tanh, 2000 rows": jacobian,
 }
-
-
-def flat(result) -> np.ndarray:
-    parts = result if isinstance(result, tuple) else (result,)
-    return np.concatenate([np.ravel(part) for part in parts])
 
 
 def contestant(name: str, call: str, dtype: str) -> Contestant:

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from race import Contestant
 
 import fastbp as fb
+from measuring.race import Contestant
 
 # Flags and bytes of a vector for each level; multiply and add stay apart where there is no FMA.
 LEVELS = {
@@ -37,11 +37,11 @@ needed = pytest.mark.skipif(
 @cache
 def library() -> ctypes.CDLL:
     """loops.c for the level in use."""
-    here, (flags, width) = Path(__file__).parent, LEVELS[LEVEL]
+    here, (flags, width) = Path(__file__).resolve().parent, LEVELS[LEVEL]
     with TemporaryDirectory() as folder:
         output = Path(folder, "loops.so")
         options = ["-O2", "-shared", "-fPIC", f"-DBYTES={width}", *flags]
-        include = f"-I{here.parent / 'csrc'}"
+        include = f"-I{here.parents[1] / 'csrc'}"
         command = [COMPILER, *options, include, str(here / "loops.c"), "-o", str(output)]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(output))

@@ -9,14 +9,14 @@ from __future__ import annotations
 import ctypes
 from functools import partial
 
-import loops
 import numpy as np
 import pytest
-from bench_kernels import check_layer
-from conftest import QUICK
-from handwritten import Dense
-from race import Contestant
-from report import FMA
+from measuring import loops
+from measuring.checks import check_layer
+from measuring.race import Contestant
+from measuring.session import QUICK
+from peers.handwritten import Dense
+from report.runs import FMA
 from workloads import DTYPES, HAND, KERNELS, QUICK_KERNELS
 
 import fastbp as fb

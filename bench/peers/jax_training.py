@@ -1,4 +1,4 @@
-"""Training loops in JAX; see peers.py."""
+"""Training loops in JAX; see peers/__init__.py."""
 
 from __future__ import annotations
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 from functools import partial
 
-import loops
 import numpy as np
 import pytest
-from bench_kernels import within
-from conftest import QUICK
-from race import Contestant
+from measuring import loops
+from measuring.checks import within
+from measuring.race import Contestant
+from measuring.session import QUICK
 from workloads import DTYPES
 
 BLAS = "BLAS"

@@ -14,9 +14,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import CLOCK, QUICK, hand_over
-from race import FINE
-from report import COLD, FLOOR, STARTUP
+from measuring.race import FINE
+from measuring.session import CLOCK, QUICK, hand_over
+from report.runs import COLD, FLOOR, STARTUP
 
 import fastbp as fb
 

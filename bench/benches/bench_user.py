@@ -13,12 +13,12 @@ import ctypes
 from functools import cache, partial
 from typing import Any
 
-import loops
 import numpy as np
 import pytest
-from conftest import QUICK
-from race import Contestant
-from report import BUILT_IN, USER
+from measuring import loops
+from measuring.race import Contestant
+from measuring.session import QUICK
+from report.runs import BUILT_IN, USER
 from workloads import DTYPES
 
 import fastbp as fb

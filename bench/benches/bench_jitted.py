@@ -9,9 +9,9 @@ from functools import partial
 
 import numpy as np
 import pytest
-from bench_network import flat, problem
-from race import Contestant
-from workloads import DTYPES
+from measuring.checks import flat
+from measuring.race import Contestant
+from workloads import DTYPES, problem
 
 import fastbp as fb
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CLOCK, QUICK, hand_over
-from report import CURVES
+from measuring.session import CLOCK, QUICK, hand_over
+from report.runs import CURVES
 from workloads import LEAST_SQUARES
 
 import fastbp as fb

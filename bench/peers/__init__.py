@@ -76,18 +76,20 @@ class Peer:
 
 
 PEERS = {
-    "JAX scan": Peer("jax", "peer_jax", "scan"),
-    "JAX scan ×8": Peer("jax", "peer_jax", "scan_by_8", slow_to_compile=True),
-    "JAX step": Peer("jax", "peer_jax", "step_by_step"),
-    "torch": Peer("torch", "peer_torch", "eager"),
-    "torch.compile": Peer("torch", "peer_torch", "compiled", program="g++", slow_to_compile=True),
-    "Numba loops": Peer("numba", "peer_numba", "loops", most_params=200_000),
+    "JAX scan": Peer("jax", "jax_training", "scan"),
+    "JAX scan ×8": Peer("jax", "jax_training", "scan_by_8", slow_to_compile=True),
+    "JAX step": Peer("jax", "jax_training", "step_by_step"),
+    "torch": Peer("torch", "torch_training", "eager"),
+    "torch.compile": Peer(
+        "torch", "torch_training", "compiled", program="g++", slow_to_compile=True
+    ),
+    "Numba loops": Peer("numba", "numba_training", "loops", most_params=200_000),
 }
 
 # Of least squares: a function of a `workloads.LeastSquares` that returns ``run(params)``.
 LEAST_SQUARES = {
-    "JAX LM": Peer("jax", "peer_jax_lm", "fit"),
-    "optimistix": Peer("optimistix", "peer_jax_lm", "optimistix_fit"),
+    "JAX LM": Peer("jax", "jax_least_squares", "fit"),
+    "optimistix": Peer("optimistix", "jax_least_squares", "optimistix_fit"),
 }
 
 
@@ -122,4 +124,4 @@ def solver(name: str, work: LeastSquares) -> Callable[[np.ndarray], Any]:
 
 
 def _function(peer: Peer) -> Callable[..., Any]:
-    return getattr(importlib.import_module(peer.module), peer.function)
+    return getattr(importlib.import_module(f"peers.{peer.module}"), peer.function)

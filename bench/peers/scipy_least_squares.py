@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import handwritten
 import numpy as np
 import scipy.optimize
 from workloads import LeastSquares
+
+from peers import handwritten
 
 
 class Reached(Exception):
