@@ -43,10 +43,10 @@ bench bench-compare: export MKL_NUM_THREADS = 1
 bench: $(READY)      ## time the backends; saves JSON, prints table and plot
 	mkdir -p $(dir $(BENCH_JSON))
 	$(BIN)/pytest bench -q --benchmark-quiet --benchmark-json=$(BENCH_JSON)
-	$(BIN)/python bench/report.py $(BENCH_JSON)
+	$(BIN)/python bench report $(BENCH_JSON)
 
 bench-compare: $(READY)  ## time again and fail past SLOWDOWN against the saved run
-	$(BIN)/python bench/compare.py $(BENCH_JSON) --slowdown=$(SLOWDOWN)
+	$(BIN)/python bench compare $(BENCH_JSON) --slowdown=$(SLOWDOWN)
 
 accuracy: $(READY)   ## measure the activations against mpmath; writes docs/accuracy.md
 	$(BIN)/python tools/accuracy.py

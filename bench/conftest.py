@@ -13,36 +13,11 @@ for _library in ("OPENBLAS_NUM", "MKL_NUM", "OMP_NUM", "BLIS_NUM", "VECLIB_MAXIM
 import numpy as np  # noqa: E402
 import peers  # noqa: E402
 import pytest  # noqa: E402
-from race import FINE, race  # noqa: E402
+from measuring.race import FINE, race  # noqa: E402
+from measuring.session import CLOCK, CORES, QUICK, hand_over  # noqa: E402
 from workloads import SEED  # noqa: E402
 
 import fastbp as fb  # noqa: E402
-
-# Those that the session was given; none where the system does not tell.
-CORES = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
-QUICK = os.environ.get("FASTBP_BENCH_QUICK", "0") not in ("", "0")
-
-
-class ReplayClock:
-    """A clock that a target moves on by durations measured before.
-
-    pytest-benchmark times one item after another. The items of a group are measured together
-    (`race`), and each then hands its durations to pytest-benchmark through this clock, whose
-    statistics, JSON and comparisons so hold what was measured in turns.
-    """
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.durations = iter(())
-
-    def __call__(self) -> float:
-        return self.now
-
-    def target(self) -> None:
-        self.now += next(self.durations)
-
-
-CLOCK = ReplayClock()
 
 
 def pytest_collection_modifyitems(items):
@@ -73,7 +48,7 @@ def measure(benchmark, races):
     """Measure a group if that has not been done, and report one of its contestants.
 
     ``measure(makers, contestant, seconds, suite=, row=, dtype=, unit=)``: `makers` as for
-    `race.race`; the others say where the figure stands in the tables of report.py.
+    `race.race`; the others say where the figure stands in the tables of report/tables.py.
     """
 
     def measure(makers, contestant, seconds, *, suite, row, dtype, unit):
@@ -93,13 +68,6 @@ def measure(benchmark, races):
         hand_over(benchmark, outcome.seconds, **place, **how)
 
     return measure
-
-
-def hand_over(benchmark, seconds, **info):
-    """Give an item what was measured before, and what its record holds beside; by `CLOCK`."""
-    benchmark.extra_info.update(info)
-    CLOCK.durations = iter(seconds)
-    benchmark.pedantic(CLOCK.target, rounds=len(seconds))
 
 
 def pytest_report_header():

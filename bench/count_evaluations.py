@@ -12,7 +12,7 @@ from pathlib import Path
 
 def main() -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from evaluations import collection, compare, gallery
+    from helpers.evaluations import collection, compare, gallery
 
     for title, cases in (("Moré, Garbow, Hillstrom", collection()), ("Gallery", gallery())):
         print(f"{title:36}{'value':>12}{'fmincg':>8}{'SciPy CG':>10}")

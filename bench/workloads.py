@@ -199,3 +199,11 @@ QUICK_TRAINING = ("T1", "T3", "T4", "T6")
 QUICK_KERNELS = ((1, 8, 8), (32, 32, 32), (256, 128, 128))
 QUICK_ACTIVATIONS = ("relu",)
 QUICK_STARTS = STARTS[:1]
+
+
+def problem(sizes: tuple[int, ...], activation: str, rows: int, dtype: str):
+    net = fb.Network.mlp(sizes, activation, dtype=dtype)
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((rows, sizes[0])).astype(dtype)
+    y = rng.standard_normal((rows, sizes[-1])).astype(dtype)
+    return net, net.init(seed=2), X, y

@@ -3,9 +3,9 @@
     python tools/accuracy.py
 
 For each backend, instruction set and dtype a process of its own evaluates the functions at the
-points of tests/truth.py; the page tells the mean and the largest error in ULP, and where the latter
-is. Needs mpmath; takes about two minutes. With --check nothing is written, and the exit code says
-whether a bound is broken.
+points of tests/oracles/truth.py; the page tells the mean and the largest error in ULP, and where
+the latter is. Needs mpmath; takes about two minutes. With --check nothing is written, and the exit
+code says whether a bound is broken.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ accuracy where they are small, by nature; there the error is at most 2 machine e
 
 def measure(directory: str) -> None:
     """In a process of its own: evaluate everything and leave the results in the directory."""
-    import truth
+    from oracles import truth
 
     import fastbp as fb
 
@@ -107,7 +107,7 @@ def _host_levels() -> list[str]:
 
 def lines_of(name: str, results: dict, rows: dict) -> float:
     """Add the variant's cells to the tables' rows; returns its largest error over its bound."""
-    import truth
+    from oracles import truth
 
     worst = 0.0
     for dtype in DTYPES:
@@ -127,7 +127,7 @@ def lines_of(name: str, results: dict, rows: dict) -> float:
 
 def page(rows: dict, names: list[str]) -> str:
     """The text of docs/accuracy.md."""
-    import truth
+    from oracles import truth
 
     worst = max(error for cells in rows.values() for _, error in cells.values())
     count = min(len(truth.points(dtype)) for dtype in DTYPES) // 1000 * 1000

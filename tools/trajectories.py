@@ -2,10 +2,10 @@
 
     python tools/trajectories.py
 
-writes tests/trajectories.json: the parameters of a small network after some steps of each method,
-computed by PyTorch's published rules with fifty digits, one number at a time. The gradient is a
-central difference, so that no derivative was written down by hand; its error is of order 1e-40.
-Nothing of fastbp is used. Needs mpmath.
+writes tests/oracles/trajectories.json: the parameters of a small network after some steps of each
+method, computed by PyTorch's published rules with fifty digits, one number at a time. The gradient
+is a central difference, so that no derivative was written down by hand; its error is of order
+1e-40. Nothing of fastbp is used. Needs mpmath.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import mpmath
 from mpmath import mpf, sqrt
 
-FILE = Path(__file__).resolve().parent.parent / "tests" / "trajectories.json"
+FILE = Path(__file__).resolve().parent.parent / "tests" / "oracles" / "trajectories.json"
 DIGITS = 50
 H = mpf(10) ** -20  # of the differences
 

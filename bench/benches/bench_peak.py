@@ -1,0 +1,98 @@
+"""The kernels by themselves, forward and backward, beside the most that the core can multiply.
+
+The kernels run in a loop in C (loops.c), so that a small layer shows its arithmetic and not
+Python's cost of a call. NumPy by hand is called from Python as ever.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import partial
+
+import numpy as np
+import pytest
+from measuring import loops
+from measuring.checks import check_layer
+from measuring.race import Contestant
+from measuring.session import QUICK
+from peers.handwritten import Dense
+from report.runs import FMA
+from workloads import DTYPES, HAND, KERNELS, QUICK_KERNELS
+
+import fastbp as fb
+
+COMPILED = [name for name in ("c", "numba") if name in fb.available_backends()]
+NAMES = (FMA, *COMPILED, HAND)
+
+pytestmark = loops.needed
+
+
+def contestant(name: str, shape: tuple[int, int, int], way: str, dtype: str) -> Contestant:
+    n, n_in, n_out = shape
+    flops = (2 if way == "forward" else 4) * n * n_in * n_out
+    if name == FMA:
+        return loops.fma_loop(flops, dtype)
+    rng = np.random.default_rng(3)
+    X = rng.standard_normal((n, n_in)).astype(dtype)
+    W = (rng.standard_normal((n_in, n_out)) / np.sqrt(n_in)).astype(dtype)
+    b, dY = rng.standard_normal(n_out).astype(dtype), rng.standard_normal((n, n_out)).astype(dtype)
+    layer = Dense(X, W, b, "relu")
+    run = {HAND: by_hand, "c": in_c, "numba": in_numba}[name](layer, dY, way)
+
+    def check():
+        Y = layer.forward().copy()
+        layer.backward(dY)  # overwrites Y
+        layer.Y[:] = Y
+        for result in (layer.Y,) if way == "forward" else (layer.dX, layer.dW, layer.db):
+            result[:] = np.nan
+        run(1)
+        found = layer.Y if way == "forward" else Y
+        check_layer(X, W, b, dY, "relu", found, layer.dX, layer.dW, layer.db)
+        layer.Y[:] = Y
+
+    return Contestant(run, check, units=flops)
+
+
+def by_hand(layer: Dense, dY: np.ndarray, way: str):
+    def run(times):
+        for _ in range(times):
+            layer.forward() if way == "forward" else layer.backward(dY)
+
+    return run
+
+
+def in_c(layer: Dense, dY: np.ndarray, way: str):
+    n, n_in = layer.X.shape
+    sizes = (loops.is_double(dY), n, n_in, dY.shape[1], fb.activation("relu").kind)
+    if way == "forward":
+        arrays = (layer.X, layer.W, layer.b, layer.Y)
+    else:
+        arrays = (dY, layer.X, layer.W, layer.Y, layer.dX, layer.dW, layer.db)
+    return loops.repeated(f"repeat_{way}", loops.ours(f"fb_dense_{way}"), *sizes, *arrays)
+
+
+def in_numba(layer: Dense, dY: np.ndarray, way: str):
+    from fastbp.backends.jit import activations, kernels
+
+    relu, dtype, (n, n_in) = fb.activation("relu"), dY.dtype, layer.X.shape
+    compiled = {"forward": kernels.linked_forward, "backward": kernels.linked_backward}[way]
+    address = ctypes.c_void_p(compiled.address(dtype))
+    sizes = (n, n_in, dY.shape[1], relu.kind, activations.addresses(relu, dtype)[0])
+    if way == "forward":
+        arrays = (layer.X, layer.W, layer.b, layer.Y)
+    else:
+        room = np.empty_like(dY), dY.nbytes, np.empty_like(layer.W)
+        arrays = (dY, layer.X, layer.W, layer.Y, layer.dX, layer.dW, layer.db, *room)
+    return loops.repeated(f"repeat_numba_{way}", address, *sizes, *arrays)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("way", ("forward", "backward"))
+@pytest.mark.parametrize(
+    "shape", QUICK_KERNELS if QUICK else KERNELS, ids=lambda s: "x".join(map(str, s))
+)
+def test_share_of_peak(measure, shape, way, dtype, name):
+    makers = {other: partial(contestant, other, shape, way, dtype) for other in NAMES}
+    row = f"{'×'.join(map(str, shape))} {way}"
+    measure(makers, name, 0.15, suite="peak", row=row, dtype=dtype, unit="operation")

@@ -1,0 +1,1113 @@
+"""Backends: the contract's signatures and functions against the reference, dispatch, training."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from helpers.strategies import (
+    ARRAYS,
+    EVERY_ACTIVATION,
+    EVERY_LOSS,
+    OPTIMIZERS,
+    QUARTIC,
+    SMOOTH_ACTIVATIONS,
+    SMOOTH_LOSSES,
+    Case,
+    Training,
+    case,
+    case_of,
+    cases,
+    copy_of,
+    n_for,
+    n_out_for,
+    new_run,
+    same,
+    shifted,
+    training,
+)
+from hypothesis import assume, given, settings, strategies as st
+from oracles.transcript import follow
+
+import fastbp as fb
+from fastbp import backends
+from fastbp.backends import contract
+from fastbp.backends.contract import Recipe
+from fastbp.maths.robust import SOFT_L1_RHO, Robust
+
+# The contract.
+
+# `partition` is the rule itself, not a backend's to give.
+FUNCTIONS = {
+    name: function
+    for name, function in vars(contract).items()
+    if inspect.isfunction(function)
+    and function.__module__ == contract.__name__
+    and name != "partition"
+}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures_are_the_contracts(module, name):
+    expected = inspect.signature(FUNCTIONS[name])
+    actual = inspect.signature(getattr(module, name))
+    plain = [
+        [(p.name, p.kind, p.default) for p in s.parameters.values()] for s in (actual, expected)
+    ]
+    assert plain[0] == plain[1]
+
+
+@pytest.mark.backend
+def test_backends_have_no_functions_of_their_own(backend, module):
+    public = {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isroutine(value) or type(value).__module__.startswith("numba"))
+        and getattr(value, "__module__", "").startswith(module.__name__)
+    }
+    # What `show_config` tells is the only thing that is not computed.
+    assert public - {"why_missing", "instruction_set", "compiler"} == set(FUNCTIONS)
+
+
+def test_numbers_of_activations_and_losses_are_distinct():
+    from fastbp.maths.activations import TABLE, USER
+    from fastbp.maths.losses import ROWS, USER_LOSS
+
+    kinds = [row.kind for row in TABLE.values()]
+    assert sorted([*kinds, USER]) == list(range(len(TABLE) + 1))
+    assert sorted([*ROWS, USER_LOSS]) == list(range(len(ROWS) + 1))
+
+
+def test_parts_cover_all_rows_once_and_have_even_lengths():
+    assert contract.partition(0) == [(0, 0)]
+    for n in [*range(1, 9000), 10**6 + 1]:
+        parts = contract.partition(n)
+        assert len(parts) == min(16, -(-n // 256))
+        assert [start for start, _ in parts[1:]] == [stop for _, stop in parts[:-1]]
+        assert (parts[0][0], parts[-1][1]) == (0, n)
+        sizes = [stop - start for start, stop in parts]
+        assert min(sizes) > 0 and not any(size % 2 for size in sizes[:-1])
+        assert max(sizes) - min(sizes) <= 2 * len(parts)
+
+
+def also_interpreted(values, chosen):
+    """Parameters of a test, of which those chosen run with interpreted sources as well."""
+    mark = pytest.mark.interpreted
+    return [pytest.param(value, marks=mark) if value in chosen else value for value in values]
+
+
+# What the functions compute.
+
+REFERENCE = backends.load("numpy")
+
+# Losses of elements, with weights by lanes or row by row; of rows, of pairs, of the user's own.
+OF_EVERY_KIND = ("mse", "huber", "softmax_ce", "gaussian_nll", "margin_ranking", QUARTIC)
+
+# As many roundings of the largest entry may results be apart: in float64 1e-12 of it.
+ROUNDINGS = 4504
+
+
+def agree(computed, expected, what, dtype=np.float64, least=0.0):
+    """Results of a network of `dtype`; losses are float64 in any. `least` is a size that counts."""
+    computed, expected = np.asarray(computed), np.asarray(expected)
+    assert (computed.shape, computed.dtype) == (expected.shape, expected.dtype), what
+    limit = ROUNDINGS * np.finfo(dtype).eps * abs(expected).max(initial=least)
+    worst = abs(computed - expected).max(initial=0)
+    assert worst <= limit, f"{what}: {worst} off, at most {limit}"
+
+
+def cotangent(c):
+    shape = len(c.X), c.net.n_out
+    return np.cos(np.arange(np.prod(shape))).reshape(shape).astype(c.net.dtype)
+
+
+def pullbacks(module, c):
+    plan, params, X = c.net.plan, c.effective, c.X
+    tape = module.forward_tape(plan, params, X)
+    dY = cotangent(c)
+    dparams, nothing = module.backward(plan, params, X, tape, dY, False)
+    assert nothing is None
+    return (tape, dparams, *module.backward(plan, params, X, tape, dY, True))
+
+
+def direction(c):
+    return np.sin(1 + np.arange(c.net.n_params)).astype(c.net.dtype)
+
+
+def least_squares(c):
+    return c.net.objective(c.X, direction(c)[: c.net.n_out] + 0 * c.X[:, :1]).problem
+
+
+def beyond(module, c):
+    moved = c.effective + c.net.dtype.type(0.25) * direction(c)
+    return module.gradient_beyond(least_squares(c), c.effective, moved, 1, Robust(SOFT_L1_RHO, 0.5))
+
+
+# Name -> what a backend's module makes of a case: a tuple of arrays and numbers.
+OF_NETWORK = {
+    "forward": lambda m, c: (m.forward(c.net.plan, c.effective, c.X),),
+    "backward": pullbacks,
+    "jvp": lambda m, c: m.jvp(c.net.plan, c.effective, c.X, direction(c)),
+    "jacobian": lambda m, c: (m.jacobian(c.net.plan, c.effective, c.X, 1, False),),
+    "input_jacobian": lambda m, c: (m.input_jacobian(c.net.plan, c.effective, c.X),),
+    "normal_equations": lambda m, c: m.normal_equations(least_squares(c), c.effective, 1, Robust()),
+    "sum_of_squares": lambda m, c: (m.sum_of_squares(least_squares(c), c.effective, 1, Robust()),),
+    "gradient_beyond": lambda m, c: (beyond(m, c),),
+}
+OF_PROBLEM = {
+    "value": lambda m, c: (m.value(c.problem, c.effective, 1),),
+    "value_and_grad": lambda m, c: m.value_and_grad(c.problem, c.effective, 1),
+    "row_gradients": lambda m, c: (m.row_gradients(c.problem, c.effective),),
+    "hvp": lambda m, c: (m.hvp(c.problem, c.effective, direction(c), False),),
+    "gauss_newton": lambda m, c: (m.hvp(c.problem, c.effective, direction(c), True),),
+}
+CALLS = OF_NETWORK | OF_PROBLEM
+
+
+def agree_on(module, c, names=CALLS, least=0.0):
+    for name in names:
+        computed, expected = CALLS[name](module, c), CALLS[name](REFERENCE, c)
+        for k, pair in enumerate(zip(computed, expected, strict=True)):
+            agree(*pair, f"{name}[{k}] of {c}", c.net.dtype, least)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
+def test_every_activation_agrees_with_the_reference(compiled, dtype, act):
+    """Hidden and last, all dimensions different, with and without bias."""
+    rng = np.random.default_rng(1)
+    for n, bias in ((1, True), (7, False), (18, True)):
+        for acts in ([act, "tanh", "linear"], ["tanh", act, act]):
+            agree_on(compiled, case(rng, [5, 9, 6, 3], acts, dtype, n, bias=bias))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+@pytest.mark.parametrize("penalties", [{}, {"l2": 0.25}, {"l1": 0.125, "group": 0.5}], ids=str)
+def test_every_loss_agrees_with_the_reference(compiled, dtype, loss, penalties):
+    rng = np.random.default_rng(2)
+    last = "sigmoid" if loss == "bce" else "linear"
+    for n_out in (1, 2, 3, 8, 9, 17):
+        net = fb.Network.mlp([5, 7, n_out_for(loss, n_out)], output=last, dtype=dtype)
+        for n, weighted in ((1, False), (6, True), (19, n_out % 2 == 0)):
+            c = case_of(rng, net, n_for(loss, n), loss, weighted, **penalties)
+            agree_on(compiled, c, OF_PROBLEM)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("loss", also_interpreted(EVERY_LOSS, OF_EVERY_KIND), ids=str)
+def test_narrow_networks_agree_with_the_reference(compiled, dtype, loss):
+    """Layers of 1 to 8 units, which C may treat by units, with every activation and odd rows."""
+    rng = np.random.default_rng(8)
+    last = "sigmoid" if loss == "bce" else "linear"
+    for k, act in enumerate(EVERY_ACTIVATION):
+        sizes = [1 + k % 4, 1 + k % 3, 4 - k % 2, n_out_for(loss, 1 + k % 4)]
+        if k % 3 == 0:
+            sizes = [1 + k % 8, 8 - k % 4, n_out_for(loss, 1 + k % 5)]
+        n = n_for(loss, (1, 3, 7, 8, 15, 33, 64, 65, 130, 259)[k % 10])
+        bias, l2 = k % 5 > 0, 0.1 * (k % 2)
+        acts = [*[act, "tanh"][: len(sizes) - 2], last]
+        c = case(rng, sizes, acts, dtype, n, loss, weighted=k % 2 == 1, l2=l2, bias=bias)
+        agree_on(compiled, c, ["value", "value_and_grad"])
+
+
+WIDTHS = {
+    "1-11": range(1, 12),
+    "12-22": range(12, 23),
+    "23-33": range(23, 34),
+    "tile edges": (47, 48, 49, 63, 64, 65, 95, 97, 127, 128, 129, 130),
+}
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("widths", also_interpreted(WIDTHS, ("1-11",)))
+def test_every_width_agrees_with_the_reference(compiled, dtype, widths):
+    """Of inputs, hidden layers and outputs in turn, the others small and different."""
+    rng = np.random.default_rng(3)
+    for width in WIDTHS[widths]:
+        for sizes in ([width, 3, 2], [2, width, 3], [3, 4, width]):
+            c = case(rng, sizes, ["tanh", "sigmoid"], dtype, 5, weighted=True)
+            agree_on(compiled, c, CALLS if width < 34 else set(CALLS) - {"normal_equations"})
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("batches", [range(0, 36), range(36, 71)], ids=["0-35", "36-70"])
+def test_every_small_batch_agrees_with_the_reference(compiled, dtype, batches):
+    rng = np.random.default_rng(4)
+    for n in batches:
+        c = case(rng, [4, 9, 2], [fb.relu(0.5), "tanh"], dtype, n)
+        agree_on(compiled, c, CALLS if n else ["forward", "backward", "jvp", "jacobian"])
+    wide = case(rng, [4, 130, 2], ["tanh", "linear"], dtype, batches[-1])
+    agree_on(compiled, wide, ["forward", "backward", "jvp", *OF_PROBLEM])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "n",
+    [127, pytest.param(129, marks=pytest.mark.interpreted), 255, 256,
+     pytest.param(257, marks=pytest.mark.interpreted), 511, 512, 513, 1000, 2561, 4097],
+)  # fmt: skip
+def test_batches_about_the_parts_agree_with_the_reference(compiled, dtype, n):
+    rng = np.random.default_rng(5)
+    by_row = {"jacobian", "row_gradients", "input_jacobian"}  # slow in the reference
+    names = set(CALLS) if n < 600 else set(CALLS) - by_row - {"normal_equations"}
+    c = case(rng, [3, 7, 2], ["tanh", "gelu"], dtype, n, weighted=True)
+    agree_on(compiled, c, names)
+    agree_on(compiled, case(rng, [2, 4, 1], ["sigmoid", "linear"], dtype, n), ["normal_equations"])
+    pairs = case(rng, [3, 5, 1], ["tanh", "linear"], dtype, n + n % 2, "margin_ranking", True)
+    agree_on(compiled, pairs, ["value", "value_and_grad"])
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+@pytest.mark.parametrize("name", CALLS)
+def test_functions_leave_their_inputs_and_give_fresh_arrays(module, dtype, name):
+    """Whether the inputs are read-only or lie 4 or 8 bytes off the vectors' alignment."""
+    c = case(np.random.default_rng(6), [5, 9, 3], ["tanh", "silu"], dtype, 11, weighted=True)
+    expected = CALLS[name](module, c)
+    for offset in (0, 4, 8) if dtype == np.float32 else (0, 8):
+        arrays = [shifted(a, offset) for a in (c.params, c.X, c.y, c.terms["sample_weight"])]
+        for array in arrays:
+            array.flags.writeable = False
+        params, X, y, w = arrays
+        moved = replace(c, params=params, X=X, y=y, terms={"sample_weight": w})
+        assert moved.problem.X is X and moved.effective is params
+        results = CALLS[name](module, moved)
+        assert same(tuple(results), tuple(expected)), offset
+        for result in results:
+            if isinstance(result, np.ndarray):
+                assert type(result) is np.ndarray and result.dtype is dtype
+                assert result.flags.c_contiguous and result.flags.writeable
+                assert not any(np.may_share_memory(result, a) for a in arrays)
+        assert same(arrays, [c.params, c.X, c.y, c.terms["sample_weight"]])
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "act", also_interpreted(["tanh", "softplus", "relu6", "leaky_relu"], ("tanh", "softplus"))
+)
+def test_nan_spreads_as_in_the_reference(compiled, dtype, name, act):
+    """One in the data reaches what depends on its row, one in the parameters what on it."""
+    rng = np.random.default_rng(7)
+    c = case(rng, [5, 9, 6, 3], [act, "sigmoid", "linear"], dtype, 37, weighted=True)
+    X, params = c.X.copy(), c.params.copy()
+    X[17, 2] = params[9 * 5 + 3] = np.nan
+    spoilt = [replace(c, X=X), replace(c, params=params), replace(c, X=X, params=params)]
+    for s in spoilt:
+        for computed, expected in zip(
+            CALLS[name](compiled, s), CALLS[name](REFERENCE, s), strict=True
+        ):
+            assert same(np.isnan(computed), np.isnan(expected))
+            assert np.isnan(expected).any()
+
+
+# Properties of random networks.
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+@given(data=st.data())
+def test_random_networks_agree_with_the_reference(compiled, dtype, data):
+    # On coarser grains roundings turn corners and derivatives cancel; large numbers magnify errors.
+    choices = EVERY_ACTIVATION, EVERY_LOSS, ("l2", "l1", "group")
+    c = data.draw(cases(dtype, *choices, masks=True, grains=(2**-9,)))
+    assume(abs(REFERENCE.forward_tape(c.net.plan, c.effective, c.X)).max() < 1e4)
+    names = {*OF_PROBLEM, "jvp", "forward", "backward"}
+    assume(all(np.isfinite(r).all() for name in names for r in CALLS[name](REFERENCE, c)))
+    # Where all units are saturated, derivatives taken from Y are right to a rounding of 1.
+    agree_on(compiled, c, names, least=1.0)
+
+
+@pytest.mark.backend
+@settings(max_examples=60)
+@given(data=st.data())
+def test_forward_and_reverse_mode_are_adjoint(module, dtype, data):
+    """dY · (J v) = (Jᵀ dY) · v."""
+    c = data.draw(cases(dtype, EVERY_ACTIVATION, masks=True))
+    v, dY = direction(c), cotangent(c)
+    _, Jv = module.jvp(c.net.plan, c.effective, c.X, v)
+    tape = module.forward_tape(c.net.plan, c.effective, c.X)
+    dparams, _ = module.backward(c.net.plan, c.effective, c.X, tape, dY, False)
+    assume(np.isfinite(Jv).all() and np.isfinite(dparams).all())
+    terms = dY.astype(np.float64) * Jv, dparams.astype(np.float64) * v
+    off = abs(terms[0].sum() - terms[1].sum())
+    assert off <= ROUNDINGS * np.finfo(dtype).eps * sum(abs(t).sum() for t in terms)
+
+
+@pytest.mark.backend
+@settings(max_examples=60)
+@given(data=st.data())
+def test_masked_entries_never_matter(backend, dtype, data):
+    """Whatever stands there, nothing changes a bit; they and frozen entries have no derivative."""
+    c = data.draw(cases(dtype, EVERY_ACTIVATION, EVERY_LOSS, ("l2", "l1", "group"), masks=True))
+    fixed = np.setdiff1d(np.arange(c.net.n_params), c.net.free)
+    masked = np.zeros(c.net.n_params, bool)
+    for layer, (W, b) in zip(c.net.layers, c.net.unpack(masked), strict=True):
+        W[:] = layer.mask is not None and ~layer.mask
+        if b is not None:
+            b[:] = layer.bias_mask is not None and ~layer.bias_mask
+    rubbish = np.resize(np.array([np.nan, np.inf, 7, np.finfo(dtype).max], dtype), masked.sum())
+    spoilt = c.params.copy()
+    spoilt[masked] = rubbish
+    results = [
+        [
+            c.net.forward(params, c.X),
+            c.net.value_and_grad(params, c.X, c.y, c.loss, **c.terms),
+            c.net.vjp(params, c.X)[1](cotangent(c)),
+            c.net.jvp(params, c.X, params),
+            c.net.per_sample_grad(params, c.X, c.y, c.loss),
+            c.net.hvp(params, c.X, c.y, params, c.loss, **c.terms),
+        ]
+        for params in (c.params, spoilt)
+    ]
+    assert same(*results)
+    _, (_, grad), (dparams, _), _, rows, Hv = results[0]
+    assert not any(derivative[..., fixed].any() for derivative in (grad, dparams, rows, Hv))
+
+
+@pytest.mark.backend
+@settings(max_examples=60)
+@given(data=st.data())
+def test_gradient_is_the_slope_of_the_value(module, data):
+    """Along random directions; Richardson's rule takes the differences' error to h⁴."""
+    dtype = np.dtype("float64")
+    c = data.draw(cases(dtype, SMOOTH_ACTIVATIONS, SMOOTH_LOSSES, rows=9, width=6, masks=True))
+    v = direction(c) / np.sqrt(c.net.n_params)
+    _, grad = module.value_and_grad(c.problem, c.effective, 1)
+    assume(np.isfinite(grad).all())
+
+    def slope(h):
+        ends = (module.value(c.problem, c.effective + sign * h * v, 1) for sign in (1, -1))
+        return (next(ends) - next(ends)) / (2 * h)
+
+    steps = [slope(2.0**-k) for k in (8, 9, 10)]
+    first = [(4 * fine - coarse) / 3 for coarse, fine in pairwise(steps)]
+    estimate = (16 * first[1] - first[0]) / 15
+    # What the loss's terms, of size 1 and of the value's, lose by rounding is divided by 2h.
+    rounding = 1e-14 * (1 + abs(module.value(c.problem, c.effective, 1))) * 2**10
+    uncertain = abs(estimate - first[1]) + rounding
+    assert abs(grad @ v - estimate) <= uncertain + 1e-12 * abs(grad).max()
+
+
+# Dispatch.
+
+
+def python(code, **variables):
+    """What a fresh interpreter prints; its errors on failure."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("FASTBP_")}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def restored_default():
+    """The process's default backend is put back after the test."""
+    before = backends._default
+    yield
+    backends._default = before
+
+
+def test_numpy_can_always_run():
+    names = fb.available_backends()
+    assert names[-1] == "numpy"
+    assert names == tuple(name for name in ("c", "numba", "numpy") if name in names)
+
+
+def test_use_backend_nests_and_restores(restored_default):
+    outside = fb.get_backend()
+    with fb.use_backend("numpy"):
+        assert fb.get_backend() == "numpy"
+        for name in fb.available_backends():
+            with fb.use_backend(name):
+                assert fb.get_backend() == name
+                fb.set_backend("numpy")  # of no effect inside
+                assert fb.get_backend() == name
+            assert fb.get_backend() == "numpy"
+        with pytest.raises(KeyError), fb.use_backend(fb.available_backends()[0]):
+            raise KeyError
+        assert fb.get_backend() == "numpy"
+    backends._default = backends.load(outside)
+    assert fb.get_backend() == outside
+
+
+def test_set_backend_holds_for_all_threads_and_use_backend_for_one(restored_default):
+    fb.set_backend("numpy")
+    seen = []
+    with fb.use_backend(fb.available_backends()[0]):
+        context = contextvars.Context()  # as a thread without an inherited context has
+        thread = threading.Thread(target=lambda: seen.append(context.run(fb.get_backend)))
+        thread.start()
+        thread.join()
+    assert seen == ["numpy"]
+
+
+def test_backend_argument_comes_first(restored_default):
+    net = fb.Network(2, fb.Dense(1, "tanh"))
+    params, X = net.init(0), [[0.5, 2.0]]
+    with fb.use_backend(fb.available_backends()[0]):
+        for name in fb.available_backends():
+            with fb.use_backend(name):
+                expected = net.forward(params, X)
+            assert same(net.forward(params, X, backend=name), expected)
+            _, cache = fb.dense_forward(X, np.ones((2, 1)), backend=name)
+            assert cache.backend is backends.load(name)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        fb.set_backend,
+        lambda name: fb.use_backend(name).__enter__(),
+        lambda name: fb.dense_forward([[1.0]], [[1.0]], backend=name),
+        lambda name: fb.activation("tanh").f(1.0, backend=name),
+        lambda name: fb.Network(1, fb.Dense(1)).forward([1.0, 0.0], [[1.0]], backend=name),
+    ],
+)
+def test_unknown_backends(use):
+    with pytest.raises(ValueError, match=r"unknown backend 'nunba': .*did you mean 'numba'"):
+        use("nunba")
+
+
+def test_missing_backend_says_what_to_do(monkeypatch):
+    missing = "Numba is not installed; install it with: pip install numba"
+    monkeypatch.setattr(backends, "_loaded", {})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    assert "numba" not in fb.available_backends()
+    with pytest.raises(fb.BackendError, match=f"backend 'numba' cannot run here: {missing}"):
+        backends.load("numba")
+
+
+@pytest.mark.parametrize("name", fb.available_backends())
+def test_environment_variable_sets_the_default(name):
+    done = python("import fastbp as fb; print(fb.get_backend())", FASTBP_BACKEND=name)
+    assert (done.stdout.strip(), done.stderr) == (name, "")
+
+
+def test_unknown_environment_variable_is_an_error_at_first_use():
+    done = python("import fastbp as fb; print('imported'); fb.get_backend()", FASTBP_BACKEND="C")
+    assert done.stdout.strip() == "imported"
+    expected = (
+        "ValueError: FASTBP_BACKEND: unknown backend 'C': expected one of 'c', 'numba', 'numpy'"
+    )
+    assert expected in done.stderr
+    assert "did you mean 'c'?" in done.stderr
+
+
+def test_empty_environment_variable_is_none():
+    done = python("import fastbp as fb; print(fb.get_backend())", FASTBP_BACKEND="")
+    assert done.stdout.strip() == fb.available_backends()[0]
+
+
+LEVELS = ("baseline", "avx2", "avx512")
+
+
+@pytest.mark.skipif("c" not in fb.available_backends(), reason="the C library is not built")
+def test_instruction_set_can_be_capped_and_levels_agree():
+    code = """
+import numpy as np, fastbp as fb
+from fastbp.backends import native
+net = fb.Network.mlp([20, 33, 17, 3])
+X, y = np.sin(np.arange(1400.0)).reshape(70, 20), np.cos(np.arange(210.0)).reshape(70, 3)
+value, grad = net.value_and_grad(net.init(0), X, y, backend="c")
+print(native.instruction_set(), value.hex(), grad.tobytes().hex())
+"""
+    found = [python(code, FASTBP_MAX_ISA=cap).stdout.split() for cap in LEVELS]
+    names = [name for name, _, _ in found]
+    highest = names[-1]
+    assert names == [min(cap, highest, key=LEVELS.index) for cap in LEVELS]
+    values = [float.fromhex(value) for _, value, _ in found]
+    grads = [np.frombuffer(bytes.fromhex(grad)) for _, _, grad in found]
+    for value, grad in zip(values, grads, strict=True):
+        agree(value, values[0], "value")
+        agree(grad, grads[0], "gradient")
+    unknown = python("import fastbp as fb; fb.available_backends()", FASTBP_MAX_ISA="avx3")
+    assert "ValueError: FASTBP_MAX_ISA: unknown instruction set 'avx3': " in unknown.stderr
+
+
+# Training.
+
+
+def contents(run):
+    """All that a run holds."""
+    return [*(getattr(run, name) for name in ARRAYS), run.step]
+
+
+def agree_runs(computed, expected):
+    assert computed.step == expected.step
+    agree(computed.params, expected.params, "params")
+    for k, (a, b) in enumerate(zip(computed.moments, expected.moments, strict=True)):
+        agree(a, b, f"moments {k}")
+    for k in range(2):
+        agree(computed.good[k], expected.good[k], f"good {k}")
+    agree(computed.best, expected.best, "best")
+    agree(computed.average, expected.average, "average")
+    for k, (a, b) in enumerate(zip(computed.monitor, expected.monitor, strict=True)):
+        assert a == b or agree(a, b, f"monitor {k}") is None  # both may be infinite
+
+
+def agree_in_training(module, t, run, chunks):
+    expected = copy_of(run)
+    buffers, expected_buffers = t.buffers(run.step + sum(chunks)), t.buffers(run.step + sum(chunks))
+    for n_steps in chunks:
+        code, _ = t.go(module, run, n_steps, *buffers)
+        assert code == t.go(REFERENCE, expected, n_steps, *expected_buffers)[0] == contract.DONE
+        for pair in zip(buffers, expected_buffers, strict=True):
+            agree(*pair, "losses or validation")
+        agree_runs(run, expected)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+def test_training_agrees_with_the_reference(compiled, method, loss):
+    """Chunks that begin and end within epochs, the last batch of each smaller."""
+    for seed in range(8):
+        _, t, run = training(seed, "float64", method, loss, act=["tanh", "relu"][seed % 2])
+        agree_in_training(compiled, t, run, (1, 3, 9, 5, 20))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "loss", also_interpreted(EVERY_LOSS, ("softmax_ce", "margin_ranking")), ids=str
+)
+def test_training_of_narrow_networks_agrees_with_the_reference(compiled, loss):
+    """Shuffled or not, of a few rows up to all, with fixed entries and a validation."""
+    for seed, method in enumerate(OPTIMIZERS):
+        act = EVERY_ACTIVATION[seed % len(EVERY_ACTIVATION)]
+        options = {"fixed": seed % 3 == 2, "validation": 9 * (seed % 2), "widths": (3, 4)}
+        for batch_size in (3, 9, 23):
+            _, t, run = training(
+                seed, "float64", method, loss, act=act, batch_size=batch_size, **options
+            )
+            agree_in_training(compiled, t, run, (1, 3, 5))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", ["sgd", "adam"])
+def test_steps_of_a_narrow_network_are_within_rounding(module, dtype, method):
+    for seed in range(8):
+        c, t, run = training(seed, dtype, method, batch_size=(4, 23)[seed // 4], widths=(4, 3))
+        assert follow(module, c, t, run, 12)[0] == contract.DONE
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+@pytest.mark.parametrize("dropout", [0.0, 0.25, 0.99])
+def test_training_with_fixed_entries_and_dropout_agrees(compiled, method, dropout):
+    for seed in range(6):
+        loss = ["mse", "margin_ranking", "softmax_ce"][seed % 3]
+        options = {"act": "silu", "fixed": seed < 4, "dropout": dropout, "n": 70, "batch_size": 32}
+        c, t, run = training(seed, "float64", method, loss, **options)
+        before = run.params.copy()
+        agree_in_training(compiled, t, run, (1, 3, 9, 20))
+        fixed = np.setdiff1d(np.arange(c.net.n_params), c.net.free)
+        assert (fixed.size > 0) == (seed < 4) and same(run.params[fixed], before[fixed])
+        assert not run.moments[:, fixed].any()
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("clip_norm", [np.inf, 0.5])
+def test_nan_in_the_derivative_does_not_reach_fixed_entries(module, dtype, clip_norm):
+    """The second input is infinite where the frozen layer has a zero weight: 0·inf is NaN."""
+    layers = fb.Dense(3, "sigmoid", trainable=False), fb.Dense(1)
+    net = fb.Network(2, *layers, dtype=dtype)
+    params = np.linspace(0.5, 1, net.n_params).astype(dtype)
+    X = np.array([[1, np.inf], [2, np.inf]], dtype)
+    problem = net.objective(X, np.zeros((2, 1))).problem
+    assert np.isnan(module.value_and_grad(problem, params, 1)[1][:6]).any()
+    t = Training(problem, Recipe(OPTIMIZERS["adamw"], 2, True, clip_norm))
+    run = new_run(params, OPTIMIZERS["adamw"])
+    assert t.go(module, run, 3)[0] == contract.DONE
+    assert same(run.params[:9], params[:9]) and np.isfinite(run.params).all()
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "n, batch_size",
+    [(1, 1), (7, 7), (64, 32), (65, 64), (70, 1), (300, 300), (1100, 600)],
+)
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_training_agrees_for_any_batch_size(compiled, method, n, batch_size):
+    _, t, run = training(3, "float64", method, n=n, batch_size=batch_size)
+    agree_in_training(compiled, t, run, (2, 11))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+@pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
+def test_each_step_is_within_rounding(module, dtype, method, loss):
+    """Each step from where the backend itself stood before it, in extended precision."""
+    c, t, run = training(7, dtype, method, loss, act="leaky_relu")
+    assert follow(module, c, t, run, 12)[0] == contract.DONE
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", ["rmsprop centered", "rmsprop both"])
+def test_a_variance_below_zero_counts_as_zero(module, dtype, method):
+    """Rounding leaves a little of either sign where gradients hardly change; here it is much."""
+    c, t, run = training(1, dtype, method)
+    run.moments[-1] = 10
+    follow(module, c, t, run, 1)
+    s, a = run.moments[[0, -1]]
+    assert (s < a * a).all()
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_chunks_of_steps_are_one_run_bitwise(module, dtype, method):
+    _, t, run = training(7, dtype, method)
+    whole = copy_of(run)
+    _, losses = t.go(module, whole, 20)
+    parts = np.zeros(4)
+    for n_steps in (1, 3, 2, 9, 5):
+        t.go(module, run, n_steps, parts)
+    assert same([*contents(run), parts], [*contents(whole), losses])
+
+
+@pytest.mark.backend
+def test_training_repeats_bitwise_and_leaves_its_inputs(module, dtype):
+    _, t, run = training(7, dtype, "adam", "bce_logits")
+    p = t.problem
+    inputs = [p.X, p.targets, p.weights, t.order, t.rates, p.plan.layers]
+    before = [a.copy() for a in inputs]
+    again = copy_of(run)
+    assert same(t.go(module, run, 17), t.go(module, again, 17))
+    assert same(contents(run), contents(again))
+    assert same(inputs, before)
+
+
+@pytest.mark.backend
+def test_threads_train_on_one_problem(module, dtype):
+    """The problem and its plan are shared, the runs are not."""
+    _, t, run = training(7, dtype, "adam", n=70, batch_size=32)
+    expected = copy_of(run)
+    losses = t.go(module, expected, 30)[1]
+    runs = [copy_of(run) for _ in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda r: t.go(module, r, 30), runs))
+    for r, result in zip(runs, results, strict=True):
+        assert same(result, (contract.DONE, losses))
+        assert same(contents(r), contents(expected))
+
+
+@pytest.mark.backend
+def test_losses_are_added_to_what_is_there(module):
+    _, t, run = training(0, "float64", "sgd")
+    losses = np.array([1000.0])
+    module.train(t.problem, t.recipe, run, 1, None, np.array([0.01]), losses, np.empty(0))
+    assert losses[0] == pytest.approx(1000 + run.monitor[2], rel=1e-15)
+    assert run.monitor[0] == run.monitor[2]
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_non_finite_objective_stops_before_its_update(module, dtype, method, bad):
+    """Row 11 is bad: it comes in batch 2 of 5 of the first epoch."""
+    _, t, run = training(0, dtype, method)
+    X = t.problem.X.copy()
+    X[11, 1] = bad
+    before = copy_of(run)
+    t.go(module, before, 2)
+    targets = t.problem.targets.copy()
+    targets[11] = bad
+    for problem in (
+        replace(t.problem, X=X, handles={}),
+        replace(t.problem, targets=targets, handles={}),
+    ):
+        bad_run = new_run(run.params, t.recipe.optimizer)
+        spoilt = replace(t, problem=problem)
+        if problem.X is X and np.isinf(bad):
+            continue  # tanh takes infinities
+        code, losses = spoilt.go(module, bad_run, 17)
+        assert code == contract.NON_FINITE_OBJECTIVE
+        assert bad_run.step == 2
+        assert same(bad_run.params, before.params) and same(bad_run.moments, before.moments)
+        assert same(bad_run.good, np.array([run.params, run.params]))
+        assert not np.isfinite(bad_run.monitor[2]) and not np.isfinite(losses[0])
+        assert bad_run.monitor[0] == before.monitor[0]
+
+
+@pytest.mark.backend
+def test_non_finite_objective_in_a_later_epoch_keeps_the_last_good_start(module):
+    _, t, run = training(0, "float64", "sgd")
+    t.go(module, run, 5)
+    good = run.params.copy()  # the start of epoch 1, found good when epoch 1 completes
+    t.go(module, run, 5)
+    start = run.params.copy()
+    targets = np.full_like(t.problem.targets, np.nan)
+    spoilt = replace(t, problem=replace(t.problem, targets=targets, handles={}))
+    code, losses = spoilt.go(module, run, 30)
+    assert (code, run.step) == (contract.NON_FINITE_OBJECTIVE, 10)
+    assert same(run.params, start) and same(run.good, np.array([good, start]))
+    assert np.isnan(losses[0]) and not losses[1:].any()
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_non_finite_parameters_stop_at_the_end_of_the_epoch(module, dtype, method):
+    _, t, run = training(0, dtype, method, batch_size=23, rate=np.inf)
+    start = run.params.copy()
+    code, losses = t.go(module, run, 4)
+    assert (code, run.step) == (contract.NON_FINITE_PARAMETERS, 1)
+    assert same(run.good, np.array([start, start]))
+    assert losses[0] == run.monitor[2] == run.monitor[0] and not losses[1:].any()
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+@pytest.mark.parametrize("batch_size", [8, 2])
+def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_size):
+    """A linear model with a rate beyond stability grows by a steady factor."""
+    rng = np.random.default_rng(1)
+    c = case(rng, [2, 1], ["linear"], dtype, 8)
+    problem = c.net.objective(c.X, c.y).problem
+    recipe = Recipe(OPTIMIZERS["sgd"], batch_size, True)
+    t = Training(problem, recipe, rate=2.0 if batch_size == 8 else 1.0)
+    run, expected = (new_run(c.params, recipe.optimizer) for _ in range(2))
+    expected_code, _ = t.go(REFERENCE, expected, 400)
+    assert expected_code == contract.GROWN and expected.step < 400
+    assert expected.step % t.steps_per_epoch == 0
+    code, losses = t.go(module, run, 400)
+    assert (code, run.step) == (contract.GROWN, expected.step)
+    epochs = run.step // t.steps_per_epoch
+    means = losses[:epochs] / t.steps_per_epoch
+    above = means > contract.GROWTH_LIMIT * run.monitor[0]
+    assert list(above[-4:]) == [False, True, True, True] and run.monitor[1] == 3
+    # Count and losses go on from call to call; good is the start of the last epoch not beyond.
+    parts, total, starts = new_run(c.params, recipe.optimizer), np.zeros(400), []
+    code = contract.DONE
+    while code == contract.DONE:
+        if parts.step % t.steps_per_epoch == 0:
+            starts.append(parts.params.copy())
+        code, _ = t.go(module, parts, 1, total)
+    assert code == contract.GROWN and parts.step == run.step
+    assert same([parts.params, parts.good, parts.monitor], [run.params, run.good, run.monitor])
+    assert same(run.good, np.array([starts[-4], starts[-1]]))
+
+
+@pytest.mark.backend
+def test_growth_must_be_in_a_row(module, dtype):
+    """Two epochs above the limit, one below, two above: no stop."""
+    c = case(np.random.default_rng(2), [2, 1], ["linear"], dtype, 3)
+    recipe = Recipe(OPTIMIZERS["sgd"], 3, True)
+    t = Training(c.net.objective(c.X, c.y).problem, recipe, rate=0.0)
+    far = np.full_like(c.params, 1e5)
+    run = new_run(c.params, recipe.optimizer)
+    t.go(module, run, 1)
+    run.monitor[0] = 1.0
+    for params, count in [(far, 1), (far, 2), (c.params, 0), (far, 1), (far, 2)]:
+        run.params[:] = params
+        assert t.go(module, run, 1)[0] == contract.DONE
+        assert run.monitor[1] == count
+    run.params[:] = far
+    assert t.go(module, run, 1)[0] == contract.GROWN
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("share, count", [(0.9, 0), (1.1, 1)])
+def test_growth_is_of_the_mean_over_an_epochs_batches(module, dtype, share, count):
+    c = case(np.random.default_rng(2), [2, 1], ["linear"], dtype, 3)
+    recipe = Recipe(OPTIMIZERS["sgd"], 1, True)
+    t = Training(c.net.objective(c.X, c.y).problem, recipe, rate=0.0)
+    run = new_run(c.params, recipe.optimizer)
+    _, losses = t.go(module, run, 3)
+    run.monitor[0] = losses[0] / 3 / share / contract.GROWTH_LIMIT
+    t.go(module, run, 3)
+    assert run.monitor[1] == count
+
+
+@pytest.mark.backend
+def test_good_parameters_lag_one_epoch(module, dtype):
+    _, t, run = training(1, dtype, "momentum")
+    starts = [run.params.copy()]
+    for epoch in range(3):
+        t.go(module, run, 2)  # inside the epoch: the last completed one's start, and its own
+        assert same(run.good, np.array([starts[max(epoch - 1, 0)], starts[epoch]]))
+        t.go(module, run, 3)
+        assert same(run.good[0], starts[epoch])
+        starts.append(run.params.copy())
+
+
+@pytest.mark.backend
+def test_floating_point_mode_is_restored_on_every_way_out(module, dtype):
+    """Subnormal numbers may be flushed inside, never after."""
+    small = np.array([np.finfo(dtype).smallest_subnormal])
+    _, t, run = training(0, dtype, "adam", batch_size=23, validation=9)
+    _, spoilt, _ = training(0, dtype, "adam", batch_size=23)
+    spoilt.problem.targets[3] = np.nan
+    constant = replace(t, rate=0.0)
+    ways_out = {
+        contract.DONE: t,
+        contract.NON_FINITE_OBJECTIVE: spoilt,
+        contract.NON_FINITE_PARAMETERS: replace(t, rate=np.inf),
+        contract.GROWN: constant,
+        contract.GOAL_MET: t.having(goal=np.inf),
+        contract.NO_PROGRESS: constant.having(patience=1),
+    }
+    for code, how in ways_out.items():
+        r = replace(copy_of(run), step=1)  # behind the step that sets the growth limit's base
+        r.monitor[0] = 1e-300 if code == contract.GROWN else 1.0
+        assert how.go(module, r, 4)[0] == code
+        assert (small * 3 > small).all() and (small / 1 == small).all()
+
+
+# Options of a recipe.
+
+EVERY_OPTION = {
+    "clip_norm": 0.2, "average_from": 7, "validation": 9, "goal": 1e-3, "patience": 2, "tol": 0.01,
+}  # fmt: skip
+GO_ON = (contract.DONE, contract.GOAL_MET, contract.NO_PROGRESS)
+
+
+def go_through(module, t, run, n_steps, cuts=()):
+    """Go on where the run stops: (the stops as (step, code), losses, validation)."""
+    buffers, stops = t.buffers(n_steps), []
+    while run.step < n_steps:
+        stop = min([cut for cut in cuts if cut > run.step], default=n_steps)
+        code, _ = t.go(module, run, stop - run.step, *buffers)
+        assert code in GO_ON
+        stops += [(run.step, code)] if code else []
+    return stops, *buffers
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize(
+    "method", also_interpreted(OPTIMIZERS, ("momentum", "adam", "rmsprop both"))
+)
+def test_training_with_every_option_agrees_with_the_reference(compiled, method):
+    options = EVERY_OPTION | {"goal": -np.inf, "patience": 20}
+    for seed in range(8):
+        loss = ["mse", "margin_ranking", "softmax_ce", "gaussian_nll"][seed % 4]
+        what = {"fixed": seed < 4, "dropout": seed % 3 / 4}
+        _, t, run = training(seed, "float64", method, loss, **what, **options)
+        agree_in_training(compiled, t, run, (1, 3, 9, 5, 20))
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_each_step_with_every_option_follows_the_contract(module, dtype, method, fixed):
+    for seed in (1, 2, 4, 7):
+        loss = ["mse", "margin_ranking", "softmax_ce", "gaussian_nll"][seed % 4]
+        c, t, run = training(seed, dtype, method, loss, fixed=fixed, **EVERY_OPTION)
+        follow(module, c, t, run, 20, beyond=True)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_chunks_with_every_option_are_one_run_bitwise(module, dtype, method):
+    for seed in range(6):
+        cuts = np.random.default_rng(seed).choice(60, 20)
+        what = {"fixed": seed % 2, "dropout": seed % 3 / 4}
+        _, t, run = training(seed, dtype, method, **what, **EVERY_OPTION)
+        whole = copy_of(run)
+        expected = go_through(module, t, whole, 60)
+        assert same(go_through(module, t, run, 60, cuts), expected)
+        assert same(contents(run), contents(whole))
+
+
+@pytest.mark.backend
+def test_options_not_in_use_need_no_arrays(module, dtype):
+    """Nor does a validation that nothing watches."""
+    for validation in (0, 9):
+        _, t, run = training(7, dtype, "adam", validation=validation)
+        bare = replace(copy_of(run), best=np.empty(0, dtype), average=np.empty(0))
+        assert same(t.go(module, bare, 20), t.go(module, run, 20))
+        assert same(contents(bare)[:3], contents(run)[:3])
+
+
+# Clipping.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("method", OPTIMIZERS)
+def test_a_norm_below_the_limit_is_left_alone(module, dtype, method):
+    """The norm of what is free: that of the whole gradient is above."""
+    c, t, run = training(1, dtype, method, fixed=True, batch_size=23)
+    _, grad = module.value_and_grad(t.problem, run.params, 1)
+    norm, whole = (np.linalg.norm(g.astype(np.float64)) for g in (grad[c.net.free], grad))
+    assert whole > 1.02 * norm
+    results = []
+    for most in (0.99 * norm, 1.01 * norm, np.inf):
+        results.append(copy_of(run))
+        assert t.having(clip_norm=most).go(module, results[-1], 1)[0] == contract.DONE
+    below, above, unlimited = results
+    assert same(contents(above), contents(unlimited))
+    assert not same(contents(below), contents(unlimited))
+
+
+@pytest.mark.backend
+def test_the_norm_of_many_gradients_loses_nothing(module, dtype):
+    """Equal squares summed one by one in float32 would drift."""
+    net = fb.Network(300, fb.Dense(70), dtype=dtype)
+    params, X, y = np.zeros(net.n_params, dtype), np.full((1, 300), 0.7), np.full((1, 70), 0.3)
+    c = Case(net, params, X.astype(dtype), y.astype(dtype))
+    t = Training(c.problem, Recipe(OPTIMIZERS["sgd"], 1, True, clip_norm=0.01))
+    run = new_run(params, OPTIMIZERS["sgd"])
+    follow(module, c, t, run, 1, sharp=dtype == np.float32)  # the bound knows no order of sums
+
+
+# Averages.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("first", [0, 1, 4, 5, 19, 20])
+def test_the_average_is_the_mean_of_the_iterates(module, dtype, first):
+    """Fixed entries stay what they are, to the bit."""
+    for method in ("sgd", "adamw"):
+        c, t, run = training(3, dtype, method, fixed=True, validation=9, average_from=first)
+        start = run.params.copy()
+        follow(module, None, t.having(patience=9), run, 20)
+        fixed = np.setdiff1d(np.arange(c.net.n_params), c.net.free)
+        if first < 20:
+            assert same(run.average[fixed], start[fixed].astype(np.float64))
+            assert not np.array_equal(run.average.astype(dtype), run.params) or first == 19
+
+
+# Watching. The transcript says, from the numbers met, what is best and where the run stops.
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("validation", [0, 9])
+@pytest.mark.parametrize("loss", ["mse", "poisson"])
+def test_stops_follow_from_the_numbers_met(module, dtype, validation, loss):
+    """Rates that are often too large, so that objectives rise and fall; some are negative."""
+    codes, watched = set(), []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        options = {
+            "average_from": int(rng.choice([-1, 13])), "patience": int(rng.integers(1, 5)),
+            "tol": rng.choice([0.0, 0.02, 0.2]), "validation": validation,
+        }  # fmt: skip
+        _, t, run = training(seed, dtype, "sgd", loss, **options)
+        t.rates = rng.uniform(0, 1.0, 100)
+        if loss == "poisson":  # counts whose best objective is below 0
+            t.rates /= 4
+            t.problem.targets[:] += 3
+        means = t.having(patience=0).go(module, copy_of(run), 100)[1] / t.steps_per_epoch
+        goal = float(rng.choice([-np.inf, np.median(means)]))
+        code, *_ = follow(module, None, t.having(goal=goal), run, 100)
+        codes.add(code)
+        watched.append(run.monitor[3])
+    assert codes >= {contract.GOAL_MET, contract.NO_PROGRESS}
+    assert min(watched) < 0 or loss == "mse"
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_validation_that_is_not_finite_is_no_progress(module, dtype, bad):
+    _, t, run = training(0, dtype, "adam", validation=9, patience=3)
+    t.held_out.y[2] = bad
+    held_out = replace(t, held_out=None).having(validation=t.held_out.problem)
+    best = run.best.copy()
+    code, losses, validation = follow(module, None, held_out, run, 50)
+    assert (code, run.step) == (contract.NO_PROGRESS, 15)
+    assert not np.isfinite(validation[:3]).any() and not validation[3:].any()
+    assert np.isfinite(losses).all() and same(run.best, best)
+    assert run.monitor[3:].tolist() == [np.inf, np.inf, 3]
+    # Unwatched it is nothing but a number.
+    run = new_run(best, OPTIMIZERS["adam"])
+    assert held_out.having(patience=0).go(module, run, 50)[0] == contract.DONE
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+def test_the_goal_comes_before_the_patience(module, dtype):
+    """Both in the same epoch, the second; later calls go on, and stop as soon as one is due."""
+    _, t, run = training(0, dtype, "sgd", batch_size=23, rate=0.1, validation=9)
+    t.held_out.y[:] = np.nan
+    t = t.having(validation=t.held_out.problem, patience=2)
+    _, means = t.having(patience=0).go(module, copy_of(run), 9)
+    assert (np.diff(means) < 0).all()
+    t = t.having(goal=means[1])
+    code, _ = t.go(module, run, 9)
+    assert (code, run.step, run.monitor[5]) == (contract.GOAL_MET, 2, 2)
+    assert t.go(module, run, 9)[0] == contract.GOAL_MET and run.step == 3
+    assert t.having(goal=0.0).go(module, run, 9)[0] == contract.NO_PROGRESS
+    assert (run.step, run.monitor[5]) == (4, 4)
+
+
+@pytest.mark.backend
+def test_the_goal_may_be_met_exactly(module, dtype):
+    for batch_size in (23, 5):
+        _, t, run = training(0, dtype, "sgd", batch_size=batch_size, rate=0.0)
+        _, (total,) = t.go(module, copy_of(run), t.steps_per_epoch)
+        mean = total / t.steps_per_epoch
+        below = t.having(goal=np.nextafter(mean, -np.inf))
+        assert below.go(module, copy_of(run), t.steps_per_epoch)[0] == contract.DONE
+        assert t.having(goal=mean).go(module, run, t.steps_per_epoch)[0] == contract.GOAL_MET
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+def test_what_diverges_is_not_watched(module, dtype):
+    """No validation is taken of parameters that are not finite, nor beyond the growth limit."""
+    options = {"validation": 9, "patience": 3, "goal": np.inf, "batch_size": 23}
+    _, t, run = training(0, dtype, "sgd", rate=np.inf, **options)
+    untouched, before = np.full(1, 123.0), copy_of(run)
+    code = t.go(module, run, 1, validation=untouched)[0]
+    assert code == contract.NON_FINITE_PARAMETERS and untouched == 123
+    assert same([run.best, run.monitor[3:]], [before.best, before.monitor[3:]])
+    t = replace(t, rate=0.0).having(goal=-np.inf)
+    run, untouched = copy_of(before), np.full(4, 123.0)
+    t.go(module, run, 1)
+    run.monitor[0] = 1e-300
+    code = t.go(module, run, 3, validation=untouched)[0]
+    assert (code, run.step) == (contract.GROWN, 4)
+    assert (untouched[1:3] < 123).all() and untouched[3] == 123
+    assert run.monitor[5] == 2
+
+
+def stopped(module, dtype):
+    """How runs come to each stop: (code, training, run)."""
+    _, t, run = training(1, dtype, "adam", validation=9, average_from=3)
+    yield contract.DONE, t, run
+    yield contract.GOAL_MET, t.having(goal=np.inf), run
+    yield contract.NO_PROGRESS, replace(t, rate=0.0).having(patience=1), run
+    last_is_infinite = np.where(np.arange(30) == 4, np.inf, 0.01)
+    yield contract.NON_FINITE_PARAMETERS, replace(t, rates=last_is_infinite), run
+    targets = t.problem.targets.copy()
+    targets[3] = np.nan
+    yield (
+        contract.NON_FINITE_OBJECTIVE,
+        replace(t, problem=replace(t.problem, targets=targets, handles={})),
+        run,
+    )
+
+
+@pytest.mark.backend
+@pytest.mark.interpreted
+def test_a_copy_goes_on_as_the_run_would(module, dtype):
+    """From each stop; where none is divergence, as if it had not stopped."""
+    for expected, t, start in stopped(module, dtype):
+        run = copy_of(start)
+        code, _ = t.go(module, run, 12)
+        assert code == expected
+        again, step = copy_of(run), run.step
+        assert same(t.go(module, run, 9), t.go(module, again, 9)), expected
+        assert same(contents(run), contents(again))
+        if expected in GO_ON:
+            endless = copy_of(start)
+            t.having(goal=-np.inf, patience=0).go(module, endless, run.step)
+            assert run.step > step
+            assert same(contents(run)[:3], contents(endless)[:3])

@@ -1,0 +1,1 @@
+"""Independent truths: formulas in extended precision, error bounds, published problems."""
