@@ -229,12 +229,12 @@ int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *pa
     return plan->table->normal_equations(plan, problem, params, (idx)threads, robust, normal, sum);
 }
 
-int fb_gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+int fb_jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
                        const void *moved, int64_t threads, int64_t rho, double rho_scale,
                        void *result)
 {
     fb_rho robust = {(int)rho, rho_scale};
-    return plan->table->gradient_beyond(plan, problem, params, moved, (idx)threads, robust, result);
+    return plan->table->jtr_at(plan, problem, params, moved, (idx)threads, robust, result);
 }
 
 int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent)

@@ -166,7 +166,7 @@ static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, id
     jacobian_call call = {plan, params, X, n, n_out, tile, free_only, J, dX, crew};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_share(team, &(fb_work){jacobian_part, NULL, &call, count, count});
+    fb_team_run(team, &(fb_work){jacobian_part, NULL, &call, count, count});
     fb_team_free(team);
     give_crew(crew, plan, workers);
     return FB_DONE;
@@ -408,7 +408,7 @@ static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *par
                         .kept = kept};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_share(team, &(fb_work){normal_part, merge_normal, &call, count, n_slots ? n_slots : count});
+    fb_team_run(team, &(fb_work){normal_part, merge_normal, &call, count, n_slots ? n_slots : count});
     fb_team_free(team);
     if (normal) mirror(n_free, normal);
     *sum = 0;

@@ -115,7 +115,7 @@ static int bend_step(search *s, int *is_straight)
     d->state[FB_NFEV]++;
     move(s, d->params, FB_PROBE, s->step, s->moved);
     fb_rho rho = {(int)d->rho, d->rho_scale};
-    int code = sum_beyond(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho, s->here,
+    int code = jtr_sum(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho, s->here,
                           s->bend);
     if (code < 0) return code;
     for (idx i = 0; i < n; i++) {

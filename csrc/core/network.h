@@ -159,16 +159,16 @@ static int take_buffers(buffers *B, fb_plan *plan, needs need)
     size_t size = size_of_tables(plan);
     memset(B, 0, sizeof *B);
     for (;;) {
-        B->workspace = fb_take(&plan->pool, size);
+        B->workspace = fb_pool_take(&plan->pool, size);
         if (!B->workspace) return 0;
         char *start = B->workspace->bytes;
         size = (size_t)(lay_out(B, start, plan, need) - start);
         if (size <= B->workspace->size) return 1;
-        fb_give(&plan->pool, B->workspace);
+        fb_pool_give(&plan->pool, B->workspace);
     }
 }
 
-static void give_buffers(buffers *B, fb_plan *plan) { fb_give(&plan->pool, B->workspace); }
+static void give_buffers(buffers *B, fb_plan *plan) { fb_pool_give(&plan->pool, B->workspace); }
 
 /* One layer: Y = act(XW + b), and Z if it has room. */
 static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,

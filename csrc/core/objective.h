@@ -291,7 +291,7 @@ INLINE double sum_parts(row_sum *s, fb_team *team)
     fb_work work = {s->flush ? sum_part_flushing : sum_part,
                     s->flush ? merge_part_flushing : merge_part, s, count,
                     s->grad ? s->n_slots : count};
-    fb_share(team, &work);
+    fb_team_run(team, &work);
     double sum = 0;
     for (idx part = 0; part < count; part++) sum += s->sums[part];
     return sum;

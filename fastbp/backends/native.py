@@ -311,7 +311,7 @@ def gradient_beyond(
     plan, struct = _problem(problem)
     result = np.empty(problem.plan.n_free, problem.plan.dtype)
     given = (_address(params), _address(moved), threads, *robust)
-    _check(lib.fb_gradient_beyond(plan, struct, *given, _address(result)))
+    _check(lib.fb_jtr_at(plan, struct, *given, _address(result)))
     return result
 
 

@@ -5,10 +5,10 @@ typedef struct {
     const real *moved;
     fb_rho rho;
     const outputs *kept; /* at params, or null */
-} beyond_call;
+} jtr_call;
 
 /* D r(params + step) of a tile, D being that of r(params): Y of the former is in `there`. */
-static void weigh_residuals(const beyond_call *c, block Y, idx rows, rows_of_data data, block there)
+static void weigh_residuals(const jtr_call *c, block Y, idx rows, rows_of_data data, block there)
 {
     idx n_out = c->sum.plan->layers[c->sum.plan->n_layers - 1].n_out;
     for (idx i = 0; i < rows; i++) {
@@ -21,9 +21,9 @@ static void weigh_residuals(const beyond_call *c, block Y, idx rows, rows_of_dat
     }
 }
 
-static void beyond_part(void *context, idx worker, idx part)
+static void jtr_part(void *context, idx worker, idx part)
 {
-    const beyond_call *c = context;
+    const jtr_call *c = context;
     const row_sum *s = &c->sum;
     const fb_plan *plan = s->plan;
     range all = part_of(s->n, part);
@@ -50,7 +50,7 @@ static void keep_free(const fb_plan *plan, const real *all, real *kept)
 }
 
 /* `kept`, if it is not null, has the outputs at params or is to have them. */
-static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+static int jtr_sum(fb_plan *plan, const fb_problem *problem, const void *params,
                       const void *moved, idx threads, fb_rho rho, outputs *kept, void *result)
 {
     idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
@@ -62,7 +62,7 @@ static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *para
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
     transpose_weights(plan, params, 0, crew->Wt);
-    beyond_call call = {.sum = {.plan = plan,
+    jtr_call call = {.sum = {.plan = plan,
                                 .problem = problem,
                                 .params = params,
                                 .crew = crew,
@@ -76,7 +76,7 @@ static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *para
                         .kept = kept};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_share(team, &(fb_work){beyond_part, merge_part, &call, count, n_slots ? n_slots : count});
+    fb_team_run(team, &(fb_work){jtr_part, merge_part, &call, count, n_slots ? n_slots : count});
     fb_team_free(team);
     keep_free(plan, crew->extra, result);
     give_crew(crew, plan, workers);
@@ -84,8 +84,8 @@ static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *para
     return FB_DONE;
 }
 
-static int gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+static int jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
                            const void *moved, idx threads, fb_rho rho, void *result)
 {
-    return sum_beyond(plan, problem, params, moved, threads, rho, NULL, result);
+    return jtr_sum(plan, problem, params, moved, threads, rho, NULL, result);
 }
