@@ -226,7 +226,7 @@ typedef struct {
     idx n_slots;
     double sums[FB_MOST_PARTS];
     const buffers *crew;
-    const outputs *kept; /* at params, or null */
+    const outputs *at_params; /* the layers' outputs at params, or null */
 } normal_call;
 
 /* scale²·rho((r/scale)²), and rho' there. */
@@ -324,7 +324,8 @@ static void normal_part(void *context, idx worker, idx part)
     for (idx i = all.start, blocks = 0; i < all.stop; i += c->tile) {
         idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
         rows_of_data data = stored_rows(plan, c->problem, i);
-        buffers K = kept_forward(plan, &B, c->kept, (idx)c->problem->n, i, c->params, rows, data.X);
+        buffers K = recorded_forward(plan, &B, c->at_params, (idx)c->problem->n, i, c->params, rows,
+                                     data.X);
         if (!normal) {
             sum += sum_squares(c, K.Y[plan->n_layers - 1], rows, data, NULL, NULL);
             continue;
@@ -374,9 +375,10 @@ static idx first_free_layer(const fb_plan *plan)
     return l;
 }
 
-/* `kept`, if it is not null, has the outputs at params or is to have them. */
+/* normal_equations() with the layers' outputs at params: it reads them from `at_params` if they are
+ * recorded there, else records them. Null: it computes them. */
 static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *params, idx threads,
-                       fb_rho rho, outputs *kept, void *normal, double *sum)
+                       fb_rho rho, outputs *at_params, void *normal, double *sum)
 {
     idx n = (idx)problem->n, n_free = plan->n_free, size = n_free * (n_free + 1);
     idx n_out = plan->layers[plan->n_layers - 1].n_out;
@@ -405,16 +407,17 @@ static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *par
                         .slots = crew->extra + others.extra,
                         .n_slots = n_slots,
                         .crew = crew,
-                        .kept = kept};
+                        .at_params = at_params};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_team_run(team, &(fb_work){normal_part, merge_normal, &call, count, n_slots ? n_slots : count});
+    idx window = n_slots ? n_slots : count;
+    fb_team_run(team, &(fb_work){normal_part, merge_normal, &call, count, window});
     fb_team_free(team);
     if (normal) mirror(n_free, normal);
     *sum = 0;
     for (idx part = 0; part < count; part++) *sum += call.sums[part];
     give_crew(crew, plan, workers);
-    if (kept) kept->recorded = 1;
+    if (at_params) at_params->recorded = 1;
     return FB_DONE;
 }
 

@@ -64,7 +64,7 @@ static void arrive(search *s, int fresh)
     fb_descent *d = s->d;
     idx n = s->n;
     const real *JTr = d->normal + n * n;
-    keep_free(s->plan, d->params, s->x);
+    select_free(s->plan, d->params, s->x);
     s->total = d->state[FB_SQUARES] + prior_of(s, d->params);
     double mean = 0, cosine = 0;
     s->steepest = 0;
