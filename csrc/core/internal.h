@@ -103,10 +103,10 @@ struct fb_plan {
     fb_layer layers[];
 };
 
-/* Whether a sum over the losses of rows treats the network as slim: with rows along vectors, see
- * slim.h. Training steps of n-n-n tanh networks up to these widths, on 1 to 64 rows, then take 0.3
- * to 1 of the time, the least with many rows of few units; beyond, units fill vectors better. */
-static inline int fb_is_slim(const fb_plan *plan, idx rows)
+/* Whether a sum over the losses of `rows` rows runs lane-major (core/lane_major.h). Training steps of
+ * n-n-n tanh networks up to these widths, on 1 to 64 rows, then take 0.3 to 1 of the time, least with
+ * many rows of few units; units of wider networks fill vectors better. */
+static inline int fb_is_lane_major(const fb_plan *plan, idx rows)
 {
     idx width = rows < FB_LANE_MAJOR_FEW_ROWS ? FB_LANE_MAJOR_WIDTH_FOR_FEW
                 : plan->is_double             ? FB_LANE_MAJOR_WIDTH_OF_DOUBLES

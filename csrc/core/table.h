@@ -33,7 +33,7 @@
 #include "network.h"
 #include "kernels.h"
 #include "dropout.h"
-#include "slim.h"
+#include "lane_major.h"
 #include "objective.h"
 #include "jacobian.h"
 #include "curvature.h"
