@@ -241,7 +241,8 @@ INLINE double robust_square(fb_rho rho, double r, double *slope)
         *slope = 1 / size;
         return C * C * (2 * size - 1);
     case FB_SOFT_L1_RHO: *slope = 1 / root; return C * C * 2 * z / (1 + root);
-    default: *slope = 1 / (1 + z); return C * C * log1p(z);
+    case FB_CAUCHY_RHO: *slope = 1 / (1 + z); return C * C * log1p(z);
+    default: __builtin_trap();
     }
 }
 

@@ -370,9 +370,11 @@ static double tile_loss(int64_t kind, const loss_tile *tile)
     case FB_GAUSSIAN_KL: return gaussian_kl_loss(tile);
     case FB_MARGIN_RANKING: return margin_ranking_loss(tile);
     case FB_USER_LOSS: return user_loss(tile);
-    default: /* cross-entropy with labels or rows of probabilities */
+    case FB_SOFTMAX_CE:
+    case FB_SOFTMAX_CE_LABELS:
         if (!tile->U) return softmax_loss(tile);
         softmax_curve(tile);
         return 0;
+    default: __builtin_trap();
     }
 }
