@@ -60,19 +60,19 @@ PYTHON_HEADERS := import numpy, sysconfig; \
     print("-isystem", numpy.get_include(), "-isystem", sysconfig.get_path("include"))
 
 lint-c:              ## our C under every warning, with gcc and clang
-	@headers=$$($(BIN)/python -c '$(PYTHON_HEADERS)') && door=csrc/python/door.c || \
+	@headers=$$($(BIN)/python -c '$(PYTHON_HEADERS)') && fastcall=csrc/python/fastcall.c || \
 	    echo "$(BIN)/python has no NumPy: csrc/python is skipped"; \
 	for cc in gcc clang; do \
 	    command -v $$cc >/dev/null || { echo "$$cc is not installed: skipped"; continue; }; \
 	    echo "$$cc -Wall -Wextra -Wconversion -Werror"; \
-	    printf '%s\n' csrc/*.c csrc/targets/*.c tests/native/driver.c $$door | xargs -P 2 -n 1 $$cc -std=gnu11 \
-	        -O2 -Wall -Wextra -Wconversion -Werror -Icsrc $$headers \
+	    printf '%s\n' csrc/*.c csrc/targets/*.c tests/native/driver.c $$fastcall | \
+	        xargs -P 2 -n 1 $$cc -std=gnu11 -O2 -Wall -Wextra -Wconversion -Werror -Icsrc $$headers \
 	        -DPy_LIMITED_API=0x030B0000 -c -o /dev/null || exit 1; \
 	done
 
 clean:               ## remove what the targets above made
 	rm -rf $(VENV) build dist *.egg-info .*_cache .hypothesis .benchmarks
-	rm -f fastbp/backends/_c.*.so fastbp/backends/_door.*.so fastbp/backends/_c_build_failure.txt
+	rm -f fastbp/backends/_c.*.so fastbp/common/_fastcall.*.so fastbp/backends/_c_build_failure.txt
 	find fastbp tests bench -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml setup.py $(CSRC)

@@ -2,8 +2,8 @@
 
 Both are optional. Without the library `_c` the package installs all the same and runs on Numba or
 NumPy. Why it is missing is left in `fastbp/backends/_c_build_failure.txt`, which
-`fastbp.show_config()` quotes. Without the `_door`, calls of single layers take some microseconds
-more. FASTBP_NO_EXTENSION=1 leaves both out on purpose.
+`fastbp.show_config()` quotes. Without `_fastcall`, calls of single layers and of objectives
+take some microseconds more. FASTBP_NO_EXTENSION=1 leaves both out on purpose.
 """
 
 import os
@@ -110,8 +110,8 @@ def _summary(messages: list[str]) -> str:
     return "\n".join(re.sub(r"(?<![^\s'\"(])/[^\s:]*/", "", line) for line in lines[:2])
 
 
-def door() -> list[Extension]:
-    """The module of csrc/python, where there are a limited API and NumPy's headers."""
+def fastcall() -> list[Extension]:
+    """The extension `_fastcall`; none without the limited API or NumPy's headers."""
     if not LIMITED_API:
         return []
     try:
@@ -120,8 +120,8 @@ def door() -> list[Extension]:
         return []
     return [
         Extension(
-            "fastbp.backends._door",
-            ["csrc/python/door.c"],
+            "fastbp.common._fastcall",
+            ["csrc/python/fastcall.c"],
             depends=["csrc/fastbp.h"],
             include_dirs=[numpy.get_include()],
             define_macros=[("Py_LIMITED_API", "0x030B0000")],
@@ -134,7 +134,7 @@ def door() -> list[Extension]:
 
 setup(
     cffi_modules=["csrc/build_ffi.py:ffi"],
-    ext_modules=door(),
+    ext_modules=fastcall(),
     cmdclass={"build_ext": BuildOptional},
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if LIMITED_API else {},
 )

@@ -103,7 +103,7 @@ int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const v
  * wanted. */
 int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
                         int64_t threads, int64_t rho, double rho_scale, void *normal, double *sum);
-int fb_gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+int fb_jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
                        const void *moved, int64_t threads, int64_t rho, double rho_scale,
                        void *result);
 int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* steps taken */

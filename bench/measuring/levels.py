@@ -1,7 +1,7 @@
 """The C backend a second time in the same process, held to AVX2, to take turns with itself.
 
 A library keeps one level for all of its process. So a copy of the file is loaded, and the module of
-the backend once more over it; calls of single layers come to it without their door.
+the backend once more over it; calls of single layers reach it without `_fastcall`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
-from fastbp import backends
+from fastbp import backends, common
 from measuring import loops
 
 AVX2 = "c avx2"
@@ -32,14 +32,14 @@ def lower() -> tuple[str, ...]:
 
 def _held_to(level: str) -> Any:
     native = backends.load("c")
-    library, door = "fastbp.backends._c", "fastbp.backends._door"
+    library, fastcall = "fastbp.backends._c", "fastbp.common._fastcall"
     with (
         TemporaryDirectory() as folder,
-        mock.patch.dict(sys.modules, {door: None}),  # loading puts the copy here
-        mock.patch.dict(vars(backends)),
+        mock.patch.dict(sys.modules, {fastcall: None}),  # loading puts the copy here
+        mock.patch.dict(vars(common)),
         mock.patch.dict(os.environ, FASTBP_MAX_ISA=level),
     ):
-        vars(backends).pop("_door", None)  # as if it were not built, or it would change sides
+        vars(common).pop("_fastcall", None)  # as if it were not built, or it would change sides
         copy = shutil.copy(sys.modules[library].__file__, Path(folder))
         sys.modules[library] = _module(library, copy)
         return _module("fastbp.backends.native", native.__file__)

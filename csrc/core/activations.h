@@ -256,7 +256,8 @@ INLINE vec mish_second(vec z)
     return slope * (2 + with_sign_of(a, z) * (1 - s - 2 * w * s));
 }
 
-/* One vector of an activation or a derivative; `kind` is known where these are inlined. */
+/* One vector of an activation or a derivative. `kind` is a constant where these are inlined, so that
+ * of the switch one case remains; a kind without a case traps. */
 
 INLINE vec act(int kind, act_constants c, vec z)
 {
@@ -281,7 +282,7 @@ INLINE vec act(int kind, act_constants c, vec z)
     case FB_RELU6: return at_most(6, at_least(0, z));
     case FB_EXP: return vexp(z);
     case FB_SIN: return vsin(z);
-    default: return z;
+    default: __builtin_trap();
     }
 }
 
@@ -311,7 +312,8 @@ INLINE vec act_derivative(int kind, act_constants c, vec z)
     case FB_RELU6: return nan_like(z, if_positive(z, if_greater(splat(6), z, one, zero), zero));
     case FB_EXP: return vexp(z);
     case FB_SIN: return vcos(z);
-    default: return one;
+    case FB_LINEAR: return one;
+    default: __builtin_trap();
     }
 }
 
@@ -335,7 +337,8 @@ INLINE vec act_second(int kind, act_constants c, vec z)
     case FB_MISH: return mish_second(z);
     case FB_EXP: return vexp(z);
     case FB_SIN: return -vsin(z);
-    default: return nan_like(z, zero);
+    case FB_RELU: return nan_like(z, zero);
+    default: __builtin_trap();
     }
 }
 
@@ -355,7 +358,7 @@ INLINE vec act_derivative_from_y(int kind, act_constants c, vec y)
     case FB_CELU: return if_positive(y, one, y / c.c + 1);
     case FB_SOFTSIGN: t = 1 - vabs(y); return t * t;
     case FB_EXP: return y;
-    default: return one;
+    default: __builtin_trap();
     }
 }
 
@@ -368,9 +371,12 @@ INLINE vec act_derivative_from_y(int kind, act_constants c, vec y)
     CASE(FB_SIGMOID) CASE(FB_TANH) CASE(FB_ELU) CASE(FB_SELU) CASE(FB_CELU) CASE(FB_SOFTPLUS)      \
     CASE(FB_SOFTSIGN) CASE(FB_GELU) CASE(FB_GELU_TANH) CASE(FB_SILU) CASE(FB_MISH) CASE(FB_EXP)    \
     CASE(FB_SIN)
-#define EACH_BENT(CASE)                                                                            \
+#define EACH_BENT(CASE) /* those that bend but are linear elsewhere, too */                        \
     EACH_CURVED(CASE) CASE(FB_RELU) CASE(FB_RELU_Z) CASE(FB_LEAKY_RELU) CASE(FB_HARD_TANH)         \
     CASE(FB_HARD_SIGMOID) CASE(FB_RELU6)
+
+#define ONE_MORE(kind) +1
+_Static_assert(1 EACH_BENT(ONE_MORE) == FB_USER, "a kind is in no list: all but FB_LINEAR are bent");
 
 /* Whether the derivative needs Z; for the others Y is enough. */
 INLINE int act_needs_z(int kind)

@@ -147,7 +147,7 @@ static int hvp(fb_plan *plan, const fb_problem *problem, const void *params, con
                              .n_slots = n_slots},
                      .v = v,
                      .gauss_newton = gauss_newton};
-    fb_share(NULL, &(fb_work){hvp_part, merge_part, &call, partition(n).count, 1});
+    fb_team_run(NULL, &(fb_work){hvp_part, merge_part, &call, partition(n).count, 1});
     give_buffers(&B, plan);
     return FB_DONE;
 }

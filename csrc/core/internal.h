@@ -1,9 +1,5 @@
-/* What the C files and the templated sources share: plans, workspaces, threads and the table of
- * functions.
- *
- * A workspace is one aligned block of memory. A plan keeps those that its calls have returned, so a
- * call in steady state allocates nothing, and any number of threads may use a plan at once: each
- * takes a block of its own.
+/* What the C files and the templated sources share: workspaces, threads, plans and the table of
+ * functions of one instruction set and dtype.
  */
 #ifndef FB_INTERNAL_H
 #define FB_INTERNAL_H
@@ -15,12 +11,17 @@
 
 typedef ptrdiff_t idx;
 
+/* Workspaces (workspace.c). */
+
+/* A workspace is one aligned block of memory, of `size` bytes. */
 typedef struct {
     size_t size;
     _Alignas(64) char bytes[];
 } fb_workspace;
 
-/* Threads share the parts of a sum over rows, so that no more than FB_MOST_PARTS can be of use. */
+/* A pool holds the workspaces that no call uses at the moment, so that a call in steady state
+ * allocates nothing. Threads may use one pool at once: each takes another workspace. A call on
+ * several threads takes at most FB_MOST_PARTS of them; what finds no slot is freed. */
 enum { FB_POOL_SLOTS = FB_MOST_PARTS };
 
 typedef struct {
@@ -30,17 +31,19 @@ typedef struct {
 void fb_pool_init(fb_pool *pool);
 void fb_pool_free(fb_pool *pool);
 
-/* A block of at least that size (null without memory), and its return. */
-fb_workspace *fb_take(fb_pool *pool, size_t size);
-void fb_give(fb_pool *pool, fb_workspace *workspace);
+/* Take a workspace of at least `size` bytes (null without memory), and give it back. */
+fb_workspace *fb_pool_take(fb_pool *pool, size_t size);
+void fb_pool_give(fb_pool *pool, fb_workspace *workspace);
 
-/* The workers of a call: the caller and threads that live no longer than the call does. A null team
- * is the caller alone. */
+/* Threads (threads.c). */
+
+/* The workers of a call: worker 0 is the calling thread, the others are threads that end with the
+ * call. A null team is the calling thread alone. */
 typedef struct fb_team fb_team;
 
-/* compute() is called once for each part, on any worker (numbered from 0, the caller), and merge(),
- * if there is one, for the parts in their order, one at a time. No part is begun before all parts
- * but the `window` last ones before it are merged, so that so many results need a place. */
+/* A work of `parts` parts, at most FB_MOST_PARTS. compute() is called once for each part, by any
+ * worker; merge(), unless it is null, for the parts in their order, one at a time. Part p begins
+ * when the parts up to p - window are merged, so that `window` results need memory at a time. */
 typedef struct {
     void (*compute)(void *context, idx worker, idx part);
     void (*merge)(void *context, idx part);
@@ -48,13 +51,16 @@ typedef struct {
     idx parts, window;
 } fb_work;
 
-/* A team of at most that many workers, fewer if threads cannot be had; null for one. */
+/* A team of at most `workers` workers, fewer if the system starts fewer threads; null for one. The
+ * result of a work does not depend on how many they are. */
 fb_team *fb_team_new(idx workers);
 void fb_team_free(fb_team *team);
-void fb_share(fb_team *team, const fb_work *work);
+void fb_team_run(fb_team *team, const fb_work *work);
 
-/* A user's activation: out is its values (order 0) or derivatives (1, 2), z and out may be the same;
- * or out times its derivatives (3). */
+/* Plans. */
+
+/* A user's activation on the n numbers z. It writes to `out`, which may be z, the values (order 0)
+ * or derivatives (1, 2), or multiplies `out` by the first derivatives (3). */
 typedef void fb_function(int64_t order, int64_t n, const void *z, void *out);
 
 typedef struct {
@@ -70,9 +76,9 @@ typedef struct {
 
 typedef struct {
     idx n_in, n_out, w, b; /* sizes; offsets in the parameters, b is -1 without bias */
-    idx free_weights, free_biases; /* how many training may change */
-    const fb_place *places; /* of those, weights first; null if the plan's `free` is */
-    idx y_column, z_column; /* places in the tape, z is -1 where it is not kept */
+    idx free_weights, free_biases; /* how many of them training may change */
+    const fb_place *places; /* of the free weights, then of the free biases; null if plan->free is */
+    idx y_column, z_column; /* columns of Y and Z in the tape, -1 for a Z that is not on it */
     fb_act act;
     double dropout; /* share of the outputs that training drops */
 } fb_layer;
@@ -86,29 +92,29 @@ typedef struct {
 typedef struct fb_table fb_table; /* the functions of an instruction set and dtype */
 
 struct fb_plan {
-    const fb_table *table, *half; /* half: with vectors of at most 32 bytes */
+    const fb_table *table, *half; /* half: the one with vectors of at most 32 bytes */
     int is_double;
     fb_pool pool;
     idx n_layers, n_params, tape_width, max_width; /* max_width: the widest layer, input included */
     int drops; /* whether any layer has dropout */
     uint8_t *free; /* per parameter whether training may change it; null for all */
-    idx n_free; /* how many */
-    fb_place *places; /* of the free ones; unset if all are */
+    idx n_free; /* how many parameters are free */
+    fb_place *places; /* of the free parameters, layer by layer; unset if `free` is null */
     fb_layer layers[];
 };
 
-/* Whether a sum over the losses of rows treats the network as slim: with rows along vectors, see
- * slim.h. Training steps of n-n-n tanh networks up to these widths, on 1 to 64 rows, then take 0.3
- * to 1 of the time, the least with many rows of few units; beyond, units fill vectors better. */
-static inline int fb_is_slim(const fb_plan *plan, idx rows)
+/* Whether a sum over the losses of `rows` rows runs lane-major (core/lane_major.h). Training steps of
+ * n-n-n tanh networks up to these widths, on 1 to 64 rows, then take 0.3 to 1 of the time, least with
+ * many rows of few units; units of wider networks fill vectors better. */
+static inline int fb_is_lane_major(const fb_plan *plan, idx rows)
 {
-    idx width = rows < FB_SLIM_FEW_ROWS ? FB_SLIM_WIDTH_FOR_FEW
-                : plan->is_double       ? FB_SLIM_WIDTH_OF_DOUBLES
-                                        : FB_SLIM_WIDTH;
+    idx width = rows < FB_LANE_MAJOR_FEW_ROWS ? FB_LANE_MAJOR_WIDTH_FOR_FEW
+                : plan->is_double             ? FB_LANE_MAJOR_WIDTH_OF_DOUBLES
+                                              : FB_LANE_MAJOR_WIDTH;
     return plan->max_width <= width;
 }
 
-/* One instruction set and dtype: the functions of fastbp.h without the choice. */
+/* The functions of fastbp.h for one instruction set and dtype. */
 struct fb_table {
     void (*activation)(const fb_act *act, int order, idx n, const void *Z, void *out);
     int (*dense_forward)(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
@@ -132,7 +138,7 @@ struct fb_table {
                int gauss_newton, void *product);
     int (*normal_equations)(fb_plan *plan, const fb_problem *problem, const void *params,
                             idx threads, fb_rho rho, void *normal, double *sum);
-    int (*gradient_beyond)(fb_plan *plan, const fb_problem *problem, const void *params,
+    int (*jtr_at)(fb_plan *plan, const fb_problem *problem, const void *params,
                            const void *moved, idx threads, fb_rho rho, void *result);
     int (*descend)(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* f64 only */
     int (*train)(fb_plan *plan, const fb_problem *problem, fb_run *run);

@@ -166,7 +166,7 @@ static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, id
     jacobian_call call = {plan, params, X, n, n_out, tile, free_only, J, dX, crew};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_share(team, &(fb_work){jacobian_part, NULL, &call, count, count});
+    fb_team_run(team, &(fb_work){jacobian_part, NULL, &call, count, count});
     fb_team_free(team);
     give_crew(crew, plan, workers);
     return FB_DONE;
@@ -226,7 +226,7 @@ typedef struct {
     idx n_slots;
     double sums[FB_MOST_PARTS];
     const buffers *crew;
-    const outputs *kept; /* at params, or null */
+    const outputs *at_params; /* the layers' outputs at params, or null */
 } normal_call;
 
 /* scale²·rho((r/scale)²), and rho' there. */
@@ -241,7 +241,8 @@ INLINE double robust_square(fb_rho rho, double r, double *slope)
         *slope = 1 / size;
         return C * C * (2 * size - 1);
     case FB_SOFT_L1_RHO: *slope = 1 / root; return C * C * 2 * z / (1 + root);
-    default: *slope = 1 / (1 + z); return C * C * log1p(z);
+    case FB_CAUCHY_RHO: *slope = 1 / (1 + z); return C * C * log1p(z);
+    default: __builtin_trap();
     }
 }
 
@@ -324,7 +325,8 @@ static void normal_part(void *context, idx worker, idx part)
     for (idx i = all.start, blocks = 0; i < all.stop; i += c->tile) {
         idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
         rows_of_data data = stored_rows(plan, c->problem, i);
-        buffers K = kept_forward(plan, &B, c->kept, (idx)c->problem->n, i, c->params, rows, data.X);
+        buffers K = recorded_forward(plan, &B, c->at_params, (idx)c->problem->n, i, c->params, rows,
+                                     data.X);
         if (!normal) {
             sum += sum_squares(c, K.Y[plan->n_layers - 1], rows, data, NULL, NULL);
             continue;
@@ -374,9 +376,10 @@ static idx first_free_layer(const fb_plan *plan)
     return l;
 }
 
-/* `kept`, if it is not null, has the outputs at params or is to have them. */
+/* normal_equations() with the layers' outputs at params: it reads them from `at_params` if they are
+ * recorded there, else records them. Null: it computes them. */
 static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *params, idx threads,
-                       fb_rho rho, outputs *kept, void *normal, double *sum)
+                       fb_rho rho, outputs *at_params, void *normal, double *sum)
 {
     idx n = (idx)problem->n, n_free = plan->n_free, size = n_free * (n_free + 1);
     idx n_out = plan->layers[plan->n_layers - 1].n_out;
@@ -405,16 +408,17 @@ static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *par
                         .slots = crew->extra + others.extra,
                         .n_slots = n_slots,
                         .crew = crew,
-                        .kept = kept};
+                        .at_params = at_params};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_share(team, &(fb_work){normal_part, merge_normal, &call, count, n_slots ? n_slots : count});
+    idx window = n_slots ? n_slots : count;
+    fb_team_run(team, &(fb_work){normal_part, merge_normal, &call, count, window});
     fb_team_free(team);
     if (normal) mirror(n_free, normal);
     *sum = 0;
     for (idx part = 0; part < count; part++) *sum += call.sums[part];
     give_crew(crew, plan, workers);
-    if (kept) kept->recorded = 1;
+    if (at_params) at_params->recorded = 1;
     return FB_DONE;
 }
 

@@ -4,12 +4,12 @@
 static int dense_forward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
                          const void *X, const void *W, const void *b, void *Y, void *Z)
 {
-    fb_workspace *workspace = fb_take(pool, PACK_SIZE * sizeof(real));
+    fb_workspace *workspace = fb_pool_take(pool, PACK_SIZE * sizeof(real));
     if (!workspace) return FB_NO_MEMORY;
     if (n > 0 && n_out > 0)
         layer_forward(n, n_in, n_out, act, X, n_in, W, b, (block){Y, n_out},
                       (block){Z, n_out}, (real *)(void *)workspace->bytes);
-    fb_give(pool, workspace);
+    fb_pool_give(pool, workspace);
     return FB_DONE;
 }
 
@@ -23,7 +23,7 @@ static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_ac
     idx ld = leading(n_out), ldt = round_up(n_in);
     int copies = dX && copies_transpose(most, n_in, n_out);
     idx size = PACK_SIZE + most * ld + VL + (copies ? n_out * ldt : 0);
-    fb_workspace *workspace = fb_take(pool, (size_t)size * sizeof(real));
+    fb_workspace *workspace = fb_pool_take(pool, (size_t)size * sizeof(real));
     if (!workspace) return FB_NO_MEMORY;
     real *pack = (real *)(void *)workspace->bytes;
     block dZ = {pack + PACK_SIZE, ld};
@@ -43,6 +43,6 @@ static int dense_backward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_ac
         if (dX && n_in > 0)
             layer_pullback(rows, n_in, n_out, dZ, Wt, (block){dX + i * n_in, n_in}, 0, pack);
     }
-    fb_give(pool, workspace);
+    fb_pool_give(pool, workspace);
     return FB_DONE;
 }

@@ -1,8 +1,7 @@
 /* Losses of a tile of rows: Σ w ℓ(Y, T) in double, and dL/dY = scale · w · ℓ'(Y, T), or the product
  * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U.
  *
- * Y is read and dL/dY written row by row, or, where rows lie along the vectors (of slim networks
- * and of one output), unit by unit.
+ * Y and dL/dY are (rows, ld), or lane-major (n_out, ld), which a single output always is.
  */
 
 /* A user's loss of n pairs: returns Σ w ℓ, to d go factor·w·ℓ' (order 1) or factor·w·ℓ'' (2). Without
@@ -19,7 +18,7 @@ typedef struct {
     const real *U; /* leading dimension ld; null unless ℓ''·U is wanted, which then is all */
     real *D; /* dL/dY or ℓ''·U, leading dimension ld; null if only the value is wanted */
     real *scratch; /* room for outputs and targets of VL rows */
-    int across; /* whether rows lie along vectors: units, not rows, are ld apart */
+    int lane_major; /* whether Y, U and D are (n_out, ld), T (n_out, ldt) */
     idx ld, ldt; /* of Y, U and D; of T */
     double scale;
     double constant; /* the row function's parameter */
@@ -37,21 +36,22 @@ INLINE double weight_of(const loss_tile *tile, idx i)
 #define ELEMENTWISE(name, term, slope, curve)                                                      \
     static double name(const loss_tile *tile)                                                      \
     {                                                                                              \
-        const int across = tile->across, weighted = tile->weights != NULL;                         \
-        idx lines = across ? tile->n_out : tile->rows, n = across ? tile->rows : tile->n_out;      \
+        const int lane_major = tile->lane_major, weighted = tile->weights != NULL;                 \
+        idx lines = lane_major ? tile->n_out : tile->rows; /* of n numbers each */                 \
+        idx n = lane_major ? tile->rows : tile->n_out;                                             \
         const real *weights = weighted ? tile->weights : ones, *U = tile->U;                       \
         const real factor = (real)tile->scale;                                                     \
         const vec zero = {0}, c = splat((real)tile->constant);                                     \
         double_sum sum = {{{0}}};                                                                  \
         (void)zero, (void)c;                                                                       \
-        for (idx i = 0; i < lines; i++, weights += weighted && !across) {                          \
+        for (idx i = 0; i < lines; i++, weights += weighted && !lane_major) {                      \
             for (idx j = 0; j < n; j += VL) {                                                      \
                 idx at = i * tile->ld + j;                                                         \
                 mask m = first_lanes(n - j);                                                       \
                 vec y = load_first(tile->Y + at, m);                                               \
                 vec t = load_first(tile->T + i * tile->ldt + j, m);                                \
-                vec w = across && weighted ? load_first(weights + j, m) /* 0 past the end */       \
-                                           : load_first(ones, m) * *weights;                       \
+                vec w = lane_major && weighted ? load_first(weights + j, m) /* 0 at the end */     \
+                                               : load_first(ones, m) * *weights;                   \
                 if (U) {                                                                           \
                     vec u = load_first(U + at, m);                                                 \
                     (void)u;                                                                       \
@@ -193,7 +193,7 @@ static double softmax_loss(const loss_tile *tile)
         idx rows = tile->rows - i < VL ? tile->rows - i : VL;
         const real *Y = tile->Y, *T = tile->T;
         real *D = tile->D;
-        if (tile->across) {
+        if (tile->lane_major) {
             add_to(&sum, softmax_of_lanes(tile, i, rows, Y + i, ld, T ? T + i : NULL, tile->ldt,
                                           D ? D + i : NULL, ld));
             continue;
@@ -236,21 +236,22 @@ static void softmax_curve(const loss_tile *tile)
 #define GAUSSIAN(name, terms, term, slope_m, slope_v, curve_m, curve_v)                            \
     static double name(const loss_tile *tile)                                                      \
     {                                                                                              \
-        const int across = tile->across, weighted = tile->weights != NULL;                         \
-        idx k = tile->n_out / 2, lines = across ? k : tile->rows, n = across ? tile->rows : k;     \
-        idx variances = across ? k * tile->ld : k; /* their distance from the means */             \
+        const int lane_major = tile->lane_major, weighted = tile->weights != NULL;                 \
+        idx k = tile->n_out / 2, lines = lane_major ? k : tile->rows;                              \
+        idx n = lane_major ? tile->rows : k;                                                       \
+        idx variances = lane_major ? k * tile->ld : k; /* their distance from the means */         \
         const real *weights = weighted ? tile->weights : ones, factor = (real)tile->scale;         \
         const vec half = splat((real)0.5);                                                         \
         double_sum sum = {{{0}}};                                                                  \
-        for (idx i = 0; i < lines; i++, weights += weighted && !across) {                          \
+        for (idx i = 0; i < lines; i++, weights += weighted && !lane_major) {                      \
             for (idx j = 0; j < n; j += VL) {                                                      \
                 idx at = i * tile->ld + j;                                                         \
                 mask lanes = first_lanes(n - j);                                                   \
                 vec m = load_first(tile->Y + at, lanes);                                           \
                 vec v = load_first(tile->Y + at + variances, lanes);                               \
                 terms                                                                              \
-                vec w = across && weighted ? load_first(weights + j, lanes) /* 0 past the end */   \
-                                           : load_first(ones, lanes) * *weights;                   \
+                vec w = lane_major && weighted ? load_first(weights + j, lanes) /* 0 at the end */ \
+                                               : load_first(ones, lanes) * *weights;               \
                 add_to(&sum, (term) * w);                                                          \
                 if (!tile->D) continue;                                                            \
                 vec dm = slope_m, dv = slope_v;                                                    \
@@ -298,8 +299,8 @@ static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
 {
     enum { PIECE = 256 };
     real unread[PIECE];
-    const real *along = tile->across ? tile->weights : NULL, *U = tile->U;
-    double sum = 0, w = tile->across ? 1 : weight_of(tile, i);
+    const real *along = tile->lane_major ? tile->weights : NULL, *U = tile->U;
+    double sum = 0, w = tile->lane_major ? 1 : weight_of(tile, i);
     for (idx j = 0; j < length; j += PIECE) {
         idx n = length - j < PIECE ? length - j : PIECE, at = i * tile->ld + j;
         real *d = tile->D ? tile->D + at : unread;
@@ -323,9 +324,10 @@ static double user_loss(const loss_tile *tile)
 {
     enum { LONG = 32, ROOM = 256 };
     _Alignas(64) real y[ROOM + VL], t[ROOM + VL], w[ROOM + VL], d[ROOM + VL];
-    const int across = tile->across;
+    const int lane_major = tile->lane_major;
     const real *weights = tile->weights;
-    idx lines = across ? tile->n_out : tile->rows, length = across ? tile->rows : tile->n_out;
+    idx lines = lane_major ? tile->n_out : tile->rows;
+    idx length = lane_major ? tile->rows : tile->n_out;
     double sum = 0;
     if (length >= LONG)
         for (idx i = 0; i < lines; i++) sum += user_loss_of_line(tile, i, length);
@@ -335,7 +337,8 @@ static double user_loss(const loss_tile *tile)
             join_lines(n, length, tile->Y + at, tile->ld, y);
             join_lines(n, length, tile->T + i * tile->ldt, tile->ldt, t);
             for (idx k = 0; weights && k < n; k++)
-                for (idx e = 0; e < length; e++) w[k * length + e] = weights[across ? e : i + k];
+                for (idx e = 0; e < length; e++)
+                    w[k * length + e] = weights[lane_major ? e : i + k];
             sum += tile->function(tile->U ? 2 : 1, n * length, y, t, weights ? w : NULL,
                                   (real)tile->scale, d);
             for (idx k = 0; tile->D && k < n; k++)
@@ -367,9 +370,11 @@ static double tile_loss(int64_t kind, const loss_tile *tile)
     case FB_GAUSSIAN_KL: return gaussian_kl_loss(tile);
     case FB_MARGIN_RANKING: return margin_ranking_loss(tile);
     case FB_USER_LOSS: return user_loss(tile);
-    default: /* cross-entropy with labels or rows of probabilities */
+    case FB_SOFTMAX_CE:
+    case FB_SOFTMAX_CE_LABELS:
         if (!tile->U) return softmax_loss(tile);
         softmax_curve(tile);
         return 0;
+    default: __builtin_trap();
     }
 }

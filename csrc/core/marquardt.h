@@ -64,7 +64,7 @@ static void arrive(search *s, int fresh)
     fb_descent *d = s->d;
     idx n = s->n;
     const real *JTr = d->normal + n * n;
-    keep_free(s->plan, d->params, s->x);
+    select_free(s->plan, d->params, s->x);
     s->total = d->state[FB_SQUARES] + prior_of(s, d->params);
     double mean = 0, cosine = 0;
     s->steepest = 0;
@@ -115,7 +115,7 @@ static int bend_step(search *s, int *is_straight)
     d->state[FB_NFEV]++;
     move(s, d->params, FB_PROBE, s->step, s->moved);
     fb_rho rho = {(int)d->rho, d->rho_scale};
-    int code = sum_beyond(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho, s->here,
+    int code = jtr_sum(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho, s->here,
                           s->bend);
     if (code < 0) return code;
     for (idx i = 0; i < n; i++) {

@@ -159,16 +159,16 @@ static int take_buffers(buffers *B, fb_plan *plan, needs need)
     size_t size = size_of_tables(plan);
     memset(B, 0, sizeof *B);
     for (;;) {
-        B->workspace = fb_take(&plan->pool, size);
+        B->workspace = fb_pool_take(&plan->pool, size);
         if (!B->workspace) return 0;
         char *start = B->workspace->bytes;
         size = (size_t)(lay_out(B, start, plan, need) - start);
         if (size <= B->workspace->size) return 1;
-        fb_give(&plan->pool, B->workspace);
+        fb_pool_give(&plan->pool, B->workspace);
     }
 }
 
-static void give_buffers(buffers *B, fb_plan *plan) { fb_give(&plan->pool, B->workspace); }
+static void give_buffers(buffers *B, fb_plan *plan) { fb_pool_give(&plan->pool, B->workspace); }
 
 /* One layer: Y = act(XW + b), and Z if it has room. */
 static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
@@ -287,12 +287,12 @@ static void tile_forward(const fb_plan *plan, const buffers *B, const real *para
     }
 }
 
-/* The outputs of all layers for all rows of a problem, kept from one sum over them to the next. Only
- * for one worker: what a tile writes beyond its last row, the next one overwrites. */
+/* The outputs of all layers for all rows of a problem, from one sum over the rows to the next. For
+ * one worker only: a tile writes past its last row, and the next tile overwrites that. */
 typedef struct {
-    block *table; /* where a tile's rows are */
-    real *Y; /* null without room */
-    int recorded;
+    block *table; /* per layer: Y of the present tile */
+    real *Y; /* per layer (n, leading(n_out)) and a vector; null if they are not to be recorded */
+    int recorded; /* whether Y holds the outputs */
 } outputs;
 
 INLINE idx size_of_outputs(const fb_plan *plan, idx n)
@@ -303,20 +303,21 @@ INLINE idx size_of_outputs(const fb_plan *plan, idx n)
     return size;
 }
 
-/* The outputs of rows i.. of n, computed unless they are kept; the buffers say where they are. */
-static buffers kept_forward(const fb_plan *plan, const buffers *B, const outputs *kept, idx n,
-                            idx i, const real *params, idx rows, const real *X)
+/* The outputs of rows i.. of n, computed unless they are recorded. Returns B with Y, of which the
+ * caller reads them. */
+static buffers recorded_forward(const fb_plan *plan, const buffers *B, const outputs *record,
+                                idx n, idx i, const real *params, idx rows, const real *X)
 {
     buffers K = *B;
-    if (kept && kept->Y) {
-        real *Y = kept->Y;
-        K.Y = K.A = kept->table;
+    if (record && record->Y) {
+        real *Y = record->Y;
+        K.Y = K.A = record->table;
         for (idx l = 0; l < plan->n_layers; l++) {
             idx ld = leading(plan->layers[l].n_out);
             K.Y[l] = (block){Y + i * ld, ld};
             Y += round_up(n * ld) + VL;
         }
-        if (kept->recorded) return K;
+        if (record->recorded) return K;
     }
     tile_forward(plan, &K, params, rows, X);
     return K;

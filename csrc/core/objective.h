@@ -8,7 +8,7 @@
 typedef struct {
     const real *X, *T, *weights;
     const int64_t *labels;
-    int across; /* whether X and T are transposed, as everything of a slim network is */
+    int lane_major; /* whether X and T are transposed, see lane_major.h */
 } rows_of_data;
 
 INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, idx i)
@@ -67,9 +67,11 @@ static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_probl
                           problem->labels ? B->labels : NULL, 0};
 }
 
-/* Rows first.. of the data or of `order`, transposed; `resident` says that they are already. */
-static rows_of_data gather_slim(const fb_plan *plan, const buffers *B, const fb_problem *problem,
-                                const int64_t *order, idx first, idx n, int resident)
+/* Rows first.. of the data, or of `order` unless it is null, transposed to B->X and B->T, where
+ * `resident` says that they are already. */
+static rows_of_data gather_lane_major(const fb_plan *plan, const buffers *B,
+                                      const fb_problem *problem, const int64_t *order, idx first,
+                                      idx n, int resident)
 {
     rows_of_data data = stored_rows(plan, problem, order ? 0 : first);
     idx ld = B->Y[0].ld, left = (idx)problem->n - first;
@@ -83,7 +85,7 @@ static rows_of_data gather_slim(const fb_plan *plan, const buffers *B, const fb_
     if (!resident && data.T) transpose_rows(n, (idx)problem->n_targets, data.T, order, B->T, ld);
     if (order && data.weights) data.weights = B->weights;
     if (order && data.labels) data.labels = B->labels;
-    data.X = B->X, data.T = data.T ? B->T : NULL, data.across = 1;
+    data.X = B->X, data.T = data.T ? B->T : NULL, data.lane_major = 1;
     return data;
 }
 
@@ -102,9 +104,9 @@ static double tile_objective(const fb_plan *plan, const buffers *B, const fb_pro
                       .U = U,
                       .D = D,
                       .scratch = B->scratch,
-                      .across = data.across || plan->layers[last].n_out == 1,
+                      .lane_major = data.lane_major || plan->layers[last].n_out == 1,
                       .ld = B->Y[last].ld,
-                      .ldt = data.across ? B->Y[last].ld : (idx)problem->n_targets,
+                      .ldt = data.lane_major ? B->Y[last].ld : (idx)problem->n_targets,
                       .scale = scale,
                       .constant = problem->constant,
                       .function = (user_loss_function *)problem->function};
@@ -193,9 +195,9 @@ typedef struct {
     const buffers *crew; /* of each worker; the first has the transposed weights */
     const int64_t *order; /* the rows, or null: as stored, from row `first` */
     idx first, n, tile; /* rows in all, of a tile */
-    int resident; /* whether the first tile's rows are in the buffers of a slim network */
+    int resident; /* whether the first tile's rows are in B->X and B->T; lane-major only */
     double scale;
-    int slim, penalised; /* whether the network is slim, whether the problem has penalties */
+    int lane_major, penalised; /* whether rows lie along lanes; whether there are penalties */
     const uint64_t *dropout; /* key of the step, or null */
     int flush; /* whether to flush subnormal numbers */
     real *grad; /* null if only the value is wanted */
@@ -204,8 +206,8 @@ typedef struct {
     double sums[FB_MOST_PARTS]; /* Σ w ℓ of the parts */
 } row_sum;
 
-/* Σ w ℓ of rows i.. of the sum in one tile; unless `grad` is null, their part of the gradient is
- * set or added to it, or to the lanes of a slim network's. */
+/* Σ w ℓ of a tile: rows i.. of the sum. Unless `grad` is null, its gradient is set or (`add`) added
+ * to `grad`, or to the partial sums of a lane-major one. */
 
 static double sum_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *grad, int add)
 {
@@ -222,16 +224,17 @@ static double sum_tile(const row_sum *s, const buffers *B, idx i, idx rows, real
     return sum;
 }
 
-static double sum_slim_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *grad,
-                            int add)
+static double sum_lane_major_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *grad,
+                                  int add)
 {
     const fb_plan *plan = s->plan;
-    slim_tile tile = {rows, B->Y[0].ld, s->params, B->extra, add};
-    rows_of_data data = gather_slim(plan, B, s->problem, s->order, s->first + i, rows, s->resident);
-    slim_forward(plan, B, &tile);
+    lane_major_tile tile = {rows, B->Y[0].ld, s->params, B->extra, add};
+    rows_of_data data =
+        gather_lane_major(plan, B, s->problem, s->order, s->first + i, rows, s->resident);
+    lane_major_forward(plan, B, &tile);
     double sum = tile_objective(plan, B, s->problem, data, rows, s->scale, NULL,
                                 grad ? B->delta[0].p : NULL);
-    if (grad) slim_backward(plan, B, &tile);
+    if (grad) lane_major_backward(plan, B, &tile);
     return sum;
 }
 
@@ -241,9 +244,10 @@ static double sum_rows(const row_sum *s, const buffers *B, idx start, idx stop, 
     double sum = 0;
     for (idx i = start; i < stop; i += s->tile) {
         idx rows = stop - i < s->tile ? stop - i : s->tile;
-        sum += (s->slim ? sum_slim_tile : sum_tile)(s, B, i, rows, grad, i > start);
+        sum += (s->lane_major ? sum_lane_major_tile : sum_tile)(s, B, i, rows, grad, i > start);
     }
-    if (s->slim && grad && start < stop) add_lanes(s->plan->n_params, B->extra, grad, s->flush);
+    if (s->lane_major && grad && start < stop)
+        add_lanes(s->plan->n_params, B->extra, grad, s->flush);
     return sum;
 }
 
@@ -291,7 +295,7 @@ INLINE double sum_parts(row_sum *s, fb_team *team)
     fb_work work = {s->flush ? sum_part_flushing : sum_part,
                     s->flush ? merge_part_flushing : merge_part, s, count,
                     s->grad ? s->n_slots : count};
-    fb_share(team, &work);
+    fb_team_run(team, &work);
     double sum = 0;
     for (idx part = 0; part < count; part++) sum += s->sums[part];
     return sum;
@@ -362,7 +366,7 @@ INLINE int has_penalties(const fb_problem *problem)
 INLINE double objective(row_sum *s, fb_team *team)
 {
     const fb_problem *problem = s->problem;
-    if (s->grad && !s->slim) transpose_weights(s->plan, s->params, 0, s->crew->Wt);
+    if (s->grad && !s->lane_major) transpose_weights(s->plan, s->params, 0, s->crew->Wt);
     double value = s->scale * sum_parts(s, team);
     if (!s->penalised) return value;
     if (problem->l2 != 0) value += l2_penalty(s->plan, problem->l2, s->params, s->grad);
@@ -376,16 +380,16 @@ static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *
 {
     idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
     idx workers = useful_workers(n, threads), n_slots = grad ? slots_for(n, workers, size) : 0;
-    int slim = fb_is_slim(plan, n);
+    int lane_major = fb_is_lane_major(plan, n);
     needs others = {grad ? FOR_FORWARD | FOR_BACKWARD : FOR_FORWARD, tile, tile,
-                    size_of_slim(plan, slim, tile)};
+                    size_of_lane_major(plan, lane_major, tile)};
     needs first = others;
     if (grad) first.what |= FOR_WEIGHTS;
     first.extra += n_slots * size;
     buffers crew[FB_MOST_PARTS];
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
-    for (idx i = 0; slim && i < workers; i++) lay_out_slim(plan, crew + i, tile);
+    for (idx i = 0; lane_major && i < workers; i++) lay_out_lane_major(plan, crew + i, tile);
     row_sum s = {.plan = plan,
                  .problem = problem,
                  .params = params,
@@ -393,7 +397,7 @@ static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *
                  .n = n,
                  .tile = tile,
                  .scale = problem->scale,
-                 .slim = slim,
+                 .lane_major = lane_major,
                  .penalised = has_penalties(problem),
                  .grad = grad,
                  .slots = crew->extra + others.extra,

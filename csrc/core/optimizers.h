@@ -133,8 +133,11 @@ static void update(const fb_run *run, const uint8_t *free, idx n_params, idx n, 
     case FB_ADAGRAD:
         adagrad_step(n, p, moments, g, constants[0], lr);
         break;
-    default:
+    case FB_SGD:
+    case FB_NESTEROV:
         sgd_step(n, p, run->n_moments > 0 ? moments : NULL, g, constants[0], lr,
                  run->optimizer == FB_NESTEROV);
+        break;
+    default: __builtin_trap();
     }
 }

@@ -33,11 +33,11 @@
 #include "network.h"
 #include "kernels.h"
 #include "dropout.h"
-#include "slim.h"
+#include "lane_major.h"
 #include "objective.h"
 #include "jacobian.h"
 #include "curvature.h"
-#include "beyond.h"
+#include "jtr_at.h"
 #if FB_DOUBLE
 #include "cholesky.h"
 #include "marquardt.h"
@@ -74,7 +74,7 @@ const fb_table TABLE = {
     .row_gradients = row_gradients,
     .hvp = hvp,
     .normal_equations = normal_equations,
-    .gradient_beyond = gradient_beyond,
+    .jtr_at = jtr_at,
 #if FB_DOUBLE
     .descend = descend,
 #endif

@@ -147,7 +147,7 @@ static int run_steps(training *t)
             copy(plan->n_params, t->params, (real *)run->good + plan->n_params);
         double value = objective(sum, t->team);
         *losses += value;
-        sum->resident = sum->slim && full && !run->order && !run->validation;
+        sum->resident = sum->lane_major && full && !run->order && !run->validation;
         run->monitor[FB_LAST_OBJECTIVE] = value;
         if (!isfinite(value)) return FB_NON_FINITE_OBJECTIVE;
         if (run->step == 0)
@@ -182,7 +182,7 @@ static void unpad(const fb_plan *plan, const real *padded, idx count, real *vect
 
 /* Over n rows of the problem; all workers flush subnormal numbers. */
 static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, const buffers *crew,
-                            idx n, int slim)
+                            idx n, int lane_major)
 {
     return (row_sum){.plan = plan,
                      .problem = problem,
@@ -190,7 +190,7 @@ static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, cons
                      .n = n,
                      .tile = tile_rows(plan, n),
                      .scale = problem->scale,
-                     .slim = slim,
+                     .lane_major = lane_major,
                      .penalised = has_penalties(problem),
                      .flush = 1};
 }
@@ -201,9 +201,10 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
     idx most = batch > n_validated ? batch : n_validated, rows = tile_rows(plan, most);
     idx padded = round_up(plan->n_params), threads = (idx)run->threads;
     idx n_slots = slots_for(batch, useful_workers(batch, threads), padded);
-    int slim = fb_is_slim(plan, batch) && !plan->drops; /* factors of dropout lie row by row */
+    /* The factors of dropout lie row by row. */
+    int lane_major = fb_is_lane_major(plan, batch) && !plan->drops;
     needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows,
-                    size_of_slim(plan, slim, rows)};
+                    size_of_lane_major(plan, lane_major, rows)};
     if (plan->drops) others.what |= FOR_DROPOUT;
     needs first = others;
     first.what |= FOR_WEIGHTS | FOR_TRAINING;
@@ -211,10 +212,10 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
     buffers crew[FB_MOST_PARTS], without_dropout[FB_MOST_PARTS];
     idx workers = take_crew(crew, plan, useful_workers(most, threads), first, others);
     if (!workers) return FB_NO_MEMORY;
-    for (idx i = 0; slim && i < workers; i++) lay_out_slim(plan, crew + i, rows);
+    for (idx i = 0; lane_major && i < workers; i++) lay_out_lane_major(plan, crew + i, rows);
     training t = {.plan = plan, .run = run, .team = fb_team_new(workers)};
     t.params = crew->params, t.moments = crew->moments, t.grad = crew->grad;
-    t.batch = flushing_sum(plan, problem, crew, batch, slim);
+    t.batch = flushing_sum(plan, problem, crew, batch, lane_major);
     t.batch.params = t.params, t.batch.grad = t.grad;
     t.batch.slots = crew->extra + others.extra, t.batch.n_slots = n_slots;
     if (run->validation) {
@@ -222,7 +223,8 @@ static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
             without_dropout[i] = crew[i];
             without_dropout[i].A = crew[i].Y, without_dropout[i].factors = NULL;
         }
-        t.validation = flushing_sum(plan, run->validation, without_dropout, n_validated, slim);
+        t.validation =
+            flushing_sum(plan, run->validation, without_dropout, n_validated, lane_major);
     }
     for (int k = 0; k < 2; k++) t.powers[k] = power(run->constants[k], run->step);
     pad(plan, run->params, 1, t.params);

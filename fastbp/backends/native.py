@@ -1,7 +1,9 @@
-"""The contract over the C library: each function hands its arrays' addresses to one of fastbp.h.
+"""The C backend: each function of the contract calls the function of csrc/fastbp.h of its name.
 
-`contract` tells what the functions do. The library keeps a plan's workspaces, so that a call in
-steady state allocates only its result, and every call releases the GIL.
+`contract` says what the functions do and which shapes the arrays have. Callers have checked the
+arrays: they are C-contiguous, aligned and of the plan's dtype, so that the library only needs their
+addresses. The library keeps the workspaces of a plan between calls, so that a call in steady state
+allocates nothing but its results. Every call releases the GIL.
 """
 
 from __future__ import annotations
@@ -24,19 +26,20 @@ from .contract import Plan, Problem, Recipe, Run
 LEVELS = ("baseline", "avx2", "avx512")
 
 
-def _open_door() -> Any:
-    """Hand the library's functions to the C functions of the door; its module, or None."""
+def _connect_fastcall() -> Any:
+    """Give `_fastcall` the library's functions; returns that module, or None if it is not built."""
     try:
-        from . import _door as door
-    except ImportError:  # not built: a Python without limited API
+        from ..common import _fastcall
+    except ImportError:  # a Python without the limited API
         return None
     names = ("fb_dense_forward", "fb_dense_backward", "fb_value_and_grad")
     addresses = [_integer(ffi.addressof(lib, name)) for name in names]
-    door.connect_c(sys.modules[__name__], *addresses)
-    return door
+    _fastcall.connect_library(sys.modules[__name__], *addresses)
+    return _fastcall
 
 
 def _integer(pointer: Any) -> int:
+    """A C pointer as a Python integer."""
     return int(ffi.cast(_INTEGER, pointer))
 
 
@@ -52,7 +55,7 @@ else:
     _cap = os.environ.get("FASTBP_MAX_ISA")
     if not lib.fb_set_isa(_cap.encode() if _cap else _NULL):
         raise ValueError("FASTBP_MAX_ISA: " + unknown_name("instruction set", _cap, LEVELS))
-    _door = _open_door()
+    _fastcall = _connect_fastcall()
 
 
 def why_missing() -> str | None:
@@ -78,17 +81,19 @@ def compiler() -> str:
 
 
 def _check(code: int) -> int:
+    """What a function of the library returned; MemoryError for FB_NO_MEMORY."""
     if code < 0:
         raise MemoryError("the C backend could not allocate its workspace; use smaller batches")
     return code
 
 
 def _or_null(array: np.ndarray | None) -> Any:
+    """The address of an array as a void pointer, NULL for None."""
     return _NULL if array is None else _address(array)
 
 
 def _typed(kind: Any, array: np.ndarray | None) -> Any:
-    """The address where the library wants to know what stands there."""
+    """The address of an array as a C pointer of this kind, NULL for None."""
     return _NULL if array is None else _address(kind, array)
 
 
@@ -100,7 +105,7 @@ def _is_double(array: np.ndarray) -> bool:
 
 
 def _function(act: ActivationSpec, dtype: np.dtype) -> int:
-    """The address of a user's function, 0 for a built-in one."""
+    """The address of a user's activation, 0 for a built-in one."""
     return 0 if act.functions is None else user_code.address(act.functions, dtype)
 
 
@@ -141,12 +146,9 @@ def dense_backward(
     dW = np.empty_like(W)
     db = np.empty(n_out, W.dtype) if need_db else None
     sizes = (n, n_in, n_out, act.kind, act.constant, _function(act, X.dtype))
-    given = (_address(dY), _address(X), _address(W), _address(Y), _or_null(Z))
-    _check(
-        lib.fb_dense_backward(
-            _is_double(X), *sizes, *given, _or_null(dX), _address(dW), _or_null(db)
-        )
-    )
+    inputs = (_address(dY), _address(X), _address(W), _address(Y), _or_null(Z))
+    results = (_or_null(dX), _address(dW), _or_null(db))
+    _check(lib.fb_dense_backward(_is_double(X), *sizes, *inputs, *results))
     return dX, dW, db
 
 
@@ -154,7 +156,7 @@ def dense_backward(
 
 
 def _plan(plan: Plan) -> Any:
-    """The library's plan; it goes when the Python one does."""
+    """The library's plan; made at the first call, freed with the Python one."""
     handle = plan.handles.get("c")
     if handle is None:
         functions = [_function(act, plan.dtype) for act in plan.activations]
@@ -198,8 +200,8 @@ def backward(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     dparams = np.empty(plan.n_params, plan.dtype)
     dX = np.empty_like(X) if need_dX else None
-    given = (_address(params), len(X), _address(X), _address(tape), _address(dY))
-    _check(lib.fb_backward(_plan(plan), *given, _address(dparams), _or_null(dX)))
+    inputs = (_address(params), len(X), _address(X), _address(tape), _address(dY))
+    _check(lib.fb_backward(_plan(plan), *inputs, _address(dparams), _or_null(dX)))
     return dparams, dX
 
 
@@ -208,8 +210,8 @@ def jvp(
 ) -> tuple[np.ndarray, np.ndarray]:
     Y = np.empty((len(X), plan.n_out), plan.dtype)
     dY = np.empty_like(Y)
-    given = (_address(params), len(X), _address(X), _address(tangent))
-    _check(lib.fb_jvp(_plan(plan), *given, _address(Y), _address(dY)))
+    inputs = (_address(params), len(X), _address(X), _address(tangent))
+    _check(lib.fb_jvp(_plan(plan), *inputs, _address(Y), _address(dY)))
     return Y, dY
 
 
@@ -218,8 +220,8 @@ def jacobian(
 ) -> np.ndarray:
     n_columns = plan.n_free if free_only else plan.n_params
     J = np.empty((len(X) * plan.n_out, n_columns), plan.dtype)
-    given = (_address(params), len(X), _address(X), threads, free_only)
-    _check(lib.fb_jacobian(_plan(plan), *given, _address(J)))
+    inputs = (_address(params), len(X), _address(X), threads, free_only)
+    _check(lib.fb_jacobian(_plan(plan), *inputs, _address(J)))
     return J
 
 
@@ -233,12 +235,15 @@ def input_jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
 
 
 def _problem(problem: Problem) -> tuple[Any, Any]:
-    """The library's plan and problem."""
+    """The library's plan and problem, fb_plan * and fb_problem *; made at the first call."""
     return (problem.handles.get("c") or _new_problem(problem))[:2]
 
 
 def _new_problem(problem: Problem) -> tuple[Any, Any, tuple[int, int], Any]:
-    """The same with their addresses, and the buffers, which live as long as the problem does."""
+    """Plan, problem, their addresses as integers, and the buffers of the problem's arrays.
+
+    The handle keeps the buffers, since cffi's pointers to them do not.
+    """
     plan, struct = _plan(problem.plan), ffi.new("fb_problem *")
     buffers = _address(problem.X), _address(problem.targets), _or_null(problem.weights)
     struct.X, targets, struct.weights = buffers
@@ -265,8 +270,8 @@ def value(problem: Problem, params: np.ndarray, threads: int) -> float:
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
     plan, struct, addresses, _ = problem.handles.get("c") or _new_problem(problem)
-    if _door is not None:
-        results = _door.value_and_grad(*addresses, params, threads)
+    if _fastcall is not None:
+        results = _fastcall.value_and_grad(*addresses, params, threads)
         if results is not None:
             return results
     result, grad = ffi.new(_DOUBLE), np.empty(len(params), params.dtype)
@@ -284,16 +289,16 @@ def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
 def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool) -> np.ndarray:
     plan, struct = _problem(problem)
     product = np.empty(problem.plan.n_params, problem.plan.dtype)
-    given = (_address(params), _address(v), gauss_newton)
-    _check(lib.fb_hvp(plan, struct, *given, _address(product)))
+    inputs = (_address(params), _address(v), gauss_newton)
+    _check(lib.fb_hvp(plan, struct, *inputs, _address(product)))
     return product
 
 
 def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
     plan, struct = _problem(problem)
     total = ffi.new(_DOUBLE)
-    given = (_address(params), threads, *robust)
-    _check(lib.fb_normal_equations(plan, struct, *given, _NULL, total))
+    inputs = (_address(params), threads, *robust)
+    _check(lib.fb_normal_equations(plan, struct, *inputs, _NULL, total))
     return total[0]
 
 
@@ -303,8 +308,8 @@ def normal_equations(
     plan, struct = _problem(problem)
     n = problem.plan.n_free
     normal, total = np.empty((n + 1, n), problem.plan.dtype), ffi.new(_DOUBLE)
-    given = (_address(params), threads, *robust)
-    _check(lib.fb_normal_equations(plan, struct, *given, _address(normal), total))
+    inputs = (_address(params), threads, *robust)
+    _check(lib.fb_normal_equations(plan, struct, *inputs, _address(normal), total))
     return normal[:n], normal[n], total[0]
 
 
@@ -313,8 +318,8 @@ def gradient_beyond(
 ) -> np.ndarray:
     plan, struct = _problem(problem)
     result = np.empty(problem.plan.n_free, problem.plan.dtype)
-    given = (_address(params), _address(moved), threads, *robust)
-    _check(lib.fb_gradient_beyond(plan, struct, *given, _address(result)))
+    inputs = (_address(params), _address(moved), threads, *robust)
+    _check(lib.fb_jtr_at(plan, struct, *inputs, _address(result)))
     return result
 
 
@@ -328,14 +333,14 @@ def descend(
     threads: int,
 ) -> int:
     plan, struct = _problem(problem)
-    given = descent.handles.get("c") or _new_descent(descent, rules, robust)
-    given.steps, given.records = len(records), _address(_DOUBLES, records)
-    given.goal, given.threads = goal, threads
-    return _check(lib.fb_descend(plan, struct, given))
+    search = descent.handles.get("c") or _new_descent(descent, rules, robust)
+    search.steps, search.records = len(records), _address(_DOUBLES, records)
+    search.goal, search.threads = goal, threads
+    return _check(lib.fb_descend(plan, struct, search))
 
 
 def _new_descent(descent: Descent, rules: Rules, robust: Robust) -> Any:
-    """The library's search; it refers to the arrays of the Python one."""
+    """The library's search, an fb_descent *; it refers to the arrays of the Python one."""
     arrays = ("params", "normal", "scales", "state", "prior")
     numbers = ("mu_max", "ftol", "xtol", "gtol", "min_grad", "uniform", "bend")
     fields = {name: _address(_DOUBLES, getattr(descent, name)) for name in arrays}

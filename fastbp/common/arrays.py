@@ -41,7 +41,7 @@ def is_ready(value: Any, dtype: np.dtype) -> bool:
 
 
 try:
-    from ..backends._door import is_ready  # type: ignore[no-redef]  # the same in C
+    from ._fastcall import is_ready  # type: ignore[no-redef]  # the same in C
 except ImportError:
     pass
 

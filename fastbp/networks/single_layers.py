@@ -17,15 +17,15 @@ from ..common.errors import ShapeError
 from .activations import BY_NAME, Activation, activation as activation_of
 
 try:
-    from ..backends._door import (
-        dense_backward as quick_backward,
-        dense_forward as quick_forward,
-        open as open_door,
+    from ..common._fastcall import (
+        connect_kernels,
+        dense_backward as fast_backward,
+        dense_forward as fast_forward,
     )
 except ImportError:  # not built: no compiler, or a Python without limited API
-    quick_backward = quick_forward = None
+    fast_backward = fast_forward = None
 else:
-    open_door(backends._context.get, BY_NAME, Activation)
+    connect_kernels(backends._context.get, BY_NAME, Activation)
 
 
 class DenseCache(NamedTuple):
@@ -91,10 +91,10 @@ def dense_forward(
     >>> dX
     array([[1., 0.]])
     """
-    if quick_forward is not None and mask is None and backend is None:
-        found = quick_forward(X, W, b, activation, backends._default, DenseCache)
-        if found is not None:
-            return found
+    if fast_forward is not None and mask is None and backend is None:
+        results = fast_forward(X, W, b, activation, backends._default, DenseCache)
+        if results is not None:
+            return results
     act = activation_of(activation)
     module = backends.resolve(backend)
     dtype = float_type(X, W, b)
@@ -146,10 +146,10 @@ def dense_backward(
     TypeError
         For complex, object or string arrays.
     """
-    if quick_backward is not None:
-        found = quick_backward(dY, cache, need_dX)
-        if found is not None:
-            return found
+    if fast_backward is not None:
+        results = fast_backward(dY, cache, need_dX)
+        if results is not None:
+            return results
     X, W, Y, Z, act, has_bias, mask, module = cache
     dY = real_array("dY", dY, Y.dtype)
     if dY.shape != Y.shape:

@@ -170,7 +170,7 @@ def test_one_wheel_serves_all_pythons_of_a_platform(wheel):
     extensions = [name for name in names(wheel) if name.endswith((".so", ".pyd"))]
     assert [name.partition(".")[0] for name in sorted(extensions)] == [
         "fastbp/backends/_c",
-        "fastbp/backends/_door",
+        "fastbp/common/_fastcall",
     ]
     assert not [name for name in extensions if sysconfig.get_config_var("SOABI") in name]
 

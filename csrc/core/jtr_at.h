@@ -1,14 +1,23 @@
-/* JᵀD r(params + step), of which `normal_equations` gives the case without step. */
+/* Jᵀr at params + step, where J stays that of params and r is that of params + step.
+ *
+ * Levenberg and Marquardt's method with geodesic acceleration calls it: along a step v the
+ * residuals' second derivative is about 2/h² (r(x + hv) - r(x) - h Jv), and its product with Jᵀ is
+ * all that the correction of the step needs (M. K. Transtrum and J. P. Sethna, "Improvements to the
+ * Levenberg-Marquardt algorithm for nonlinear least-squares minimization", 2012). With weights w
+ * and a robust rho it is JᵀDr, D the diagonal of w·rho' at the residuals of params, as in the
+ * normal equations; where step is 0, it is the JᵀDr of normal_equations().
+ */
 
 typedef struct {
-    row_sum sum; /* first, so that parts are merged as those of a gradient */
-    const real *moved;
+    row_sum sum; /* first, so that merge_part() adds up the parts as those of a gradient */
+    const real *moved; /* params + step */
     fb_rho rho;
-    const outputs *kept; /* at params, or null */
-} beyond_call;
+    const outputs *at_params; /* the layers' outputs at params, or null */
+} jtr_call;
 
-/* D r(params + step) of a tile, D being that of r(params): Y of the former is in `there`. */
-static void weigh_residuals(const beyond_call *c, block Y, idx rows, rows_of_data data, block there)
+/* The deltas D r(params + step) of a tile. `Y` holds the outputs at params, from which D comes,
+ * `there` those at params + step; the deltas take their place. */
+static void weigh_residuals(const jtr_call *c, block Y, idx rows, rows_of_data data, block there)
 {
     idx n_out = c->sum.plan->layers[c->sum.plan->n_layers - 1].n_out;
     for (idx i = 0; i < rows; i++) {
@@ -21,9 +30,10 @@ static void weigh_residuals(const beyond_call *c, block Y, idx rows, rows_of_dat
     }
 }
 
-static void beyond_part(void *context, idx worker, idx part)
+/* Jᵀr of one part of the rows, to `grad` of the sum for part 0, else to the part's slot. */
+static void jtr_part(void *context, idx worker, idx part)
 {
-    const beyond_call *c = context;
+    const jtr_call *c = context;
     const row_sum *s = &c->sum;
     const fb_plan *plan = s->plan;
     range all = part_of(s->n, part);
@@ -36,22 +46,23 @@ static void beyond_part(void *context, idx worker, idx part)
         rows_of_data data = stored_rows(plan, s->problem, i);
         tile_forward(plan, &B, c->moved, rows, data.X);
         memcpy(there.p, Y.p, (size_t)(rows * Y.ld) * sizeof(real));
-        buffers K = kept_forward(plan, &B, c->kept, s->n, i, s->params, rows, data.X);
+        buffers K = recorded_forward(plan, &B, c->at_params, s->n, i, s->params, rows, data.X);
         weigh_residuals(c, K.Y[last], rows, data, there);
         tile_backward(plan, &K, rows, data.X, grad, i > all.start, NULL);
     }
 }
 
-/* The free entries of a vector of all parameters. */
-static void keep_free(const fb_plan *plan, const real *all, real *kept)
+/* Copy the entries of the free parameters: from (n_params), to (n_free). */
+static void select_free(const fb_plan *plan, const real *from, real *to)
 {
     for (idx i = 0; i < plan->n_params; i++)
-        if (!plan->free || plan->free[i]) *kept++ = all[i];
+        if (!plan->free || plan->free[i]) *to++ = from[i];
 }
 
-/* `kept`, if it is not null, has the outputs at params or is to have them. */
-static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
-                      const void *moved, idx threads, fb_rho rho, outputs *kept, void *result)
+/* jtr_at() with the layers' outputs at params: it reads them from `at_params` if they are recorded
+ * there, else records them. Null: it computes them. */
+static int jtr_sum(fb_plan *plan, const fb_problem *problem, const void *params,
+                      const void *moved, idx threads, fb_rho rho, outputs *at_params, void *result)
 {
     idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
     idx workers = useful_workers(n, threads), n_slots = slots_for(n, workers, size);
@@ -62,7 +73,7 @@ static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *para
     workers = take_crew(crew, plan, workers, first, others);
     if (!workers) return FB_NO_MEMORY;
     transpose_weights(plan, params, 0, crew->Wt);
-    beyond_call call = {.sum = {.plan = plan,
+    jtr_call call = {.sum = {.plan = plan,
                                 .problem = problem,
                                 .params = params,
                                 .crew = crew,
@@ -73,19 +84,20 @@ static int sum_beyond(fb_plan *plan, const fb_problem *problem, const void *para
                                 .n_slots = n_slots},
                         .moved = moved,
                         .rho = rho,
-                        .kept = kept};
+                        .at_params = at_params};
     idx count = partition(n).count;
     fb_team *team = fb_team_new(workers);
-    fb_share(team, &(fb_work){beyond_part, merge_part, &call, count, n_slots ? n_slots : count});
+    fb_team_run(team, &(fb_work){jtr_part, merge_part, &call, count, n_slots ? n_slots : count});
     fb_team_free(team);
-    keep_free(plan, crew->extra, result);
+    select_free(plan, crew->extra, result);
     give_crew(crew, plan, workers);
-    if (kept) kept->recorded = 1;
+    if (at_params) at_params->recorded = 1;
     return FB_DONE;
 }
 
-static int gradient_beyond(fb_plan *plan, const fb_problem *problem, const void *params,
+/* The public function: params and moved (n_params), result (n_free). */
+static int jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
                            const void *moved, idx threads, fb_rho rho, void *result)
 {
-    return sum_beyond(plan, problem, params, moved, threads, rho, NULL, result);
+    return jtr_sum(plan, problem, params, moved, threads, rho, NULL, result);
 }

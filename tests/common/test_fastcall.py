@@ -1,4 +1,4 @@
-"""What the C functions on the way in do is what Python does without them."""
+"""Fast calls (csrc/python/fastcall.c) do what Python does without them, errors included."""
 
 from __future__ import annotations
 
@@ -29,25 +29,22 @@ from fastbp import backends
 from fastbp.common.arrays import is_ready
 from fastbp.networks import single_layers as _kernels
 
-pytestmark = pytest.mark.skipif(
-    _kernels.quick_forward is None, reason="fastbp was built without its door"
-)
-COMPILED = ("c", "numba")
+pytestmark = [
+    pytest.mark.skipif(_kernels.fast_forward is None, reason="fastbp was built without _fastcall"),
+    pytest.mark.skipif(backends.why_missing("c") is not None, reason="no C backend"),
+]
 
 
-@pytest.fixture(autouse=True, params=COMPILED)
-def backend(request):
-    """The name of the backend in use."""
-    if backends.why_missing(request.param) is not None:
-        pytest.skip(backends.why_missing(request.param))
-    with fb.use_backend(request.param):
-        yield request.param
+@pytest.fixture(autouse=True)
+def use_c():
+    with fb.use_backend("c"):
+        yield
 
 
-def without_door(name):
-    """A copy of the module as it is where the door is not built."""
+def without_fastcall(name):
+    """A copy of the module as it is where `_fastcall` is not built."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, "fastbp.backends._door", None)
+        patch.setitem(sys.modules, "fastbp.common._fastcall", None)
         spec = importlib.util.find_spec(name)
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -56,16 +53,16 @@ def without_door(name):
 
 @pytest.fixture(scope="module")
 def plain():
-    """The kernels without their door."""
-    module = without_door("fastbp.networks.single_layers")
-    assert module.quick_forward is module.quick_backward is None
+    """The kernels without fast calls."""
+    module = without_fastcall("fastbp.networks.single_layers")
+    assert module.fast_forward is module.fast_backward is None
     return module
 
 
 @pytest.fixture
-def long_way(monkeypatch, backend):
-    """The names of the functions that came to be called in Python, in their order."""
-    module, calls = backends.load(backend), []
+def long_way(monkeypatch):
+    """The names of the backend's functions that Python has called, in their order."""
+    module, calls = backends.load("c"), []
 
     def watched(name, function, *args):
         calls.append(name)
@@ -76,14 +73,6 @@ def long_way(monkeypatch, backend):
     return calls
 
 
-@pytest.fixture
-def known(plain, dtype):
-    """What the tests below use has been compiled, by a call in Python."""
-    for act in ("linear", "relu", "tanh", "gelu"):
-        Y, cache = plain.dense_forward(np.ones((1, 2), dtype), np.ones((2, 3), dtype), None, act)
-        plain.dense_backward(Y, cache)
-
-
 def layer(rng, dtype, n=5, n_in=4, n_out=3):
     """X, W, b, dY of whole numbers 0 and 1, which every type holds."""
     shapes = (n, n_in), (n_in, n_out), n_out, (n, n_out)
@@ -91,24 +80,24 @@ def layer(rng, dtype, n=5, n_in=4, n_out=3):
 
 
 def both(kernels, X, W, b, dY, act="tanh", **options):
-    """All that the functions of a module give, and what the cache holds but for the types."""
+    """The results of both functions of a module: the cache's arrays, and the gradients."""
     Y, cache = kernels.dense_forward(X, W, b, act, **options)
-    kept = *cache[:4], cache.mask
+    arrays = *cache[:4], cache.mask
     assert type(cache) is kernels.DenseCache
     assert cache.Y is Y and cache.backend is backends.resolve(options.get("backend"))
     assert cache.activation == fb.activation(act) and cache.has_bias is (b is not None)
-    return kept, kernels.dense_backward(dY, cache)
+    return arrays, kernels.dense_backward(dY, cache)
 
 
 @pytest.mark.parametrize("act", [*EVERY_ACTIVATION, fb.elu(0.3), fb.relu(1.0)], ids=str)
 @pytest.mark.parametrize(
     "shape", [(1, 8, 8), (33, 5, 17), (64, 40, 32), (0, 4, 3), (3, 0, 2)], ids=str
 )
-def test_usual_calls_never_come_to_python(plain, long_way, dtype, rng, act, shape):
+def test_usual_calls_are_fast(plain, long_way, dtype, rng, act, shape):
     X, W, b, dY = layer(rng, dtype, *shape)
     act = fb.activation(act)
     for bias in (b, None):
-        expected, plain_cache = plain.dense_forward(X, W, bias, act)  # which may compile it first
+        expected, plain_cache = plain.dense_forward(X, W, bias, act)
         gradients = plain.dense_backward(dY, plain_cache)
         assert long_way == ["dense_forward", "dense_backward"]
         long_way.clear()
@@ -122,7 +111,7 @@ def test_usual_calls_never_come_to_python(plain, long_way, dtype, rng, act, shap
         long_way.clear()
 
 
-def test_arguments_by_name(plain, known, long_way, rng, dtype):
+def test_arguments_by_name(plain, long_way, rng, dtype):
     X, W, b, dY = layer(rng, dtype)
     usual = [
         lambda f: f(X, W),
@@ -148,24 +137,24 @@ def test_arguments_by_name(plain, known, long_way, rng, dtype):
     assert long_way == ["dense_backward"]
 
 
-def test_unusual_arrays_take_the_long_way(plain, known, long_way, dtype, rng):
+def test_unusual_arrays_take_the_long_way(plain, long_way, dtype, rng):
     clean = layer(rng, dtype)
     for i, array in enumerate(clean):
         variants = {**nasty_layouts(array), **nasty_types(array)}
         for what, variant in variants.items():
             arrays = [*clean[:i], variant, *clean[i + 1 :]]
             before = bits(variant)
-            found, passed = both(_kernels, *arrays), list(long_way)
-            assert same(found, both(plain, *arrays)), (i, what)
+            results, calls = both(_kernels, *arrays), list(long_way)
+            assert same(results, both(plain, *arrays)), (i, what)
             assert bits(variant) == before
-            assert (passed == []) is is_ready(variant, dtype), (i, what)
+            assert (calls == []) is is_ready(variant, dtype), (i, what)
             long_way.clear()
 
 
-def test_other_calls_take_the_long_way(plain, known, long_way, backend, rng, dtype):
+def test_other_calls_take_the_long_way(plain, long_way, rng, dtype):
     X, W, b, dY = layer(rng, dtype)
     mask = rng.integers(0, 2, W.shape)
-    for options in ({"mask": mask}, {"backend": backend}, {"act": BUMP}):
+    for options in ({"mask": mask}, {"backend": "c"}, {"act": BUMP}):
         assert same(both(_kernels, X, W, b, dY, **options), both(plain, X, W, b, dY, **options))
         assert "dense_forward" in long_way
         long_way.clear()
@@ -231,10 +220,10 @@ def test_errors_are_the_same(plain, call):
     assert attempt(lambda: call(_kernels)) == expected
 
 
-def test_the_backend_in_use_is_used(known, long_way, backend, rng, dtype):
+def test_the_backend_in_use_is_used(long_way, rng, dtype):
     X, W, b, dY = layer(rng, dtype)
     _, cache = fb.dense_forward(X, W, b)
-    gradients = both(_kernels, X, W, b, dY, "linear", backend=backend)[1]
+    gradients = both(_kernels, X, W, b, dY, "linear", backend="c")[1]
     long_way.clear()
     for other in fb.available_backends():
         with fb.use_backend(other):
@@ -247,7 +236,19 @@ def test_the_backend_in_use_is_used(known, long_way, backend, rng, dtype):
     assert long_way == []
 
 
-def test_a_cache_that_was_changed(plain, known, rng, dtype):
+@pytest.mark.parametrize("name", ["numba", "numpy"])
+def test_other_backends_have_no_fast_calls(name, rng, dtype):
+    if backends.why_missing(name) is not None:
+        pytest.skip(backends.why_missing(name))
+    X, W, b, dY = layer(rng, dtype)
+    with fb.use_backend(name):
+        arguments = X, W, b, "linear", backends._default, _kernels.DenseCache
+        assert _kernels.fast_forward(*arguments) is None
+        _, cache = fb.dense_forward(X, W, b)
+    assert _kernels.fast_backward(dY, cache, True) is None
+
+
+def test_a_cache_that_was_changed(plain, rng, dtype):
     X, W, b, dY = layer(rng, dtype)
     changes = [
         {"has_bias": False},
@@ -269,10 +270,10 @@ def test_a_cache_that_was_changed(plain, known, rng, dtype):
         assert failures[0] == failures[1] is not None, change
 
 
-def test_references_are_given_back(backend, rng, dtype):
+def test_references_are_released(rng, dtype):
     arrays = layer(rng, dtype)
     act = fb.leaky_relu(0.2)
-    counted = [*arrays, act, dtype, backends.load(backend), fb.activation("gelu")]
+    counted = [*arrays, act, dtype, backends.load("c"), fb.activation("gelu")]
 
     def calls():
         for function in (act, "gelu", "linear"):
@@ -319,7 +320,7 @@ def test_memory_does_not_grow(rng, dtype):
 
 
 def test_what_is_ready(dtype, rng):
-    in_python = without_door("fastbp.common.arrays").is_ready
+    in_python = without_fastcall("fastbp.common.arrays").is_ready
     assert in_python is not is_ready
     for array in [*layer(rng, dtype), np.zeros((0, 3), dtype)]:
         variants = {"as it is": array, **nasty_layouts(array), **nasty_types(array)}
@@ -330,7 +331,7 @@ def test_what_is_ready(dtype, rng):
 
 
 @pytest.mark.parametrize("loss", ["mse", "softmax_ce", "gaussian_kl"])
-def test_value_and_gradient(monkeypatch, backend, dtype, rng, loss):
+def test_value_and_gradient(monkeypatch, dtype, rng, loss):
     net = fb.Network(4, fb.Dense(6, "gelu"), fb.Dense(2), dtype=dtype)
     X, params = rng.standard_normal((9, 4)), net.init(seed=3)
     y = {"mse": X[:, :2], "softmax_ce": rng.integers(0, 2, 9), "gaussian_kl": None}[loss]
@@ -341,29 +342,28 @@ def test_value_and_gradient(monkeypatch, backend, dtype, rng, loss):
     for _ in range(100):
         objective.value_and_grad(params)
     assert sys.getrefcount(params) == count
-    module, of_door = backends.load(backend), []
-    name = {"c": "value_and_grad", "numba": "numba_value_and_grad"}[backend]
+    module, fast = backends.load("c"), []
 
     def watched(function, *args):
-        of_door.append(function(*args))
-        return of_door[-1]
+        fast.append(function(*args))
+        return fast[-1]
 
-    door = SimpleNamespace(**{name: partial(watched, getattr(module._door, name))})
-    monkeypatch.setattr(module, "_door", door)
+    value_and_grad = partial(watched, module._fastcall.value_and_grad)
+    monkeypatch.setattr(module, "_fastcall", SimpleNamespace(value_and_grad=value_and_grad))
     assert same((value, grad), objective.value_and_grad(params))
-    assert len(of_door) == 1 and same(of_door[0], (value, grad))
-    monkeypatch.setattr(module, "_door", None)
+    assert len(fast) == 1 and same(fast[0], (value, grad))
+    monkeypatch.setattr(module, "_fastcall", None)
     assert same((value, grad), objective.value_and_grad(params))
-    assert len(of_door) == 1
+    assert len(fast) == 1
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8), (64, 48, 40)], ids=str)  # with the GIL and without
-def test_threads(backend, rng, dtype, shape):
+def test_threads(rng, dtype, shape):
     arrays = layer(rng, dtype, *shape)
     expected = both(_kernels, *arrays)
 
     def calls(_):
-        with fb.use_backend(backend):
+        with fb.use_backend("c"):
             return all(same(both(_kernels, *arrays), expected) for _ in range(200))
 
     with ThreadPoolExecutor(4) as pool:
@@ -375,8 +375,7 @@ def run(program, backend):
     subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=120)
 
 
-@pytest.mark.parametrize("backend", COMPILED, indirect=True)
-def test_the_first_calls_are_made_by_several_threads(backend):
+def test_the_first_calls_are_made_by_several_threads():
     program = """
 import threading, numpy as np, fastbp as fb
 from concurrent.futures import ThreadPoolExecutor
@@ -399,12 +398,14 @@ with ThreadPoolExecutor(3) as pool:
         for result, shape, value in zip(results, shapes, expected[i % 2]):
             assert np.allclose(result, np.full(shape, value), atol=1e-4), (i, result, value)
 """
-    run(program, backend)
+    run(program, "c")
 
 
-@pytest.mark.parametrize("backend", ["numba", "numpy"], indirect=True)
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
 def test_before_the_library_is_loaded(backend):
-    """A process that never comes to use the C backend."""
+    """In a process that does not use the C backend."""
+    if backends.why_missing(backend) is not None:
+        pytest.skip(backends.why_missing(backend))
     run(
         "import numpy as np, sys, fastbp as fb\n"
         "Y, cache = fb.dense_forward(np.ones((2, 3)), np.ones((3, 1)), np.zeros(1), 'tanh')\n"

@@ -1,28 +1,30 @@
-/* Slim networks, whose layers are too narrow to fill vectors: lanes are rows. fb_is_slim() tells
- * which these are.
+/* Lane-major sums: rows lie along the lanes of vectors, for networks of at most 4 to 8 units a layer,
+ * whose units are too few to fill vectors. fb_is_lane_major() says for which; objective.h calls
+ * lane_major_forward() and lane_major_backward() in place of tile_forward() and tile_backward().
  *
- * A tile's X, targets, Y, Z and deltas lie transposed: all rows' values of a unit are side by side,
- * in whole vectors. Products are then sums of vectors with broadcast weights, which need neither
- * W's transpose nor a mask per row, and activations and losses run over full vectors. What an entry
- * of the gradient sums over rows stays apart by lanes until all rows are through; then the lanes of
- * VL entries at a time are added while they are transposed.
+ * X, targets, Y, Z and deltas of a tile are transposed, (units, ld): the rows' values of one unit are
+ * side by side, in whole vectors. A product is then a sum of vectors times broadcast weights, which
+ * needs neither Wᵀ nor a mask per row, and activations and losses run over full vectors. Each entry
+ * of the gradient has VL partial sums, one per lane, (n_params, VL); add_lanes() adds them up once
+ * all rows are done.
  *
- * Lanes after the last row hold harmless numbers; only products over rows have to leave them out.
+ * Lanes after the last row hold harmless numbers; only sums over rows have to leave them out.
  */
 
-enum { UNITS = 4 }; /* that share the loads of a product */
+enum { UNITS = 4 }; /* so many units of a product share the loads of its inputs */
 
-/* How many numbers lay_out_slim() needs, 0 unless the network is slim. */
-static idx size_of_slim(const fb_plan *plan, int slim, idx rows)
+/* How many numbers lay_out_lane_major() needs in B->extra; 0 if the sum is not lane-major. */
+static idx size_of_lane_major(const fb_plan *plan, int lane_major, idx rows)
 {
     idx units = plan->layers[0].n_in + plan->layers[plan->n_layers - 1].n_out;
-    if (!slim) return 0;
+    if (!lane_major) return 0;
     for (idx l = 0; l < plan->n_layers; l++) units += 2 * plan->layers[l].n_out;
     return VL * round_up(plan->n_params) + (units + 2 * plan->max_width) * round_up(rows);
 }
 
-/* Put a tile's blocks into B->extra, whose beginning is the lanes of the gradient. */
-static void lay_out_slim(const fb_plan *plan, buffers *B, idx rows)
+/* Lay out B->extra: the partial sums of the gradient, then X, targets, Y, Z and deltas of a tile of
+ * `rows` rows, to which B's pointers are set. */
+static void lay_out_lane_major(const fb_plan *plan, buffers *B, idx rows)
 {
     idx ld = round_up(rows), last = plan->n_layers - 1;
     idx n = plan->n_params, padded = round_up(n);
@@ -38,8 +40,9 @@ static void lay_out_slim(const fb_plan *plan, buffers *B, idx rows)
     for (int i = 0; i < 2; i++) B->delta[i] = (block){end, ld}, end += plan->max_width * ld;
 }
 
-/* out (columns, ld) = the transpose of rows of A, of those that `order` names if it is not null;
- * zeros after the last. Interleaving row i with row i + VL/2, log2(VL) times over, transposes. */
+/* out (columns, ld) = the transpose of A (rows, columns), or of the rows of A that `order` lists
+ * unless it is null; zeros after the last row. Interleaving row i with row i + VL/2, log2(VL) times,
+ * transposes. */
 static void transpose_rows(idx rows, idx columns, const real *A, const int64_t *order, real *out,
                            idx ld)
 {
@@ -70,18 +73,19 @@ static void transpose_rows(idx rows, idx columns, const real *A, const int64_t *
     }
 }
 
-/* Products of one layer; `units` is how many outputs (of the pullback: inputs) are done at once. */
+/* Products of one layer, for `units` outputs (in the pullback: inputs) at a time. */
 
-/* What a call on a layer works on: `rows` rows, blocks of leading dimension ld. */
+/* A tile of `rows` rows, in blocks of leading dimension ld. */
 typedef struct {
     idx rows, ld;
     const real *params;
-    real *sums; /* the gradient's lanes */
-    int add; /* to sums of tiles before */
-} slim_tile;
+    real *sums; /* (n_params, VL): the gradient's partial sums */
+    int add; /* whether to add to the sums of the tiles before */
+} lane_major_tile;
 
-/* out_u = Σ_k w[u·us + k·ks]·in_k, plus bias_u unless that is null, at least `least`. */
-INLINE void combine(int units, const slim_tile *t, idx K, const real *w, idx us, idx ks,
+/* out_u = Σ_k w[u·us + k·ks]·in_k, plus bias_u unless bias is null, and not below `least`, for
+ * `units` units u; in (K, ld), out (units, ld). */
+INLINE void combine(int units, const lane_major_tile *t, idx K, const real *w, idx us, idx ks,
                     const real *bias, const real *in, real least, real *out)
 {
     for (idx r = 0; r < t->rows; r += VL) {
@@ -95,7 +99,7 @@ INLINE void combine(int units, const slim_tile *t, idx K, const real *w, idx us,
     }
 }
 
-/* The same for each number of units up to UNITS. */
+/* call(units) for n units, UNITS at a time; in it `u` is the first one. */
 #define IN_BLOCKS(n, call)                                                                         \
     for (idx u = 0; u < (n); u += UNITS) {                                                         \
         switch ((n) - u) {                                                                         \
@@ -106,9 +110,9 @@ INLINE void combine(int units, const slim_tile *t, idx K, const real *w, idx us,
         }                                                                                          \
     }
 
-/* Z = XW + b, or relu of it. */
-static void slim_outputs(const fb_layer *layer, const slim_tile *t, const real *in, int rectified,
-                         real *out)
+/* out (n_out, ld) = XW + b, or relu of it, for X in `in` (n_in, ld). */
+static void lane_major_outputs(const fb_layer *layer, const lane_major_tile *t, const real *in,
+                               int rectified, real *out)
 {
     const real *w = t->params + layer->w, *b = layer->b < 0 ? NULL : t->params + layer->b;
     idx n_in = layer->n_in, n_out = layer->n_out;
@@ -118,8 +122,9 @@ static void slim_outputs(const fb_layer *layer, const slim_tile *t, const real *
     IN_BLOCKS(n_out, OUTPUTS)
 }
 
-/* dX = dZ·Wᵀ */
-static void slim_pullback(const fb_layer *layer, const slim_tile *t, const real *dZ, real *dX)
+/* dX (n_in, ld) = dZ·Wᵀ for dZ (n_out, ld). */
+static void lane_major_pullback(const fb_layer *layer, const lane_major_tile *t, const real *dZ,
+                                real *dX)
 {
     const real *w = t->params + layer->w;
     idx n_in = layer->n_in, n_out = layer->n_out;
@@ -128,8 +133,9 @@ static void slim_pullback(const fb_layer *layer, const slim_tile *t, const real 
     IN_BLOCKS(n_in, PULLBACK)
 }
 
-/* By lanes, for some units j: Σ_rows x_i·dz_j for all inputs i, Σ_rows dz_j to `biases`. */
-INLINE void multiply_some(int units, const slim_tile *t, idx n_in, idx n_out, const real *X,
+/* For `units` units j the partial sums of Σ_rows x_i·dz_j, for all inputs i, to `sums`, and those of
+ * Σ_rows dz_j to `biases`, unless it is null. */
+INLINE void multiply_some(int units, const lane_major_tile *t, idx n_in, idx n_out, const real *X,
                           const real *dZ, real *sums, real *biases)
 {
     idx ld = t->ld, tail = (t->rows - 1) / VL * VL;
@@ -151,8 +157,9 @@ INLINE void multiply_some(int units, const slim_tile *t, idx n_in, idx n_out, co
         store(biases + u * VL, t->add ? load(biases + u * VL) + d[u] : d[u]);
 }
 
-/* The lanes of dW (+)= Xᵀ·dZ and db (+)= Σ_rows dZ. */
-static void slim_gradient(const fb_layer *layer, const slim_tile *t, const real *X, const real *dZ)
+/* The partial sums of dW (+)= Xᵀ·dZ and db (+)= Σ_rows dZ. */
+static void lane_major_gradient(const fb_layer *layer, const lane_major_tile *t, const real *X,
+                                const real *dZ)
 {
     real *sums = t->sums + layer->w * VL, *biases = layer->b < 0 ? NULL : t->sums + layer->b * VL;
     idx n_in = layer->n_in, n_out = layer->n_out;
@@ -162,23 +169,23 @@ static void slim_gradient(const fb_layer *layer, const slim_tile *t, const real 
     IN_BLOCKS(n_out, GRADIENT)
 }
 
-/* All layers' Y and Z of a tile whose inputs are in B->X. */
-INLINE void slim_forward(const fb_plan *plan, const buffers *B, const slim_tile *t)
+/* Y and Z of all layers for a tile whose inputs are in B->X. */
+INLINE void lane_major_forward(const fb_plan *plan, const buffers *B, const lane_major_tile *t)
 {
     const real *in = B->X;
     for (idx l = 0; l < plan->n_layers; l++) {
         const fb_layer *layer = plan->layers + l;
         real *Y = B->Y[l].p, *Z = B->Z[l].p, *out = Z ? Z : Y;
         int rectified = !Z && (layer->act.kind == FB_RELU || layer->act.kind == FB_RELU_Z);
-        slim_outputs(layer, t, in, rectified, out);
+        lane_major_outputs(layer, t, in, rectified, out);
         if (Z || !(rectified || layer->act.kind == FB_LINEAR))
             act_apply(&layer->act, 0, layer->n_out * t->ld, out, Y);
         in = Y;
     }
 }
 
-/* From dL/dY of the last layer, in delta[0], to the gradient by lanes. */
-INLINE void slim_backward(const fb_plan *plan, const buffers *B, const slim_tile *t)
+/* The partial sums of the gradient, from dL/dY of the last layer in delta[0]. */
+INLINE void lane_major_backward(const fb_plan *plan, const buffers *B, const lane_major_tile *t)
 {
     real *d = B->delta[0].p, *other = B->delta[1].p;
     for (idx l = plan->n_layers - 1; l >= 0; l--) {
@@ -186,16 +193,17 @@ INLINE void slim_backward(const fb_plan *plan, const buffers *B, const slim_tile
         idx size = layer->n_out * t->ld;
         if (layer->act.kind != FB_LINEAR)
             act_backward(&layer->act, 1, size, d, 0, B->Y[l].p, 0, B->Z[l].p, 0, d, 0);
-        slim_gradient(layer, t, l ? B->Y[l - 1].p : B->X, d);
+        lane_major_gradient(layer, t, l ? B->Y[l - 1].p : B->X, d);
         if (l == 0) break;
-        slim_pullback(layer, t, d, other);
+        lane_major_pullback(layer, t, d, other);
         real *swap = d;
         d = other, other = swap;
     }
 }
 
-/* sums[p] = Σ of lanes p·VL.. for p < n: interleaving row i with row i + VL/2 is the step that
- * transposes, and adding both results halves the rows. Padded sums are written as whole vectors. */
+/* sums (n,) = the row sums of lanes (n, VL), VL rows at a time. Interleaving row i with row i + VL/2
+ * is a step of a transpose; adding its two results halves the number of rows. With `padded`, sums
+ * has room for whole vectors. */
 static void add_lanes(idx n, const real *lanes, real *sums, int padded)
 {
     for (idx p = 0; p < n; p += VL, lanes += VL * VL) {

@@ -1,9 +1,9 @@
-/* Threads that share the parts of a call's work; see core/internal.h.
+/* Teams of threads, which compute the parts of a call's work; core/internal.h declares them.
  *
- * They are started by the call that wants them and have ended when it returns, so that a process
- * may fork whenever no call runs. Between two shares of one call they spin for some microseconds,
- * as the next step of a training run is not far, and sleep then. The caller waits for members that
- * have begun a part, not for those that the system has not yet woken.
+ * A call starts its threads and joins them before it returns, so that a process may fork whenever
+ * no call runs. A call such as a training run gives its team many works, one a step. Between two of
+ * them the members spin for some microseconds, as the next one is not far, and then sleep. The
+ * caller waits for members that have begun a part, not for those that the system has not yet woken.
  */
 #include "core/internal.h"
 
@@ -24,13 +24,13 @@ typedef struct {
 struct fb_team {
     pthread_mutex_t lock; /* for all fields that are not atomic */
     pthread_cond_t changed;
-    _Atomic idx round; /* counts the shares; members wait for the next one */
+    _Atomic idx round; /* counts the works; members wait for the next one */
     _Atomic idx busy; /* members at work */
     _Atomic idx next; /* part to begin */
     _Atomic idx merged; /* parts merged */
-    const fb_work *work; /* null between shares */
+    const fb_work *work; /* null between two works */
     int ended;
-    int merging; /* whether a worker is at it */
+    int merging; /* whether a worker merges at the moment */
     char computed[FB_MOST_PARTS];
     idx size; /* of the members: workers besides the caller */
     member members[FB_MOST_PARTS];
@@ -45,6 +45,7 @@ static void relax(void)
 #endif
 }
 
+/* Return when *value is no longer `old`. */
 static void wait_while(fb_team *team, const _Atomic idx *value, idx old)
 {
     for (int i = 0; i < SPINS; i++) {
@@ -56,7 +57,8 @@ static void wait_while(fb_team *team, const _Atomic idx *value, idx old)
     pthread_mutex_unlock(&team->lock);
 }
 
-/* Merge what is computed, up to the first part that is not; one worker does it for all. */
+/* Note that a part is computed. Unless another worker merges already, merge all parts that are
+ * computed, in order, up to the first one that is not. */
 static void merge(fb_team *team, const fb_work *work, idx part)
 {
     pthread_mutex_lock(&team->lock);
@@ -75,7 +77,7 @@ static void merge(fb_team *team, const fb_work *work, idx part)
     pthread_mutex_unlock(&team->lock);
 }
 
-/* Begin parts and finish them as long as there are any. */
+/* Compute one part after another as long as there are any. */
 static void take_parts(fb_team *team, const fb_work *work, idx worker)
 {
     idx part, merged;
@@ -87,6 +89,7 @@ static void take_parts(fb_team *team, const fb_work *work, idx worker)
     }
 }
 
+/* What a thread runs: wait for a work, compute parts of it, until the team ends. */
 static void *live(void *itself)
 {
     member *me = itself;
@@ -109,6 +112,7 @@ static void *live(void *itself)
     }
 }
 
+/* Give the members a work, or with `ended` let their threads return. */
 static void call_members(fb_team *team, const fb_work *work, int ended)
 {
     pthread_mutex_lock(&team->lock);
@@ -130,10 +134,10 @@ fb_team *fb_team_new(idx workers)
     pthread_mutex_init(&team->lock, NULL);
     pthread_cond_init(&team->changed, NULL);
     for (; team->size < workers - 1; team->size++) {
-        member *fresh = team->members + team->size;
-        fresh->team = team;
-        fresh->number = team->size + 1;
-        if (pthread_create(&fresh->thread, NULL, live, fresh) != 0) break;
+        member *next = team->members + team->size;
+        next->team = team;
+        next->number = team->size + 1;
+        if (pthread_create(&next->thread, NULL, live, next) != 0) break;
     }
     return team;
 }
@@ -148,7 +152,7 @@ void fb_team_free(fb_team *team)
     free(team);
 }
 
-static void share_with(fb_team *team, const fb_work *work)
+static void run_with(fb_team *team, const fb_work *work)
 {
     call_members(team, work, 0);
     take_parts(team, work, 0);
@@ -168,7 +172,7 @@ fb_team *fb_team_new(idx workers)
 
 void fb_team_free(fb_team *team) { (void)team; }
 
-static void share_with(fb_team *team, const fb_work *work)
+static void run_with(fb_team *team, const fb_work *work)
 {
     (void)team;
     (void)work;
@@ -176,10 +180,10 @@ static void share_with(fb_team *team, const fb_work *work)
 
 #endif
 
-void fb_share(fb_team *team, const fb_work *work)
+void fb_team_run(fb_team *team, const fb_work *work)
 {
     if (team) {
-        share_with(team, work);
+        run_with(team, work);
         return;
     }
     for (idx part = 0; part < work->parts; part++) {
