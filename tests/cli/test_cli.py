@@ -22,6 +22,7 @@ import fastbp as fb
 from fastbp import demo
 from fastbp.cli import bench
 from fastbp.cli.commands import commands, main
+from fastbp.cli.workloads import TRAINING
 
 COMMAND = [sys.executable, "-m", "fastbp"]
 DOCUMENT = ROOT / "docs" / "command_line.md"
@@ -589,13 +590,10 @@ def test_what_bench_times_gives_the_same_results(calls, kind):
 
 def test_the_layers_that_quick_leaves_out_are_right_too():
     everything = list(bench.cases((), quick=False))
-    assert len(everything) == 2 * (len(bench.LAYERS) + len(bench.TRAININGS))
-    for sizes, activation, loss, method, batch_size, n, _ in bench.TRAININGS[4:]:
-        rng = np.random.default_rng(2)
-        net = fb.Network.mlp(sizes, activation)
-        X, y = rng.standard_normal((n, sizes[0])), rng.standard_normal((n, sizes[-1]))
-        y = y.argmax(axis=1) if loss == "softmax_ce" else y
-        options = {"loss": loss, "method": method, "batch_size": batch_size, "epochs": 2}
-        by_hand = bench.train_by_hand(net, X, y, **options)
-        fitted = fb.fit(net, X, y, seed=0, backend="numpy", **options).params
+    assert len(everything) == 2 * (len(bench.LAYERS) + len(bench.RUNS))
+    for name in ("T5", "T6"):
+        training = TRAINING[name]
+        task = training.net("float64"), *training.data("float64", 4)
+        by_hand = bench.train_by_hand(*task, **training.options(2))
+        fitted = fb.fit(*task, seed=0, backend="numpy", **training.options(2)).params
         assert np.abs(by_hand - fitted).max() <= 1e-11
