@@ -57,3 +57,10 @@ def restricted_regression(dtype="float64"):
     A = np.column_stack([X[:, 0], X[:, 3], np.ones(30)]).astype(float)
     exact, *_ = np.linalg.lstsq(A, y - 2.0 * X[:, 2].astype(float))
     return net.objective(X, y, "sse"), A, exact
+
+
+def same_results(a, b):
+    """Two results of many starts are the same to the bit."""
+    for name in ("fun", "params", "starts", "order", "seeds", "failed"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.messages == b.messages and a.clusters == b.clusters
