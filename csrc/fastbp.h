@@ -30,8 +30,8 @@ typedef struct {
     double constant, scale, l2, l1, group;
 } fb_problem;
 
-/* Some steps of a training run. The fields are those of the contract's Run and Recipe, which explain
- * them, and then the other arguments of its train(). `validation` may be null. */
+/* Some steps of a training run. The fields are those of the contract's Run and Recipe, which
+ * explain them, and then the other arguments of its train(). `validation` may be null. */
 typedef struct {
     void *params, *moments, *good, *best;
     double *average, *monitor;
@@ -65,17 +65,18 @@ typedef struct {
     double *records;
 } fb_descent;
 
-/* fb_isa() names the instruction set in use: "avx512", "avx2" or "baseline". fb_set_isa() chooses the
- * highest one that the processor has, up to `cap` unless that is null; it returns 0 for an unknown
- * name. Call it before any plan is made. fb_compiler() names the compiler and its version. */
+/* fb_isa() names the instruction set in use: "avx512", "avx2" or "baseline". fb_set_isa() chooses
+ * the highest one that the processor has, up to `cap` unless that is null; it returns 0 for an
+ * unknown name. Call it before any plan is made. fb_compiler() names the compiler and its
+ * version. */
 const char *fb_isa(void);
 int fb_set_isa(const char *cap);
 const char *fb_compiler(void);
 
 /* layers (n_layers, FB_LAYER_COLUMNS): the contract's layer table. Per layer also the activation's
- * constant, the address of a user's activation (else 0) and the share of outputs that training drops
- * (null: none). Per parameter whether it is free, so that training may change it (null: all are).
- * Copies all arrays; returns null without memory. */
+ * constant, the address of a user's activation (else 0) and the share of outputs that training
+ * drops (null: none). Per parameter whether it is free, so that training may change it (null: all
+ * are). Copies all arrays; returns null without memory. */
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                      const double *constants, const uintptr_t *functions, const double *dropout,
                      const uint8_t *free, int64_t n_params, int64_t tape_width);
@@ -84,7 +85,8 @@ void fb_plan_free(fb_plan *plan);
 /* result (size) = act(Z) for order 0, its first or second derivative for order 1 or 2. */
 void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
                    int64_t size, const void *Z, void *result);
-/* One dense layer. b, Z, dX and db may be null; backward reads Z only if the activation needs it. */
+/* One dense layer. b, Z, dX and db may be null; backward reads Z only if the activation needs
+ * it. */
 int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
                      double constant, uintptr_t function, const void *X, const void *W,
                      const void *b, void *Y, void *Z);

@@ -1,6 +1,6 @@
 /* Activations and their derivatives, of one vector and of arrays. fastbp/activations.py has the
- * formulas; here they are arranged so that nothing cancels, overflows or underflows before the result
- * does:
+ * formulas; here they are arranged so that nothing cancels, overflows or underflows before the
+ * result does:
  *
  * - A result that may be subnormal is made of the exponential's mantissa and multiplied by its
  *   power of two at the end, so that it is rounded once.
@@ -9,7 +9,8 @@
  * - Where a derivative crosses zero, its numerator is a sum of differences from the root's values,
  *   which have the same sign; the root is a sum of two numbers.
  *
- * Arguments are cut where the function has become 0, 1 or z, so that infinities are no special case.
+ * Arguments are cut where the function has become 0, 1 or z, so that infinities are no special
+ * case.
  */
 #include "elementary.h"
 
@@ -257,8 +258,8 @@ INLINE vec mish_second(vec z)
     return slope * (2 + with_sign_of(a, z) * (1 - s - 2 * w * s));
 }
 
-/* One vector of an activation or a derivative. `kind` is a constant where these are inlined, so that
- * of the switch one case remains; a kind without a case traps. */
+/* One vector of an activation or a derivative. `kind` is a constant where these are inlined, so
+ * that of the switch one case remains; a kind without a case traps. */
 
 INLINE vec act(int kind, act_constants c, vec z)
 {
@@ -377,7 +378,7 @@ INLINE vec act_derivative_from_y(int kind, act_constants c, vec y)
     CASE(FB_HARD_SIGMOID) CASE(FB_RELU6)
 
 #define ONE_MORE(kind) +1
-_Static_assert(1 EACH_BENT(ONE_MORE) == FB_USER, "a kind is in no list: all but FB_LINEAR are bent");
+_Static_assert(1 EACH_BENT(ONE_MORE) == FB_USER, "a kind is in no list; all but FB_LINEAR bend");
 
 /* Whether the derivative needs Z; for the others Y is enough. */
 INLINE int act_needs_z(int kind)

@@ -31,8 +31,8 @@ INLINE real dot(idx n, const real *x, const real *y)
     return hsum(sum);
 }
 
-/* Factor rows first..last of A, from which the products of the rows of U above have been subtracted.
- * Returns 0 if a pivot is not positive and finite. */
+/* Factor rows first..last of A, from which the products of the rows of U above have been
+ * subtracted. Returns 0 if a pivot is not positive and finite. */
 static int factor_rows(idx n, idx first, idx last, real *A)
 {
     for (idx k = first; k < last; k++) {
@@ -44,8 +44,8 @@ static int factor_rows(idx n, idx first, idx last, real *A)
     return 1;
 }
 
-/* A becomes U, FB_FACTOR_ROWS rows at a time. Returns 0 if A is not positive definite. `negative` has
- * room for n·FB_FACTOR_ROWS numbers, `pack` for PACK_SIZE. */
+/* A becomes U, FB_FACTOR_ROWS rows at a time. Returns 0 if A is not positive definite. `negative`
+ * has room for n·FB_FACTOR_ROWS numbers, `pack` for PACK_SIZE. */
 static int cholesky(idx n, real *A, real *negative, real *pack)
 {
     for (idx k = 0; k < n; k += FB_FACTOR_ROWS) {

@@ -56,8 +56,8 @@ static int jvp(fb_plan *plan, const void *params, idx n, const void *X_, const v
 }
 
 /* d = dL/dA of a layer's output becomes D = dL/dZ, and Rd its derivative: D = dL/dA ∘ act'(Z) and
- * R{D} = R{dL/dA} ∘ act'(Z) + dL/dA ∘ act''(Z) ∘ R{Z}. Overwrites Z and R{Z}. For Gauss and Newton's
- * matrix dL/dA counts as 0. */
+ * R{D} = R{dL/dA} ∘ act'(Z) + dL/dA ∘ act''(Z) ∘ R{Z}. Overwrites Z and R{Z}. For Gauss and
+ * Newton's matrix dL/dA counts as 0. */
 static void differentiate_deltas(const fb_layer *layer, idx rows, const buffers *B, idx l, block d,
                                  block Rd, int gauss_newton)
 {

@@ -1,5 +1,6 @@
-/* Dropout: the factors by which a training step multiplies the layers' outputs. The contract's train()
- * defines them as a function of (seed, step, layer, row, unit), so that all backends draw the same. */
+/* Dropout: the factors by which a training step multiplies the layers' outputs. The contract's
+ * train() defines them as a function of (seed, step, layer, row, unit), so that all backends draw
+ * the same. */
 
 static uint64_t mix(uint64_t x)
 {
@@ -21,8 +22,8 @@ static uint64_t dropout_key(uint64_t seed, int64_t step)
     return mix(seed + FB_GOLDEN * ((uint64_t)step + 1));
 }
 
-/* B->factors[l] (rows, ld) = 0 or 1/(1 - p), per layer with dropout p, for a tile whose first row is
- * row `first` of its batch. */
+/* B->factors[l] (rows, ld) = 0 or 1/(1 - p), per layer with dropout p, for a tile whose first row
+ * is row `first` of its batch. */
 static void draw_factors(const fb_plan *plan, const buffers *B, uint64_t step_key, idx first,
                          idx rows)
 {

@@ -1,9 +1,9 @@
 /* Elementary functions of vectors: exp, expm1, tanh, sigmoid, log, sin, cos.
  *
  * They are polynomials after argument reduction, without tables, accurate to about 1 to 3 ULP over
- * the whole range of the dtype, subnormal results and NaN included. tools/polynomials.py derives the
- * coefficients and the limits. Where one number of the dtype is not precise enough, a value is the
- * sum of two.
+ * the whole range of the dtype, subnormal results and NaN included. tools/polynomials.py derives
+ * the coefficients and the limits. Where one number of the dtype is not precise enough, a value is
+ * the sum of two.
  */
 #include "polynomials.h"
 
@@ -44,8 +44,8 @@ INLINE vec horner(const real *c, int last, int step, vec x)
     return result;
 }
 
-/* The polynomial of a list of coefficients, lowest power first. A long one is split into even and odd
- * powers, which the processor computes at once. */
+/* The polynomial of a list of coefficients, lowest power first. A long one is split into even and
+ * odd powers, which the processor computes at once. */
 #define POLYNOMIAL(list, x) polynomial(list, (int)(sizeof(list) / sizeof(*list)) - 1, x)
 INLINE vec polynomial(const real *c, int degree, vec x)
 {

@@ -5,8 +5,8 @@
  *     dW = Xᵀ·dZ     A = X read by columns: A has arbitrary strides
  *
  * Vectors run along the columns of B and C, elements of A are broadcast. A tile keeps MR x NV
- * accumulators in registers: with NV loads of B and MR broadcasts for MR·NV multiply-adds, 12 x 2 and
- * 8 x 3 fill the 32 registers of AVX-512 and are bound by arithmetic, 6 x 2 the 16 of AVX2. All
+ * accumulators in registers: with NV loads of B and MR broadcasts for MR·NV multiply-adds, 12 x 2
+ * and 8 x 3 fill the 32 registers of AVX-512 and are bound by arithmetic, 6 x 2 the 16 of AVX2. All
  * smaller row counts exist too, and few rows go with more vectors, so that there are sums enough to
  * hide a multiply-add's latency. Rows and columns are split evenly, so that no shape falls off an
  * edge. The last vector of a row is masked, and a half one if that is enough.
@@ -315,8 +315,8 @@ INLINE int is_dotted(idx M, idx K) { return M <= FEW_ROWS && K >= DOTTED * M * V
 INLINE int wants_copy(idx M, idx N, idx K) { return !is_dotted(M, K) && !is_large(N, K); }
 
 /* C (M, N) = epilogue(A (M, K)·B (K, N)), A with strides ars and acs. If B is transposed, acs is 1
- * and there is no bias. `pack` has room for PACK_SIZE numbers. Products of small networks are single
- * tiles, for which one more call would count. */
+ * and there is no bias. `pack` has room for PACK_SIZE numbers. Products of small networks are
+ * single tiles, for which one more call would count. */
 INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B, real *C, idx ldc,
                  epilogue e, real *pack)
 {

@@ -6,11 +6,11 @@
  * layer, from which the rows of J are then written.
  */
 
-enum {
-    COLUMN_BLOCK = PANEL_NV * VL /* columns of JᵀJ that one product computes, down to the diagonal */
-};
+/* So many columns of JᵀJ are computed by one product, down to the diagonal. */
+enum { COLUMN_BLOCK = PANEL_NV * VL };
 
-/* d (rows·each, n_out) ∘= act' of the layer; the `each` deltas of a row share its row of Y and Z. */
+/* d (rows·each, n_out) ∘= act' of the layer; the `each` deltas of a row share its row of Y and
+ * Z. */
 static void scale_deltas(const fb_layer *layer, idx rows, idx each, block Y, block Z, block d)
 {
     if (each == 1) {
@@ -23,9 +23,9 @@ static void scale_deltas(const fb_layer *layer, idx rows, idx each, block Y, blo
     }
 }
 
-/* B->D of the layers down to `lowest` = the derivatives to Z, from those to Y in D of the last layer,
- * `each` rows for a row of data. dX (rows·each, n_in) = the derivatives to the inputs, unless it is
- * null; then `lowest` is 0. */
+/* B->D of the layers down to `lowest` = the derivatives to Z, from those to Y in D of the last
+ * layer, `each` rows for a row of data. dX (rows·each, n_in) = the derivatives to the inputs,
+ * unless it is null; then `lowest` is 0. */
 static void pull_deltas(const fb_plan *plan, const buffers *B, idx rows, idx each, idx lowest,
                         real *dX)
 {
@@ -52,9 +52,9 @@ INLINE real *multiples(int vectors, idx n_in, idx n_out, const real *a, const re
     return J;
 }
 
-/* The entries of a layer in a row of J: a_i·d_j for the weights, then d_j for the biases, where a is
- * the layer's input. Returns their end. It stores whole vectors, so that up to VL - 1 numbers behind
- * the end are overwritten. */
+/* The entries of a layer in a row of J: a_i·d_j for the weights, then d_j for the biases, where a
+ * is the layer's input. Returns their end. It stores whole vectors, so that up to VL - 1 numbers
+ * behind the end are overwritten. */
 INLINE real *fill_all(const fb_layer *layer, const real *a, const real *d, real *J)
 {
     idx n_in = layer->n_in, n_out = layer->n_out;
@@ -101,7 +101,8 @@ static void fill_row(const fb_plan *plan, const buffers *B, const real *x, idx s
 }
 
 /* The rows of J (rows·each, columns) of a tile, in ascending order, since each overwrites the
- * beginning of the next one. The last rows go through `spare`, as nothing may be written behind J. */
+ * beginning of the next one. The last rows go through `spare`, as nothing may be written behind
+ * J. */
 static void fill_rows(const fb_plan *plan, const buffers *B, idx rows, idx each, const real *X,
                       int free_only, block J, real *spare)
 {
@@ -217,10 +218,10 @@ static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *p
 /* The normal equations. A worker writes a block of rows of J to its B->extra and adds their JᵀJ to
  * the sum while they are in the cache.
  *
- * The residuals are the last column of the block, number n, so that one product gives JᵀJ and as its
- * row n (Jᵀr)ᵀ. Of the columns that fill whole vectors it computes what is on and above the diagonal.
- * Of the fewer than VL columns that are left it computes the transpose, rows whole_columns(n) to n,
- * whose vectors are full. mirror() fills in the rest at the end. */
+ * The residuals are the last column of the block, number n, so that one product gives JᵀJ and as
+ * its row n (Jᵀr)ᵀ. Of the columns that fill whole vectors it computes what is on and above the
+ * diagonal. Of the fewer than VL columns that are left it computes the transpose, rows
+ * whole_columns(n) to n, whose vectors are full. mirror() fills in the rest at the end. */
 
 INLINE idx whole_columns(idx n) { return n / VL * VL; }
 
@@ -257,8 +258,8 @@ INLINE double robust_square(fb_rho rho, double r, double *slope)
     }
 }
 
-/* Σ w·scale²·rho of a tile whose outputs are Y. Unless it is null, roots (rows, n_out) = sqrt(w·rho'),
- * and r (rows, n_out) = the residuals times them. */
+/* Σ w·scale²·rho of a tile whose outputs are Y. Unless it is null, roots (rows, n_out) =
+ * sqrt(w·rho'), and r (rows, n_out) = the residuals times them. */
 static double sum_squares(const normal_call *c, block Y, idx rows, rows_of_data data, real *roots,
                           real *r)
 {
@@ -324,7 +325,8 @@ static real *normal_slot(const normal_call *c, idx part)
  * power of two share few sets of a cache. */
 INLINE idx leading_of_normal(idx n) { return (n / VL + 1) / 2 * 2 * VL + VL; }
 
-/* The work of one part: its sum of squares to c->sums, its JᵀJ to its slot (of part 0 to c->normal). */
+/* The work of one part: its sum of squares to c->sums, its JᵀJ to its slot (of part 0 to
+ * c->normal). */
 static void normal_part(void *context, idx worker, idx part)
 {
     normal_call *c = context;

@@ -230,9 +230,9 @@ static void softmax_curve(const loss_tile *tile)
     }
 }
 
-/* Columns 0 to k - 1 of Y are means m, columns k to 2k - 1 logarithms v of variances. `terms` declares
- * variables, from which the other arguments compute ℓ (term), its derivatives to m and v, and the
- * products of the Hessian with um and uv. The number in NLL is ½ log 2π. */
+/* Columns 0 to k - 1 of Y are means m, columns k to 2k - 1 logarithms v of variances. `terms`
+ * declares variables, from which the other arguments compute ℓ (term), its derivatives to m and v,
+ * and the products of the Hessian with um and uv. The number in NLL is ½ log 2π. */
 #define GAUSSIAN(name, terms, term, slope_m, slope_v, curve_m, curve_v)                            \
     static double name(const loss_tile *tile)                                                      \
     {                                                                                              \
@@ -294,8 +294,8 @@ static double margin_ranking_loss(const loss_tile *tile)
     return sum;
 }
 
-/* The user's function on line i of `length` numbers (a row, or lane-major a unit), by pieces that stay
- * in the cache. */
+/* The user's function on line i of `length` numbers (a row, or lane-major a unit), by pieces that
+ * stay in the cache. */
 static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
 {
     enum { PIECE = 256 };

@@ -4,8 +4,8 @@
  * normal_sums() gives the linear model, jtr_sum() the second derivative along a step.
  */
 
-/* A search: its vectors in the workspace, and the results of its last trial. Vectors have n = n_free
- * entries, `moved` and `trial` n_params. */
+/* A search: its vectors in the workspace, and the results of its last trial. Vectors have n =
+ * n_free entries, `moved` and `trial` n_params. */
 typedef struct {
     fb_plan *plan;
     const fb_problem *problem;
@@ -231,8 +231,8 @@ static int iterate(search *s)
     return 0;
 }
 
-/* Whether the layers' outputs are recorded: where they fit into the cache, for one worker, and if no
- * activation needs Z. */
+/* Whether the layers' outputs are recorded: where they fit into the cache, for one worker, and if
+ * no activation needs Z. */
 static int records_outputs(const fb_plan *plan, idx n, idx threads)
 {
     enum { MOST = 1 << 20 }; /* bytes */
@@ -248,7 +248,8 @@ INLINE idx size_of_table(const fb_plan *plan)
     return round_up(plan->n_layers * (idx)(sizeof(block) / sizeof(real)));
 }
 
-/* How many numbers lay_out_search() needs; n_recorded rows of data, or 0, have their outputs recorded. */
+/* How many numbers lay_out_search() needs; n_recorded rows of data, or 0, have their outputs
+ * recorded. */
 static idx size_of_search(const fb_plan *plan, idx n_recorded)
 {
     idx n = plan->n_free;

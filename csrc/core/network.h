@@ -82,8 +82,8 @@ static char *lay_out_dropout(buffers *B, char *end, const fb_plan *plan, idx row
     return end;
 }
 
-/* Whether the product of `rows` rows with the transpose of W reads a copy. The transpose of a single
- * column is the column itself. */
+/* Whether the product of `rows` rows with the transpose of W reads a copy. The transpose of a
+ * single column is the column itself. */
 INLINE int copies_transpose(idx rows, idx n_in, idx n_out)
 {
     return n_out > 1 && wants_copy(rows, n_in, n_out);
@@ -199,8 +199,8 @@ static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, cons
     act_apply(act, 0, (rows - 1) * out.ld + n_out, out.p, Y.p);
 }
 
-/* sums (+)= the column sums of A (rows, columns), `vectors` vectors wide, at most 4. Several vectors
- * side by side hide the latency of an addition. */
+/* sums (+)= the column sums of A (rows, columns), `vectors` vectors wide, at most 4. Several
+ * vectors side by side hide the latency of an addition. */
 INLINE void column_sums(int vectors, idx rows, idx columns, block A, real *sums, int add)
 {
     vec s[4];
@@ -246,7 +246,8 @@ static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx
     if (db) sum_of_rows(rows, n_out, dZ, db, add);
 }
 
-/* The transpose of W as a factor of products: written to `copy` if that has memory, else W itself. */
+/* The transpose of W as a factor of products: written to `copy` if that has memory, else W
+ * itself. */
 INLINE factor transpose_of(idx n_in, idx n_out, const real *W, factor copy)
 {
     if (n_out == 1) return (factor){W, n_in, 0};

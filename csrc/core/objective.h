@@ -1,8 +1,8 @@
 /* The objective and its gradient: the sum of the rows' losses, and penalties on the weights.
  *
- * The rows are cut into parts, whatever the number of threads; up to FB_PART_ROWS rows are one part.
- * Within a part the tiles add to one gradient. The sums of the parts are then added in order, so that
- * the result does not depend on how many workers there are.
+ * The rows are cut into parts, whatever the number of threads; up to FB_PART_ROWS rows are one
+ * part. Within a part the tiles add to one gradient. The sums of the parts are then added in order,
+ * so that the result does not depend on how many workers there are.
  */
 
 /* The data of some rows: X (rows, n_in), T (rows, n_targets) or labels, weights or null. */
@@ -31,8 +31,8 @@ INLINE void prefetch(const real *row, idx n)
     __builtin_prefetch(row + n - 1);
 }
 
-/* Prefetch the data of the row AHEAD places later in `order`, which has `left` rows from here on. At
- * 10^6 rows of 20 numbers it makes gathering 1.4 to 1.7 times as fast. */
+/* Prefetch the data of the row AHEAD places later in `order`, which has `left` rows from here on.
+ * At 10^6 rows of 20 numbers it makes gathering 1.4 to 1.7 times as fast. */
 INLINE void prefetch_ahead(const fb_plan *plan, const fb_problem *problem, const int64_t *order,
                            idx left)
 {
@@ -52,8 +52,8 @@ INLINE void copy_row(idx n, const real *from, real *to)
     for (idx i = 0; i < n; i += VL) store(to + i, load_first(from + i, first_lanes(n - i)));
 }
 
-/* Copy the n rows that `order` lists to B->X, B->T, B->weights and B->labels. `order` has `left` rows
- * from here on. */
+/* Copy the n rows that `order` lists to B->X, B->T, B->weights and B->labels. `order` has `left`
+ * rows from here on. */
 static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_problem *problem,
                            const int64_t *order, idx n, idx left)
 {
@@ -172,8 +172,8 @@ static void give_crew(buffers *crew, fb_plan *plan, idx workers)
 }
 
 /* How many slots there are for sums of parts, of `size` numbers each: one for each part, so that no
- * worker waits, unless they are large. A single worker needs one slot, since it adds each sum as soon
- * as it is computed. */
+ * worker waits, unless they are large. A single worker needs one slot, since it adds each sum as
+ * soon as it is computed. */
 static idx slots_for(idx n, idx workers, idx size)
 {
     enum { ROOM = 1 << 26 }; /* bytes */

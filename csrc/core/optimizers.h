@@ -1,9 +1,9 @@
-/* The update rules of the optimizers: each is one pass over parameters p, gradient g and moments. The
- * contract's Optimizer has the formulas.
+/* The update rules of the optimizers: each is one pass over parameters p, gradient g and moments.
+ * The contract's Optimizer has the formulas.
  *
- * All are (n,), n a multiple of VL, so that the rules work on whole vectors. The gradient is 0 in the
- * padding and for parameters that are not free, and a gradient of 0 moves no parameter. Weight decay
- * would move them, so it has a pass of its own.
+ * All are (n,), n a multiple of VL, so that the rules work on whole vectors. The gradient is 0 in
+ * the padding and for parameters that are not free, and a gradient of 0 moves no parameter. Weight
+ * decay would move them, so it has a pass of its own.
  */
 
 /* v: the velocity, null without momentum. */
@@ -31,8 +31,8 @@ static void decay_weights(idx n, real *p, const uint8_t *free, double share)
 }
 
 /* a / d for d >= 0, to about 1.5 ULP. The divider is busy with the square root, so at AVX-512 the
- * reciprocal is computed from an estimate of 14 bits by Newton's steps. Adam's steps of 100-100-10 on 2 rows, which
- * are mostly the rule, take 0.85 (f64) and 0.9 (f32) of the time. */
+ * reciprocal is computed from an estimate of 14 bits by Newton's steps. Adam's steps of 100-100-10
+ * on 2 rows, which are mostly the rule, take 0.85 (f64) and 0.9 (f32) of the time. */
 INLINE vec divide(vec a, vec d)
 {
 #if FB_ISA == 2
@@ -115,8 +115,8 @@ static void adagrad_step(idx n, real *p, real *s, const real *g, double epsilon,
     }
 }
 
-/* One step of the run's optimizer. moments (n_moments, n); `powers` are those of Adam's β1 and β2 for
- * the step before, and become those of this one. */
+/* One step of the run's optimizer. moments (n_moments, n); `powers` are those of Adam's β1 and β2
+ * for the step before, and become those of this one. */
 static void update(const fb_run *run, const uint8_t *free, idx n_params, idx n, real *p,
                    real *moments, const real *g, double lr, double *powers)
 {

@@ -2,8 +2,8 @@
  *
  * A file of targets/ defines FB_ISA (0 baseline, 1 AVX2 with FMA, 2 AVX-512) and FB_DOUBLE and
  * includes this one, which names the table after them, such as fb_avx2_f32. A pragma sets the
- * instruction set for the functions here; a compiler flag would set it for the system's headers too,
- * whose inline functions the linker may then use in other files.
+ * instruction set for the functions here; a compiler flag would set it for the system's headers
+ * too, whose inline functions the linker may then use in other files.
  *
  * The headers, each of which uses those above it:
  *     vec.h          vectors and masks of the instruction set; transposes
@@ -23,10 +23,10 @@
  *     optimizers.h   the update rules
  *     training.h     the training loop
  *
- * In these files a row is a sample, a tile is some rows that pass through all layers together, and a
- * part is a fixed share of the rows whose sum one worker computes. A worker is a thread of the call
- * with its buffers; the buffers of all workers are the call's crew. A block is a matrix in memory
- * whose rows are `ld` (leading dimension) apart.
+ * In these files a row is a sample, a tile is some rows that pass through all layers together, and
+ * a part is a fixed share of the rows whose sum one worker computes. A worker is a thread of the
+ * call with its buffers; the buffers of all workers are the call's crew. A block is a matrix in
+ * memory whose rows are `ld` (leading dimension) apart.
  */
 #include "internal.h"
 

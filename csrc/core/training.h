@@ -76,8 +76,8 @@ static int all_finite(idx n, const real *x)
     return hsum(sum) == 0;
 }
 
-/* The parameters that a fit would return now: the present ones, or the average, which it rounds into
- * the memory of the gradient, unused between steps. */
+/* The parameters that a fit would return now: the present ones, or the average, which it rounds
+ * into the memory of the gradient, unused between steps. */
 static const real *candidate(const training *t)
 {
     const fb_run *run = t->run;
@@ -104,8 +104,8 @@ static void watch(const training *t, const real *params, double watched)
     }
 }
 
-/* Checks and records at the end of an epoch with mean objective `mean`; *validated = the objective of
- * the validation. Returns a stop code, FB_DONE to go on. */
+/* Checks and records at the end of an epoch with mean objective `mean`; *validated = the objective
+ * of the validation. Returns a stop code, FB_DONE to go on. */
 static int end_of_epoch(training *t, double mean, double *validated)
 {
     fb_run *run = t->run;

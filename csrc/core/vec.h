@@ -1,9 +1,10 @@
 /* Vectors of one instruction set and dtype, as GNU vector extensions with few intrinsics.
  *
  * `real` is the dtype, `vec` a vector of VL numbers. A `mask` selects the first lanes; masked loads
- * give 0 in the others. AVX-512 masks everything for free and has 32 registers. AVX2 masks loads and
- * stores by a vector and has 16 registers. The baseline (SSE2, NEON, or what the compiler makes of
- * 16-byte vectors) has no masks: its partial accesses go lane by lane, so that callers rather pack.
+ * give 0 in the others. AVX-512 masks everything for free and has 32 registers. AVX2 masks loads
+ * and stores by a vector and has 16 registers. The baseline (SSE2, NEON, or what the compiler makes
+ * of 16-byte vectors) has no masks: its partial accesses go lane by lane, so that callers rather
+ * pack.
  */
 #include <math.h>
 #include <string.h>
@@ -296,10 +297,10 @@ INLINE vec join(const real *const *p) { return load(p[0]); }
 #endif
 #endif
 
-/* T (columns, ldt) = the transpose of up to VL rows of A. It takes LANE columns of A at a time, whose
- * pieces join() stacks so that interleaving within lanes, log2(LANE) times, transposes. Rows that A
- * lacks are zeros. The last piece of a row may reach into the next row, which is harmless; `ends`
- * says that these rows include A's last one, of which nothing may be read past the end. */
+/* T (columns, ldt) = the transpose of up to VL rows of A. It takes LANE columns of A at a time,
+ * whose pieces join() stacks so that interleaving within lanes, log2(LANE) times, transposes. Rows
+ * that A lacks are zeros. The last piece of a row may reach into the next row, which is harmless;
+ * `ends` says that these rows include A's last one, of which nothing may be read past the end. */
 INLINE void transpose_some(idx rows, idx columns, const real *A, idx lda, int ends, real *T, idx ldt)
 {
     static const real zeros[LANE];
@@ -366,8 +367,8 @@ INLINE void hsum4(const vec *s, real *sums)
 }
 
 /* Flushing of subnormal numbers to zero. The state of a converging optimizer becomes subnormal, and
- * each operation on such a number costs about a hundred cycles. A training call switches flushing on
- * and restores the mode before it returns. */
+ * each operation on such a number costs about a hundred cycles. A training call switches flushing
+ * on and restores the mode before it returns. */
 #if defined(__x86_64__)
 typedef unsigned int fp_mode;
 INLINE fp_mode flush_subnormals(void)
