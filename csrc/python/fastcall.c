@@ -93,7 +93,8 @@ static PyObject *result(int needed, const layer *l, int ndim, npy_intp n, npy_in
     return needed ? PyArray_SimpleNew(ndim, shape, l->type->type_num) : Py_NewRef(Py_None);
 }
 
-/* The module of the backend in use, a borrowed reference; null if connect_kernels() was not called. */
+/* The module of the backend in use, a borrowed reference; null if connect_kernels() was not
+ * called. */
 static PyObject *backend_in_use(PyObject *default_backend)
 {
     PyObject *backend = PyObject_CallNoArgs(backend_of_context);
@@ -189,7 +190,8 @@ static PyObject *connect_kernels(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* connect_library(native.py, addresses of fb_dense_forward, fb_dense_backward, fb_value_and_grad) */
+/* connect_library(native.py, addresses of fb_dense_forward, fb_dense_backward,
+ * fb_value_and_grad) */
 static PyObject *connect_library(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long forward, backward, objective;
