@@ -1,4 +1,4 @@
-/* Activations and their derivatives, of one vector and of arrays. fastbp/activations.py has the
+/* Activations and their derivatives, of one vector and of arrays. fastbp/maths/activations.py has the
  * formulas; here they are arranged so that nothing cancels, overflows or underflows before the
  * result does:
  *

@@ -1,5 +1,5 @@
 /* Losses of a tile of rows: Σ w ℓ(Y, T) in double, and dL/dY = scale · w · ℓ'(Y, T), or the product
- * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U. fastbp/losses.py has the formulas.
+ * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U. fastbp/maths/losses.py has the formulas.
  *
  * Y and dL/dY are (rows, ld), or lane-major (n_out, ld), which a single output always is.
  */
