@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 from helpers.figures import line, panels
-from helpers.problems import START, restricted_regression, same_results
+from helpers.problems import SERIES, START, restricted_regression, same_results
 from scipy.optimize import Bounds
 
 import fastbp as fb
@@ -286,13 +286,6 @@ def test_interrupt_before_anything_was_reached():
 # A fit by least squares whose series have a minimum or run away.
 
 TIMES = np.arange(1, 7)
-SERIES = [
-    [0.52, 1.28, 2.04, 3.17, 4.53, 6.22],
-    [0.51, 1.40, 2.09, 3.00, 4.42, 6.17],
-    [0.63, 1.35, 2.19, 3.02, 4.57, 6.29],
-    [0.63, 1.39, 2.23, 3.28, 4.70, 6.32],
-    [0.57, 1.40, 2.10, 3.06, 4.53, 6.17],
-]
 
 
 def growth_model(series):
