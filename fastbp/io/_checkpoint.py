@@ -10,7 +10,7 @@ from ..common.arrays import whole_number
 from .files import save
 
 if TYPE_CHECKING:
-    from ..training.watch import Epoch
+    from ..training.callbacks import Epoch
 
 
 @dataclass(frozen=True)
