@@ -137,14 +137,19 @@ def _connections(name: str, value: Any, ndim: int, n_out: int, zero: str) -> np.
     if array.ndim != ndim or array.shape[-1] != n_out:
         expected = f"(n_in, {n_out})" if ndim == 2 else f"({n_out},)"
         raise ShapeError(f"{name} has shape {array.shape}, expected {expected}")
-    bad = (array != 0) & (array != 1)
-    if bad.any():
-        place = np.argwhere(bad)[0].tolist()
-        where = f"row {place[0]}, column {place[1]}" if ndim == 2 else f"entry {place[0]}"
-        raise ValueError(f"{name} holds {array[tuple(place)]} at {where}, expected {zero} or 1")
+    require_binary(name, array, zero)
     present = array == 1
     present.flags.writeable = False
     return present
+
+
+def require_binary(name: str, array: np.ndarray, zero: str = "0 (no connection)") -> None:
+    """Raise ValueError that names the first entry other than 0 and 1; `array` is 1-d or 2-d."""
+    bad = (array != 0) & (array != 1)
+    if bad.any():
+        place = np.argwhere(bad)[0].tolist()
+        where = f"row {place[0]}, column {place[1]}" if len(place) == 2 else f"entry {place[0]}"
+        raise ValueError(f"{name} holds {array[tuple(place)]} at {where}, expected {zero} or 1")
 
 
 def _dropout(value: Any) -> float:

@@ -14,6 +14,7 @@ from .. import backends
 from ..common.arrays import float_type, real_array
 from ..common.errors import ShapeError
 from .activations import BY_NAME, Activation, activation as activation_of
+from .dense import require_binary
 
 try:
     from ..common._fastcall import (
@@ -178,10 +179,5 @@ def _binary_mask(mask: Any, W: np.ndarray) -> np.ndarray:
     mask = real_array("mask", mask, W.dtype)
     if mask.shape != W.shape:
         raise ShapeError(f"mask has shape {mask.shape}, expected {W.shape}, the shape of W")
-    bad = (mask != 0) & (mask != 1)
-    if bad.any():
-        i, j = np.argwhere(bad)[0]
-        raise ValueError(
-            f"mask holds {mask[i, j]} at row {i}, column {j}, expected 0 (no connection) or 1"
-        )
+    require_binary("mask", mask)
     return mask
