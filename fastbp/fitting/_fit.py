@@ -22,10 +22,12 @@ from ..networks.network import Network
 from ..networks.objective import Objective
 from ..optimize.free_coordinates import require_free
 from ..reports.words import AT_START, Status, counted, no_progress
-from ..training import loop, progress as progress_bar, state as states
-from ..training.data import Data, Rows, prepare
+from ..training import loop, state as states
+from ..training.callbacks import INTERRUPT, TIME_IS_UP, Epoch, Observer
+from ..training.data import FitData, Samples, prepare
 from ..training.optimizers import METHODS, SGD, FirstOrder, with_options
-from ..training.watch import INTERRUPT, TIME_IS_UP, Epoch, Watch
+from ..training.progress import progress_bar
+from ..training.stability import batch_curvature
 from . import full_batch
 from .covariance import Fitted
 from .full_batch import METHODS as FULL_BATCH
@@ -224,8 +226,8 @@ def fit(
         _require_full_batch(net, rule, clip_norm, average, state)
         _require_unscaled(rule, scale, options)
     told = _callbacks(callbacks)
-    bar = progress_bar.bar(progress, epochs)
-    watch = Watch(net, told, _positive("max_time", max_time), bar)
+    bar = progress_bar(progress, epochs)
+    observer = Observer(net, told, _positive("max_time", max_time), bar)
     seed = _seed(seed, state)
     if state is not None:
         states.require_same(state, {"network": states.fingerprint(net), "scale": scale})
@@ -236,7 +238,7 @@ def fit(
     terms = {"l2": l2, "l1": l1, "group": group, "threads": threads, "backend": backend}
     data = prepare(
         net,
-        Rows(X, y, sample_weight),
+        Samples(X, y, sample_weight),
         loss,
         validation=validation,
         seed=lambda: _child(seed, HELD_OUT),
@@ -244,15 +246,15 @@ def fit(
         scalers=None if state is None or scale is None else states.scalers(state),
         terms=terms,
     )
-    call = _Call(net, data, rule, epochs, seed, watch, ending, options)
+    call = _Call(net, data, rule, epochs, seed, observer, ending, options)
     batch = _batch_size(batch_size, data.training, rule if isinstance(rule, str) else None)
     # Drawn for scaled columns, where units are about 1, but given for raw ones.
     if params is None:
         inside = net.init(_child(seed, INITIAL))
-        data.start = data.outside(inside)
+        data.start = data.to_raw(inside)
     else:
         data.start = _start(net, params)
-        inside = data.inside(data.start)
+        inside = data.to_scaled(data.start)
     try:
         with progress_shown(progress):
             if isinstance(rule, str):
@@ -260,7 +262,7 @@ def fit(
             else:
                 result = _by_steps(call, inside, batch, shuffle, clip_norm, average, state)
     finally:
-        watch.close()
+        observer.close()
     if result.status == Status.DIVERGED and on_divergence == "raise":
         raise DivergenceError(result.message, result)
     return result
@@ -283,11 +285,11 @@ class _Call:
     """What every part of a call needs."""
 
     net: Network
-    data: Data
+    data: FitData
     rule: FirstOrder | str
     epochs: int
     seed: int
-    watch: Watch
+    observer: Observer
     ending: _Ending
     options: dict[str, Any]
 
@@ -500,29 +502,29 @@ def _by_steps(
         "batch_size": batch_size,
         "shuffle": shuffled,
         "scale": data.scale,
-        "validation_rows": data.n_held_out,
+        "validation_rows": data.n_validation,
         "seed": call.seed,
     }
     noise = 0
     if net.plan.dropout is not None:
         noise = int(_child(call.seed, DROPOUT).generate_state(1, np.uint64)[0])
-    run = loop.beginning(net.checked_params(inside), recipe, method.initial_moment, noise)
+    run = loop.initial_state(net.checked_params(inside), recipe, method.initial_moment, noise)
     if state is not None:
         states.require_same(state, identity)
-        run = states.unpacked(
+        run = states.from_dict(
             state, run, recipe.average_from, steps // call.epochs, data.validation is not None
         )
         _require_unfinished(run, steps, call.epochs)
-    orders = None
+    shuffler = None
     if shuffled:
         group = 2 if obj.loss.paired else 1
-        orders = loop.Orders(_child(call.seed, ORDER), n, call.epochs, group, run.order)
+        shuffler = loop.Shuffler(_child(call.seed, ORDER), n, call.epochs, group, run.order)
 
-    def state_of(progress: loop.Progress) -> dict[str, Any]:
-        return states.packed(identity, recipe.average_from, progress) | states.of_data(data)
+    def state_of(checkpoint: loop.LoopState) -> dict[str, Any]:
+        return states.to_dict(identity, recipe.average_from, checkpoint) | states.data_entries(data)
 
     out = loop.train(
-        obj, method, recipe, run, orders, call.epochs, call.watch, data.outside, state_of
+        obj, method, recipe, run, shuffler, call.epochs, call.observer, data.to_raw, state_of
     )
     status, message = _status(call, inside, batch_size, out)
     return _result(
@@ -535,11 +537,11 @@ def _by_steps(
         nfev=out.steps,
         epoch=out.epoch,
         loss=out.loss,
-        state=None if status == Status.DIVERGED else state_of(out.progress),
+        state=None if status == Status.DIVERGED else state_of(out.state),
     )
 
 
-def _require_unfinished(run: loop.Progress, steps: int, epochs: int) -> None:
+def _require_unfinished(run: loop.LoopState, steps: int, epochs: int) -> None:
     if run.run.step >= steps:
         raise ValueError(
             f"state is of a run with {run.run.step} steps, and epochs={epochs} are {steps}: epochs "
@@ -547,7 +549,9 @@ def _require_unfinished(run: loop.Progress, steps: int, epochs: int) -> None:
         )
 
 
-def _status(call: _Call, start: np.ndarray, batch_size: int, out: loop.Outcome) -> tuple[int, str]:
+def _status(
+    call: _Call, start: np.ndarray, batch_size: int, out: loop.LoopResult
+) -> tuple[int, str]:
     nit = len(out.losses)
     done = counted(nit, "epoch")
     if out.code in loop.DIVERGED:
@@ -555,7 +559,7 @@ def _status(call: _Call, start: np.ndarray, batch_size: int, out: loop.Outcome) 
     if out.code == contract.GOAL_MET:
         return Status.FINISHED, f"the goal of {call.ending.goal:g} was met in {done}"
     if out.code == contract.NO_PROGRESS:
-        lowest = float(out.progress.run.monitor[contract.LOWEST])
+        lowest = float(out.state.run.monitor[contract.LOWEST])
         return Status.FINISHED, no_progress(call.ending.patience or 0, "epoch", nit, lowest)
     if out.stopped == INTERRUPT:
         return Status.INTERRUPTED, f"interrupted (Ctrl-C) after {done}"
@@ -567,7 +571,7 @@ def _status(call: _Call, start: np.ndarray, batch_size: int, out: loop.Outcome) 
 
 
 def _divergence(
-    obj: Objective, method: Any, start: np.ndarray, batch_size: int, out: loop.Outcome
+    obj: Objective, method: Any, start: np.ndarray, batch_size: int, out: loop.LoopResult
 ) -> str:
     """Where and how the run diverged, and what to do about it."""
     where = f"fit diverged in epoch {out.epoch} (step {out.steps} of the run)"
@@ -589,7 +593,7 @@ def _divergence(
 
 
 def _stable_rate(
-    obj: Objective, method: FirstOrder, start: np.ndarray, batch_size: int, out: loop.Outcome
+    obj: Objective, method: FirstOrder, start: np.ndarray, batch_size: int, out: loop.LoopResult
 ) -> str:
     """The largest rate that would not diverge, in parentheses, if it is known and explains it."""
     if not (isinstance(method, SGD) and obj.loss.least_squares):
@@ -597,7 +601,7 @@ def _stable_rate(
     limit = method.stable_limit
     # Where curvature has grown on the way, the start does not explain it.
     for place, params in (("initial", start), ("last good", out.params)):
-        curvature = loop.curvature(obj, params, batch_size)
+        curvature = batch_curvature(obj, params, batch_size)
         if out.rate > 0 and limit / out.rate < curvature < np.inf:
             bound = (
                 "the largest stable one is"
@@ -628,10 +632,12 @@ def _by_full_batch(
         "method": call.rule,
         "rows": len(data.raw.problem.X),
         "scale": data.scale,
-        "validation_rows": data.n_held_out,
+        "validation_rows": data.n_validation,
         "seed": call.seed,
     }
-    out = full_batch.minimise(data, call.rule, inside, limits, call.watch, options, identity, state)
+    out = full_batch.minimise(
+        data, call.rule, inside, limits, call.observer, options, identity, state
+    )
     return _result(
         call,
         out.params,
@@ -670,7 +676,7 @@ def _result(
 ) -> FitResult:
     data, raw = call.data, call.data.raw
     assert data.start is not None
-    params = data.outside(found)
+    params = data.to_raw(found)
     if known is None or raw is not data.training or params.dtype != found.dtype:
         known = raw.value_and_grad(params)
     fun, grad = known
@@ -694,7 +700,7 @@ def _result(
         epoch=epoch,
         step=nfev,
         loss=loss,
-        elapsed=call.watch.elapsed,
+        elapsed=call.observer.elapsed,
         method=str(call.rule),
         backend=backends.name_of(raw.backend),
         n_rows=len(raw.problem.X),

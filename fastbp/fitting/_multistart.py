@@ -17,9 +17,9 @@ from ..optimize.minima import Ending, MultistartResult, collected, tolerance
 from ..optimize.starts import Halt, one_at_a_time, run, seed_of, spawned
 from ..optimize.symmetry import canonical
 from ..reports.words import Status
-from ..training import progress as progress_bar
-from ..training.data import Data, Rows, prepare
-from ..training.watch import INTERRUPTION, Epoch
+from ..training.callbacks import INTERRUPTION, Epoch
+from ..training.data import FitData, Samples, prepare
+from ..training.progress import progress_bar
 from ._fit import HELD_OUT, INITIAL, _callbacks, _child, _require_finite_target, fit
 from .result import FitResult
 
@@ -123,12 +123,12 @@ def multistart(
         return res
 
     outcomes, status = run(
-        one, n_starts, threads, halt, progress_bar.bar(progress, n_starts), lambda res: res.fun
+        one, n_starts, threads, halt, progress_bar(progress, n_starts), lambda res: res.fun
     )
     return collected(
         outcomes,
         lambda res: Ending(res.fun, res.params, res.message, res.status == Status.DIVERGED),
-        np.array([data.outside(net.init(_child(child, INITIAL))) for child in seeds]),
+        np.array([data.to_raw(net.init(_child(child, INITIAL))) for child in seeds]),
         seeds,
         partial(canonical, net),
         **clustering,
@@ -164,7 +164,7 @@ def _options(net: Network, X: Any, y: Any, given: dict[str, Any]) -> dict[str, A
     return options
 
 
-def _prepared(net: Network, X: Any, y: Any, options: dict[str, Any]) -> Data:
+def _prepared(net: Network, X: Any, y: Any, options: dict[str, Any]) -> FitData:
     """The data as each fit will see them; raises for them what `fit` would."""
     loss = loss_of(options["loss"])
     if loss.target != "values":
@@ -172,7 +172,7 @@ def _prepared(net: Network, X: Any, y: Any, options: dict[str, Any]) -> Data:
     terms = {name: options[name] for name in ("l2", "l1", "group", "threads", "backend")}
     return prepare(
         net,
-        Rows(X, y, options["sample_weight"]),
+        Samples(X, y, options["sample_weight"]),
         loss,
         validation=options["validation"],
         seed=lambda: _child(0, HELD_OUT),

@@ -18,8 +18,8 @@ from ..optimize.function import CONVERGED
 from ..optimize.scipy_methods import METHODS as MINIMIZE, as_bounds, least_squares_names, minimized
 from ..reports.words import ALL_DONE, AT_START, Status
 from ..training import state as states
-from ..training.data import Data
-from ..training.watch import Watch
+from ..training.callbacks import Observer
+from ..training.data import FitData
 from . import lm
 from .iterations import Limits, Outcome, Stop, Trace, stopped
 
@@ -88,11 +88,11 @@ def _sum_of_squares(obj: Remembered, params: np.ndarray) -> float:
 
 
 def minimise(
-    data: Data,
+    data: FitData,
     method: str,
     start: np.ndarray,
     limits: Limits,
-    watch: Watch,
+    observer: Observer,
     options: dict[str, Any],
     identity: dict[str, Any],
     state: dict[str, Any] | None,
@@ -101,13 +101,13 @@ def minimise(
 
     Parameters
     ----------
-    data : Data
+    data : FitData
     method : str
         One of METHODS.
     start : numpy.ndarray (n_params,)
         For columns as they were scaled.
     limits : Limits
-    watch : Watch
+    observer : Observer
     options : dict
         What `fastbp.optimize` takes.
     identity : dict
@@ -116,7 +116,7 @@ def minimise(
         Of a run with this identity that is to go on, for methods in CONTINUED.
     """
     if method == "lm":
-        return _lm(data, start, limits, watch, options, identity, state)
+        return _lm(data, start, limits, observer, options, identity, state)
     obj = Remembered(data.training.astype(FLOAT64))
     x0, options = _within_bounds(obj, start, method, options)
     if method in LEAST_SQUARES:
@@ -127,7 +127,7 @@ def minimise(
         usable = isfinite(loss) and bool(np.isfinite(grad).all())
     if not usable:
         return _unusable(method, x0, loss)
-    trace = Trace(data, x0, limits, watch)
+    trace = Trace(data, x0, limits, observer)
     if method == "scg":
         out = _scg(obj, x0, limits, trace, options, identity, state)
     else:
@@ -142,10 +142,10 @@ def _unusable(method: str, x0: np.ndarray, loss: float) -> Outcome:
 
 
 def _lm(
-    data: Data,
+    data: FitData,
     start: np.ndarray,
     limits: Limits,
-    watch: Watch,
+    observer: Observer,
     options: dict[str, Any],
     identity: dict[str, Any],
     state: dict[str, Any] | None,
@@ -155,7 +155,7 @@ def _lm(
     loss = obj.problem_scale * obj.sum_of_squares(x0, method.robust, method.f_scale)
     if not isfinite(loss):
         return _unusable("lm", x0, loss)
-    return lm.minimise(obj, x0, limits, Trace(data, x0, limits, watch), method, identity, state)
+    return lm.minimise(obj, x0, limits, Trace(data, x0, limits, observer), method, identity, state)
 
 
 def _within_bounds(

@@ -12,8 +12,8 @@ import numpy as np
 from ..common.arrays import FLOAT64
 from ..reports.words import ALL_DONE, Status, counted, no_progress
 from ..training import state as states
-from ..training.data import Data
-from ..training.watch import Watch
+from ..training.callbacks import Observer
+from ..training.data import FitData
 
 
 @dataclass(eq=False)
@@ -59,11 +59,11 @@ class Stop(Exception):
 class Trace:
     """A callback that keeps the objective after each iteration, and the parameters to return."""
 
-    def __init__(self, data: Data, start: np.ndarray, limits: Limits, watch: Watch):
+    def __init__(self, data: FitData, start: np.ndarray, limits: Limits, observer: Observer):
         self._obj = data.training.astype(FLOAT64)
         valid = data.validation
         self._validation = None if valid is None else valid.astype(FLOAT64)
-        self._data, self._limits, self._watch = data, limits, watch
+        self._data, self._limits, self._observer = data, limits, observer
         self.params = start
         self.best: np.ndarray | None = None
         self.losses: list[float] = []
@@ -80,7 +80,7 @@ class Trace:
     @property
     def unwatched(self) -> bool:
         """Whether nobody looks at single iterations."""
-        return self._watch.idle and self._validation is None
+        return self._observer.idle and self._validation is None
 
     def records(self) -> dict[str, Any]:
         """What goes into a state beside the method's own."""
@@ -91,7 +91,7 @@ class Trace:
             "best": best.copy(),
             "lowest": self._lowest,
             "waited": self._waited,
-        } | states.of_data(self._data)
+        } | states.data_entries(self._data)
 
     def restore(self, state: dict[str, Any], nit: int) -> None:
         """Take these out of the state of a run with so many iterations."""
@@ -117,7 +117,7 @@ class Trace:
         self.keep()
         if self.unwatched and loss > self._limits.goal:
             return
-        self._watch.show(len(self.losses), loss, val_loss, None)
+        self._observer.update(len(self.losses), loss, val_loss, None)
         self._stop_if_asked(loss, val_loss)
 
     def _compare(self, x: np.ndarray, val_loss: float) -> None:
@@ -126,9 +126,9 @@ class Trace:
             self.best, self._lowest, self._waited = x, val_loss, 0
 
     def _stop_if_asked(self, loss: float, val_loss: float | None) -> None:
-        limits, watch, nit = self._limits, self._watch, len(self.losses)
-        told = watch.tell(
-            nit, loss, val_loss, None, lambda: self._data.outside(self.params), self.state
+        limits, observer, nit = self._limits, self._observer, len(self.losses)
+        told = observer.call_back(
+            nit, loss, val_loss, None, lambda: self._data.to_raw(self.params), self.state
         )
         if loss <= limits.goal:
             raise Stop(
@@ -143,7 +143,7 @@ class Trace:
             raise Stop(
                 Status.STOPPED, f"a callback stopped the fit after {counted(nit, 'iteration')}"
             )
-        if watch.time_is_up:
+        if observer.time_is_up:
             raise Stop(Status.LIMIT, f"max_time is over after {counted(nit, 'iteration')}")
 
 

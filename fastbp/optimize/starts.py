@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..common.arrays import number, whole_number
-from ..training.progress import Bar
+from ..training.progress import ProgressBar
 
 POLL_SECONDS = 0.1
 
@@ -67,7 +67,7 @@ def run(
     n: int,
     threads: int,
     halt: Halt,
-    bar: Bar | None,
+    bar: ProgressBar | None,
     value: Callable[[Any], float],
 ) -> tuple[list[Any], dict[str, Any]]:
     """Call one(k) for all k < n.
@@ -82,7 +82,7 @@ def run(
     n, threads : int
     halt : Halt
         Ctrl-C sets `interrupted`, and those running, which are to look at it, are waited for.
-    bar : Bar or None
+    bar : ProgressBar or None
         Closed at the end.
     value : callable
         The objective of what `one` returns, for the bar.
@@ -141,7 +141,7 @@ def run(
     return outcomes, status
 
 
-def _reporter(bar: Bar | None, value: Callable[[Any], float]) -> Callable[[Any], None]:
+def _reporter(bar: ProgressBar | None, value: Callable[[Any], float]) -> Callable[[Any], None]:
     """A function that moves the bar on: how many are done, and the lowest objective."""
     done, lowest = 0, np.inf
 
