@@ -320,9 +320,9 @@ def test_non_finite_start(backend):
 
 
 def test_memory_that_is_not_there(backend, monkeypatch):
-    from fastbp.optimize import scipy_methods as _scipy
+    from fastbp.optimize import scipy_methods
 
-    monkeypatch.setattr(_scipy, "main_memory", lambda: 1000.0)
+    monkeypatch.setattr(scipy_methods, "main_memory", lambda: 1000.0)
     X, y = wave()
     with pytest.raises(MemoryError, match="GiB"):
         fitted(small(), X, y, backend)

@@ -15,7 +15,7 @@ from helpers.problems import START, restricted_regression
 from scipy.optimize import Bounds
 
 import fastbp as fb
-from fastbp.optimize import starts as _starts
+from fastbp.optimize import starts
 from fastbp.optimize.minima import _clusters
 from fastbp.optimize.symmetry import canonical
 
@@ -702,9 +702,9 @@ def test_interrupt_before_anything_was_reached():
     def never(k):
         raise KeyboardInterrupt
 
-    halt = _starts.Halt(None)
+    halt = starts.Halt(None)
     with pytest.raises(KeyboardInterrupt):
-        _starts.run(never, 3, 1, halt, None, float)
+        starts.run_starts(never, 3, 1, halt, None, float)
     assert halt.interrupted.is_set()
 
 
