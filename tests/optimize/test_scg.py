@@ -542,40 +542,7 @@ def test_cost_and_message(exact):
     assert np.abs(search.g).max() <= 1e-3
 
 
-# Callbacks, and as a method of SciPy.
-
-
-def test_callback_gets_every_iteration():
-    points, results = [], []
-    fun = sum_of_squares(rosenbrock)
-    result = fb.optimize.scg(fun, [-1.2, 1.0], maxiter=7, callback=points.append)
-    assert len(points) == 7
-    assert [fun(x)[0] for x in points] == result.history[1:].tolist()
-
-    def listen(intermediate_result):
-        results.append((intermediate_result.x, intermediate_result.fun))
-
-    fb.optimize.scg(fun, [-1.2, 1.0], maxiter=7, callback=listen)
-    assert [fun(x)[0] for x, _ in results] == [f for _, f in results] == result.history[1:].tolist()
-
-
-def test_callback_may_write_to_its_point():
-    fun = sum_of_squares(rosenbrock)
-    result = fb.optimize.scg(fun, [-1.2, 1.0], callback=lambda x: x.fill(0))
-    assert result.x.tobytes() == fb.optimize.scg(fun, [-1.2, 1.0]).x.tobytes()
-
-
-def stop_by_raising(xk):
-    raise StopIteration
-
-
-@pytest.mark.parametrize("callback", [stop_by_raising, lambda xk: True, lambda xk: np.True_])
-def test_callback_stops(callback):
-    fun = sum_of_squares(rosenbrock)
-    result = fb.optimize.scg(fun, [-1.2, 1.0], callback=callback)
-    assert (result.nit, result.status, result.success) == (1, 99, False)
-    assert "callback" in result.message
-    assert result.fun < fun(np.array([-1.2, 1.0]))[0]
+# As a method of SciPy.
 
 
 @pytest.mark.parametrize("separate", [False, True])
