@@ -426,11 +426,11 @@ def descend(
     goal: float,
     threads: int,
 ) -> int:
-    """Steps of Levenberg and Marquardt's method, as `marquardt.Search` takes them.
+    """Steps of Levenberg and Marquardt's method, as `marquardt.LMSolver` takes them.
 
     The problem is one of float64. Steps are taken until `records` (k, 4), whose rows are as
-    `marquardt.Search.record`, is full, the sum of squares with the prior is not above `goal`, or
-    the search ends. Returns how many steps that were.
+    `marquardt.LMSolver.record`, is full, the sum of squares with the prior is not above `goal`, or
+    `descent`'s status is not RUNNING. Returns the number of steps.
     """
     raise NotImplementedError
 

@@ -333,14 +333,14 @@ def descend(
     threads: int,
 ) -> int:
     plan, struct = _problem(problem)
-    search = descent.handles.get("c") or _new_descent(descent, rules, robust)
-    search.steps, search.records = len(records), _address(_DOUBLES, records)
-    search.goal, search.threads = goal, threads
-    return _check(lib.fb_descend(plan, struct, search))
+    solver = descent.handles.get("c") or _new_descent(descent, rules, robust)
+    solver.steps, solver.records = len(records), _address(_DOUBLES, records)
+    solver.goal, solver.threads = goal, threads
+    return _check(lib.fb_descend(plan, struct, solver))
 
 
 def _new_descent(descent: Descent, rules: Rules, robust: Robust) -> Any:
-    """The library's search, an fb_descent *; it refers to the arrays of the Python one."""
+    """The library's fb_descent *, which refers to the arrays of the Python state."""
     arrays = ("params", "normal", "scales", "state", "prior")
     numbers = ("mu_max", "ftol", "xtol", "gtol", "min_grad", "uniform", "bend")
     fields = {name: _address(_DOUBLES, getattr(descent, name)) for name in arrays}

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..maths.activations import ActivationSpec
-from ..maths.losses import ROWS, USER_LOSS, Row, user_row
-from ..maths.marquardt import Descent, Rows, Rules, Search
+from ..maths.losses import RowLoss, row_loss
+from ..maths.marquardt import Descent, LMSolver, NormalEquations, Rules
 from ..maths.robust import Robust, rho
 from . import contract
 from .contract import Optimizer, Plan, Problem, Recipe, Run
@@ -23,10 +23,10 @@ from .contract import Optimizer, Plan, Problem, Recipe, Run
 def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
     z = Z.astype(np.float64)
     with np.errstate(all="ignore"):
-        if act.row is None:
+        if act.formulas is None:
             assert act.functions is not None
             return act.functions.evaluate(order, z).astype(Z.dtype)
-        formula = (act.row.f, act.row.df, act.row.d2f)[order]
+        formula = (act.formulas.f, act.formulas.df, act.formulas.d2f)[order]
         return np.asarray(formula(z, act.constant)).astype(Z.dtype)
 
 
@@ -58,10 +58,10 @@ def dense_backward(
 
 def _derivative(act: ActivationSpec, Y: np.ndarray, Z: np.ndarray | None) -> np.ndarray:
     """act'(Z), from Y where Y determines it."""
-    if act.row is None or act.row.df_from_y is None:
+    if act.formulas is None or act.formulas.df_from_y is None:
         assert Z is not None
         return activation(act, Z, 1)
-    return np.asarray(act.row.df_from_y(Y, act.constant)).astype(Y.dtype)
+    return np.asarray(act.formulas.df_from_y(Y, act.constant)).astype(Y.dtype)
 
 
 # The network.
@@ -339,17 +339,17 @@ def descend(
         params[free] = x
         return params
 
-    rows = Rows(
+    equations = NormalEquations(
         lambda x: normal_equations(problem, expanded(x), threads, robust),
         lambda x: sum_of_squares(problem, expanded(x), threads, robust),
         lambda x, step: gradient_beyond(problem, expanded(x), expanded(x + step), threads, robust),
     )
-    search = Search.of_descent(rows, rules, descent, descent.params[free])
-    found = search.steps(len(records), goal)
-    records[: len(found)] = found
-    descent.params[free] = search.x
-    search.keep(descent)
-    return len(found)
+    solver = LMSolver.from_state(equations, rules, descent, descent.params[free])
+    taken = solver.steps(len(records), goal)
+    records[: len(taken)] = taken
+    descent.params[free] = solver.x
+    solver.store(descent)
+    return len(taken)
 
 
 def _sample_weights(problem: Problem) -> np.ndarray:
@@ -362,25 +362,22 @@ def _last_output(plan: Plan, params: np.ndarray, tape: np.ndarray, n: int) -> np
     return _Layer(plan, len(plan.layers) - 1, params).Y(tape, n)
 
 
-def _row(problem: Problem) -> Row:
+def _row_loss(problem: Problem) -> RowLoss:
     """The row functions of the problem's loss."""
-    if problem.loss != USER_LOSS:
-        return ROWS[problem.loss]
-    assert problem.functions is not None
-    return user_row(problem.functions)
+    return row_loss(problem.loss, problem.functions)
 
 
 def _loss_gradient(problem: Problem, Y: np.ndarray) -> np.ndarray:
     """dL/dY (n, n_out)."""
     with np.errstate(all="ignore"):
-        D = _row(problem).derivative(Y.astype(np.float64), _targets(problem), problem.constant)
+        D = _row_loss(problem).derivative(Y.astype(np.float64), _targets(problem), problem.constant)
         return _weighted(problem, D)
 
 
 def _loss_second(problem: Problem, Y: np.ndarray, U: np.ndarray) -> np.ndarray:
     """The loss's Hessian d²L/dY² times U (n, n_out)."""
     Y, U = Y.astype(np.float64), U.astype(np.float64)
-    return _weighted(problem, _row(problem).second(Y, _targets(problem), U, problem.constant))
+    return _weighted(problem, _row_loss(problem).second(Y, _targets(problem), U, problem.constant))
 
 
 def _weighted(problem: Problem, D: np.ndarray) -> np.ndarray:
@@ -391,7 +388,7 @@ def _weighted(problem: Problem, D: np.ndarray) -> np.ndarray:
 
 def _objective(problem: Problem, params: np.ndarray, Y: np.ndarray) -> float:
     with np.errstate(all="ignore"):
-        rows = _row(problem).value(Y.astype(np.float64), _targets(problem), problem.constant)
+        rows = _row_loss(problem).value(Y.astype(np.float64), _targets(problem), problem.constant)
         if problem.weights is not None:
             rows = rows * problem.weights
         result = problem.scale * rows.sum()

@@ -65,7 +65,9 @@ def _compile(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> Any
 
     is_loss = isinstance(functions, PairFunctions)
     try:
-        return (user.compile_loss if is_loss else user.compile_activation)(functions.given, dtype)
+        return (user.compile_loss if is_loss else user.compile_activation)(
+            functions.callables, dtype
+        )
     except Exception as error:  # as a rule `user.Refused`, which says where
         raise BackendError(
             f"Numba cannot compile your function; write it with numbers, math and NumPy's "

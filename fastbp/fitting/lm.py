@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..maths.linear_models import effective_number
-from ..maths.marquardt import RUNNING, STUCK as NO_STEP, Rules, Search
+from ..maths.marquardt import RUNNING, STUCK as NO_STEP, LMSolver, Rules
 from ..networks.objective import Objective
 from ..optimize._levenberg_marquardt import RECORDED, checked_rules, ending
 from ..optimize.free_coordinates import FreeCoordinates
@@ -179,14 +179,14 @@ class _Run:
             raise ValueError(
                 "bayesian=True finds l2 itself, and l2 was given; leave one of them out"
             )
-        self.search: Search | Fused
+        self.search: LMSolver | Fused
         if rows.wide or method.bayesian or within is not None or obj._blocks:
-            self.search = Search(rows, x, self.rules, prior, within)
+            self.search = LMSolver(rows, x, self.rules, prior, within)
         else:
             self.search = Fused(rows, self.rules, prior)
         if own is not None:
             self.records, self.evidence = [own["records"]], own["evidence"].tolist()
-            self.search.go_on(own["search"])
+            self.search.restore(own["search"])
 
     # Along the way.
 
@@ -222,7 +222,7 @@ class _Run:
     def _record(self, found: np.ndarray) -> None:
         self.records.append(found)
         losses = 2 * self.scale * found[:, 0]
-        if isinstance(self.search, Search) and self.method.bayesian:  # l2 changes: without it
+        if isinstance(self.search, LMSolver) and self.method.bayesian:  # l2 changes: without it
             losses[-1] = self.scale * self.search.squares
         self.trace.losses += losses[:-1].tolist()
         self.trace.record(self.inside.full(self.search.x), float(losses[-1]))
@@ -241,7 +241,7 @@ class _Run:
     @property
     def l2(self) -> float | None:
         """The penalty that was found, None if it was not looked for."""
-        if not (self.method.bayesian and isinstance(self.search, Search)):
+        if not (self.method.bayesian and isinstance(self.search, LMSolver)):
             return None
         return 2 * self.scale * float(self.search.prior.max())
 
@@ -258,7 +258,7 @@ class _Run:
         over w·w; Λ is their ratio.
         """
         search, obj = self.search, self.obj
-        assert isinstance(search, Search)
+        assert isinstance(search, LMSolver)
         n, before = len(search.x), float(search.prior.max())
         effective = effective_number(search.linear, search.prior)
         freedom = obj.n_residuals - effective

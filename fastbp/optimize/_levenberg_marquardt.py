@@ -11,8 +11,8 @@ import numpy as np
 
 from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
 from ..common.errors import ShapeError
-from ..maths.linear_models import Linear, Tall, Wide
-from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, Rules, Search
+from ..maths.linear_models import LinearModel, TallModel, WideModel
+from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, LMSolver, Rules
 from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
@@ -186,7 +186,7 @@ def levenberg_marquardt(
             all_of_them, free = as_bounds(bounds, obj.net.n_params, pairs=False), obj.net.free
             limits = checked_bounds((all_of_them.lb[free], all_of_them.ub[free]), inside.x0)
         rows = NetworkRows(obj, inside, loss, f_scale)
-        search = Search(rows, inside.x0, rules, obj.prior()[obj.net.free], limits)
+        search = LMSolver(rows, inside.x0, rules, obj.prior()[obj.net.free], limits)
         run = _run(search, maxiter, goal, listener(inside.callback(callback)))
         r, J = inside.residuals(search.x), inside.jacobian(search.x)
         found: OptimizeResult = inside.full(_result(search, *run, r, J))
@@ -196,7 +196,7 @@ def levenberg_marquardt(
     limits = checked_bounds(bounds, x)
     system = Residuals(fun, jac, args, robust, limits)
     system.start(x)
-    search = Search(system, x, rules, None, limits)
+    search = LMSolver(system, x, rules, None, limits)
     require_finite("the Jacobian at x0", system.at(x)[1])
     run = _run(search, maxiter, goal, listener(callback))
     result = _result(search, *run, *system.at(search.x))
@@ -224,7 +224,7 @@ class _Reached:
 
 
 def _run(
-    search: Search, maxiter: int, goal: float, tell: Callable[[Any], bool]
+    search: LMSolver, maxiter: int, goal: float, tell: Callable[[Any], bool]
 ) -> tuple[int, dict[str, np.ndarray]]:
     """Steps until the search ends, or is ended; its status and history."""
     status = GOAL if search.total / 2 <= goal and search.status == RUNNING else RUNNING
@@ -243,7 +243,7 @@ def _run(
 
 
 def _result(
-    search: Search, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
+    search: LMSolver, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
 ) -> OptimizeResult:
     from scipy.optimize import OptimizeResult
 
@@ -284,7 +284,7 @@ def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
 
 
 class Residuals:
-    """The sum of squares of the caller's residuals, checked; a `marquardt.System`."""
+    """The sum of squares of the caller's residuals, checked; a `marquardt.SumOfSquares`."""
 
     def __init__(
         self,
@@ -319,12 +319,12 @@ class Residuals:
         self.last = (x, r)
         return float(rho(r, self.robust)[0].sum())
 
-    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
         """The same with its linear model."""
         r, J = self.at(x)
         squares, slope = rho(r, self.robust)
         root = np.sqrt(slope)
-        model = Tall if J.shape[0] >= J.shape[1] else Wide
+        model = TallModel if J.shape[0] >= J.shape[1] else WideModel
         return float(squares.sum()), model(
             root[:, None] * J, root * r, lambda step: root * self.residuals(x + step)
         )

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from ..maths.linear_models import Linear, Wide
-from ..maths.marquardt import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, Rows, Rules
+from ..maths.linear_models import LinearModel, WideModel
+from ..maths.marquardt import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, NormalEquations, Rules
 from ..maths.robust import rho
 from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates
 
 
-class NetworkRows(Rows):
-    """The sum of squares of an objective's residuals; a `marquardt.System`.
+class NetworkRows(NormalEquations):
+    """The sum of squares of an objective's residuals; a `marquardt.SumOfSquares`.
 
     With fewer residuals than free parameters their Jacobian is kept, which is then the smaller
     matrix; else JᵀJ is summed over blocks of rows.
@@ -45,7 +45,7 @@ class NetworkRows(Rows):
         """Whether there are fewer residuals than free parameters."""
         return self.obj.n_residuals < len(self.inside.x0)
 
-    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
         """The sum of squares and its linear model."""
         if not self.wide:
             return super().linear(x)
@@ -55,7 +55,7 @@ class NetworkRows(Rows):
         weights = 1.0 if p.weights is None else np.repeat(p.weights, p.plan.n_out)
         roots = np.sqrt(weights * slope)
         J = roots[:, None] * obj.backend.jacobian(p.plan, params, p.X, obj.threads, True)
-        model = Wide(J, roots * r, lambda step: roots * self._residuals(x + step))
+        model = WideModel(J, roots * r, lambda step: roots * self._residuals(x + step))
         return float((weights * squares).sum()), model
 
     def _residuals(self, x: np.ndarray) -> np.ndarray:
@@ -67,7 +67,7 @@ class NetworkRows(Rows):
 class Fused:
     """A search that the backend makes: `steps` at a time, without bounds.
 
-    It has the attributes of `marquardt.Search` that are told of, and the same state.
+    It has the attributes of `marquardt.LMSolver` that are told of, and the same state.
     """
 
     def __init__(self, rows: NetworkRows, rules: Rules, prior: np.ndarray):
@@ -83,7 +83,7 @@ class Fused:
         Returns
         -------
         numpy.ndarray (k, 4)
-            Their records, as `marquardt.Search.record`.
+            Their records, as `marquardt.LMSolver.record`.
         """
         obj, records = self._rows.obj, np.empty((count, 4))
         taken = obj.backend.descend(
@@ -121,7 +121,7 @@ class Fused:
         numbers = {"nit": self.nit, "nfev": self.nfev, "njev": int(self._descent.state[NJEV])}
         return {"scales": self._descent.scales.copy(), "mu": self.mu} | numbers
 
-    def go_on(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Be where a search was, at this x, that had this `state`."""
         descent, numbers = self._descent, self._descent.state
         descent.normal[:-1], descent.normal[-1], numbers[SQUARES] = self._rows.normal_equations(

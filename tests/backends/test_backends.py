@@ -82,11 +82,11 @@ def test_backends_have_no_functions_of_their_own(backend, module):
 
 def test_numbers_of_activations_and_losses_are_distinct():
     from fastbp.maths.activations import TABLE, USER
-    from fastbp.maths.losses import ROWS, USER_LOSS
+    from fastbp.maths.losses import ROW_LOSSES, USER_LOSS
 
     kinds = [row.kind for row in TABLE.values()]
     assert sorted([*kinds, USER]) == list(range(len(TABLE) + 1))
-    assert sorted([*ROWS, USER_LOSS]) == list(range(len(ROWS) + 1))
+    assert sorted([*ROW_LOSSES, USER_LOSS]) == list(range(len(ROW_LOSSES) + 1))
 
 
 def test_parts_cover_all_rows_once_and_have_even_lengths():

@@ -30,9 +30,9 @@ from fastbp.maths.marquardt import (
     STATUS,
     STUCK,
     Descent,
-    Rows,
+    LMSolver,
+    NormalEquations,
     Rules,
-    Search,
 )
 from fastbp.maths.robust import CAUCHY_RHO, HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 
@@ -210,12 +210,12 @@ def rows_of(t, noise=None):
         found = REFERENCE.gradient_beyond(t.problem, full(x), full(x + step), 1, t.robust)
         return found + off(sizes["JTr"])
 
-    return Rows(normal_equations, sum_of_squares, gradient_beyond)
+    return NormalEquations(normal_equations, sum_of_squares, gradient_beyond)
 
 
 def searched(t, noise=None):
     """The search over the reference, and its records."""
-    search = Search(rows_of(t, noise), t.params[t.free], t.rules, t.prior)
+    search = LMSolver(rows_of(t, noise), t.params[t.free], t.rules, t.prior)
     return search, search.steps(t.steps, t.goal)
 
 

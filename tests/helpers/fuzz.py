@@ -64,7 +64,9 @@ def _by_name(choices):
 
 ACTIVATIONS, LOSSES = _by_name(EVERY_ACTIVATION), _by_name(EVERY_LOSS)
 # The user's own one is plain arithmetic, which overflows before its result does.
-BUILT_IN = tuple(name for name, act in ACTIVATIONS.items() if fb.activation(act).row is not None)
+BUILT_IN = tuple(
+    name for name, act in ACTIVATIONS.items() if fb.activation(act).formulas is not None
+)
 
 DTYPES = ("float64", "float32")
 VALUES = ("moderate", "whole", "spread", "subnormal", "huge", "mixed")
@@ -209,7 +211,7 @@ def derivative(act, Y, Z, dtype):
         return function(act, 1, exact(Z), dtype)
     finite = np.isfinite(Y)
     found = F.from_y(exact(np.where(finite, Y, 0)), dtype)
-    value = np.where(finite, found.value, act.row.df_from_y(Y, act.constant))
+    value = np.where(finite, found.value, act.formulas.df_from_y(Y, act.constant))
     return Approx(value, np.where(np.isfinite(value), found.error, 0))
 
 
