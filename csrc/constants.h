@@ -72,7 +72,7 @@
 #define FB_RMSPROP 3
 #define FB_ADAGRAD 4
 
-/* Why `train` stopped before its last step (0: it did not). */
+/* The results of `train`: why it stopped before its last step (0: it did not). */
 #define FB_DONE 0
 #define FB_NON_FINITE_OBJECTIVE 1
 #define FB_NON_FINITE_PARAMETERS 2
@@ -92,14 +92,14 @@
 #define FB_LAST_PROGRESS 4
 #define FB_EPOCHS_WITHOUT 5
 
-/* What the norm of a clipped gradient is increased by, against division by 0. */
+/* Added to the norm of a gradient by which clipping divides, against division by 0. */
 #define FB_CLIP_EPSILON 1e-06
 
-/* A sum over rows is cut into at most so many parts, each of about so many rows or more. */
+/* A sum over rows is cut into at most MOST_PARTS parts, each of about PART_ROWS rows or more. */
 #define FB_MOST_PARTS 16
 #define FB_PART_ROWS 256
 
-/* The hash of `train` by which dropout is drawn. */
+/* Constants of the hash by which `train` draws dropout. */
 #define FB_GOLDEN 0x9E3779B97F4A7C15
 #define FB_MIX_1 0xBF58476D1CE4E5B9
 #define FB_MIX_2 0x94D049BB133111EB
