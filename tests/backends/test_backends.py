@@ -111,7 +111,7 @@ def also_interpreted(values, chosen):
 
 REFERENCE = backends.load("numpy")
 
-# Losses of elements, with weights by lanes or row by row; of rows, of pairs, of the user's own.
+# Losses of elements, with weights by lanes or row by row; of rows, of pairs, user-defined.
 OF_EVERY_KIND = ("mse", "huber", "softmax_ce", "gaussian_nll", "margin_ranking", QUARTIC)
 
 # As many roundings of the largest entry may results be apart: in float64 1e-12 of it.
@@ -528,12 +528,12 @@ X, y = np.sin(np.arange(1400.0)).reshape(70, 20), np.cos(np.arange(210.0)).resha
 value, grad = net.value_and_grad(net.init(0), X, y, backend="c")
 print(native.instruction_set(), value.hex(), grad.tobytes().hex())
 """
-    found = [python(code, FASTBP_MAX_ISA=cap).stdout.split() for cap in LEVELS]
-    names = [name for name, _, _ in found]
+    result = [python(code, FASTBP_MAX_ISA=cap).stdout.split() for cap in LEVELS]
+    names = [name for name, _, _ in result]
     highest = names[-1]
     assert names == [min(cap, highest, key=LEVELS.index) for cap in LEVELS]
-    values = [float.fromhex(value) for _, value, _ in found]
-    grads = [np.frombuffer(bytes.fromhex(grad)) for _, _, grad in found]
+    values = [float.fromhex(value) for _, value, _ in result]
+    grads = [np.frombuffer(bytes.fromhex(grad)) for _, _, grad in result]
     for value, grad in zip(values, grads, strict=True):
         agree(value, values[0], "value")
         agree(grad, grads[0], "gradient")
@@ -750,7 +750,7 @@ def test_non_finite_objective_stops_before_its_update(module, dtype, method, bad
 def test_non_finite_objective_in_a_later_epoch_keeps_the_last_good_start(module):
     _, t, run = training(0, "float64", "sgd")
     t.go(module, run, 5)
-    good = run.params.copy()  # the start of epoch 1, found good when epoch 1 completes
+    good = run.params.copy()  # the start of epoch 1, which counts as good when epoch 1 is complete
     t.go(module, run, 5)
     start = run.params.copy()
     targets = np.full_like(t.problem.targets, np.nan)
@@ -841,7 +841,9 @@ def test_good_parameters_lag_one_epoch(module, dtype):
     _, t, run = training(1, dtype, "momentum")
     starts = [run.params.copy()]
     for epoch in range(3):
-        t.go(module, run, 2)  # inside the epoch: the last completed one's start, and its own
+        t.go(
+            module, run, 2
+        )  # inside the epoch: the starts of the last completed epoch and of this one
         assert same(run.good, np.array([starts[max(epoch - 1, 0)], starts[epoch]]))
         t.go(module, run, 3)
         assert same(run.good[0], starts[epoch])

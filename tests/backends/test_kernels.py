@@ -51,9 +51,9 @@ def check_layer(X, W, b, dY, act, dtype, need_dX=True, mask=None):
     Y_bound.check(Y, f"Y of {act}")
     if cache.Z is not None:
         Z.check(cache.Z, f"Z of {act}")
-    # The backward pass starts from the Y (or Z) that it was given, whatever that is off by.
-    given = exact(Y if cache.Z is None else cache.Z)
-    slope = bounds.slope(act, given, exact(Y), dtype)
+    # The backward pass starts from the computed Y (or Z), whatever its error.
+    source = exact(Y if cache.Z is None else cache.Z)
+    slope = bounds.slope(act, source, exact(Y), dtype)
     if act.name in CROSSING and fb.get_backend() == "numpy" and dtype == np.float64:
         # The reference adds two terms, below 2, each 4 ULP off, also where they cancel.
         slope.error += 2 * 2 * bounds.ULP_OTHER * bounds.unit(dtype)
@@ -224,7 +224,7 @@ def test_empty_layers(backend, dtype, rng, act, shape):
 @pytest.mark.interpreted
 @pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_nan_and_infinity_reach_only_what_they_should(backend, dtype, rng, act):
-    """A row of X with NaN makes its own row of Y and dW NaN, nothing else."""
+    """A row of X with NaN makes that row of Y and dW NaN, nothing else."""
     act = fb.activation(act)
     X, W, b, dY = layer(rng, 19, 6, 21, dtype)
     X[7, 2] = np.nan
@@ -254,7 +254,7 @@ def test_infinities_are_as_in_the_reference(backend, dtype, act):
         assert (np.isinf(computed) == infinite).all()
 
 
-def test_subnormal_numbers_are_kept(backend, dtype):
+def test_subnormal_numbers_are_not_flushed(backend, dtype):
     """Outside training nothing is flushed to zero."""
     small = np.finfo(dtype).smallest_subnormal
     X, W = np.full((5, 1), 3 * small), np.full((1, 9), 2, dtype)

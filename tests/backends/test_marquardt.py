@@ -83,14 +83,14 @@ def test_gradient_beyond_against_the_jacobian(module, dtype, n, weighted, robust
     """JᵀD r there, several outputs, masks, rows that fill no tile and several parts."""
     c, problem, params, moved = moved_case(dtype, n, weighted)
     plan, rho = c.net.plan, ROBUST[robust]
-    found = module.gradient_beyond(problem, params, moved, 1, rho)
-    assert found.shape == (plan.n_free,) and found.dtype == dtype and plan.n_free < plan.n_params
+    result = module.gradient_beyond(problem, params, moved, 1, rho)
+    assert result.shape == (plan.n_free,) and result.dtype == dtype and plan.n_free < plan.n_params
     J = jacobian(dtype, n, weighted)
     here, there = (REFERENCE.forward(plan, p, c.X).astype(float) - c.y for p in (params, moved))
     w = c.terms.get("sample_weight", np.ones(n)).astype(float)[:, None]
     Dr = (w * slope_of(here, rho) * there).ravel()
     sizes = abs(J).T @ abs(Dr)
-    assert abs(found - J.T @ Dr).max() <= 4504 * np.finfo(dtype).eps * sizes.max()
+    assert abs(result - J.T @ Dr).max() <= 4504 * np.finfo(dtype).eps * sizes.max()
     # It is another one than that of the residuals here.
     assert abs(J.T @ Dr - J.T @ (w * slope_of(here, rho) * here).ravel()).max() > 0.01 * sizes.max()
 
@@ -99,8 +99,8 @@ def test_gradient_beyond_against_the_jacobian(module, dtype, n, weighted, robust
 def test_without_a_step_it_is_that_of_the_normal_equations(module, robust):
     _, problem, params, _ = moved_case(n=300)
     _, JTr, _ = module.normal_equations(problem, params, 1, ROBUST[robust])
-    found = module.gradient_beyond(problem, params, params, 1, ROBUST[robust])
-    assert abs(found - JTr).max() <= 1e-12 * abs(JTr).max()
+    result = module.gradient_beyond(problem, params, params, 1, ROBUST[robust])
+    assert abs(result - JTr).max() <= 1e-12 * abs(JTr).max()
 
 
 @pytest.mark.interpreted
@@ -114,7 +114,7 @@ def test_threads_do_not_change_the_gradient_beyond(compiled, dtype, n):
     assert same(one, three)
 
 
-# Searches.
+# Minimisations.
 
 
 @dataclass
@@ -207,8 +207,8 @@ def rows_of(t, noise=None):
         return total + off(total)
 
     def gradient_beyond(x, step):
-        found = REFERENCE.gradient_beyond(t.problem, full(x), full(x + step), 1, t.robust)
-        return found + off(sizes["JTr"])
+        result = REFERENCE.gradient_beyond(t.problem, full(x), full(x + step), 1, t.robust)
+        return result + off(sizes["JTr"])
 
     return NormalEquations(normal_equations, sum_of_squares, gradient_beyond)
 
@@ -234,12 +234,12 @@ def new_descent(t):
 
 def descended(module, t, threads=1, pieces=None):
     """The search that a backend makes, in pieces of so many steps, and its records."""
-    descent, found = new_descent(t), []
+    descent, result = new_descent(t), []
     for steps in pieces or [t.steps]:
         records = np.full((steps, 4), np.nan)
         taken = module.descend(t.problem, t.rules, t.robust, descent, records, t.goal, threads)
-        found.append(records[:taken])
-    return descent, np.concatenate(found)
+        result.append(records[:taken])
+    return descent, np.concatenate(result)
 
 
 def agree(name, descent, records):
@@ -255,9 +255,9 @@ def agree(name, descent, records):
         true = of(search)
         return 4 * np.max([abs(of(s) - true) for s, _ in noisy], axis=0) + 8 * EPS * abs(true)
 
-    def check(found, of, sharp=1e-6):
+    def check(result, of, sharp=1e-6):
         true, most = of(search), limit(of).max()
-        assert abs(found - true).max() <= most <= sharp * abs(true).max()
+        assert abs(result - true).max() <= most <= sharp * abs(true).max()
 
     check(descent.params[t.free], lambda s: s.x)
     check(descent.scales, lambda s: s.scales)
@@ -341,7 +341,7 @@ def test_steps_to_where_the_jacobian_is_infinite_are_not_taken(module):
 
 
 def test_memory_does_not_grow_with_the_calls(compiled):
-    """A search works in what it was given at its first step."""
+    """Later calls work in the arrays of the first."""
     t = task(n=300, prior=0.5)
     descent, records = new_descent(t), np.empty((1, 4))
 

@@ -43,7 +43,7 @@ LOSSES = ("mse", "softmax_ce", "margin_ranking", "gaussian_nll", QUARTIC)
 
 
 def at_once(functions):
-    """What the functions return, each called by a thread of its own, all together."""
+    """The results of the functions, each called in a separate thread, all at once."""
     barrier = threading.Barrier(len(functions))
 
     def call(function):
@@ -285,8 +285,8 @@ def mode():
     double, single = np.full(8, 5e-324), np.full(16, 1e-45, np.float32)
     one, smallest = float(len("1")), float(double[0])  # of which no compiler knows the product
     control = struct.unpack_from("<I", environment(), 28)[0] & CONTROL if MXCSR_KNOWN else None
-    kept = (double * one).all(), (single * single.dtype.type(one)).all(), smallest * one > 0
-    return *map(bool, kept), control
+    exact = (double * one).all(), (single * single.dtype.type(one)).all(), smallest * one > 0
+    return *map(bool, exact), control
 
 
 def divergence(threads):

@@ -63,7 +63,7 @@ def _by_name(choices):
 
 
 ACTIVATIONS, LOSSES = _by_name(EVERY_ACTIVATION), _by_name(EVERY_LOSS)
-# The user's own one is plain arithmetic, which overflows before its result does.
+# The user-defined one is plain arithmetic, which overflows before its result does.
 BUILT_IN = tuple(
     name for name, act in ACTIVATIONS.items() if fb.activation(act).formulas is not None
 )
@@ -153,9 +153,9 @@ def product(A, B, dtype, addend=None):
     (finite_A, unknown_A), (finite_B, unknown_B) = _known(A), _known(B)
     b = None if addend is None else np.asarray(addend, EXACT)
     finite_b = None if b is None else np.where(np.isfinite(b), b, 0)
-    found = bounds.product(finite_A, finite_B, dtype, finite_b)
+    result = bounds.product(finite_A, finite_B, dtype, finite_b)
     terms = A.value.shape[1] + (b is not None)
-    error = found.error - terms * (EXACT(info.tiny) - EXACT(info.smallest_subnormal))
+    error = result.error - terms * (EXACT(info.tiny) - EXACT(info.smallest_subnormal))
     sizes = finite_A.size @ finite_B.size + (0 if b is None else abs(finite_b))
     value = A.value @ B.value + (0 if b is None else b)
     unknown = unknown_A.any(axis=1)[:, None] | unknown_B.any(axis=0) | (sizes >= info.max / 2)
@@ -183,8 +183,8 @@ def function(act, order, Z, dtype):
     smallest = np.finfo(dtype).smallest_subnormal
     inside = Approx(np.where(finite, Z.value, 0), np.where(np.isfinite(Z.error), Z.error, 0))
     if order == 0:
-        found = bounds.activate(act, inside, dtype)
-        value, error = found.value, found.error
+        result = bounds.activate(act, inside, dtype)
+        value, error = result.value, result.error
     else:
         value = np.asarray(F.df(inside.value), EXACT)
         error = gamma(2 * F.ulps[1], dtype) * abs(value) + F.ulps[1] * smallest
@@ -205,20 +205,20 @@ def _lost(F, act, z, value):
 
 
 def derivative(act, Y, Z, dtype):
-    """act' as the backward pass takes it, from given Y or Z."""
+    """act' as the backward pass computes it, from Y or Z."""
     F = bounds.function(act)
     if F.from_y is None:
         return function(act, 1, exact(Z), dtype)
     finite = np.isfinite(Y)
-    found = F.from_y(exact(np.where(finite, Y, 0)), dtype)
-    value = np.where(finite, found.value, act.formulas.df_from_y(Y, act.constant))
-    return Approx(value, np.where(np.isfinite(value), found.error, 0))
+    result = F.from_y(exact(np.where(finite, Y, 0)), dtype)
+    value = np.where(finite, result.value, act.formulas.df_from_y(Y, act.constant))
+    return Approx(value, np.where(np.isfinite(value), result.error, 0))
 
 
 def sum_rows(A, dtype):
     ones = exact(np.ones((1, len(A.value))))
-    found = product(ones, A, dtype)
-    return Approx(found.value[0], found.error[0])
+    result = product(ones, A, dtype)
+    return Approx(result.value[0], result.error[0])
 
 
 def compare(computed, expected, dtype, what):
@@ -329,8 +329,10 @@ class Dense:
         compare(dX, product(dZ, exact(W).T, dtype), dtype, "dX")
         expected = product(exact(X).T, dZ, dtype)
         if mask is not None:
-            kept = mask == 1
-            expected = Approx(np.where(kept, expected.value, 0), np.where(kept, expected.error, 0))
+            unmasked = mask == 1
+            expected = Approx(
+                np.where(unmasked, expected.value, 0), np.where(unmasked, expected.error, 0)
+            )
         compare(dW, expected, dtype, "dW")
         assert (db is None) == (b is None)
         if b is not None:
@@ -538,11 +540,11 @@ def _network_case(drawn):
     return rng, case_of(rng, net, n_for(loss, drawn.n), loss, drawn.weighted, **penalties)
 
 
-def _drawn(cls, rng, **given):
-    """A case with the given fields; the others are drawn from their choices."""
-    names = [f.name for f in fields(cls) if f.name in CHOICES and f.name not in given]
+def _drawn(cls, rng, **values):
+    """A case with these values of fields; the others are drawn from their choices."""
+    names = [f.name for f in fields(cls) if f.name in CHOICES and f.name not in values]
     chosen = {name: str(rng.choice(CHOICES[name])) for name in names}
-    return cls(**chosen, **given, seed=int(rng.integers(2**31)))
+    return cls(**chosen, **values, seed=int(rng.integers(2**31)))
 
 
 def draw(seed, index):
@@ -595,7 +597,7 @@ def _simpler(case, name, value):
 
 
 def shrunk(case, backend):
-    """The simplest case found on the way down that still fails."""
+    """The simplest case, of those tried in turn, that still fails."""
     for simpler in smaller(case):
         if failure(simpler, backend) is not None:
             return shrunk(simpler, backend)
@@ -635,7 +637,7 @@ def run(backend, seed, seconds=np.inf, most=None, trace=None):
     return index, failures
 
 
-# Processes: FASTBP_MAX_ISA is read when the C library is loaded, and a crash ends only its own.
+# Processes: FASTBP_MAX_ISA is read when the C library is loaded, and a crash ends only one.
 
 
 def work(backend, seed, seconds, trace):

@@ -102,8 +102,8 @@ def _no_less(A, B):
     """A @ B for entries >= 0, or slightly more: a bound can be multiplied in float64."""
     if not max(A.max(initial=0), B.max(initial=0)) < 1e140:
         return A @ B
-    found = A.astype(np.float64) @ B.astype(np.float64)
-    return (found * (1 + 1e-9) + np.finfo(np.float64).tiny).astype(EXACT)
+    result = A.astype(np.float64) @ B.astype(np.float64)
+    return (result * (1 + 1e-9) + np.finfo(np.float64).tiny).astype(EXACT)
 
 
 def times(A, B, dtype, roundings=1):
@@ -223,7 +223,7 @@ class Function:
     corners : tuple of float
         Where f' jumps.
     from_y : callable or None
-        (Y, dtype) -> f' as computed from Y; without it Z is kept.
+        (Y, dtype) -> f' as computed from Y; None if the backward pass uses Z.
     df_size : callable or None
         Of z: what the roundings of df are relative to, where that is not the result.
     """
@@ -345,7 +345,7 @@ FUNCTIONS: dict[str, Callable[..., Function]] = {  # of the parameter
         np.exp, np.exp, (ULP_SIGMOID, ULP_OTHER), np.exp, np.exp, from_y=lambda Y, _: Y
     ),
     "sin": lambda c: Function(np.sin, np.cos, bend=1),
-    # The user's own of strategies.py: 4 and 8 roundings.
+    # The user-defined one of strategies.py: 4 and 8 roundings.
     "bump": lambda c: Function(
         lambda z: z / (1 + z * z),
         lambda z: (1 - z * z) / (1 + z * z) ** 2,
@@ -367,7 +367,7 @@ def _carried(bound, Z):
 
 
 def activate(act, Z, dtype):
-    """act(Z): the errors of Z times the Lipschitz constant, and the function's own ULPs."""
+    """act(Z): the errors of Z times the Lipschitz constant, and the ULPs of the function."""
     F = function(act)
     value, spread = F.f(Z.value), _carried(F.steepest, Z)
     smallest = np.finfo(dtype).smallest_subnormal
@@ -381,21 +381,21 @@ def slope(act, Z, Y, dtype):
     Where Z is closer to a corner than its error, either side is right.
     """
     F = function(act)
-    found = F.from_y(Y, dtype) if F.from_y is not None else _slope_from_z(F, Z, dtype)
-    return Approx(found.value, found.error + _jump(F, Z))
+    result = F.from_y(Y, dtype) if F.from_y is not None else _slope_from_z(F, Z, dtype)
+    return Approx(result.value, result.error + _jump(F, Z))
 
 
 def either_slope(act, Z, Y, dtype):
     """act' from Z or, where it tells, from Y."""
-    found, other = slope(act, Z, Y, dtype), _slope_from_z(function(act), Z, dtype)
-    return Approx(found.value, np.maximum(found.error, other.error))
+    result, other = slope(act, Z, Y, dtype), _slope_from_z(function(act), Z, dtype)
+    return Approx(result.value, np.maximum(result.error, other.error))
 
 
 def _slope_from_z(F, Z, dtype):
     value, spread = F.df(Z.value), _carried(F.bend, Z)
     size = abs(value) if F.df_size is None else F.df_size(Z.value)
     rounding = gamma(2 * F.ulps[1], dtype) * (size + spread)
-    if F.ulps[1] > 1:  # near a root of f' the extended precision's own rounding would be more
+    if F.ulps[1] > 1:  # near a root of f' the rounding of extended precision would be more
         rounding = rounding + 8 * np.finfo(EXACT).eps
     return Approx(value, spread + rounding)
 
@@ -489,8 +489,8 @@ def backward(net, params, steps, dY, by_row=False):
 def _outer(X, dZ, dtype):
     """The products of the rows' entries, (n, n_in·n_out)."""
     n, n_in = X.value.shape
-    found = times(_reshaped(X, n, n_in, 1), dZ[:, None], dtype)
-    return _reshaped(Approx(found.value, found.error + np.finfo(dtype).tiny), n, -1)
+    result = times(_reshaped(X, n, n_in, 1), dZ[:, None], dtype)
+    return _reshaped(Approx(result.value, result.error + np.finfo(dtype).tiny), n, -1)
 
 
 def _join(parts):
@@ -629,7 +629,7 @@ ELEMENTS: dict[str, Callable[..., Element]] = {  # of the parameter
         (7, 6),
         (lambda y, t: np.exp(y) + abs(t * y), lambda y, t: np.exp(y) + t),
     ),
-    # The user's own of strategies.py.
+    # The user-defined one of strategies.py.
     "quartic": lambda _: Element(
         lambda y, t: (y - t) ** 4 + (y - t) ** 2 / 2,
         lambda y, t: 4 * (y - t) ** 3 + (y - t),
@@ -917,9 +917,9 @@ def _mix(beta, old, new, dtype):
 
 def _over_root(g, q, eps, dtype, rate=1, root=1):
     """rate·g/(sqrt(q)/root + eps): the root, the quotient and the products within 4 ULP each."""
-    found = _monotone(lambda g, q: rate * g / (np.sqrt(np.maximum(q, 0)) / root + eps), g, q)
-    found.error += gamma(8 * ULP_OTHER, dtype) * found.size
-    return found
+    result = _monotone(lambda g, q: rate * g / (np.sqrt(np.maximum(q, 0)) / root + eps), g, q)
+    result.error += gamma(8 * ULP_OTHER, dtype) * result.size
+    return result
 
 
 def _monotone(f, *arguments):

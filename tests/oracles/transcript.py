@@ -152,8 +152,8 @@ class Transcript:
         """Assert that the run has what was taken down."""
         monitor = [self.base, self.beyond, self.last, self.lowest, self.reference, self.stale]
         assert run.monitor.tolist() == monitor, f"{run.monitor} instead of {monitor} {what}"
-        for name, kept in (("good", np.array(self.good)), ("best", self.best)):
-            assert same(getattr(run, name), kept), f"{name} parameters are others {what}"
+        for name, expected in (("good", np.array(self.good)), ("best", self.best)):
+            assert same(getattr(run, name), expected), f"{name} parameters are others {what}"
         if self.counted:
             # A step of the mean rounds three times, relative to at most four times the largest.
             iterates = np.array(self.counted, EXACT)
