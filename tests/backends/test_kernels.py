@@ -146,7 +146,7 @@ ABOUT_VECTORS = sorted(
 @pytest.mark.interpreted
 @pytest.mark.parametrize("width", ABOUT_VECTORS)
 def test_edges_of_tiles(backend, dtype, rng, width):
-    """All numbers of rows up to two tiles of most, with short sums and with long ones."""
+    """All numbers of rows up to two tiles of the largest size, with short sums and long ones."""
     for n in range(1, 27):
         depth = (1, 2, 3, 5, 16, 17, 33, 64)[(n + width) % 8]
         check_whole_numbers(rng, n, depth, width, dtype)
@@ -166,7 +166,7 @@ BLOCKS = [
 @pytest.mark.interpreted
 @pytest.mark.parametrize("shape", BLOCKS, ids=str)
 def test_edges_of_blocks(backend, dtype, rng, shape):
-    """Matrices beyond the first-level cache, with strides that are powers of two among them."""
+    """Matrices larger than the first-level cache; some strides are powers of two."""
     check_whole_numbers(rng, *shape, dtype)
 
 

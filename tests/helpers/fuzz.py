@@ -5,9 +5,8 @@
 Runs at the repository's root, one process for each backend and instruction-set level. A case is a
 few plain numbers and names, drawn from (seed, index); its arrays follow from them. Results are held
 against extended precision within the bounds of oracles/bounds.py, second derivatives and Hessian
-products against the reference, what a training run does besides arithmetic against plain Python.
-What fails is made smaller while it fails and printed as a program that fails; the exit status is
-then 1.
+products against the reference, the decisions of training runs against plain Python. A failing case
+is made smaller while it fails and printed as a program that fails; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -222,7 +221,7 @@ def sum_rows(A, dtype):
 
 
 def compare(computed, expected, dtype, what):
-    """Assert that computed values are what is known of them."""
+    """Assert that computed values are within the errors of the expected ones."""
     assert computed.dtype == dtype and computed.shape == expected.value.shape, (
         f"{what} has {computed.dtype} {computed.shape}, expected {dtype} {expected.value.shape}"
     )
@@ -498,7 +497,7 @@ class Train:
         if not self._moderate(c, t, copy_of(run), n_steps):
             return
         module, again = backends.load(backend), copy_of(run)
-        follow(module, c, t, run, n_steps, beyond=True, sharp=False)
+        follow(module, c, t, run, n_steps, past_stops=True, sharp=False)
         buffers, t = t.buffers(n_steps), t.having(threads=self.threads)
         while again.step < n_steps:
             t.go(module, again, n_steps - again.step, *buffers)

@@ -1,4 +1,4 @@
-"""What a correct floating-point evaluation can be off by at most: running error analysis.
+"""Bounds of the error of correct floating-point evaluations: running error analysis.
 
 The mathematics is evaluated once more in extended precision, independently of the package, and
 each array carries a bound of the error that an evaluation in `dtype` can have there. With u the
@@ -6,7 +6,7 @@ unit roundoff, a sum of n terms (products, fused or not), taken in any order, is
 γ_n·Σ|terms|, γ_n = n·u/(1 - n·u) (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3);
 a function that is accurate to k ULP adds 2k·u·|result|; errors of the inputs go through Lipschitz
 constants, or through the ends of the interval where the function is monotone. Nothing is fitted to
-what the backends happen to give.
+the results of the backends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PI = EXACT("3.14159265358979323846264338327950288")
 
 
 def unit(dtype):
-    """Unit roundoff of `dtype`, plus that of the extended precision compared with."""
+    """Unit roundoff of `dtype`, plus that of the extended precision of the comparison."""
     return EXACT(np.finfo(dtype).eps) / 2 + np.finfo(EXACT).eps / 2
 
 
@@ -83,7 +83,7 @@ def exact(array):
 
 
 def product(A, B, dtype, addend=None):
-    """A @ B (+ addend): the inner dimension's γ, and the errors that A and B bring along."""
+    """A @ B (+ addend): the inner dimension's γ, and the errors of A and B."""
     terms = A.value.shape[1] + (addend is not None)
     value = A.value @ B.value
     sizes = _no_less(A.size, B.size)
@@ -362,7 +362,7 @@ def function(act):
 
 
 def _carried(bound, Z):
-    """How far the errors of Z move a function whose derivative has that bound."""
+    """The error by those of Z in a function whose derivative has this bound."""
     return (bound(Z.value + Z.error) if callable(bound) else bound) * Z.error
 
 
@@ -376,7 +376,7 @@ def activate(act, Z, dtype):
 
 
 def slope(act, Z, Y, dtype):
-    """act' as the backward pass takes it: from Y where that tells, else from Z.
+    """act' as the backward pass computes it: from Y where Y determines it, else from Z.
 
     Where Z is closer to a corner than its error, either side is right.
     """
@@ -386,7 +386,7 @@ def slope(act, Z, Y, dtype):
 
 
 def either_slope(act, Z, Y, dtype):
-    """act' from Z or, where it tells, from Y."""
+    """act' from Z or, where Y determines it, from Y."""
     result, other = slope(act, Z, Y, dtype), _slope_from_z(function(act), Z, dtype)
     return Approx(result.value, np.maximum(result.error, other.error))
 
@@ -401,7 +401,7 @@ def _slope_from_z(F, Z, dtype):
 
 
 def _jump(F, Z):
-    """How far off f' can be where a corner lies within the errors of Z."""
+    """The error of f' where a corner lies within the errors of Z."""
     low, high = Z.value - Z.error, Z.value + Z.error
     here, worst = F.df(Z.value), np.zeros_like(Z.value)
     for corner in F.corners:
@@ -434,7 +434,7 @@ def matrices(net, params):
 
 
 def masked_entries(net):
-    """Which parameters a mask takes away."""
+    """Which parameters are masked."""
     masked = np.zeros(net.n_params, bool)
     for layer, (W, b) in zip(net.layers, split(net, masked), strict=True):
         if layer.mask is not None:
@@ -505,7 +505,7 @@ def _reshaped(A, *shape):
 
 
 def _where_free(net, A):
-    """Entries (..., n_params), exactly 0 where nothing can move."""
+    """A (..., n_params), exactly 0 for parameters that are not free."""
     free = free_entries(net)
     return Approx(np.where(free, A.value, 0), np.where(free, A.error, 0))
 
@@ -664,7 +664,7 @@ def rows_of_loss(loss, Y, y, dtype):
 
 
 def _element(row, Y, T, dtype):
-    """ℓ and dℓ/dy of each element: convex and monotone, so that the interval's ends tell."""
+    """ℓ and dℓ/dy of each element: convex and monotone, so that extremes are at interval ends."""
     y = np.clip(Y.value, *row.range)
     ends = [np.clip(Y.value + side * Y.error, *row.range) for side in (-1, 1)]
     f, df = row.f(y, T), row.df(y, T)
