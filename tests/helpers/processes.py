@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 
@@ -31,22 +30,3 @@ def python(code, **options):
     done = run(code, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def forked(function):
-    """The result of `function()` in a forked child process, which must not fail."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump(function(), pipe)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        data = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    return pickle.loads(data)
