@@ -10,8 +10,8 @@ import numpy as np
 
 from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
 from ..common.errors import ShapeError
-from ..maths.linear_models import Linear, Tall, Wide
-from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, Rules, Search
+from ..maths.linear_models import LinearModel, TallModel, WideModel
+from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, LMSolver, Rules
 from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
@@ -23,7 +23,7 @@ from .scipy_methods import as_bounds
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
-CALLBACK, GOAL = -2, 4  # statuses beside those of `marquardt.Search`
+CALLBACK, GOAL = -2, 4  # statuses beside those of `marquardt.LMSolver`
 
 MESSAGES = {
     CALLBACK: "`callback` stopped the minimisation.",
@@ -35,7 +35,7 @@ MESSAGES = {
     SHORT: "Converged: the next step is no longer than xtol of the parameters.",
     GOAL: "The goal has been reached.",
 }
-RECORDED = ("cost", "mu", "rho", "gradient")  # the columns of `marquardt.Search.record`
+RECORDED = ("cost", "mu", "rho", "gradient")  # the columns of `marquardt.LMSolver.record`
 
 _EPS = float(np.finfo(float).eps)
 
@@ -185,78 +185,78 @@ def levenberg_marquardt(
             bounds = as_bounds(bounds, obj.net.n_params, pairs=False)
             pair = checked_bounds((bounds.lb[obj.net.free], bounds.ub[obj.net.free]), free.x0)
         squares = NetworkSquares(obj, free, loss, f_scale)
-        search = Search(squares, free.x0, rules, obj.prior()[obj.net.free], pair)
-        end = _run(search, maxiter, goal, stop_test(free.callback(callback)))
-        r, J = free.residuals(search.x), free.jacobian(search.x)
-        result: OptimizeResult = free.full(_result(search, *end, r, J))
+        solver = LMSolver(squares, free.x0, rules, obj.prior()[obj.net.free], pair)
+        end = _run(solver, maxiter, goal, stop_test(free.callback(callback)))
+        r, J = free.residuals(solver.x), free.jacobian(solver.x)
+        result: OptimizeResult = free.full(_result(solver, *end, r, J))
         result.x = result.x.astype(fun.net.dtype, copy=False)
         return result
     x = starting_point(x0)
     pair = checked_bounds(bounds, x)
     system = Residuals(fun, jac, args, robust, pair)
     system.start(x)
-    search = Search(system, x, rules, None, pair)
+    solver = LMSolver(system, x, rules, None, pair)
     require_finite("the Jacobian at x0", system.at(x)[1])
-    end = _run(search, maxiter, goal, stop_test(callback))
-    result = _result(search, *end, *system.at(search.x))
+    end = _run(solver, maxiter, goal, stop_test(callback))
+    result = _result(solver, *end, *system.at(solver.x))
     if loss == "linear":
         _add_errors(result, x)
     return result
 
 
-def end_message(search: Any, rules: Rules) -> str:
-    """How a `marquardt.Search` has ended, in words."""
-    if search.status == STUCK and search.mu > rules.mu_max:
+def end_message(solver: Any, rules: Rules) -> str:
+    """How a `marquardt.LMSolver` has ended, in words."""
+    if solver.status == STUCK and solver.mu > rules.mu_max:
         return (
             f"mu has grown beyond mu_max, {rules.mu_max:g}, and no step decreases the sum of "
             f"squares: raise mu_max, or check the Jacobian (see fastbp.check_grad)."
         )
-    return MESSAGES[search.status]
+    return MESSAGES[solver.status]
 
 
 def _run(
-    search: Search, maxiter: int, goal: float, wants_to_stop: Callable[[np.ndarray, float], bool]
+    solver: LMSolver, maxiter: int, goal: float, wants_to_stop: Callable[[np.ndarray, float], bool]
 ) -> tuple[int, dict[str, np.ndarray]]:
     """Step until the search ends or is stopped; its status, and its history by RECORDED's names."""
-    status = GOAL if search.total / 2 <= goal and search.status == RUNNING else RUNNING
-    records = [search.record]
-    while status == RUNNING and search.nit < maxiter:
-        record = search.steps(1)
+    status = GOAL if solver.total / 2 <= goal and solver.status == RUNNING else RUNNING
+    records = [solver.record]
+    while status == RUNNING and solver.nit < maxiter:
+        record = solver.steps(1)
         if not len(record):
             break
         records.append(record[0])
-        if search.total / 2 <= goal:
+        if solver.total / 2 <= goal:
             status = GOAL
-        elif wants_to_stop(search.x, search.total / 2):
+        elif wants_to_stop(solver.x, solver.total / 2):
             status = CALLBACK
     columns = np.array(records).T
-    return status or search.status, dict(zip(RECORDED, columns, strict=True))
+    return status or solver.status, dict(zip(RECORDED, columns, strict=True))
 
 
 def _result(
-    search: Search, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
+    solver: LMSolver, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
 ) -> OptimizeResult:
-    """The result as SciPy's least squares have it, with r (m,) and J (m, n) at the search's x."""
+    """The result as SciPy's least squares have it, with r (m,) and J (m, n) at the solver's x."""
     from scipy.optimize import OptimizeResult
 
-    held = np.zeros(len(search.x), int)
-    if search.held is not None and search.bounds is not None:
-        at_lower = search.x <= search.bounds[0]
-        held = np.where(search.held, np.where(at_lower, -1, 1), 0)
+    held = np.zeros(len(solver.x), int)
+    if solver.held is not None and solver.bounds is not None:
+        at_lower = solver.x <= solver.bounds[0]
+        held = np.where(solver.held, np.where(at_lower, -1, 1), 0)
     return OptimizeResult(
-        x=search.x,
-        cost=search.total / 2,
+        x=solver.x,
+        cost=solver.total / 2,
         fun=r,
         jac=J,
-        grad=search.gradient,
-        optimality=float(np.abs(search.gradient).max()),
+        grad=solver.gradient,
+        optimality=float(np.abs(solver.gradient).max()),
         active_mask=held,
-        nit=search.nit,
-        nfev=search.nfev,
-        njev=search.njev,
+        nit=solver.nit,
+        nfev=solver.nfev,
+        njev=solver.njev,
         status=status,
         success=status > 0,
-        message=end_message(search, search.rules) if status == search.status else MESSAGES[status],
+        message=end_message(solver, solver.rules) if status == solver.status else MESSAGES[status],
         history=history,
     )
 
@@ -277,7 +277,7 @@ def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
 
 
 class Residuals:
-    """The sum of squares of the caller's residuals, which are checked; a `marquardt.System`.
+    """The sum of squares of the caller's residuals, which are checked; a `marquardt.SumOfSquares`.
 
     Parameters
     ----------
@@ -322,12 +322,12 @@ class Residuals:
         self._last = (x, r)
         return float(rho(r, self.robust)[0].sum())
 
-    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
         """The same sum with its linear model."""
         r, J = self.at(x)
         squares, slope = rho(r, self.robust)
         root = np.sqrt(slope)
-        model = Tall if J.shape[0] >= J.shape[1] else Wide
+        model = TallModel if J.shape[0] >= J.shape[1] else WideModel
         return float(squares.sum()), model(
             root[:, None] * J, root * r, lambda step: root * self.residuals(x + step)
         )

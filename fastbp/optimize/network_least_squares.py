@@ -1,4 +1,4 @@
-"""A network's sum of squares for Levenberg-Marquardt, and the search that the backend makes."""
+"""A network's sum of squares for Levenberg-Marquardt, and the solver inside the backend."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from ..maths.linear_models import Linear, Wide
-from ..maths.marquardt import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, Rows, Rules
+from ..maths.linear_models import LinearModel, WideModel
+from ..maths.marquardt import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, NormalEquations, Rules
 from ..maths.robust import rho
 from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates
 
 
-class NetworkSquares(Rows):
+class NetworkSquares(NormalEquations):
     """The sum of squares of an objective as a function of the free parameters x (n_free,).
 
-    It is a `marquardt.System`. With fewer residuals than free parameters the linear model holds
-    their Jacobian, which is then the smaller matrix; else JᵀJ is summed over blocks of rows.
+    It is a `marquardt.SumOfSquares`. With fewer residuals than free parameters, the linear model
+    holds their Jacobian, which is then the smaller matrix; else JᵀJ is summed over blocks of rows.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class NetworkSquares(Rows):
         """Whether there are fewer residuals than free parameters."""
         return self.obj.n_residuals < len(self.free.x0)
 
-    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
         """The sum of squares and its linear model."""
         if not self.wide:
             return super().linear(x)
@@ -55,7 +55,7 @@ class NetworkSquares(Rows):
         weights = 1.0 if p.weights is None else np.repeat(p.weights, p.plan.n_out)
         roots = np.sqrt(weights * slope)
         J = roots[:, None] * obj.backend.jacobian(p.plan, params, p.X, obj.threads, True)
-        model = Wide(J, roots * r, lambda step: roots * self._residuals(x + step))
+        model = WideModel(J, roots * r, lambda step: roots * self._residuals(x + step))
         return float((weights * squares).sum()), model
 
     def _residuals(self, x: np.ndarray) -> np.ndarray:
@@ -64,10 +64,10 @@ class NetworkSquares(Rows):
         return (self.obj.backend.forward(p.plan, self.free.full(x), p.X) - p.targets).ravel()
 
 
-class BackendSearch:
-    """A `marquardt.Search` inside the backend, several steps a call, without bounds.
+class BackendLMSolver:
+    """A `marquardt.LMSolver` inside the backend, several steps a call, without bounds.
 
-    It has the same state, and those attributes of `marquardt.Search` that `fit` reads.
+    It has the same state, and those attributes of `marquardt.LMSolver` that `fit` reads.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class BackendSearch:
         Returns
         -------
         numpy.ndarray (k, 4)
-            A row per step, as `marquardt.Search.record`.
+            A row per step, as `marquardt.LMSolver.record`.
         """
         obj, records = self._system.obj, np.empty((count, 4))
         taken = obj.backend.descend(
@@ -134,7 +134,7 @@ class BackendSearch:
         numbers = {"nit": self.nit, "nfev": self.nfev, "njev": int(self._descent.state[NJEV])}
         return {"scales": self._descent.scales.copy(), "mu": self.mu} | numbers
 
-    def go_on(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue a search that was at this x and had this `state`."""
         descent, numbers = self._descent, self._descent.state
         descent.normal[:-1], descent.normal[-1], numbers[SQUARES] = self._system.normal_equations(
