@@ -6,7 +6,7 @@
 /* fastbp/maths/activations.py */
 
 /* Numbers by which the backends know the functions. RELU_Z is relu with a derivative at 0 other
- * than 0, USER a function of the user's own. */
+ * than 0, USER a user-defined function. */
 #define FB_LINEAR 0
 #define FB_RELU 1
 #define FB_LEAKY_RELU 2
@@ -72,7 +72,7 @@
 #define FB_RMSPROP 3
 #define FB_ADAGRAD 4
 
-/* Why `train` stopped before its last step (0: it did not). */
+/* The results of `train`: why it stopped before its last step (0: it did not). */
 #define FB_DONE 0
 #define FB_NON_FINITE_OBJECTIVE 1
 #define FB_NON_FINITE_PARAMETERS 2
@@ -92,14 +92,14 @@
 #define FB_LAST_PROGRESS 4
 #define FB_EPOCHS_WITHOUT 5
 
-/* What the norm of a clipped gradient is increased by, against division by 0. */
+/* Added to the norm of a gradient by which clipping divides, against division by 0. */
 #define FB_CLIP_EPSILON 1e-06
 
-/* A sum over rows is cut into at most so many parts, each of about so many rows or more. */
+/* A sum over rows is cut into at most MOST_PARTS parts, each of about PART_ROWS rows or more. */
 #define FB_MOST_PARTS 16
 #define FB_PART_ROWS 256
 
-/* The hash of `train` by which dropout is drawn. */
+/* Constants of the hash by which `train` draws dropout. */
 #define FB_GOLDEN 0x9E3779B97F4A7C15
 #define FB_MIX_1 0xBF58476D1CE4E5B9
 #define FB_MIX_2 0x94D049BB133111EB
@@ -155,50 +155,53 @@
 #define FB_NJEV 6
 #define FB_STATUS 7
 
-/* How a search ends (0: it goes on). */
+/* Status of a minimisation: why it ended (0: it has not). */
 #define FB_STUCK -1
 #define FB_RUNNING 0
 #define FB_FLAT 1
 #define FB_SMALL 2
 #define FB_SHORT 3
 
-/* What columns of the Jacobian measured counts by this factor an iteration later: a column that
- * was long once, far from here, does not hold its parameter back for ever. Of squared lengths. */
+/* The factor by which a scale (a squared length of a column of J) decays per iteration, while
+ * the column is shorter: a column that was long once, far from here, does not damp its parameter
+ * for ever. */
 #define FB_DECAY 0.64
 
-/* of the gain that was predicted: a step that gains less is not taken */
+/* a step is rejected if it gains less than this share of the prediction */
 #define FB_TOO_LITTLE 0.1
 
-/* The last step gains less than can be seen: it is taken if the sum rises by no more of itself. */
+/* The gain of the last step drowns in rounding: the step is accepted if the sum of squares rises
+ * by no more than this share of itself. */
 #define FB_UNSEEN 2e-15
 
-/* A gain as predicted but for this share: the linear model is exact, and nearly all damping
- * goes. */
+/* The linear model counts as exact if gain and prediction differ by at most this share; mu is
+ * then multiplied by this factor. */
 #define FB_EXACT 0.001
 
-/* the longest bend of a step, relative to it */
+/* the longest bend (acceleration term) of a step, relative to the step */
 #define FB_LONGEST_BEND 0.75
 
-/* where along a step the second derivative is taken */
+/* the share of a step at which the second derivative is evaluated */
 #define FB_PROBE 0.1
 
-/* predicted gains below this share of the sum need no bend */
+/* predicted gains below this share of the sum of squares need no bend */
 #define FB_STRAIGHT 1e-08
 
-/* of x, where steps are compared with it */
+/* the least length of x with which steps are compared */
 #define FB_LEAST_LENGTH 1e-300
 
-/* what rounding does is seen to where the equations are solved */
+/* the least damping; the solution of the equations takes care of rounding itself */
 #define FB_LEAST_MU 1e-30
 
-/* the damping of a parameter that is not to move */
+/* the damping of a parameter that does not move */
 #define FB_HELD 1e+150
 
-/* Where even the smallest steps fail, but a step of more than this share of x was to gain more
- * than this share of the sum, the Jacobian does not tell the truth. */
+/* The Jacobian is wrong (status STUCK) if all steps fail, even the smallest, although a step
+ * longer than this share of x promised to gain more than this share of the sum of squares. */
 #define FB_PROMISED 1e-06
 
-/* residuals that are smaller, relative to what x moves, are zero but for rounding */
+/* Residuals are zero but for rounding if their sum of squares is below this share of x's squared
+ * length. */
 #define FB_ROUNDED 1e-28
 
 #endif

@@ -2,9 +2,9 @@
 
     python tools/accuracy.py
 
-For each backend, instruction set and dtype a process of its own evaluates the functions at the
-points of tests/oracles/truth.py; the page tells the mean and the largest error in ULP, and where
-the latter is. Needs mpmath; takes about two minutes. With --check nothing is written, and the exit
+A process for each backend and instruction set evaluates the functions at the points of
+tests/oracles/truth.py; the page lists the mean and the largest error in ULP, and the z of the
+latter. Needs mpmath; takes about two minutes. With --check nothing is written, and the exit
 code says whether a bound is broken.
 """
 
@@ -30,7 +30,7 @@ ORDERS = ("f", "df")
 # The functions whose bound is 2.5 ULP; it is 4 for the others and all derivatives.
 TIGHT = ("exp", "sigmoid", "tanh")
 
-# What a process runs under, by the name of its column. Numba knows levels by processors.
+# The environment of each process. Numba names instruction sets by processors.
 _AVX2 = "+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+popcnt"
 VARIANTS = {
     ("c", "baseline"): {"FASTBP_MAX_ISA": "baseline"},
@@ -60,7 +60,7 @@ accuracy where they are small, by nature; there the error is at most 2 machine e
 
 
 def measure(directory: str) -> None:
-    """In a process of its own: evaluate everything and leave the results in the directory."""
+    """Evaluate everything, in a child process, and write the results to the directory."""
     from oracles import truth
 
     import fastbp as fb
@@ -92,8 +92,8 @@ def run(backend: str, level: str, variables: dict[str, str]) -> dict | None:
         }
         command = [sys.executable, __file__, "--measure", directory]
         subprocess.run(command, env=environment, check=True)
-        found, results = pickle.loads(Path(directory, "results").read_bytes())
-    return results if found in (None, level) else None
+        result, results = pickle.loads(Path(directory, "results").read_bytes())
+    return results if result in (None, level) else None
 
 
 def _host_levels() -> list[str]:

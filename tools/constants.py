@@ -2,9 +2,9 @@
 
     python tools/constants.py
 
-takes them from the modules that define them: each public number that one of these assigns becomes
-FB_ and its name, under the comment that it has there. Numbers of which each float type has its own
-come from tools/polynomials.py.
+takes them from the modules that define them: each public number that one of these assigns becomes a
+macro, FB_ and its name, under its comment. Numbers that differ between the float types come from
+tools/polynomials.py.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def definitions(module: ModuleType) -> list[str]:
 
 
 def number(value: float) -> str:
-    """As C writes it."""
+    """The number as C writes it."""
     return f"0x{value:X}" if isinstance(value, int) and value >= 2**16 else repr(value)
 
 

@@ -34,15 +34,15 @@ TAIL_END, TAIL_MIDDLE = 39, 4
 
 @dataclass(frozen=True)
 class Polynomial:
-    """q on [low, high], by which `whole` is computed.
+    """A function q on [low, high] that a polynomial approximates.
 
     Attributes
     ----------
     name : str
     formula : str
-        What q serves, for the generated comment.
+        The formula that uses q, for the generated comment.
     interval : str
-        Where, likewise.
+        The interval, for the same comment.
     low, high : mpf
         The interval of q's argument.
     q : callable
@@ -218,7 +218,7 @@ HI_LO = ("_HI", "_LO")
 def number(
     dtype_name: str, name: str, x: mpmath.mpf, comment: str = "", parts: tuple[str, ...] = ("",)
 ) -> list[Entry]:
-    """x as a sum of numbers of the type; without a comment it belongs to what stands before it."""
+    """x as a sum of numbers of the type; without a comment it belongs to the entry before it."""
     entries = []
     for part in parts:
         value = rounded(x, dtype_name)

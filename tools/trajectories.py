@@ -28,7 +28,7 @@ START = [0.5, -0.75, 0.25, 0.375, 0.625, -0.5, 0.125, -0.25, 0.0625, 0.75, -0.37
 BATCH_SIZE = 2
 STEPS = (1, 2, 7, 60)
 
-# Method, what its class in fastbp is given besides defaults, and the limit of the gradient's norm.
+# Method, the arguments of its class in fastbp, and the limit of the gradient's norm.
 RUNS = [
     ("SGD", {"lr": 0.05}, None),
     ("SGD", {"lr": 0.05}, 0.5),
@@ -126,7 +126,7 @@ def exact(value):
 def trajectory(name, options, most, steps):
     """Step -> the parameters after it, as float64."""
     rule, options = RULES[name], {key: exact(value) for key, value in options.items()}
-    p, memories, found = [mpf(x) for x in START], [{} for _ in START], {}
+    p, memories, result = [mpf(x) for x in START], [{} for _ in START], {}
     batches = [range(j, min(j + BATCH_SIZE, len(X))) for j in range(0, len(X), BATCH_SIZE)]
     for t in range(1, max(steps) + 1):
         g = gradient(p, batches[(t - 1) % len(batches)])
@@ -134,8 +134,8 @@ def trajectory(name, options, most, steps):
             g = clip(g, most)
         p = [rule(x, d, t, m, **options) for x, d, m in zip(p, g, memories, strict=True)]
         if t in steps:
-            found[t] = [float(x) for x in p]
-    return found
+            result[t] = [float(x) for x in p]
+    return result
 
 
 def generate(steps=STEPS):

@@ -1,8 +1,8 @@
-"""Which backends there are and which one is in use.
+"""The names of the backends, and the choice of the one in use.
 
 A backend is named "c", "numba" or "numpy" and is a module with the functions of `contract`. A call
 resolves its backend once, at its entry: the `backend=` argument if there is one, else the innermost
-`use_backend` of the running context, else what `set_backend` said, else the environment variable
+`use_backend` of the running context, else that of `set_backend`, else the environment variable
 FASTBP_BACKEND, else the first that can run here.
 """
 
@@ -64,9 +64,9 @@ def load(name: str) -> ModuleType:
     BackendError
         If the backend cannot run here.
     """
-    found = _loaded.get(name) if isinstance(name, str) else None
-    if found is not None:
-        return found
+    loaded = _loaded.get(name) if isinstance(name, str) else None
+    if loaded is not None:
+        return loaded
     if name not in _MODULES:
         raise ValueError(unknown_name("backend", name, _MODULES))
     reason = why_missing(name)
@@ -77,13 +77,14 @@ def load(name: str) -> ModuleType:
 
 
 def resolve(name: str | None = None) -> ModuleType:
-    """The module of the backend that a call must use; see the top of this file for the order."""
+    """The module of the backend that a call must use, in the order that this module states."""
     if name is not None:
         return load(name)
     return _context.get() or _default or _startup_default()
 
 
 def _startup_default() -> ModuleType:
+    """Load the backend of FASTBP_BACKEND, else the first that can run, and make it the default."""
     global _default
     name = os.environ.get("FASTBP_BACKEND")
     if name and name not in _MODULES:

@@ -1,4 +1,4 @@
-"""What runs here: versions, backends, instruction set."""
+"""`show_config`: the versions, backends and instruction set in use."""
 
 from __future__ import annotations
 
@@ -76,6 +76,6 @@ def _c_library() -> dict[str, str] | None:
 def _numba() -> dict[str, str] | None:
     if backends.why_missing("numba"):
         return None
-    # As Numba reads it, whose import would take long.
+    # Numba reads the variable like this; importing Numba would take long.
     disabled = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
     return {"functions": "interpreted (NUMBA_DISABLE_JIT)" if disabled else "compiled"}

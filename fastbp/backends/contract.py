@@ -1,12 +1,12 @@
-"""What every backend does: the functions, their arguments and their exact meaning.
+"""The contract of the backends: their functions, the arguments and the exact meaning of each.
 
 A backend is a module that has the functions of this one, with the same names and arguments. Here
-they have no body; `reference` gives them one in plain NumPy, `native` in C and `jit` in Numba.
+they have no body; `reference` implements them in plain NumPy, `native` in C and `jit` in Numba.
 Callers have checked everything: arrays are C-contiguous, aligned, of the plan's dtype and of the
-shapes given here, and backends neither check again nor modify them, except where a function says
+documented shapes, and backends neither check again nor modify them, except where a function says
 that it works in place. Results are new C-contiguous arrays.
 
-The numbers that stand here are C's too, which has them from csrc/constants.h: after a change run
+C takes the numbers of this module from csrc/constants.h: after a change run
 `python tools/constants.py`.
 
 Notation: X (n, n_in), W (n_in, n_out), b (n_out,), Z = XW + b, Y = act(Z); dA is dL/dA and has the
@@ -32,7 +32,7 @@ N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN, LAYER_COLUMNS =
 # Kinds of `Optimizer`.
 SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
 
-# Why `train` stopped before its last step (0: it did not).
+# The results of `train`: why it stopped before its last step (0: it did not).
 DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
 
 # An objective this many times the first one, for so many epochs in a row, is divergence.
@@ -42,13 +42,13 @@ GROWTH_EPOCHS = 3
 # Places in `Run.monitor`.
 FIRST_OBJECTIVE, EPOCHS_GROWN, LAST_OBJECTIVE, LOWEST, LAST_PROGRESS, EPOCHS_WITHOUT = range(6)
 
-# What the norm of a clipped gradient is increased by, against division by 0.
+# Added to the norm of a gradient by which clipping divides, against division by 0.
 CLIP_EPSILON = 1e-6
 
-# A sum over rows is cut into at most so many parts, each of about so many rows or more.
+# A sum over rows is cut into at most MOST_PARTS parts, each of about PART_ROWS rows or more.
 MOST_PARTS, PART_ROWS = 16, 256
 
-# The hash of `train` by which dropout is drawn.
+# Constants of the hash by which `train` draws dropout.
 GOLDEN = 0x9E3779B97F4A7C15
 MIX_1, MIX_2 = 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
 HASH_1, HASH_2 = 0x7FEB352D, 0x846CA68B
@@ -56,7 +56,7 @@ HASH_1, HASH_2 = 0x7FEB352D, 0x846CA68B
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A network as plain arrays: all that a backend knows of it.
+    """A network as plain arrays: all that a backend knows about it.
 
     Attributes
     ----------
@@ -73,16 +73,16 @@ class Plan:
     tape_width : int
         Columns of the tape.
     activations : tuple of ActivationSpec
-        The layers' functions: what `layers` and `constants` say of them, and the user's own.
+        The layers' activations: the same as `layers` and `constants`, and user-defined functions.
     free : numpy.ndarray of bool (n_params,), or None
-        Which parameters `train` may change; None for all. The others' entries of the gradient
-        count as 0 there. `jacobian` and `normal_equations` can leave the others out; no other
-        function looks at it.
+        Which parameters `train` may change; None for all. The gradient of the others counts as 0
+        there. `jacobian` and the functions for least squares can leave the others out; no other
+        function reads it.
     dropout : numpy.ndarray of float64 (n_layers,), or None
         The share of each layer's outputs that `train` drops, in [0, 1), 0 for the last layer; None
-        if it drops none. No other function looks at it.
+        if it drops none. No other function reads it.
     handles : dict
-        Where a backend keeps, under its own name, what it made of the plan.
+        Where a backend stores, under its name, what it made of the plan.
     """
 
     dtype: np.dtype
@@ -131,15 +131,15 @@ class Problem:
     weights : numpy.ndarray (n,) or None
         The sample weights w.
     scale : float
-        The normaliser, for all rows together.
+        The normaliser of the sum over all rows.
     constant : float
         The row function's parameter, 0 where there is none.
     functions : PairFunctions or None
-        The user's own row function, for USER_LOSS.
+        The user-defined row function, for USER_LOSS.
     l2, l1, group : float
-        Factors of the penalties; biases are free of them.
+        Factors of the penalties, which do not apply to biases.
     handles : dict
-        Where a backend keeps, under its own name, what it made of the problem.
+        Where a backend stores, under its name, what it made of the problem.
     """
 
     plan: Plan
@@ -172,8 +172,8 @@ class Optimizer:
         p -= lr·d.
         ADAGRAD: s = s + g², p -= lr·g / (sqrt(s) + ε).
     n_moments : int
-        Vectors that the rule carries from step to step: 0 or 1 (v), 2 (m, s), 1 to 3 (s, then v,
-        then a, those that there are) or 1 (s).
+        The number of vectors that the rule carries from step to step: 0 or 1 (v), 2 (m, s), 1 to 3
+        (s, then v with momentum, then a if centered) or 1 (s).
     constants : tuple of four floats
         (momentum, 0, 0, 0), (β1, β2, ε, decay), (α, ε, momentum, 1 if centered else 0) or
         (ε, 0, 0, 0). ε is at least float32's smallest normal number.
@@ -201,14 +201,14 @@ class Recipe:
         CLIP_EPSILON)) if this is finite; squares are taken in the plan's dtype and summed in
         float64.
     average_from : int
-        From this step on, counted from 0, `Run.average` is kept; negative for never.
+        From this step on, counted from 0, `Run.average` is updated; negative for never.
     validation : Problem or None
         Of the same plan; its value (without dropout) is taken at the end of each epoch.
     goal : float
         An epoch whose mean objective is not above it is the last: GOAL_MET; -inf for none.
     patience : int
-        After so many epochs in a row without progress `train` stops: NO_PROGRESS. Watched is the
-        validation's value or, without one, the epoch's mean objective. 0: nothing is watched.
+        After this many epochs in a row without progress `train` stops: NO_PROGRESS. The watched
+        value is the validation's or, without one, the epoch's mean objective. 0: none is watched.
     tol : float
         Progress is a watched value below r - tol·|r|, r being the one that made progress last.
     threads : int
@@ -228,7 +228,7 @@ class Recipe:
 
 @dataclass(eq=False)
 class Run:
-    """The state of a training run; `train` moves it on in place.
+    """The state of a training run; `train` updates it in place.
 
     Attributes
     ----------
@@ -237,26 +237,26 @@ class Run:
     moments : numpy.ndarray (n_moments, n_params)
         The optimizer's vectors.
     good : numpy.ndarray (2, n_params)
-        Row 0: the last parameters known to be good, which are those at the start of the last
-        completed epoch whose objectives, and the parameters after it, were finite, and which was
-        not beyond the growth limit (at first: the initial ones). Row 1: the parameters at the
+        Row 0: the last good parameters, which are those at the start of the last completed epoch
+        whose objectives, and the parameters after it, were finite and whose mean objective was
+        within the growth limit (at first the initial parameters). Row 1: the parameters at the
         start of the running epoch.
     best : numpy.ndarray (n_params,)
-        The candidate (see `train`) with the lowest watched value; without patience it is not
-        touched and may be empty.
+        The candidate (see `train`) with the lowest watched value; unused without patience, and
+        then it may be empty.
     average : numpy.ndarray of float64 (n_params,)
-        The mean of the parameters after each of the steps from `Recipe.average_from` on; kept as
+        The mean of the parameters after each of the steps from `Recipe.average_from` on, by
         average += (params - average)/count. Without averaging it may be empty.
     monitor : numpy.ndarray of float64 (6,)
-        Numbers, by place: FIRST_OBJECTIVE, the growth limit's base: absolute, at least the dtype's
-        epsilon, 0 before the first step; EPOCHS_GROWN, completed epochs in a row above GROWTH_LIMIT
-        times that; LAST_OBJECTIVE, the last one met; LOWEST, the lowest watched value, and
-        LAST_PROGRESS, the one that made progress last, both inf at first; EPOCHS_WITHOUT, completed
-        epochs in a row without progress.
+        Numbers, by place: FIRST_OBJECTIVE, the first step's absolute objective, at least the
+        dtype's epsilon, and 0 before that step; EPOCHS_GROWN, completed epochs in a row above
+        GROWTH_LIMIT times that; LAST_OBJECTIVE, that of the last step; LOWEST, the lowest watched
+        value, and LAST_PROGRESS, the one that made progress last, both inf at first;
+        EPOCHS_WITHOUT, completed epochs in a row without progress.
     seed : int
-        Of the dropout, 0 <= seed < 2^64.
+        The seed of the dropout, 0 <= seed < 2^64.
     step : int
-        Steps done since the run's beginning. With s = ceil(n / batch_size) steps an epoch, step k
+        The number of completed steps. With s = ceil(n / batch_size) steps an epoch, step k
         is batch k mod s of epoch k div s; batch j holds the places j·batch_size to
         min((j+1)·batch_size, n) of the epoch's order.
     """
@@ -272,10 +272,10 @@ class Run:
 
 
 def partition(n: int) -> list[tuple[int, int]]:
-    """The parts (start, stop) of n rows that are summed apart; the sums are added in this order.
+    """The parts (start, stop) of n rows that are summed apart; their sums are added in this order.
 
-    Every backend cuts sums over rows like this, however many threads share the parts, so that
-    results do not depend on their number. A part has an even number of rows, but for the last one.
+    Every backend cuts sums over rows like this, so that results do not depend on the number of
+    threads that share the parts. A part has an even number of rows, except the last one.
     """
     most = max(1, min(MOST_PARTS, -(-n // PART_ROWS)))
     size = max(2, 2 * -(-n // (2 * most)))
@@ -317,10 +317,10 @@ def forward(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
 
 
 def forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
-    """All that `backward` needs: a vector of n·tape_width numbers.
+    """The tape that `backward` reads: a vector of n·tape_width numbers.
 
-    Layer after layer the blocks Y (n, n_out) and, where kept, Z (n, n_out), each C-contiguous and
-    starting at n times its column of the plan.
+    Layer after layer it has the blocks Y (n, n_out) and, unless Z_COLUMN is -1, Z (n, n_out), each
+    C-contiguous and starting at n times its column of the plan.
     """
     raise NotImplementedError
 
@@ -347,9 +347,10 @@ def jvp(
 def jacobian(
     plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
 ) -> np.ndarray:
-    """dY/dparams, (n·n_out, n_params), rows sample-major; if `free_only`, (n·n_out, n_free).
+    """dY/dparams, (n·n_out, n_params); row i·n_out + k belongs to output k of sample i.
 
-    Its columns are then those of the free parameters, in their order; no others are computed.
+    If `free_only`, the shape is (n·n_out, n_free): only the columns of the free parameters, in
+    their order, are computed.
     """
     raise NotImplementedError
 
@@ -370,7 +371,7 @@ def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[
 
 
 def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
-    """Each row's part of the gradient, without penalties, (n, n_params).
+    """The gradient of each row's term, without penalties, (n, n_params).
 
     Row i is ``scale · w_i · dℓ/dY_i · dY_i/dparams``; their sum is the gradient.
     """
@@ -400,7 +401,7 @@ def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: R
 def normal_equations(
     problem: Problem, params: np.ndarray, threads: int, robust: Robust
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """JᵀDJ (n_free, n_free), JᵀDr (n_free,) and `sum_of_squares`, for r = Y - T and J = dr/dparams.
+    """JᵀDJ (n_free, n_free), JᵀDr (n_free,), `sum_of_squares`, with r = Y - T and J = dr/dparams.
 
     D is diagonal: w_i rho'(z_ik), 1 without weights for LINEAR_RHO. So JᵀDr is half the gradient of
     the sum, and JᵀDJ, from which rho'' is left out, is positive semidefinite: that of iteratively
@@ -426,11 +427,11 @@ def descend(
     goal: float,
     threads: int,
 ) -> int:
-    """Steps of Levenberg and Marquardt's method, as `marquardt.Search` takes them.
+    """Steps of Levenberg and Marquardt's method, as `marquardt.LMSolver` takes them.
 
     The problem is one of float64. Steps are taken until `records` (k, 4), whose rows are as
-    `marquardt.Search.record`, is full, the sum of squares with the prior is not above `goal`, or
-    the search ends. Returns how many steps that were.
+    `marquardt.LMSolver.record`, is full, the sum of squares with the prior is not above `goal`, or
+    `descent`'s status is not RUNNING. Returns the number of steps.
     """
     raise NotImplementedError
 
@@ -458,11 +459,11 @@ def train(
     rates : numpy.ndarray of float64, (1,) or (n_steps,)
         The rate of all steps, or of each.
     losses : numpy.ndarray of float64 (epochs touched,)
-        To which the objectives are added, each taken on its batch before the step, penalty
-        included. Where the steps begin within an epoch, that epoch's sum so far must stand here:
-        goal, patience and the growth limit look at whole epochs.
+        Each epoch's sum of objectives, to which the steps add theirs: that of the batch before the
+        update, penalty included. Where the steps begin within an epoch, its sum so far must be
+        here: goal, patience and the growth limit apply to whole epochs.
     validation : numpy.ndarray of float64 (epochs touched,)
-        Where the validation's value is put at the end of an epoch; empty without one.
+        Receives the validation's value at the end of each epoch; empty without one.
 
     Notes
     -----
@@ -472,10 +473,11 @@ def train(
     validation is evaluated; the watched value is compared, and where it is lower than all before,
     the candidate becomes `run.best`; the goal; the patience. The candidate is what a fit would
     return now: the average if that has begun, rounded to the dtype, else the parameters. A watched
-    NaN is no progress. A later call goes on as if GOAL_MET or NO_PROGRESS had not stopped the run.
+    NaN is no progress. A later call continues as if GOAL_MET or NO_PROGRESS had not stopped the
+    run.
 
-    The step that stopped is run.step after the return: the step itself for a non-finite objective,
-    the one after the epoch's last otherwise. Subnormal numbers may be flushed to zero inside; the
+    After an early return run.step is the step with the non-finite objective, or the one after the
+    last step of the epoch. Subnormal numbers may be flushed to zero during the call; the
     floating-point mode is restored on return.
 
     Dropout multiplies a layer's output, on its way to the next layer, by 1/(1 - p) or by 0. With

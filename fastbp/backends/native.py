@@ -27,7 +27,7 @@ LEVELS = ("baseline", "avx2", "avx512")
 
 
 def _connect_fastcall() -> Any:
-    """Give `_fastcall` the library's functions; returns that module, or None if it is not built."""
+    """Connect `_fastcall` to the library; returns that module, or None if it is not built."""
     try:
         from ..common import _fastcall
     except ImportError:  # a Python without the limited API
@@ -81,7 +81,7 @@ def compiler() -> str:
 
 
 def _check(code: int) -> int:
-    """What a function of the library returned; MemoryError for FB_NO_MEMORY."""
+    """The return value of a function of the library; MemoryError for FB_NO_MEMORY."""
     if code < 0:
         raise MemoryError("the C backend could not allocate its workspace; use smaller batches")
     return code
@@ -105,7 +105,7 @@ def _is_double(array: np.ndarray) -> bool:
 
 
 def _function(act: ActivationSpec, dtype: np.dtype) -> int:
-    """The address of a user's activation, 0 for a built-in one."""
+    """The address of a user-defined activation, 0 for a built-in one."""
     return 0 if act.functions is None else user_code.address(act.functions, dtype)
 
 
@@ -156,7 +156,7 @@ def dense_backward(
 
 
 def _plan(plan: Plan) -> Any:
-    """The library's plan; made at the first call, freed with the Python one."""
+    """The library's fb_plan *; made at the first call, freed with the Python plan."""
     handle = plan.handles.get("c")
     if handle is None:
         functions = [_function(act, plan.dtype) for act in plan.activations]
@@ -333,14 +333,14 @@ def descend(
     threads: int,
 ) -> int:
     plan, struct = _problem(problem)
-    search = descent.handles.get("c") or _new_descent(descent, rules, robust)
-    search.steps, search.records = len(records), _address(_DOUBLES, records)
-    search.goal, search.threads = goal, threads
-    return _check(lib.fb_descend(plan, struct, search))
+    solver = descent.handles.get("c") or _new_descent(descent, rules, robust)
+    solver.steps, solver.records = len(records), _address(_DOUBLES, records)
+    solver.goal, solver.threads = goal, threads
+    return _check(lib.fb_descend(plan, struct, solver))
 
 
 def _new_descent(descent: Descent, rules: Rules, robust: Robust) -> Any:
-    """The library's search, an fb_descent *; it refers to the arrays of the Python one."""
+    """The library's fb_descent *, which refers to the arrays of the Python state."""
     arrays = ("params", "normal", "scales", "state", "prior")
     numbers = ("mu_max", "ftol", "xtol", "gtol", "min_grad", "uniform", "bend")
     fields = {name: _address(_DOUBLES, getattr(descent, name)) for name in arrays}

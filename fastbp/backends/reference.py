@@ -1,7 +1,7 @@
 """The contract in plain NumPy: the mathematics of fastbp as a reader would write it down.
 
-Nothing here is tuned. The other backends are validated against this one, and it serves where
-neither a compiler nor Numba is at hand. `contract` tells what each function must do.
+Nothing here is tuned. The other backends are validated against this one, and it runs where there
+is neither a compiler nor Numba. `contract` documents the functions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..maths.activations import ActivationSpec
-from ..maths.losses import ROWS, USER_LOSS, Row, user_row
-from ..maths.marquardt import Descent, Rows, Rules, Search
+from ..maths.losses import RowLoss, row_loss
+from ..maths.marquardt import Descent, LMSolver, NormalEquations, Rules
 from ..maths.robust import Robust, rho
 from . import contract
 from .contract import Optimizer, Plan, Problem, Recipe, Run
@@ -23,10 +23,10 @@ from .contract import Optimizer, Plan, Problem, Recipe, Run
 def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
     z = Z.astype(np.float64)
     with np.errstate(all="ignore"):
-        if act.row is None:
+        if act.formulas is None:
             assert act.functions is not None
             return act.functions.evaluate(order, z).astype(Z.dtype)
-        formula = (act.row.f, act.row.df, act.row.d2f)[order]
+        formula = (act.formulas.f, act.formulas.df, act.formulas.d2f)[order]
         return np.asarray(formula(z, act.constant)).astype(Z.dtype)
 
 
@@ -57,18 +57,18 @@ def dense_backward(
 
 
 def _derivative(act: ActivationSpec, Y: np.ndarray, Z: np.ndarray | None) -> np.ndarray:
-    """act'(Z), from Y where Y determines it."""
-    if act.row is None or act.row.df_from_y is None:
+    """act'(Z), computed from Y where Y determines it."""
+    if act.formulas is None or act.formulas.df_from_y is None:
         assert Z is not None
         return activation(act, Z, 1)
-    return np.asarray(act.row.df_from_y(Y, act.constant)).astype(Y.dtype)
+    return np.asarray(act.formulas.df_from_y(Y, act.constant)).astype(Y.dtype)
 
 
 # The network.
 
 
 class _Layer:
-    """Views of one layer's W and b in a parameter-shaped vector, and its activation."""
+    """A layer's activation, and its W and b as views of a vector (n_params,)."""
 
     def __init__(self, plan: Plan, index: int, vector: np.ndarray):
         n_in, n_out, _, w, b, self.y_column, self.z_column = map(int, plan.layers[index])
@@ -82,7 +82,7 @@ class _Layer:
         return self._block(tape, n, self.y_column)
 
     def Z(self, tape: np.ndarray, n: int) -> np.ndarray | None:
-        """Its Z (n, n_out), where the tape keeps it."""
+        """The layer's Z (n, n_out) in a tape, None if the tape does not have it."""
         return self._block(tape, n, self.z_column) if self.z_column >= 0 else None
 
     def _block(self, tape: np.ndarray, n: int, column: int) -> np.ndarray:
@@ -114,7 +114,7 @@ def backward(
     return _backward(plan, params, X, tape, dY, need_dX, [None] * len(plan.layers))
 
 
-# With dropout, layer by layer factors (n, n_out) of the outputs, or None for all 1.
+# Dropout's factors (n, n_out) of each layer's outputs; None if all are 1.
 _Factors = list[np.ndarray | None]
 
 
@@ -122,11 +122,11 @@ def _forward_tape(plan: Plan, params: np.ndarray, X: np.ndarray, factors: _Facto
     n = len(X)
     tape = np.empty(n * plan.tape_width, plan.dtype)
     for layer, factor in zip(_layers(plan, params), factors, strict=True):
-        kept = layer.Z(tape, n)
-        Y, Z = dense_forward(X, layer.W, layer.b, layer.act, kept is not None)
+        Z_of_tape = layer.Z(tape, n)
+        Y, Z = dense_forward(X, layer.W, layer.b, layer.act, Z_of_tape is not None)
         layer.Y(tape, n)[:] = Y
-        if kept is not None:
-            kept[:] = Z
+        if Z_of_tape is not None:
+            Z_of_tape[:] = Z
         X = Y if factor is None else Y * factor
     return tape
 
@@ -181,7 +181,7 @@ def jvp(
 def _directional(
     layer: _Layer, direction: _Layer, X: np.ndarray, dX: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Z and its derivative where W, b and X move in the directions of dW, db and dX."""
+    """Z and its derivative dZ in the direction of dX and of `direction`'s W and b."""
     Z, dZ = X @ layer.W, dX @ layer.W + X @ direction.W
     if layer.b is None:
         return Z, dZ
@@ -211,7 +211,7 @@ def input_jacobian(plan: Plan, params: np.ndarray, X: np.ndarray) -> np.ndarray:
 
 
 def _unit(plan: Plan, n: int, k: int) -> np.ndarray:
-    """Rows of dY that pick output k."""
+    """dY (n, n_out) with 1 for output k and 0 for the others."""
     dY = np.zeros((n, plan.n_out), plan.dtype)
     dY[:, k] = 1
     return dY
@@ -264,20 +264,19 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
             slope = activation(layer.act, Z, 1)
             outputs.append((Z, RZ, slope))
             inputs.append((activation(layer.act, Z, 0), slope * RZ))
-        # Backward: dL/dA and its derivative. Without the former, what is left is Gauss-Newton's.
-        dA = (
-            np.zeros_like(inputs[-1][0]) if gauss_newton else _loss_gradient(problem, inputs[-1][0])
-        )
-        RdA = _loss_second(problem, *inputs[-1])
+        # Backward: dA = dL/dA and its derivative RdA. With dA = 0 the product is Gauss-Newton's.
+        Y, RY = inputs[-1]
+        dA = np.zeros_like(Y) if gauss_newton else _loss_gradient(problem, Y)
+        RdA = _loss_second(problem, Y, RY)
         for index in reversed(range(len(layers))):
             (A, RA), (Z, RZ, slope) = inputs[index], outputs[index]
             dZ, RdZ = dA * slope, RdA * slope
             if not gauss_newton:
                 RdZ += dA * activation(layers[index].act, Z, 2) * RZ
-            part = _Layer(plan, index, result)
-            part.W[:] = A.T @ RdZ + RA.T @ dZ
-            if part.b is not None:
-                part.b[:] = RdZ.sum(axis=0)
+            product = _Layer(plan, index, result)
+            product.W[:] = A.T @ RdZ + RA.T @ dZ
+            if product.b is not None:
+                product.b[:] = RdZ.sum(axis=0)
             RdA = RdZ @ layers[index].W.T + dZ @ directions[index].W.T
             dA = dZ @ layers[index].W.T
     return result
@@ -339,21 +338,21 @@ def descend(
         params[free] = x
         return params
 
-    rows = Rows(
+    equations = NormalEquations(
         lambda x: normal_equations(problem, expanded(x), threads, robust),
         lambda x: sum_of_squares(problem, expanded(x), threads, robust),
         lambda x, step: gradient_beyond(problem, expanded(x), expanded(x + step), threads, robust),
     )
-    search = Search.of_descent(rows, rules, descent, descent.params[free])
-    found = search.steps(len(records), goal)
-    records[: len(found)] = found
-    descent.params[free] = search.x
-    search.keep(descent)
-    return len(found)
+    solver = LMSolver.from_state(equations, rules, descent, descent.params[free])
+    taken = solver.steps(len(records), goal)
+    records[: len(taken)] = taken
+    descent.params[free] = solver.x
+    solver.store(descent)
+    return len(taken)
 
 
 def _sample_weights(problem: Problem) -> np.ndarray:
-    """The weights as a column."""
+    """The sample weights (n, 1) in float64."""
     w = problem.weights
     return np.ones((len(problem.X), 1)) if w is None else w[:, None].astype(np.float64)
 
@@ -362,36 +361,35 @@ def _last_output(plan: Plan, params: np.ndarray, tape: np.ndarray, n: int) -> np
     return _Layer(plan, len(plan.layers) - 1, params).Y(tape, n)
 
 
-def _row(problem: Problem) -> Row:
+def _row_loss(problem: Problem) -> RowLoss:
     """The row functions of the problem's loss."""
-    if problem.loss != USER_LOSS:
-        return ROWS[problem.loss]
-    assert problem.functions is not None
-    return user_row(problem.functions)
+    return row_loss(problem.loss, problem.functions)
 
 
 def _loss_gradient(problem: Problem, Y: np.ndarray) -> np.ndarray:
     """dL/dY (n, n_out)."""
     with np.errstate(all="ignore"):
-        D = _row(problem).derivative(Y.astype(np.float64), _targets(problem), problem.constant)
+        D = _row_loss(problem).derivative(Y.astype(np.float64), _targets(problem), problem.constant)
         return _weighted(problem, D)
 
 
 def _loss_second(problem: Problem, Y: np.ndarray, U: np.ndarray) -> np.ndarray:
     """The loss's Hessian d²L/dY² times U (n, n_out)."""
     Y, U = Y.astype(np.float64), U.astype(np.float64)
-    return _weighted(problem, _row(problem).second(Y, _targets(problem), U, problem.constant))
+    return _weighted(problem, _row_loss(problem).second(Y, _targets(problem), U, problem.constant))
 
 
 def _weighted(problem: Problem, D: np.ndarray) -> np.ndarray:
+    """scale · w_i · D_i for rows D (n, n_out), in the plan's dtype."""
     if problem.weights is not None:
         D = D * problem.weights[:, None]
     return (problem.scale * D).astype(problem.plan.dtype)
 
 
 def _objective(problem: Problem, params: np.ndarray, Y: np.ndarray) -> float:
+    """The objective, for the output Y (n, n_out)."""
     with np.errstate(all="ignore"):
-        rows = _row(problem).value(Y.astype(np.float64), _targets(problem), problem.constant)
+        rows = _row_loss(problem).value(Y.astype(np.float64), _targets(problem), problem.constant)
         if problem.weights is not None:
             rows = rows * problem.weights
         result = problem.scale * rows.sum()
@@ -401,6 +399,7 @@ def _objective(problem: Problem, params: np.ndarray, Y: np.ndarray) -> float:
 
 
 def _penalty(problem: Problem, W: np.ndarray) -> float:
+    """The penalties on a layer's W."""
     result = 0.0
     if problem.l2:
         result += 0.5 * problem.l2 * (W**2).sum()
@@ -412,6 +411,7 @@ def _penalty(problem: Problem, W: np.ndarray) -> float:
 
 
 def _penalty_gradient(problem: Problem, W: np.ndarray) -> np.ndarray:
+    """Their gradient with respect to W."""
     gradient = np.zeros_like(W)
     if problem.l2:
         gradient += problem.l2 * W
@@ -424,6 +424,7 @@ def _penalty_gradient(problem: Problem, W: np.ndarray) -> np.ndarray:
 
 
 def _targets(problem: Problem) -> np.ndarray:
+    """The targets, in float64 unless they are labels."""
     T = problem.targets
     return T if T.dtype.kind == "i" else T.astype(np.float64)
 
@@ -474,6 +475,7 @@ def train(
 
 
 def _step(plan: Plan, recipe: Recipe, run: Run, g: np.ndarray, lr: float) -> None:
+    """Clip the gradient g (n_params,), which changes in place, and update the parameters."""
     free = slice(None) if plan.free is None else plan.free
     if plan.free is not None:
         g[~plan.free] = 0
@@ -486,7 +488,7 @@ def _step(plan: Plan, recipe: Recipe, run: Run, g: np.ndarray, lr: float) -> Non
 
 
 def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray) -> int:
-    """What `contract.train` does after an epoch's last step, in its order."""
+    """The end of an epoch as `contract.train` describes it; returns its code."""
     if not np.isfinite(run.params).all():
         return contract.NON_FINITE_PARAMETERS
     if mean <= contract.GROWTH_LIMIT * run.monitor[contract.FIRST_OBJECTIVE]:
@@ -512,6 +514,7 @@ def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray)
 
 
 def _watch(recipe: Recipe, run: Run, candidate: np.ndarray, watched: float) -> None:
+    """Compare the watched value with those before, and update `run.best` and `run.monitor`."""
     if watched < run.monitor[contract.LOWEST]:
         run.best[:] = candidate
         run.monitor[contract.LOWEST] = watched
@@ -524,6 +527,7 @@ def _watch(recipe: Recipe, run: Run, candidate: np.ndarray, watched: float) -> N
 
 
 def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Problem:
+    """The problem over some of its rows; `averaged` as in `Recipe`."""
     X = problem.X[rows]
     return replace(
         problem,
@@ -539,7 +543,7 @@ _64_BITS = 2**64 - 1
 
 
 def _dropout_factors(plan: Plan, n: int, seed: int, step: int) -> _Factors:
-    """What a step multiplies the layers' outputs of its batch of n rows by."""
+    """The factors of the layers' outputs in a step with a batch of n rows."""
     if plan.dropout is None:
         return [None] * len(plan.layers)
     factors: _Factors = []
@@ -548,8 +552,8 @@ def _dropout_factors(plan: Plan, n: int, seed: int, step: int) -> _Factors:
         key = _mix(_mix(seed + contract.GOLDEN * (step + 1)) + contract.GOLDEN * (index + 1))
         places = np.arange(n * n_out, dtype=np.uint64).astype(np.uint32)
         h = _hash(_hash(places ^ np.uint32(key & 0xFFFFFFFF)) + np.uint32(key >> 32))
-        kept = h >= np.float64(p) * 2.0**32
-        factors.append((kept / (1 - p)).astype(plan.dtype).reshape(n, n_out) if p else None)
+        stays = h >= np.float64(p) * 2.0**32
+        factors.append((stays / (1 - p)).astype(plan.dtype).reshape(n, n_out) if p else None)
     return factors
 
 
@@ -570,42 +574,64 @@ def _update(
     optimizer: Optimizer, run: Run, g: np.ndarray, lr: float, free: slice | np.ndarray
 ) -> None:
     """One step of the optimizer's rule, in place."""
-    p, kind, moments = run.params, optimizer.kind, list(run.moments)
-    if kind == contract.ADAM:
-        m, s = moments
-        beta1, beta2, eps, decay = optimizer.constants
-        t = run.step + 1
-        p[free] *= 1 - lr * decay
-        m += (1 - beta1) * (g - m)
-        s *= beta2
-        s += (1 - beta2) * g * g
-        p -= (lr / (1 - beta1**t)) * m / (np.sqrt(s) / np.sqrt(1 - beta2**t) + eps)
-    elif kind == contract.RMSPROP:
-        alpha, eps, momentum, centered = optimizer.constants
-        s = moments.pop(0)
-        s *= alpha
-        s += (1 - alpha) * g * g
-        q = s
-        if centered:
-            a = moments.pop()
-            a += (1 - alpha) * (g - a)
-            q = np.maximum(s - a * a, 0)
-        d = g / (np.sqrt(q) + eps)
-        if momentum:
-            (v,) = moments
-            v *= momentum
-            v += d
-            d = v
-        p -= lr * d
-    elif kind == contract.ADAGRAD:
-        (s,) = moments
-        s += g * g
-        p -= lr * g / (np.sqrt(s) + optimizer.constants[0])
-    elif moments:
-        (v,) = moments
-        momentum = optimizer.constants[0]
-        v *= momentum
-        v += g
-        p -= lr * (g + momentum * v if kind == contract.NESTEROV else v)
-    else:
-        p -= lr * g
+    if optimizer.kind == contract.ADAM:
+        run.params[free] *= 1 - lr * optimizer.constants[3]
+    run.params -= _RULES[optimizer.kind](run.moments, g, lr, run.step + 1, optimizer.constants)
+
+
+# The rules of `Optimizer` in its notation: (moments, g, lr, t, constants) -> what p decreases by.
+# They update the moments (n_moments, n_params) in place.
+
+
+def _sgd(moments, g, lr, t, constants):
+    return lr * (_momentum(moments[0], g, constants[0]) if len(moments) else g)
+
+
+def _nesterov(moments, g, lr, t, constants):
+    if not len(moments):
+        return lr * g
+    return lr * (g + constants[0] * _momentum(moments[0], g, constants[0]))
+
+
+def _momentum(v, d, momentum):
+    v *= momentum
+    v += d
+    return v
+
+
+def _adam(moments, g, lr, t, constants):
+    m, s = moments
+    beta1, beta2, eps, _ = constants
+    m += (1 - beta1) * (g - m)
+    s *= beta2
+    s += (1 - beta2) * g * g
+    return (lr / (1 - beta1**t)) * m / (np.sqrt(s) / np.sqrt(1 - beta2**t) + eps)
+
+
+def _rmsprop(moments, g, lr, t, constants):
+    s, *others = moments
+    alpha, eps, momentum, centered = constants
+    s *= alpha
+    s += (1 - alpha) * g * g
+    q = s
+    if centered:
+        a = others[-1]
+        a += (1 - alpha) * (g - a)
+        q = np.maximum(s - a * a, 0)
+    d = g / (np.sqrt(q) + eps)
+    return lr * (_momentum(others[0], d, momentum) if momentum else d)
+
+
+def _adagrad(moments, g, lr, t, constants):
+    (s,) = moments
+    s += g * g
+    return lr * g / (np.sqrt(s) + constants[0])
+
+
+_RULES = {
+    contract.SGD: _sgd,
+    contract.NESTEROV: _nesterov,
+    contract.ADAM: _adam,
+    contract.RMSPROP: _rmsprop,
+    contract.ADAGRAD: _adagrad,
+}

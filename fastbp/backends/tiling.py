@@ -1,6 +1,6 @@
-"""How the compiled backends cut up their work: one rule for C and Numba.
+"""The sizes of blocks into which the compiled backends, C and Numba, cut their work.
 
-C has these numbers from csrc/constants.h: after a change run `python tools/constants.py`.
+C takes these numbers from csrc/constants.h: after a change run `python tools/constants.py`.
 """
 
 # A tile of rows passes through all layers at once. Networks with no layer wider than NARROW take

@@ -1,7 +1,7 @@
-"""Functions that users bring, compiled for the compiled backends.
+"""Compilation of user-defined activations and losses for the compiled backends.
 
-Numba makes of them, once and for both, a function over arrays with a plain C address, so that
-nothing else is compiled again.
+Numba compiles each once, for both backends, to a function over arrays with a C address, so that
+nothing else has to be compiled again.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def address(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> int:
 
 
 def _compile(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> Any:
+    """The compiled function, which has an attribute `address`; BackendError as `address` says."""
     try:
         import numba  # noqa: F401
     except ImportError:
@@ -64,8 +65,9 @@ def _compile(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> Any
     from .jit import user
 
     is_loss = isinstance(functions, PairFunctions)
+    compiled = user.compile_loss if is_loss else user.compile_activation
     try:
-        return (user.compile_loss if is_loss else user.compile_activation)(functions.given, dtype)
+        return compiled(functions.callables, dtype)
     except Exception as error:  # as a rule `user.Refused`, which says where
         raise BackendError(
             f"Numba cannot compile your function; write it with numbers, math and NumPy's "

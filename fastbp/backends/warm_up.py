@@ -1,4 +1,4 @@
-"""Compilation ahead of use, for the Numba backend."""
+"""`warmup`: compilation of the Numba backend ahead of use."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DTYPES = {"both": ("float64", "float32"), "float64": ("float64",), "float32": (
 
 
 class Warmup(NamedTuple):
-    """What `warmup` has done."""
+    """The result of `warmup`, which documents it."""
 
     compiled: int
     found: int
@@ -28,31 +28,32 @@ class Warmup(NamedTuple):
 
 
 def warmup(dtype: str = "both", *, progress: bool | str = "auto") -> Warmup:
-    """Compile all that the Numba backend may need, and keep it for later processes.
+    """Compile all functions of the Numba backend, and store them for later processes.
 
-    Without it each function is compiled when it is first needed, and kept as well; the first fit
-    then takes some seconds. All of them take about 20 seconds for a dtype.
+    Without it each function is compiled, and stored, when it is first needed; the first fit then
+    takes some seconds. All of them take about 20 seconds for a dtype.
 
     Parameters
     ----------
     dtype : {"both", "float64", "float32"}
-        For networks of which dtype. Full-batch methods compute in float64 for float32 networks too.
+        The dtype of the networks. Full-batch methods compute in float64 for float32 networks too.
     progress : {"auto", True, False}
         A bar on stderr: on a terminal or in a notebook, always, or never.
 
     Returns
     -------
     Warmup
-        ``compiled`` and ``found``, how many functions were compiled and how many were there
-        already; ``seconds``; ``folder``, where they are kept: the package's ``__pycache__``, the
-        user's cache folder where that cannot be written, or below what NUMBA_CACHE_DIR names.
+        ``compiled``, the number of functions compiled; ``found``, the number of those that were
+        stored already; ``seconds``; ``folder``, where they are stored: the package's
+        ``__pycache__``, the user's cache folder where that cannot be written, or a folder in
+        NUMBA_CACHE_DIR.
 
     Raises
     ------
     ValueError
         For another dtype or setting of progress.
     BackendError
-        If Numba is missing or its compiler switched off, or if nothing can be kept.
+        If Numba is missing or its compiler switched off, or if functions cannot be stored.
 
     Examples
     --------
@@ -78,14 +79,15 @@ def warmup(dtype: str = "both", *, progress: bool | str = "auto") -> Warmup:
         for function, of_dtype in todo:
             cache, is_new = function.warm(of_dtype)
             if cache.path is None:
-                raise BackendError(_not_kept(cache.error))
+                raise BackendError(_cannot_store(cache.error))
             folder = cache.path.parent
             compiled += is_new
             advance()
     return Warmup(compiled, len(todo) - compiled, time.perf_counter() - begun, folder)
 
 
-def _not_kept(error: Exception | None) -> str:
+def _cannot_store(error: Exception | None) -> str:
+    """The message for functions that cannot be stored because of the error."""
     from .jit.caching import folders
 
     return (
@@ -96,7 +98,7 @@ def _not_kept(error: Exception | None) -> str:
 
 @contextmanager
 def _bar(setting: bool | str, total: int) -> Iterator[Callable[[], None]]:
-    """A progress bar, if there is to be one; what is yielded moves it on."""
+    """A progress bar of `total` steps if `progress` asks for it; yields what advances it by one."""
     watched = is_terminal(sys.stderr) or in_notebook()
     if not (watched if setting == "auto" else setting and sys.stderr is not None):
         yield lambda: None

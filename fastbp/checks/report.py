@@ -11,7 +11,7 @@ import numpy as np
 from .. import backends
 from ..backends.contract import Problem
 from ..common.arrays import FLOAT64
-from ..maths.losses import ROWS, Loss, user_row
+from ..maths.losses import Loss, row_loss
 from ..networks.activations import Activation
 from ..networks.dense import Dense
 from ..networks.network import Network
@@ -212,8 +212,8 @@ def _passes(objective: Objective, params: np.ndarray) -> list[_Pass]:
 
 def _loss_gradient(problem: Problem, Y: np.ndarray) -> np.ndarray:
     """dL/dY (n, n_out)."""
-    row = ROWS[problem.loss] if problem.functions is None else user_row(problem.functions)
-    D = problem.scale * row.derivative(Y, problem.targets, problem.constant)
+    derivative = row_loss(problem.loss, problem.functions).derivative
+    D = problem.scale * derivative(Y, problem.targets, problem.constant)
     return D if problem.weights is None else D * problem.weights[:, None]
 
 
@@ -256,9 +256,11 @@ def _layer_report(k: int, layer: Dense, dW: np.ndarray, step: _Pass, precision: 
 
 def _slope_in(precision: str, act: Activation, step: _Pass) -> np.ndarray:
     """act'(Z) as a backward pass in that precision computes it."""
-    if act.row is None or act.row.df_from_y is None:
+    if act.formulas is None or act.formulas.df_from_y is None:
         return act.df(step.Z.astype(precision).astype(FLOAT64)).astype(precision)
-    return np.asarray(act.row.df_from_y(step.Y.astype(precision), act.constant)).astype(precision)
+    return np.asarray(act.formulas.df_from_y(step.Y.astype(precision), act.constant)).astype(
+        precision
+    )
 
 
 def _underflows(dW: np.ndarray, precision: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What `fastbp bench` does: the backends beside hand-written NumPy, timed on this machine."""
+"""The command `fastbp bench`: times the backends and the same work written by hand in NumPy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ACTIVATIONS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 def run(quick: bool = False, as_json: bool = False) -> None:
-    """Time everything; print tables, or JSON with microseconds by name. `quick` times less."""
+    """Time all cases; print tables, or JSON with microseconds by name. `quick` takes less time."""
     rows, (one_thread, threads) = [], one_blas_thread()
     with one_thread:
         for what, case, dtype, steps, calls in cases(backends.available_backends(), quick):
@@ -51,7 +51,7 @@ def run(quick: bool = False, as_json: bool = False) -> None:
 
 
 def cases(names: tuple[str, ...], quick: bool) -> Iterator[tuple[Any, ...]]:
-    """What is timed: kind, case, type, steps of a call, calls by name."""
+    """The cases to time: kind, case, type, steps of one call, calls by name of the backend."""
     rng = np.random.default_rng(0)
     for n, n_in, n_out in LAYERS[: 2 if quick else None]:
         for short, dtype in DTYPES.items():
@@ -68,20 +68,20 @@ def cases(names: tuple[str, ...], quick: bool) -> Iterator[tuple[Any, ...]]:
             task = training.net(dtype), *training.data(dtype, batches)
             options = training.options(1 if quick else epochs)
             calls = {BY_HAND: partial(train_by_hand, *task, **options)}
-            # What `fit` does before and after the steps counts too.
+            # The work of `fit` before and after the steps counts too.
             calls |= {n: partial(fit, *task, seed=0, backend=n, **options) for n in names}
             yield "training step", title, short, options["epochs"] * batches, calls
 
 
 def dense(arrays: tuple[np.ndarray, ...], backend: str) -> Any:
-    """One relu layer forward and backward by fastbp."""
+    """One relu layer forward and backward in fastbp; arrays are X, W, b, dY."""
     X, W, b, dY = arrays
     _, cache = dense_forward(X, W, b, "relu", backend=backend)
     return dense_backward(dY, cache)
 
 
 def dense_by_hand(arrays: tuple[np.ndarray, ...]) -> Any:
-    """The same in NumPy."""
+    """The same layer in NumPy; arrays are X, W, b, dY."""
     X, W, b, dY = arrays
     Y = X @ W
     Y += b

@@ -1,1 +1,1 @@
-"""What every other room uses: checks and conversions of arrays, errors, the terminal, timing."""
+"""What all other folders use: checks and conversions of arrays, errors, the terminal, timing."""

@@ -1,7 +1,7 @@
-"""Conversion of what callers pass in: checked once, converted once, never modified.
+"""Checks and conversions of arguments: arrays and numbers, checked once, converted once.
 
-What leaves these functions is a C-contiguous, aligned array of native byte order, so that nothing
-below has to look again. An array that already is so is returned as it is.
+The functions return C-contiguous, aligned arrays of native byte order, so that nothing below has to
+check again. An array that already is so is returned as it is; arguments are never modified.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .errors import NonFiniteError, ShapeError
 FLOAT32 = np.dtype(np.float32)
 FLOAT64 = np.dtype(np.float64)
 
-# Inputs that are not of the network's dtype, or not contiguous, are converted in blocks of rows of
-# at most so many bytes where the result does not need them all at once.
+# Arrays that are not of the network's dtype, or not contiguous, are converted in blocks of rows of
+# at most this many bytes where the result does not need all rows at once.
 BLOCK_BYTES = 2**24
 
 
@@ -33,7 +33,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def is_ready(value: Any, dtype: np.dtype) -> bool:
-    """Whether it is an array that needs no conversion."""
+    """Whether the value is an array of `dtype` that needs no conversion."""
     if type(value) is not np.ndarray or value.dtype is not dtype:
         return False
     flags = value.flags
@@ -41,7 +41,7 @@ def is_ready(value: Any, dtype: np.dtype) -> bool:
 
 
 try:
-    from ._fastcall import is_ready  # type: ignore[no-redef]  # the same in C
+    from ._fastcall import is_ready  # type: ignore[no-redef]  # the same function in C
 except ImportError:
     pass
 
@@ -74,10 +74,16 @@ def matrix(name: str, value: Any, dtype: np.dtype, columns: int, meaning: str) -
 def lazy_matrix(
     name: str, value: Any, dtype: np.dtype, columns: int, meaning: str
 ) -> tuple[np.ndarray, list[slice]]:
-    """As `matrix`, but what would take more than BLOCK_BYTES to convert is returned as it is.
+    """As `matrix`, but an array that would take more than BLOCK_BYTES to convert is not converted.
 
-    It may be a memory-mapped file; `converted` is then to be called for each of the blocks of rows
-    that come with it.
+    It may be a memory-mapped file.
+
+    Returns
+    -------
+    array : numpy.ndarray (n, columns)
+    blocks : list of slice
+        The blocks of rows for each of which the caller must call `converted`; empty if the array
+        is converted.
     """
     if is_ready(value, dtype):
         return _checked_matrix(name, value, columns, meaning), []
@@ -90,6 +96,7 @@ def lazy_matrix(
 
 
 def _checked_matrix(name: str, array: np.ndarray, columns: int, meaning: str) -> np.ndarray:
+    """The array; ShapeError unless its shape is (n, columns)."""
     if array.ndim != 2 or array.shape[1] != columns:
         hint = ""
         if array.ndim == 1:
@@ -105,7 +112,10 @@ def _checked_matrix(name: str, array: np.ndarray, columns: int, meaning: str) ->
 
 
 def row_blocks(array: np.ndarray, dtype: np.dtype) -> list[slice]:
-    """Blocks of rows (n, columns) to convert one at a time; none where nothing large needs it."""
+    """The blocks in which rows of an array (n, columns) are converted.
+
+    There are none if it needs no conversion or takes at most BLOCK_BYTES.
+    """
     n, columns = array.shape
     bytes_of_row = max(1, columns * dtype.itemsize)
     ready = array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned
@@ -117,22 +127,25 @@ def row_blocks(array: np.ndarray, dtype: np.dtype) -> list[slice]:
 
 def converted(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """A checked array as one of `dtype`, contiguous and aligned."""
-    with np.errstate(all="ignore"):  # float64 beyond float32's range becomes inf, as in NumPy
-        # np.require leaves 0-d arrays alone and copies only what is not as asked for.
+    with np.errstate(all="ignore"):  # float64 outside float32's range becomes inf, as in NumPy
+        # np.require keeps 0-d arrays 0-d, and copies only if dtype or layout differ.
         return np.require(array, dtype=dtype, requirements=["C", "ALIGNED"])
 
 
 def dtype_of(dtype: Any) -> np.dtype:
-    """The network's dtype that a name or type means; ValueError for others."""
-    found = np.dtype(dtype)
-    if found not in (FLOAT32, FLOAT64):
-        raise ValueError(f"dtype is {found}, expected 'float32' or 'float64'")
-    return FLOAT32 if found == FLOAT32 else FLOAT64
+    """FLOAT32 or FLOAT64 for a name or type of it; ValueError for others."""
+    result = np.dtype(dtype)
+    if result not in (FLOAT32, FLOAT64):
+        raise ValueError(f"dtype is {result}, expected 'float32' or 'float64'")
+    return FLOAT32 if result == FLOAT32 else FLOAT64
 
 
 def float_type(*arrays: Any) -> np.dtype:
-    """The type in which a kernel computes: float32 if all floats are at most that, else float64."""
-    found = None
+    """The dtype in which a kernel computes with arrays; None among them do not count.
+
+    It is float32 if there are floats and none is wider, else float64.
+    """
+    widest = None
     for array in arrays:
         if array is None:
             continue
@@ -143,18 +156,18 @@ def float_type(*arrays: Any) -> np.dtype:
                 continue
         dtype = array.dtype
         if dtype is FLOAT32:
-            found = FLOAT32
+            widest = FLOAT32
         elif dtype.kind == "f":
             if dtype.itemsize > 4:
                 return FLOAT64
-            found = FLOAT32
-    return found or FLOAT64
+            widest = FLOAT32
+    return widest or FLOAT64
 
 
 @np.errstate(over="ignore", invalid="ignore")
 def all_finite(array: np.ndarray) -> bool:
-    """Whether it holds neither NaN nor infinity."""
-    # One number tells almost always: a sum is finite unless an entry is not (or it overflows).
+    """Whether the array holds neither NaN nor infinity."""
+    # The sum suffices almost always: it is finite unless an entry is not, or it overflows.
     total = np.add.reduce(array, axis=None)
     return math.isfinite(total) or bool(np.isfinite(array).all())
 
@@ -175,7 +188,7 @@ def require_finite(name: str, array: np.ndarray) -> None:
 
 
 def number(name: str, value: Any, expected: str = "a number") -> float:
-    """`value` as a float; TypeError, with what was expected, for what is no number."""
+    """`value` as a float; TypeError, which quotes `expected`, if it is not a number."""
     try:
         return float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The exceptions of fastbp, and the wording that their messages share.
+"""The exceptions of fastbp, and the message for unknown names.
 
 Every message says what was expected, what came and what to do.
 """
@@ -19,12 +19,12 @@ class NonFiniteError(ValueError):
 
 
 class DivergenceError(ArithmeticError):
-    """Training left the finite numbers, or grew beyond any use.
+    """Training met numbers that are not finite, or its objective grew without bound.
 
     Attributes
     ----------
     result : FitResult
-        What the run had reached: epoch, step, loss and the last good parameters.
+        The state of the run: epoch, step, loss and the last good parameters.
     """
 
     def __init__(self, message: str, result: Any = None):

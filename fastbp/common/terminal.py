@@ -1,4 +1,4 @@
-"""Who is watching: whether what is written to stderr is seen while it happens."""
+"""Whether to write progress to stderr: a terminal, a notebook, or the argument `progress`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-# What the outermost call of those that have an argument `progress` was given.
+# The argument `progress` of the outermost call that has one.
 _setting: ContextVar[bool | str | None] = ContextVar("fastbp_progress", default=None)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream is one; None and closed ones are not."""
+    """Whether the stream is a terminal; None and closed streams are not."""
     try:
         return stream is not None and stream.isatty()
     except ValueError:  # it is closed
@@ -25,20 +25,20 @@ def is_terminal(stream: Any) -> bool:
 
 
 def in_notebook() -> bool:
-    """Whether this is the kernel of a notebook."""
+    """Whether this process is the kernel of a notebook."""
     get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)
     return get_shell is not None and hasattr(get_shell(), "kernel")
 
 
 def stderr_console() -> Console:
-    """stderr for rich."""
+    """A rich console that writes to stderr."""
     from rich.console import Console
 
     if not in_notebook():
         return Console(stderr=True, force_terminal=is_terminal(sys.stderr), force_jupyter=False)
     if importlib.util.find_spec("ipywidgets"):
         return Console(stderr=True, force_jupyter=True)
-    # Notebooks know a terminal's codes as far as a bar needs them.
+    # Notebooks understand as many of a terminal's control codes as a bar needs.
     return Console(
         stderr=True, force_terminal=True, force_jupyter=False, legacy_windows=False, width=100
     )
@@ -46,7 +46,7 @@ def stderr_console() -> Console:
 
 @contextmanager
 def progress_shown(setting: bool | str) -> Iterator[None]:
-    """Let a call's `progress` rule what is told within the block, unless a call around it does."""
+    """Make a call's argument `progress` the setting within the block, unless an outer call did."""
     token = _setting.set(setting) if _setting.get() is None else None
     try:
         yield
@@ -56,8 +56,10 @@ def progress_shown(setting: bool | str) -> Iterator[None]:
 
 
 def is_watched() -> bool:
-    """Whether to tell on stderr of work that takes long: as `progress` says, which is "auto" where
-    there is none.
+    """Whether to write to stderr about work that takes long.
+
+    The setting of `progress_shown` decides; "auto", which is the default, means on a terminal and
+    in a notebook.
     """
     setting = _setting.get()
     if isinstance(setting, bool):

@@ -1,4 +1,4 @@
-"""How `fastbp demo` and `fastbp bench` time things, and the tables that they print."""
+"""Timing of alternating calls, and tables of the results, for `fastbp demo` and `fastbp bench`."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ BY_HAND = "by hand"
 def compare(
     calls: dict[str, Callable[[], Any]], seconds: float
 ) -> tuple[dict[str, Any], dict[str, float], dict[str, float]]:
-    """Call all, then again in turns for so many seconds, at least once more.
+    """Time each call: once, then all in turns for `seconds`, at least once.
 
     Returns
     -------
     results : dict
-        What the first calls returned.
+        The results of the first calls.
     first : dict of float
         Seconds of the first calls, loading and compiling included.
     best : dict of float
-        The least seconds of a later call; calls too short for the clock are timed several together.
+        The least seconds of the later calls; calls too short for the clock are timed in groups.
     """
     results, first, counts = {}, {}, {}
     for name, call in calls.items():
@@ -61,7 +61,7 @@ def one_blas_thread() -> tuple[AbstractContextManager[Any], str]:
 
 
 def table_of(*headers: str) -> Table:
-    """A table for 80 columns; numbers, but text in columns without a header."""
+    """An empty table, for 80 columns: numbers, and text in columns without a header."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 

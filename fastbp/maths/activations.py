@@ -1,10 +1,9 @@
-"""Activation functions: one table of names, formulas and what the backward pass must keep.
+"""Activation functions: the table of their names, formulas and derivatives in NumPy.
 
-A row of the table is the mathematics in NumPy. The reference backend evaluates it as it stands; the
-compiled backends implement the same rows under the same `kind` numbers and are tested against it.
-To add an activation, add a row here, tell C its number (`python tools/constants.py`) and add a case
-of it in each backend. A user's own function is an `Activation` made from scalar Python functions;
-it needs no row.
+The reference backend evaluates the formulas as they stand; the compiled backends implement the same
+functions under the same `kind` numbers and are tested against it. To add an activation, add a row
+to `TABLE` here, write its number for C (`python tools/constants.py`) and add a case of it in each
+backend. A user-defined activation is made from scalar Python functions and needs no row.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from .user_functions import ScalarFunctions
 
 # Numbers by which the backends know the functions. RELU_Z is relu with a derivative at 0 other than
-# 0, USER a function of the user's own.
+# 0, USER a user-defined function.
 (
     LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, RELU_Z, ELU, SELU, CELU, SOFTPLUS, SOFTSIGN, GELU,
     GELU_TANH, SILU, MISH, HARD_TANH, HARD_SIGMOID, RELU6, EXP, SIN, USER,
@@ -29,8 +28,11 @@ SELU_SCALE = 1.0507009873554805
 SELU_ALPHA = 1.6732632423543773
 
 
+# The formulas f(z, c), df(z, c), d2f(z, c) and df_from_y(y, c) of `Formulas`.
+
+
 def _nan_like(z, value):
-    """`value`, and NaN where z is."""
+    """`value`, and NaN where z is NaN."""
     return np.where(np.isnan(z), z, value)
 
 
@@ -205,7 +207,7 @@ _GELU_SLOPE, _GELU_CUBIC = np.sqrt(8 / np.pi), 0.044715  # 2u' at 0
 
 
 def _gelu_tanh_inner(z):
-    """2u and its first two derivatives; cut where σ has reached 0 or 1."""
+    """2u and its first two derivatives; z is cut where σ(2u) has reached 0 or 1."""
     z = np.clip(z, -40, 40)
     return (
         _GELU_SLOPE * z * (1 + _GELU_CUBIC * z * z),
@@ -318,19 +320,19 @@ def _sin_second(z, _):
 
 
 @dataclass(frozen=True)
-class Row:
-    """One line of the table.
+class Formulas:
+    """A built-in activation: a row of `TABLE`.
 
     Attributes
     ----------
     kind : int
         The number by which backends know the function.
     f, df, d2f : callable
-        act(z, c) and its derivatives with respect to z; c is the function's parameter if it has
-        one. Where the second derivative does not exist it is taken as 0.
+        (z, c) -> act(z) and its derivatives with respect to z, elementwise for float64 arrays; c is
+        the function's parameter if it has one. Where the second derivative does not exist it is 0.
     df_from_y : callable or None
-        The first derivative computed from y = act(z), where y determines it. Then the backward
-        pass keeps Y; otherwise it must keep Z.
+        (y, c) -> the first derivative, where y = act(z) determines it. Then the forward pass stores
+        only Y for the backward pass; otherwise it stores Z.
     init : {"glorot", "he", "lecun"}
         The initial spread of the weights that suits the function.
     """
@@ -343,35 +345,39 @@ class Row:
     init: str = "glorot"
 
 
-TABLE: dict[str, Row] = {
-    "linear": Row(LINEAR, _linear, _linear_derivative, _linear_second, _linear_derivative),
-    # With derivative 0 at zero y tells all; any other value there needs z (y is 0 for z < 0 too).
-    "relu": Row(RELU, _relu, _relu_derivative, _zero, _relu_derivative, "he"),
-    "relu_z": Row(RELU_Z, _relu, _relu_derivative, _zero, None, "he"),
-    "leaky_relu": Row(
+TABLE: dict[str, Formulas] = {
+    "linear": Formulas(LINEAR, _linear, _linear_derivative, _linear_second, _linear_derivative),
+    # With derivative 0 at zero y is enough; any other value there needs z (y is 0 for z < 0 too).
+    "relu": Formulas(RELU, _relu, _relu_derivative, _zero, _relu_derivative, "he"),
+    "relu_z": Formulas(RELU_Z, _relu, _relu_derivative, _zero, None, "he"),
+    "leaky_relu": Formulas(
         LEAKY_RELU, _leaky_relu, _leaky_relu_derivative, _zero, _leaky_relu_derivative, "he"
     ),
-    "elu": Row(ELU, _elu, _elu_derivative, _elu_second, _elu_derivative_from_y, "he"),
-    "selu": Row(SELU, _selu, _selu_derivative, _selu_second, _selu_derivative_from_y, "lecun"),
-    "celu": Row(CELU, _celu, _celu_derivative, _celu_second, _celu_derivative_from_y, "he"),
-    "sigmoid": Row(
+    "elu": Formulas(ELU, _elu, _elu_derivative, _elu_second, _elu_derivative_from_y, "he"),
+    "selu": Formulas(SELU, _selu, _selu_derivative, _selu_second, _selu_derivative_from_y, "lecun"),
+    "celu": Formulas(CELU, _celu, _celu_derivative, _celu_second, _celu_derivative_from_y, "he"),
+    "sigmoid": Formulas(
         SIGMOID, _sigmoid, _sigmoid_derivative, _sigmoid_second, _sigmoid_derivative_from_y
     ),
-    "tanh": Row(TANH, _tanh, _tanh_derivative, _tanh_second, _tanh_derivative_from_y),
-    "softplus": Row(SOFTPLUS, _softplus, _sigmoid, _sigmoid_derivative, None),
-    "softsign": Row(
+    "tanh": Formulas(TANH, _tanh, _tanh_derivative, _tanh_second, _tanh_derivative_from_y),
+    "softplus": Formulas(SOFTPLUS, _softplus, _sigmoid, _sigmoid_derivative, None),
+    "softsign": Formulas(
         SOFTSIGN, _softsign, _softsign_derivative, _softsign_second, _softsign_derivative_from_y
     ),
-    "gelu": Row(GELU, _gelu, _gelu_derivative, _gelu_second, None, "he"),
-    "gelu_tanh": Row(GELU_TANH, _gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second, None, "he"),
-    "silu": Row(SILU, _silu, _silu_derivative, _silu_second, None, "he"),
-    "mish": Row(MISH, _mish, _mish_derivative, _mish_second, None, "he"),
-    "hard_tanh": Row(HARD_TANH, _hard_tanh, _hard_tanh_derivative, _zero, _hard_tanh_derivative),
+    "gelu": Formulas(GELU, _gelu, _gelu_derivative, _gelu_second, None, "he"),
+    "gelu_tanh": Formulas(
+        GELU_TANH, _gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second, None, "he"
+    ),
+    "silu": Formulas(SILU, _silu, _silu_derivative, _silu_second, None, "he"),
+    "mish": Formulas(MISH, _mish, _mish_derivative, _mish_second, None, "he"),
+    "hard_tanh": Formulas(
+        HARD_TANH, _hard_tanh, _hard_tanh_derivative, _zero, _hard_tanh_derivative
+    ),
     # y rounds to 0 and 1 before z reaches the corners, so z is needed.
-    "hard_sigmoid": Row(HARD_SIGMOID, _hard_sigmoid, _hard_sigmoid_derivative, _zero, None),
-    "relu6": Row(RELU6, _relu6, _relu6_derivative, _zero, _relu6_derivative, "he"),
-    "exp": Row(EXP, _exp, _exp, _exp, _exp_derivative_from_y),
-    "sin": Row(SIN, _sin, _sin_derivative, _sin_second, None),
+    "hard_sigmoid": Formulas(HARD_SIGMOID, _hard_sigmoid, _hard_sigmoid_derivative, _zero, None),
+    "relu6": Formulas(RELU6, _relu6, _relu6_derivative, _zero, _relu6_derivative, "he"),
+    "exp": Formulas(EXP, _exp, _exp, _exp, _exp_derivative_from_y),
+    "sin": Formulas(SIN, _sin, _sin_derivative, _sin_second, None),
 }
 
 NAMES = tuple(name for name in TABLE if name != "relu_z")
@@ -383,10 +389,11 @@ class ActivationSpec:
     Parameters
     ----------
     name : str
-        A name of `TABLE`, or that of the user's own function.
+        A name of `TABLE`, or that of a user-defined function.
     constant : float, default 0.0
+        The parameter of a built-in function.
     functions : ScalarFunctions, optional
-        The user's own.
+        A user-defined function.
 
     Attributes
     ----------
@@ -395,9 +402,9 @@ class ActivationSpec:
         The parameter of a built-in function, such as the slope of a leaky relu; 0 where there is
         none.
     functions : ScalarFunctions or None
-        The user's functions, None for a built-in one.
-    row : Row or None
-        The formulas of a built-in function.
+        The user-defined function, None for a built-in one.
+    formulas : Formulas or None
+        Those of a built-in function.
     kind : int
         The number by which backends know the function.
     keeps_z : bool
@@ -408,24 +415,24 @@ class ActivationSpec:
         (kind, constant, keeps_z) of a built-in function, for code that reads them all at once.
     """
 
-    __slots__ = ("constant", "functions", "init", "keeps_z", "kind", "name", "numbers", "row")
+    __slots__ = ("constant", "formulas", "functions", "init", "keeps_z", "kind", "name", "numbers")
 
     name: str
     constant: float
     functions: ScalarFunctions | None
-    row: Row | None
+    formulas: Formulas | None
     kind: int
     keeps_z: bool
     init: str
     numbers: tuple[int, float, bool] | None
 
     def __init__(self, name: str, constant: float = 0.0, functions: ScalarFunctions | None = None):
-        row, kind, keeps_z, init, numbers = None, USER, True, "glorot", None
+        formulas, kind, keeps_z, init, numbers = None, USER, True, "glorot", None
         if functions is None:
-            row = TABLE["relu_z" if name == "relu" and constant != 0.0 else name]
-            kind, keeps_z, init = row.kind, row.df_from_y is None, row.init
+            formulas = TABLE["relu_z" if name == "relu" and constant != 0.0 else name]
+            kind, keeps_z, init = formulas.kind, formulas.df_from_y is None, formulas.init
             numbers = kind, constant, keeps_z
-        values = constant, functions, init, keeps_z, kind, name, numbers, row
+        values = constant, formulas, functions, init, keeps_z, kind, name, numbers
         for attribute, value in zip(ActivationSpec.__slots__, values, strict=True):
             object.__setattr__(self, attribute, value)
 

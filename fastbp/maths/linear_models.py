@@ -11,102 +11,107 @@ from typing import Protocol
 
 import numpy as np
 
-Solver = Callable[[np.ndarray], np.ndarray]
+Solve = Callable[[np.ndarray], np.ndarray]
 
 
-class Linear(Protocol):
-    """A sum of squares to first order of its residuals, around x.
+class LinearModel(Protocol):
+    """A sum of squares of residuals r that are linearised around x: r(x + v) = r + Jv.
 
     Attributes
     ----------
-    gradient, squares : numpy.ndarray (n,)
-        Jᵀr, and the diagonal of JᵀJ.
+    gradient : numpy.ndarray (n,)
+        Jᵀr.
+    diagonal : numpy.ndarray (n,)
+        The diagonal of JᵀJ.
     """
 
     gradient: np.ndarray
-    squares: np.ndarray
+    diagonal: np.ndarray
 
     @property
     def JTJ(self) -> np.ndarray:
         """JᵀJ (n, n)."""
         ...
 
-    def damped(self, d: np.ndarray) -> Solver | None:
-        """The function v -> (JᵀJ + diag(d))⁻¹ v for d > 0; None if rounding leaves none."""
+    def damped(self, d: np.ndarray) -> Solve | None:
+        """The function v -> (JᵀJ + diag(d))⁻¹ v for d (n,) > 0; None if rounding prevents it."""
         ...
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        """JᵀJ v."""
+        """JᵀJ v (n,) for v (n,)."""
         ...
 
-    def beyond(self, step: np.ndarray) -> np.ndarray:
-        """Jᵀ r(x + step)."""
+    def jtr_at(self, step: np.ndarray) -> np.ndarray:
+        """Jᵀ r(x + step) (n,), r not being linearised."""
         ...
 
 
-class Normal:
-    """A model of which JᵀJ and Jᵀr are known; see `Linear`.
+class NormalModel:
+    """The `LinearModel` with these JᵀJ and Jᵀr.
 
     Parameters
     ----------
     JTJ : numpy.ndarray of float64 (n, n)
     JTr : numpy.ndarray of float64 (n,)
-    beyond : callable
+    jtr_at : callable
         step (n,) -> Jᵀ r(x + step) (n,).
     """
 
-    # A factor whose squared diagonal, relative to that of the matrix, is smaller than this has lost
-    # too many digits to rounding.
-    lost = 0.0
+    # Cholesky's factor has lost too many digits to rounding if an entry of its squared diagonal is
+    # smaller than this, relative to that of the matrix.
+    least_pivot = 0.0
 
     def __init__(
-        self, JTJ: np.ndarray, JTr: np.ndarray, beyond: Callable[[np.ndarray], np.ndarray]
+        self, JTJ: np.ndarray, JTr: np.ndarray, jtr_at: Callable[[np.ndarray], np.ndarray]
     ):
-        self._JTJ, self.gradient, self._beyond = JTJ, JTr, beyond
-        self.squares = np.diagonal(JTJ)
+        self._JTJ, self.gradient, self._jtr_at = JTJ, JTr, jtr_at
+        self.diagonal = np.diagonal(JTJ)
 
     @property
     def JTJ(self) -> np.ndarray:
         """JᵀJ (n, n)."""
         return self._JTJ
 
-    def beyond(self, step: np.ndarray) -> np.ndarray:
+    def jtr_at(self, step: np.ndarray) -> np.ndarray:
         """Jᵀ r(x + step)."""
-        return self._beyond(step)
+        return self._jtr_at(step)
 
     def product(self, v: np.ndarray) -> np.ndarray:
         """JᵀJ v."""
         return self.JTJ @ v
 
-    def damped(self, d: np.ndarray) -> Solver | None:
-        """The function v -> (JᵀJ + diag(d))⁻¹ v for d > 0, by Cholesky's factors; None if rounding
-        leaves none."""
+    def damped(self, d: np.ndarray) -> Solve | None:
+        """The function v -> (JᵀJ + diag(d))⁻¹ v for d > 0, by Cholesky's method."""
         from scipy.linalg import lapack
 
         A = self.JTJ.copy()
         diagonal = A.ravel()[:: len(d) + 1]
         diagonal += d
-        limit = self.lost * diagonal
+        limit = self.least_pivot * diagonal
         factor, info = lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)
         if info or (np.diagonal(factor) ** 2 < limit).any():
             return self._nearly_singular(d)
         return lambda v: lapack.dpotrs(factor, v, lower=True)[0]
 
-    def _nearly_singular(self, d: np.ndarray) -> Solver | None:
+    def _nearly_singular(self, d: np.ndarray) -> Solve | None:
+        """The same where Cholesky's method fails."""
         return None
 
 
-class Tall(Normal):
-    """A model of which J (m, n) and the residuals r (m,) are known, m >= n."""
+class TallModel(NormalModel):
+    """The `LinearModel` of a J (m, n) and residuals r (m,) with m >= n.
 
-    lost = 1e-10
+    `residuals` is the function step (n,) -> r(x + step) (m,).
+    """
+
+    least_pivot = 1e-10
 
     def __init__(self, J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]):
         super().__init__(J.T @ J, J.T @ r, lambda step: J.T @ residuals(step))
         self.J = J
 
-    def _nearly_singular(self, d: np.ndarray) -> Solver | None:
-        """By the triangle of J over the root of d: it is found without squaring the condition."""
+    def _nearly_singular(self, d: np.ndarray) -> Solve | None:
+        """By QR of J stacked on diag(sqrt(d)), which does not square the condition number."""
         from scipy.linalg import lapack
 
         R = _triangle(np.vstack([self._triangle, np.diag(np.sqrt(d))]))
@@ -117,45 +122,46 @@ class Tall(Normal):
         return _triangle(self.J)
 
 
-class Wide:
-    """A model of which J (m, n) and r (m,) are known, m < n: only JJᵀ is formed.
+class WideModel:
+    """The `LinearModel` of a J (m, n) and residuals r (m,) with m < n: only JJᵀ is formed.
 
     With B = diag(d), (JᵀJ + B)⁻¹Jᵀ = B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹, and the inverse alone is
     B⁻¹ - B⁻¹Jᵀ(I + JB⁻¹Jᵀ)⁻¹JB⁻¹, which cancels where B is small. Right-hand sides are Jᵀw and
-    little or nothing else: w is found first.
+    little or nothing else: w is computed first. `residuals` is the function step (n,) ->
+    r(x + step) (m,).
     """
 
     def __init__(self, J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]):
         self.J, self.gradient = J, J.T @ r
-        self.squares = np.einsum("ij,ij->j", J, J)
+        self.diagonal = np.einsum("ij,ij->j", J, J)
         self._residuals = residuals
 
-    def beyond(self, step: np.ndarray) -> np.ndarray:
+    def jtr_at(self, step: np.ndarray) -> np.ndarray:
         """Jᵀ r(x + step)."""
         return self.J.T @ self._residuals(step)
 
     @property
     def JTJ(self) -> np.ndarray:
-        """JᵀJ, for those that need it whole."""
+        """JᵀJ (n, n), formed at each call; `damped` and `product` do without it."""
         return self.J.T @ self.J
 
     def product(self, v: np.ndarray) -> np.ndarray:
         """JᵀJ v."""
         return self.J.T @ (self.J @ v)
 
-    def damped(self, d: np.ndarray) -> Solver:
+    def damped(self, d: np.ndarray) -> Solve:
         """The function v -> (JᵀJ + diag(d))⁻¹ v for d > 0."""
         from scipy.linalg import lapack
 
-        J, within = self.J, self.J / d
-        A = within @ J.T
+        J, J_over_d = self.J, self.J / d
+        A = J_over_d @ J.T
         A.ravel()[:: len(A) + 1] += 1
         factor, _ = lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)
 
         def solve(v: np.ndarray) -> np.ndarray:
             w, rest = self._split(v)
-            correction = lapack.dpotrs(factor, w - within @ rest, lower=True)[0]
-            return rest / d + within.T @ correction
+            correction = lapack.dpotrs(factor, w - J_over_d @ rest, lower=True)[0]
+            return rest / d + J_over_d.T @ correction
 
         return solve
 
@@ -165,14 +171,14 @@ class Wide:
 
         w = np.zeros(len(self.J))
         rest = v
-        for _ in range(2):  # the second time for what rounding left
+        for _ in range(2):  # the second pass removes the first one's rounding errors
             w = w + lapack.dpotrs(self._gram, self.J @ rest, lower=True)[0]
             rest = v - self.J.T @ w
         return w, rest
 
     @cached_property
     def _gram(self) -> np.ndarray:
-        """The factor of JJᵀ, with as much on its diagonal as rounding loses."""
+        """Cholesky's factor (m, m) of JJᵀ, whose diagonal is raised by its rounding errors."""
         from scipy.linalg import lapack
 
         A = self.J @ self.J.T
@@ -182,22 +188,22 @@ class Wide:
 
 
 def _triangle(A: np.ndarray) -> np.ndarray:
-    """R of A = QR, Q having orthonormal columns."""
+    """R of A = QR; Q has orthonormal columns."""
     return np.asarray(np.linalg.qr(A, mode="r"))
 
 
-def effective_number(linear: Linear, prior: np.ndarray) -> float:
-    """tr(JᵀJ (JᵀJ + diag(prior))⁻¹): how many parameters the data determine.
+def effective_number(linear: LinearModel, prior: np.ndarray) -> float:
+    """tr(JᵀJ (JᵀJ + diag(prior))⁻¹), prior (n,) >= 0: how many parameters the data determine.
 
-    By eigenvalues, with the parameters scaled so that the matrix has a diagonal of ones; those
-    below rounding count as zero.
+    It is computed from the eigenvalues of JᵀJ + diag(prior) scaled to a unit diagonal; those below
+    rounding count as zero.
     """
     JTJ = linear.JTJ
-    lengths = linear.squares + prior
+    lengths = linear.diagonal + prior
     scale = 1 / np.sqrt(np.where(lengths > 0, lengths, 1.0))
     H = scale[:, None] * JTJ * scale
     H.ravel()[:: len(prior) + 1] += prior * scale**2
     values, vectors = np.linalg.eigh(H)
-    known = values > len(prior) * np.finfo(float).eps * values[-1]
-    of_prior = (vectors[:, known] ** 2).T @ (prior * scale**2)
-    return float(known.sum() - (of_prior / values[known]).sum())
+    determined = values > len(prior) * np.finfo(float).eps * values[-1]
+    of_prior = (vectors[:, determined] ** 2).T @ (prior * scale**2)
+    return float(determined.sum() - (of_prior / values[determined]).sum())

@@ -1,9 +1,9 @@
-"""Losses: one table of names, formulas, normalisers and target forms.
+"""Losses: the tables of their names, formulas, normalisers and forms of targets.
 
-A loss of n rows is ``scale · Σ_i w_i ℓ(Y_i, T_i)``. The row function ℓ and its derivative stand in
-the table in NumPy; the normaliser ``scale`` is computed here, so that backends only sum. What
-targets must look like is checked in `_targets`. To add a loss, add a row here, tell C its number
-(`python tools/constants.py`) and add a case of it in each backend.
+A loss of n rows is ``scale · Σ_i w_i ℓ(Y_i, T_i)``. `ROW_LOSSES` has the row functions ℓ and their
+derivatives in NumPy, `TABLE` the losses by name. The normaliser ``scale`` is computed here, so that
+backends only sum; `networks.targets` checks targets. To add a loss, add a row to both tables, write
+its number for C (`python tools/constants.py`) and add a case of it in each backend.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from .user_functions import PairFunctions, check_derivative
     HINGE, SQUARED_HINGE, POISSON, GAUSSIAN_NLL, GAUSSIAN_KL, MARGIN_RANKING, USER_LOSS,
 ) = range(16)  # fmt: skip
 
-# The row functions. Y (n, n_out), T the targets, c the loss's parameter; float64. The second one is
-# the product of the Hessian dl²/dY² with a direction U of Y's shape, 0 where it does not exist.
+# The functions of `RowLoss`, in float64. A second derivative that does not exist is 0.
 
 
 def _per_row(elements):
@@ -98,7 +97,7 @@ def _quantile_derivative(Y, T, tau):
 
 
 def _bce(Y, T, eps):
-    # Probabilities are cut to [eps, 1 - eps], eps the network type's machine epsilon.
+    # Probabilities are cut to [eps, 1 - eps]; eps is the machine epsilon of the network's dtype.
     P = np.clip(Y, eps, 1 - eps)
     return _per_row(-T * np.log(P) - (1 - T) * np.log1p(-P))
 
@@ -246,8 +245,8 @@ def _margin_ranking_derivative(Y, T, margin):
 
 
 @dataclass(frozen=True)
-class Row:
-    """The loss ℓ of one row and its derivatives; c is the loss's parameter, if it has one.
+class RowLoss:
+    """The loss ℓ of a row and its derivatives; c is the loss's parameter, if it has one.
 
     Attributes
     ----------
@@ -264,30 +263,32 @@ class Row:
     second: Callable[..., np.ndarray]
 
 
-ROWS: dict[int, Row] = {
-    SQUARED: Row(_squared, _squared_derivative, _squared_second),
-    ABSOLUTE: Row(_absolute, _absolute_derivative, _zero),
-    HUBER: Row(_huber, _huber_derivative, _huber_second),
-    LOG_COSH: Row(_log_cosh, _log_cosh_derivative, _log_cosh_second),
-    QUANTILE: Row(_quantile, _quantile_derivative, _zero),
-    BCE: Row(_bce, _bce_derivative, _bce_second),
-    BCE_LOGITS: Row(_bce_logits, _bce_logits_derivative, _bce_logits_second),
-    HINGE: Row(_hinge, _hinge_derivative, _zero),
-    SQUARED_HINGE: Row(_squared_hinge, _squared_hinge_derivative, _squared_hinge_second),
-    POISSON: Row(_poisson, _poisson_derivative, _poisson_second),
-    SOFTMAX_CE: Row(_softmax_ce, _softmax_ce_derivative, _softmax_ce_second),
-    SOFTMAX_CE_LABELS: Row(
+ROW_LOSSES: dict[int, RowLoss] = {
+    SQUARED: RowLoss(_squared, _squared_derivative, _squared_second),
+    ABSOLUTE: RowLoss(_absolute, _absolute_derivative, _zero),
+    HUBER: RowLoss(_huber, _huber_derivative, _huber_second),
+    LOG_COSH: RowLoss(_log_cosh, _log_cosh_derivative, _log_cosh_second),
+    QUANTILE: RowLoss(_quantile, _quantile_derivative, _zero),
+    BCE: RowLoss(_bce, _bce_derivative, _bce_second),
+    BCE_LOGITS: RowLoss(_bce_logits, _bce_logits_derivative, _bce_logits_second),
+    HINGE: RowLoss(_hinge, _hinge_derivative, _zero),
+    SQUARED_HINGE: RowLoss(_squared_hinge, _squared_hinge_derivative, _squared_hinge_second),
+    POISSON: RowLoss(_poisson, _poisson_derivative, _poisson_second),
+    SOFTMAX_CE: RowLoss(_softmax_ce, _softmax_ce_derivative, _softmax_ce_second),
+    SOFTMAX_CE_LABELS: RowLoss(
         _softmax_ce_labels, _softmax_ce_labels_derivative, _softmax_ce_labels_second
     ),
-    GAUSSIAN_NLL: Row(_gaussian_nll, _gaussian_nll_derivative, _gaussian_nll_second),
-    GAUSSIAN_KL: Row(_gaussian_kl, _gaussian_kl_derivative, _gaussian_kl_second),
-    MARGIN_RANKING: Row(_margin_ranking, _margin_ranking_derivative, _zero),
+    GAUSSIAN_NLL: RowLoss(_gaussian_nll, _gaussian_nll_derivative, _gaussian_nll_second),
+    GAUSSIAN_KL: RowLoss(_gaussian_kl, _gaussian_kl_derivative, _gaussian_kl_second),
+    MARGIN_RANKING: RowLoss(_margin_ranking, _margin_ranking_derivative, _zero),
 }
 
 
-def user_row(functions: PairFunctions) -> Row:
-    """The row functions of a loss of the user's own."""
-    return Row(
+def row_loss(kind: int, functions: PairFunctions | None) -> RowLoss:
+    """The row functions of that number; `functions` are those of a user-defined loss."""
+    if functions is None:
+        return ROW_LOSSES[kind]
+    return RowLoss(
         lambda Y, T, _: _per_row(functions.evaluate(Y, T)[0]),
         lambda Y, T, _: functions.evaluate(Y, T)[1],
         lambda Y, T, U, _: functions.second(Y, T) * U,
@@ -296,13 +297,13 @@ def user_row(functions: PairFunctions) -> Row:
 
 @dataclass(frozen=True)
 class Loss:
-    """A loss by name: which row function, how it is normalised, what targets look like.
+    """A loss by name: its row function, its normaliser and the form of its targets.
 
     Attributes
     ----------
     name : str
     kind : int
-        Number of the row function.
+        The number of the row function.
     divisor : {"N·n_out", "2N", "N", "1"}
         The normaliser; N is the sum of the sample weights (the number of rows, or pairs, without
         them).
@@ -313,7 +314,7 @@ class Loss:
     constant : float
         The row function's parameter; 0 where there is none.
     functions : PairFunctions or None
-        The user's functions of a custom loss.
+        The functions of a user-defined loss.
     """
 
     name: str
@@ -345,7 +346,7 @@ class Loss:
         return self.kind == MARGIN_RANKING
 
     def scale(self, total_weight: float, n_out: int) -> float:
-        """The factor of Σ_i w_i ℓ_i for rows of that total weight."""
+        """The factor of Σ_i w_i ℓ_i if Σ_i w_i is `total_weight`."""
         if self.divisor == "N·n_out":
             return 1.0 / (total_weight * n_out)
         if self.divisor == "2N":
@@ -408,7 +409,9 @@ def huber(delta: float = 1.0) -> Loss:
     .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical
        Statistics 35(1), 1964.
     """
-    return _with(TABLE["huber"], "delta", delta, 0 < float(delta) < np.inf, "a positive number")
+    return _with_constant(
+        TABLE["huber"], "delta", delta, 0 < float(delta) < np.inf, "a positive number"
+    )
 
 
 def quantile(tau: float = 0.5) -> Loss:
@@ -428,7 +431,9 @@ def quantile(tau: float = 0.5) -> Loss:
     ----------
     .. [1] R. Koenker, G. Bassett, "Regression quantiles", Econometrica 46(1), 1978.
     """
-    return _with(TABLE["quantile"], "tau", tau, 0 < float(tau) < 1, "a number between 0 and 1")
+    return _with_constant(
+        TABLE["quantile"], "tau", tau, 0 < float(tau) < 1, "a number between 0 and 1"
+    )
 
 
 def margin_ranking(margin: float = 1.0) -> Loss:
@@ -448,10 +453,13 @@ def margin_ranking(margin: float = 1.0) -> Loss:
         If `margin` is negative or not finite.
     """
     accepted = 0 <= float(margin) < np.inf
-    return _with(TABLE["margin_ranking"], "margin", margin, accepted, "a finite number >= 0")
+    return _with_constant(
+        TABLE["margin_ranking"], "margin", margin, accepted, "a finite number >= 0"
+    )
 
 
-def _with(loss: Loss, name: str, value: Any, accepted: bool, expected: str) -> Loss:
+def _with_constant(loss: Loss, name: str, value: Any, accepted: bool, expected: str) -> Loss:
+    """The loss with this parameter; ValueError, with its `name`, unless it is `accepted`."""
     if not accepted:
         raise ValueError(f"{name} is {value}, expected {expected}")
     return replace(loss, constant=float(value))
@@ -495,26 +503,28 @@ def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom"
     """
     functions = PairFunctions(f, d2)
     for t in (0.0, 1.0):
-        check_derivative(
-            f"dloss of {name!r} for target {t:g}", "loss", _part(f, 0, t), _part(f, 1, t)
-        )
+        loss_at, slope_at = _item_of_pair(f, 0, t), _item_of_pair(f, 1, t)
+        check_derivative(f"dloss of {name!r} for target {t:g}", "loss", loss_at, slope_at)
         if d2 is not None:
-            second = partial(_swapped, d2, t)
-            check_derivative(f"d2 of {name!r} for target {t:g}", "dloss", _part(f, 1, t), second)
+            second_at = partial(_with_target, d2, t)
+            check_derivative(f"d2 of {name!r} for target {t:g}", "dloss", slope_at, second_at)
     return Loss(name, USER_LOSS, "N·n_out", "values", 0.0, functions)
 
 
-def _part(f: Callable, index: int, t: float) -> Callable[[float], Any]:
-    def part(y: float) -> Any:
-        both = f(y, t)
-        if not (isinstance(both, tuple | list) and len(both) == 2):
-            raise TypeError(f"f returned {both!r}, expected a pair (loss, dloss)")
-        return both[index]
+def _item_of_pair(f: Callable, index: int, t: float) -> Callable[[float], Any]:
+    """The function y -> f(y, t)[index]; TypeError if f does not return a pair."""
 
-    return part
+    def item(y: float) -> Any:
+        pair = f(y, t)
+        if not (isinstance(pair, tuple | list) and len(pair) == 2):
+            raise TypeError(f"f returned {pair!r}, expected a pair (loss, dloss)")
+        return pair[index]
+
+    return item
 
 
-def _swapped(f: Callable, t: float, y: float) -> Any:
+def _with_target(f: Callable, t: float, y: float) -> Any:
+    """f(y, t), for `partial`."""
     return f(y, t)
 
 
@@ -522,7 +532,7 @@ def loss(name: str | Loss) -> Loss:
     """The loss of that name; raises ValueError with the nearest name for an unknown one."""
     if isinstance(name, Loss):
         return name
-    found = TABLE.get(name) if isinstance(name, str) else None
-    if found is None:
+    by_name = TABLE.get(name) if isinstance(name, str) else None
+    if by_name is None:
         raise ValueError(unknown_name("loss", name, TABLE))
-    return found
+    return by_name

@@ -26,58 +26,64 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .linear_models import Linear, Normal
+from .linear_models import LinearModel, NormalModel
 
 # Places in `Descent.state`.
 SQUARES, MU, USED, RHO, NIT, NFEV, NJEV, STATUS = range(8)
 
-# How a search ends (0: it goes on).
+# Status of a minimisation: why it ended (0: it has not).
 STUCK, RUNNING, FLAT, SMALL, SHORT = range(-1, 4)
 
-# What columns of the Jacobian measured counts by this factor an iteration later: a column that was
-# long once, far from here, does not hold its parameter back for ever. Of squared lengths.
+# The factor by which a scale (a squared length of a column of J) decays per iteration, while the
+# column is shorter: a column that was long once, far from here, does not damp its parameter for
+# ever.
 DECAY = 0.64
-TOO_LITTLE = 0.1  # of the gain that was predicted: a step that gains less is not taken
-# The last step gains less than can be seen: it is taken if the sum rises by no more of itself.
+TOO_LITTLE = 0.1  # a step is rejected if it gains less than this share of the prediction
+# The gain of the last step drowns in rounding: the step is accepted if the sum of squares rises by
+# no more than this share of itself.
 UNSEEN = 2e-15
-# A gain as predicted but for this share: the linear model is exact, and nearly all damping goes.
+# The linear model counts as exact if gain and prediction differ by at most this share; mu is then
+# multiplied by this factor.
 EXACT = 1e-3
-LONGEST_BEND = 0.75  # the longest bend of a step, relative to it
-PROBE = 0.1  # where along a step the second derivative is taken
-STRAIGHT = 1e-8  # predicted gains below this share of the sum need no bend
-LEAST_LENGTH = 1e-300  # of x, where steps are compared with it
-LEAST_MU = 1e-30  # what rounding does is seen to where the equations are solved
-HELD = 1e150  # the damping of a parameter that is not to move
-# Where even the smallest steps fail, but a step of more than this share of x was to gain more than
-# this share of the sum, the Jacobian does not tell the truth.
+LONGEST_BEND = 0.75  # the longest bend (acceleration term) of a step, relative to the step
+PROBE = 0.1  # the share of a step at which the second derivative is evaluated
+STRAIGHT = 1e-8  # predicted gains below this share of the sum of squares need no bend
+LEAST_LENGTH = 1e-300  # the least length of x with which steps are compared
+LEAST_MU = 1e-30  # the least damping; the solution of the equations takes care of rounding itself
+HELD = 1e150  # the damping of a parameter that does not move
+# The Jacobian is wrong (status STUCK) if all steps fail, even the smallest, although a step longer
+# than this share of x promised to gain more than this share of the sum of squares.
 PROMISED = 1e-6
-ROUNDED = 1e-28  # residuals that are smaller, relative to what x moves, are zero but for rounding
+# Residuals are zero but for rounding if their sum of squares is below this share of x's squared
+# length.
+ROUNDED = 1e-28
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The numbers of a search by Levenberg and Marquardt's method.
+    """Options of Levenberg and Marquardt's method.
 
     Attributes
     ----------
     mu : float
         The first damping, relative to the scales.
     mu_dec, mu_inc : float or None
-        What mu is multiplied with after a step and after a failure; None for Nielsen's factors.
+        Factors of mu after an accepted and after a rejected step; None for Nielsen's.
     mu_max : float
-        The search is stuck beyond.
+        The status becomes STUCK above this damping.
     uniform : bool
         Whether the scales are all the mean of the diagonal of JᵀJ instead of that diagonal.
     bend : bool
-        Whether steps follow the second derivative of the residuals.
+        Whether steps follow the second derivative of the residuals (geodesic acceleration).
     ftol : float
-        The end (SMALL) if a step changes the sum, and was to change it, by no more than this share.
+        Status SMALL if both the actual and the predicted change of the sum of squares by a step are
+        no more than this share of it.
     xtol : float
-        The end (SHORT) if a step is no longer than this share of x, both measured by the scales.
+        Status SHORT if a step is no longer than this share of x, both measured by the scales.
     gtol : float
-        The end (FLAT) if the cosines between r and the columns of J are no larger.
+        Status FLAT if no cosine between r and a column of J is larger.
     min_grad : float
-        The end (FLAT) if no entry of Jᵀr is larger.
+        Status FLAT if no entry of Jᵀr is larger.
     """
 
     mu: float = 1e-3
@@ -94,22 +100,26 @@ class Rules:
 
 @dataclass(eq=False)
 class Descent:
-    """Where a search stands, all in float64; `descend` updates it.
+    """The state of a minimisation of a network's squares, in float64; `descend` updates it.
 
     Attributes
     ----------
     params : numpy.ndarray (n_params,)
-        The parameters reached.
+        The current parameters.
     prior : numpy.ndarray (n_free,)
         Σ prior_j x_j² over the free parameters is added to the sum of squares; it does not change.
     normal : numpy.ndarray (n_free + 1, n_free)
-        JᵀDJ at params and, as the last row, JᵀDr; without meaning before the first step.
+        JᵀJ at params and, as the last row, Jᵀr, both weighted as `contract.normal_equations` says;
+        undefined before the first step.
     scales : numpy.ndarray (n_free,)
-        What measures steps; 0 before the first step.
+        The diagonal D that measures steps; 0 before the first step.
     state : numpy.ndarray (8,)
-        Numbers, by place: SQUARES, the sum without the prior; MU, the damping that is tried next;
-        USED and RHO, that of the last step and what it gained relative to the prediction; NIT, NFEV
-        and NJEV, the steps, evaluations of residuals and of Jacobians; STATUS.
+        Numbers, by place: SQUARES, the sum of squares without the prior; MU, the damping that the
+        next step tries first; USED and RHO, the damping of the last step and its gain relative to
+        the prediction; NIT, NFEV and NJEV, the numbers of steps and of evaluations of residuals and
+        of Jacobians; STATUS.
+    handles : dict
+        Where a backend stores, under its name, what it made of the state.
     """
 
     params: np.ndarray
@@ -120,119 +130,128 @@ class Descent:
     handles: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
-class System(Protocol):
+class SumOfSquares(Protocol):
     """A sum of squares as a function of x (n,)."""
 
     def total(self, x: np.ndarray) -> float:
         """The sum of squares."""
         ...
 
-    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
-        """The same with its linear model."""
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
+        """The sum of squares and its linear model around x."""
         ...
 
 
-class Rows:
-    """The sum of squares of a network's rows.
+class NormalEquations:
+    """A sum of squares by functions that sum over rows of data, without forming J.
 
     Parameters
     ----------
-    normal_equations, sum_of_squares, gradient_beyond : callable
-        What the contract calls so, as functions of x and, the last one, of a step from there.
+    normal_equations : callable
+        x (n,) -> (JᵀJ (n, n), Jᵀr (n,), r·r).
+    sum_of_squares : callable
+        x -> r·r.
+    jtr_at : callable
+        (x, step (n,)) -> Jᵀ r(x + step) (n,), J being that at x.
     """
 
     def __init__(
         self,
         normal_equations: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, float]],
         sum_of_squares: Callable[[np.ndarray], float],
-        gradient_beyond: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        jtr_at: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ):
         self.normal_equations, self.sum_of_squares = normal_equations, sum_of_squares
-        self.gradient_beyond = gradient_beyond
+        self.jtr_at = jtr_at
 
     def total(self, x: np.ndarray) -> float:
         """The sum of squares."""
         return self.sum_of_squares(x)
 
-    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
         """The sum of squares and its linear model."""
         JTJ, JTr, total = self.normal_equations(x)
         return total, self.model(x, JTJ, JTr)
 
-    def model(self, x: np.ndarray, JTJ: np.ndarray, JTr: np.ndarray) -> Linear:
-        """The linear model at x of which these are known."""
-        return Normal(JTJ, JTr, lambda step: self.gradient_beyond(x, step))
+    def model(self, x: np.ndarray, JTJ: np.ndarray, JTr: np.ndarray) -> LinearModel:
+        """The linear model around x with this JᵀJ (n, n) and Jᵀr (n,)."""
+        return NormalModel(JTJ, JTr, lambda step: self.jtr_at(x, step))
 
 
-class Search:
-    """A search, one `step` at a time.
+class LMSolver:
+    """Levenberg and Marquardt's method, one `step` at a time.
 
     Parameters
     ----------
-    system : System
+    system : SumOfSquares
     x : numpy.ndarray (n,)
-        Where to start.
+        The start, between the bounds.
     rules : Rules
     prior : numpy.ndarray (n,) or None
         Adds Σ prior_j x_j² to the sum of squares.
     bounds : pair of numpy.ndarray (n,), or None
-        Between which x stays; it starts there.
-    known : pair or None
-        What `System.linear` gives at x, if it is known already.
+        The least and the largest x.
+    at_start : pair or None
+        `system.linear(x)` where the caller has it already.
 
     Attributes
     ----------
     x : numpy.ndarray (n,)
-        The point that has been reached.
+        The current point.
     total, squares : float
-        The sum of squares there, with the prior and without it.
+        The sum of squares at x, with the prior and without it.
     gradient : numpy.ndarray (n,)
         Half the gradient of the total, 0 for parameters held at a bound.
-    linear : Linear
-        The linear model there.
+    linear : LinearModel
+        The linear model around x.
     held : numpy.ndarray of bool (n,), or None
-        Which parameters the gradient presses against their bounds.
+        The active bounds: parameters at a bound that the gradient would push across.
+    scales : numpy.ndarray (n,)
+        The diagonal D.
     mu, used, rho : float
-        The damping that the next step tries first, that of the last step, and what this gained
-        relative to what was predicted.
+        The damping that the next step tries first, the damping of the last step, and its gain
+        relative to the prediction.
     nit, nfev, njev : int
-        Steps taken, evaluations of residuals and Jacobians.
+        Numbers of steps, and of evaluations of residuals and of Jacobians.
     status : int
-        RUNNING, or how the search ended.
+        RUNNING, or why the minimisation ended.
     """
 
     def __init__(
         self,
-        system: System,
+        system: SumOfSquares,
         x: np.ndarray,
         rules: Rules,
         prior: np.ndarray | None = None,
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
-        known: tuple[float, Linear] | None = None,
+        at_start: tuple[float, LinearModel] | None = None,
     ):
         self.system, self.rules, self.bounds = system, rules, bounds
         self.prior = np.zeros_like(x) if prior is None else prior
         self.mu, self.used, self.nu, self.rho = rules.mu, np.nan, 2.0, np.nan
         self.nit = self.nfev = self.njev = 0
         self.scales = np.zeros_like(x)
-        self._arrive(x, *(self._linear(x) if known is None else known))
+        self._move_to(x, *(self._linear(x) if at_start is None else at_start))
 
     @classmethod
-    def of_descent(cls, rows: Rows, rules: Rules, descent: Descent, x: np.ndarray) -> Search:
-        """The search that stands where the descent does, at the free parameters x."""
+    def from_state(
+        cls, equations: NormalEquations, rules: Rules, descent: Descent, x: np.ndarray
+    ) -> LMSolver:
+        """The solver in the state of `descent`, whose free parameters are x."""
         state = descent.state
         if state[NJEV] == 0:
-            return cls(rows, x, rules, descent.prior)
-        model = rows.model(x, descent.normal[:-1].copy(), descent.normal[-1].copy())
-        search = cls(rows, x, rules, descent.prior, known=(float(state[SQUARES]), model))
-        search.used, search.rho = float(state[USED]), float(state[RHO])
+            return cls(equations, x, rules, descent.prior)
+        model = equations.model(x, descent.normal[:-1].copy(), descent.normal[-1].copy())
+        at_start = float(state[SQUARES]), model
+        solver = cls(equations, x, rules, descent.prior, at_start=at_start)
+        solver.used, solver.rho = float(state[USED]), float(state[RHO])
         counts = {name: int(state[k]) for name, k in (("nit", NIT), ("nfev", NFEV), ("njev", NJEV))}
-        search.go_on({"scales": descent.scales.copy(), "mu": float(state[MU])} | counts)
-        search.status = int(state[STATUS])
-        return search
+        solver.restore({"scales": descent.scales.copy(), "mu": float(state[MU])} | counts)
+        solver.status = int(state[STATUS])
+        return solver
 
-    def keep(self, descent: Descent) -> None:
-        """Let the descent stand where the search does; its parameters are the caller's to set."""
+    def store(self, descent: Descent) -> None:
+        """Write the state to `descent`, except the parameters, which the caller writes."""
         numbers = (self.squares, self.mu, self.used, self.rho)
         descent.state[:] = *numbers, self.nit, self.nfev, self.njev, self.status
         descent.scales[:] = self.scales
@@ -240,11 +259,11 @@ class Search:
 
     @property
     def record(self) -> tuple[float, float, float, float]:
-        """Half the sum of squares, mu, rho and the largest entry of the gradient after a step."""
+        """After a step: half the total, its mu and rho, and the largest entry of the gradient."""
         return self.total / 2, self.used, self.rho, float(np.abs(self.gradient).max())
 
     def state(self) -> dict[str, Any]:
-        """What the next steps depend on, beside x and the prior."""
+        """Everything that the next steps depend on, except x and the prior."""
         return {
             "scales": self.scales.copy(),
             "mu": self.mu,
@@ -253,29 +272,29 @@ class Search:
             "njev": self.njev,
         }
 
-    def go_on(self, state: dict[str, Any]) -> None:
-        """Be where a search was, at this x, that had this `state`."""
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue like a solver that had this `state` at this x."""
         for name, value in state.items():
             setattr(self, name, value)
 
     def set_prior(self, prior: np.ndarray) -> None:
-        """Let another prior count from here on."""
+        """Replace the prior."""
         self.prior = prior
-        self._arrive(self.x, self.squares, self.linear)
+        self._move_to(self.x, self.squares, self.linear)
 
-    def _linear(self, x: np.ndarray) -> tuple[float, Linear]:
+    def _linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
         self.njev += 1
         return self.system.linear(x)
 
     @np.errstate(all="ignore")
-    def _arrive(self, x: np.ndarray, squares: float, linear: Linear) -> None:
-        """Be at x, with the sum of squares and the linear model there."""
+    def _move_to(self, x: np.ndarray, squares: float, linear: LinearModel) -> None:
+        """Make x, with its sum of squares and its linear model, the current point."""
         rules = self.rules
         self.x, self.squares, self.linear = x, squares, linear
         self.total = squares + float(self.prior @ (x * x))
         self.gradient = linear.gradient + self.prior * x
-        self._hold()
-        lengths = linear.squares + self.prior
+        self._find_held()
+        lengths = linear.diagonal + self.prior
         measured = np.full_like(lengths, lengths.mean()) if rules.uniform else lengths
         scales = np.maximum(measured, DECAY * self.scales)
         self.scales = np.where(scales > 0, scales, 1.0)
@@ -284,8 +303,8 @@ class Search:
         flat = steepest.max() <= rules.min_grad or not cosines.max() > rules.gtol
         self.status = FLAT if flat else RUNNING
 
-    def _hold(self) -> None:
-        """Find the parameters that the gradient presses against their bounds."""
+    def _find_held(self) -> None:
+        """Find the active bounds, and set the gradient of their parameters to 0."""
         self.held = None
         if self.bounds is not None:
             lower, upper = self.bounds
@@ -294,12 +313,12 @@ class Search:
             self.gradient = np.where(self.held, 0.0, g)
 
     def steps(self, count: int, goal: float = -inf) -> np.ndarray:
-        """Take so many, fewer if the search ends or the total is not above the goal.
+        """Take `count` steps, fewer if the minimisation ends or the total is not above `goal`.
 
         Returns
         -------
         numpy.ndarray (k, 4)
-            Their records.
+            The `record` of each step.
         """
         records: list[tuple[float, ...]] = []
         while len(records) < count and self.status == RUNNING:
@@ -311,13 +330,13 @@ class Search:
                     break
         return np.array(records).reshape(-1, 4)
 
-    @np.errstate(all="ignore")  # what overflows is not taken
+    @np.errstate(all="ignore")  # a step that overflows is rejected
     def step(self) -> None:
-        """One iteration: a step that decreases the sum of squares, or the end of the search."""
+        """One iteration: take a step that decreases the sum of squares, or set the status."""
         self.nu = 2.0
         promised = None
         while self.status == RUNNING:
-            trial = _Trial(self)
+            trial = _TrialStep(self)
             promised = promised or trial.promises
             if trial.succeeds():
                 self._take(trial)
@@ -326,14 +345,14 @@ class Search:
             if trial.small or trial.short:
                 self.status = STUCK if promised else SMALL if trial.small else SHORT
 
-    def _take(self, trial: _Trial) -> None:
+    def _take(self, trial: _TrialStep) -> None:
         rules, rho = self.rules, trial.gain / trial.predicted
         factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > EXACT else EXACT
         if rules.mu_dec is not None:
             factor = rules.mu_dec
         self.used, self.mu = self.mu, max(LEAST_MU, self.mu * factor)
         self.nit, self.rho = self.nit + 1, rho
-        self._arrive(trial.x, *trial.there)
+        self._move_to(trial.x, *trial.there)
         if self.status == RUNNING and (trial.small or trial.short):
             self.status = SMALL if trial.small else SHORT
 
@@ -347,92 +366,97 @@ class Search:
             self.status = STUCK
 
 
-class _Trial:
-    """A step with the search's present damping.
+class _TrialStep:
+    """A step with the solver's current damping, not yet accepted.
 
     Attributes
     ----------
-    x : numpy.ndarray (n,)
-        Where it leads.
+    step, x : numpy.ndarray (n,)
+        The step, and the point to which it leads.
     predicted, gain : float
-        By how much it decreases the sum of squares: to first order of the residuals, and in truth.
+        The decrease of the total: by the linear model, and in fact.
     straight : bool
-        Whether it bends little enough to be trusted.
-    small, short, promises : bool
-        Whether it changes next to nothing of the sum, of x, or was to change much of both.
+        Whether its bend is short enough to be trusted.
+    small, short : bool
+        Whether it changes hardly anything of the total, or of x.
+    promises : bool
+        Whether it is long and its predicted gain large (see PROMISED).
     there : tuple
-        The sum of squares at x and the linear model, once it `succeeds`.
+        The sum of squares at x and its linear model, after `succeeds` has returned True.
     """
 
-    there: tuple[float, Linear]
+    there: tuple[float, LinearModel]
 
-    def __init__(self, search: Search):
-        self.search, self.gain, self.straight = search, -inf, True
-        rules, D = search.rules, search.scales
-        damping = search.mu * D
-        d = search.prior + damping
-        if search.held is not None:
-            d[search.held] = HELD
+    def __init__(self, solver: LMSolver):
+        self.solver, self.gain, self.straight = solver, -inf, True
+        rules, D = solver.rules, solver.scales
+        damping = solver.mu * D
+        d = solver.prior + damping
+        if solver.held is not None:
+            d[solver.held] = HELD
         self.small = self.short = self.promises = False
-        solve = search.linear.damped(d)
+        solve = solver.linear.damped(d)
         if solve is None:
             self.straight = False
             return
-        v = self._within(-solve(search.gradient))
-        self.predicted = float(v @ (damping * v) - search.gradient @ v)
+        v = self._within(-solve(solver.gradient))
+        self.predicted = float(v @ (damping * v) - solver.gradient @ v)
         self.step = v
-        if rules.bend and self.predicted > STRAIGHT * search.total:
+        if rules.bend and self.predicted > STRAIGHT * solver.total:
             self._bend(v, d, solve)
-        self.x = search.x + self.step
-        if search.bounds is not None:
-            self._clip(search.bounds)
-        relative = self._length(self.step) / max(self._length(search.x), LEAST_LENGTH)
+        self.x = solver.x + self.step
+        if solver.bounds is not None:
+            self._clip(solver.bounds)
+        relative = self._length(self.step) / max(self._length(solver.x), LEAST_LENGTH)
         self.short = relative <= rules.xtol
-        self.small = abs(self.predicted) <= rules.ftol * search.total
-        moved = self._length(search.x) ** 2
-        resolved = search.total > ROUNDED * moved and self.predicted > PROMISED * search.total
+        self.small = abs(self.predicted) <= rules.ftol * solver.total
+        moved = self._length(solver.x) ** 2
+        resolved = solver.total > ROUNDED * moved and self.predicted > PROMISED * solver.total
         self.promises = resolved and relative > PROMISED
 
     def _within(self, v: np.ndarray) -> np.ndarray:
-        """The vector, exactly 0 where a parameter is held."""
-        return v if self.search.held is None else np.where(self.search.held, 0.0, v)
+        """The vector v (n,), exactly 0 where a parameter is held."""
+        return v if self.solver.held is None else np.where(self.solver.held, 0.0, v)
 
     def _bend(self, v: np.ndarray, d: np.ndarray, solve: Callable[..., np.ndarray]) -> None:
-        """Add half the second derivative of r along v, in the equations that v solved.
+        """Add the bend to the step v: the solution for half the second derivative of r along v.
 
-        r(x + hv) = r + hJv + h²/2·r″ gives Jᵀr″/2, with JᵀJv from the equations.
+        r(x + hv) = r + hJv + h²/2·r″ gives Jᵀr″/2, with JᵀJv from the equations that v solves; d is
+        their diagonal, the damping and the prior, and `solve` their solution.
         """
-        search, h = self.search, PROBE
-        search.nfev += 1
-        linear = -search.gradient - d * v
-        bend = (search.linear.beyond(h * v) - search.linear.gradient) / h**2 - linear / h
+        solver, h = self.solver, PROBE
+        solver.nfev += 1
+        linear = -solver.gradient - d * v
+        bend = (solver.linear.jtr_at(h * v) - solver.linear.gradient) / h**2 - linear / h
         bend = self._within(-solve(bend))
         self.straight = 2 * self._length(bend) <= LONGEST_BEND * self._length(v)
         self.step = v + bend
 
     def _clip(self, bounds: tuple[np.ndarray, np.ndarray]) -> None:
-        search = self.search
+        """Shorten the step to the bounds, and predict its gain anew."""
+        solver = self.solver
         self.x = np.clip(self.x, *bounds)
-        self.step = s = self.x - search.x
-        slope = search.linear.product(s) + search.prior * s
-        self.predicted = -float(s @ (2 * search.gradient + slope))
+        self.step = s = self.x - solver.x
+        slope = solver.linear.product(s) + solver.prior * s
+        self.predicted = -float(s @ (2 * solver.gradient + slope))
 
     def _length(self, v: np.ndarray) -> float:
-        return sqrt(float(v @ (self.search.scales * v)))
+        """sqrt(vᵀDv)."""
+        return sqrt(float(v @ (self.solver.scales * v)))
 
     def succeeds(self) -> bool:
-        """Whether it is to be taken."""
-        search = self.search
+        """Evaluate the sum of squares at x; whether the step is accepted."""
+        solver = self.solver
         if not self.straight:
             return False
-        search.nfev += 1
-        total = search.system.total(self.x) + float(search.prior @ (self.x * self.x))
-        self.gain = search.total - total if isfinite(total) else -inf
-        self.small = self.small and abs(self.gain) <= search.rules.ftol * search.total
+        solver.nfev += 1
+        total = solver.system.total(self.x) + float(solver.prior @ (self.x * self.x))
+        self.gain = solver.total - total if isfinite(total) else -inf
+        self.small = self.small and abs(self.gain) <= solver.rules.ftol * solver.total
         enough = self.gain > TOO_LITTLE * self.predicted
-        last = self.small and self.gain >= -UNSEEN * search.total
+        last = self.small and self.gain >= -UNSEEN * solver.total
         if not (self.predicted > 0 and (enough or last)):
             return False
-        self.there = search._linear(self.x)
+        self.there = solver._linear(self.x)
         linear = self.there[1]
-        return bool(np.isfinite(linear.gradient).all() and np.isfinite(linear.squares).all())
+        return bool(np.isfinite(linear.gradient).all() and np.isfinite(linear.diagonal).all())

@@ -1,4 +1,4 @@
-"""Losses that let outliers count less, as functions of the residuals."""
+"""Robust losses rho of squared residuals, by which outliers count less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
 
 
 class Robust(NamedTuple):
-    """How residuals count in a sum of squares: r² as C²·rho((r/C)²), C being the scale.
+    """A robust loss: C²·rho((r/C)²) takes the place of r² in a sum of squares; C is the scale.
 
     The rho are those of `scipy.optimize.least_squares`, under its names.
 
@@ -21,7 +21,7 @@ class Robust(NamedTuple):
         LINEAR_RHO: z. HUBER_RHO: z up to 1, 2·sqrt(z) - 1 beyond. SOFT_L1_RHO: 2·(sqrt(1 + z) - 1).
         CAUCHY_RHO: log(1 + z).
     scale : float
-        C > 0, which does not matter for LINEAR_RHO.
+        C > 0, in units of the residuals; without effect for LINEAR_RHO.
     """
 
     kind: int = LINEAR_RHO
@@ -29,7 +29,7 @@ class Robust(NamedTuple):
 
 
 def rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:
-    """C² rho(z) and rho'(z) of z = (r/C)²."""
+    """C² rho(z) and rho'(z), for z = (r/C)², of residuals r of any shape; both have its shape."""
     C = robust.scale
     with np.errstate(all="ignore"):
         z = (r / C) ** 2

@@ -1,6 +1,7 @@
-"""exp, tanh and sigmoid of one number, to write activations and losses with.
+"""exp, tanh and sigmoid of one number, of which users make activations and losses.
 
-This is what Python runs: the reference's formulas. In jitted code they are those of backends/jit.
+Python runs these functions, by the reference's formulas; in jitted code those of backends/jit take
+their place.
 """
 
 from __future__ import annotations
@@ -60,6 +61,7 @@ def sigmoid(x):
 
 
 def _value(name: str, x: Any) -> float | np.float32:
+    """The built-in activation of that name at x, in the type of x if this is float32."""
     single = isinstance(x, np.float32)
     if not isinstance(x, Real | np.bool_):
         raise TypeError(

@@ -1,4 +1,4 @@
-"""How sure parameters fitted by least squares are, and what speaks against saying so.
+"""The uncertainty of parameters fitted by least squares, and notes on where it means little.
 
 The residuals r (m,) are taken as independent, of one variance, and as linear in the parameters θ
 around the minimum of r·r + θᵀΛθ; Λ is diagonal, a penalty read as a Gaussian prior. With
@@ -9,7 +9,7 @@ H = JᵀJ + Λ then [1]_ [2]_
 H is scaled to a unit diagonal, so that the units of the parameters do not matter, and inverted
 through its eigenvalues. Directions whose eigenvalue is lost in rounding are undetermined: what
 moves along them has infinite variance. So two equal columns of J leave the sum of their parameters
-determined and each of them not.
+determined, but neither of the two.
 
 .. [1] G. A. F. Seber, C. J. Wild, "Nonlinear Regression", Wiley, 1989, chapters 2 and 3.
 .. [2] D. J. C. MacKay, "Bayesian interpolation", Neural Computation 4(3), 1992.
@@ -29,23 +29,23 @@ EPS = np.finfo(np.float64).eps
 # Eigenvalues of a scaled JᵀJ below this share of the largest have no digit left: its entries are
 # off by some epsilons, times the square root of the number of rows.
 LEAST_EIGENVALUE = 1e-13
-# From this condition number on JᵀJ is near-singular. Standard errors still have digits then, and in
-# a linear model their meaning, but not where they are this many times the parameter itself.
+# From this condition number on JᵀJ is near-singular. Standard errors still have digits then, and
+# mean something in a linear model, but not where they are this many times the parameter itself.
 NEAR_SINGULAR, MEANINGLESS = 1e10, 10.0
 # A combination of parameters is undetermined if more than this share of its squared length lies
 # along undetermined directions; rounding turns these by less.
 UNDETERMINED_SHARE = 1e-8
 # Parameters with more than this share of the weak directions are named.
 NAMED_SHARE = 0.01
-# How far a parameter goes that runs away, in multiples of where it started.
+# A parameter runs away if it grows to more than this many times its start.
 RUNAWAY_GROWTH = 10.0
-# Steps to the minimum that do not matter: in standard errors, and relative to the parameters.
+# Steps to the minimum below these are negligible: in standard errors, and relative to parameters.
 NEAR_MINIMUM, ROUNDING = 0.1, 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Uncertainty:
-    """How sure the n parameters are that a least-squares method found.
+    """The uncertainty of the n parameters at a minimum of a sum of squares.
 
     Attributes
     ----------
@@ -54,14 +54,15 @@ class Uncertainty:
     dof : float
         Degrees of freedom: the number of residuals less `n_effective`.
     n_effective : float
-        γ, the effective number of parameters: without a penalty all that the residuals determine.
+        γ, the effective number of parameters: without a penalty the number of those that the
+        residuals determine.
     condition : float
         Condition number of JᵀJ (with the penalty) scaled to a unit diagonal; infinite if singular.
     notes : tuple of str
-        What is to be said of the standard errors, such as "without meaning for x[0], x[1]: ...";
-        empty if they can be taken as they are.
+        Reservations about the standard errors, such as "without meaning for x[0], x[1]: ...";
+        empty if there are none.
     output_scale : numpy.ndarray (n_out,)
-        The units of the residuals, in those of the outputs.
+        The unit of each output's residuals, in units of the output.
     """
 
     variance: float
@@ -74,7 +75,7 @@ class Uncertainty:
 
     @property
     def noise(self) -> np.ndarray:
-        """The standard deviation of an observation of weight 1, per output."""
+        """The standard deviation (n_out,) of an observation of weight 1, per output."""
         return np.sqrt(self.variance) * self.output_scale
 
     def covariance(self, absolute_sigma: bool = False) -> np.ndarray:
@@ -86,10 +87,11 @@ class Uncertainty:
         return self._basis.deviations(self._variance(absolute_sigma))
 
     def deviations(self, G: np.ndarray) -> np.ndarray:
-        """The standard deviations (k,) of the combinations Gθ, G (k, n)."""
-        return self._basis.across(G).deviations(self.variance)
+        """The standard deviations (k,) of the linear combinations Gθ, G (k, n)."""
+        return self._basis.of_combinations(G).deviations(self.variance)
 
     def _variance(self, absolute_sigma: bool) -> float:
+        """The variance of a residual; with `absolute_sigma` that of an output of variance 1."""
         if not absolute_sigma:
             return self.variance
         if np.ptp(self.output_scale):
@@ -102,19 +104,20 @@ class Uncertainty:
 
 @dataclass(frozen=True, eq=False)
 class Basis:
-    """Errors of n parameters, or combinations of them, as sums of independent ones.
+    """Errors of n parameters (or linear combinations of them) as sums of independent errors.
 
     Attributes
     ----------
     determined : numpy.ndarray (n, r)
-        What each of r errors with the residuals' variance does: cov/s² is this times its transpose.
+        The effect on the parameters of each of r errors with the residuals' variance: cov/s² is
+        this matrix times its transpose.
     undetermined : numpy.ndarray (n, k)
-        The same of errors without bound.
+        The effect of each of k errors of infinite variance.
     lengths : numpy.ndarray (n, p)
-        The same of unit errors in each of p free parameters, with which undetermined ones compare;
-        only if there are any.
+        The effect of a unit error in each of the p free parameters, with which `undetermined` is
+        compared; (n, 0) if k is 0.
     fixed : numpy.ndarray (n,) of bool
-        Which parameters have none.
+        Which parameters have no error.
     """
 
     determined: np.ndarray
@@ -122,23 +125,25 @@ class Basis:
     lengths: np.ndarray
     fixed: np.ndarray
 
-    def across(self, G: np.ndarray) -> Basis:
-        """Of the combinations Gθ, G (k, n)."""
+    def of_combinations(self, G: np.ndarray) -> Basis:
+        """The errors of the linear combinations Gθ, G (k, n)."""
         return Basis(
             G @ self.determined, G @ self.undetermined, G @ self.lengths, np.zeros(len(G), bool)
         )
 
     def deviations(self, variance: float) -> np.ndarray:
+        """The standard deviations (n,), `variance` being that of a residual."""
         result = np.sqrt(variance * (self.determined**2).sum(axis=1))
         result[self.fixed] = 0
         result[self.infinite] = np.inf
         return result
 
     def covariance(self, variance: float) -> np.ndarray:
+        """The covariance matrix (n, n), `variance` being that of a residual."""
         result = variance * (self.determined @ self.determined.T)
         result[self.fixed] = result[:, self.fixed] = 0
         lost = np.flatnonzero(self.infinite)
-        if lost.size:  # the limits of variances that grow without bound
+        if lost.size:  # their limits, as the variances of `undetermined` go to infinity
             N, lengths = self.undetermined[lost], np.linalg.norm(self.lengths[lost], axis=1)
             limit, block = N @ N.T, result[np.ix_(lost, lost)]
             unbounded = np.abs(limit) > UNDETERMINED_SHARE * np.outer(lengths, lengths)
@@ -148,43 +153,44 @@ class Basis:
 
     @property
     def infinite(self) -> np.ndarray:
-        """Which of them (n,) are not determined."""
-        lost, whole = ((part**2).sum(axis=1) for part in (self.undetermined, self.lengths))
+        """Which parameters (n,) have infinite variance."""
+        lost, whole = ((M**2).sum(axis=1) for M in (self.undetermined, self.lengths))
         return lost > UNDETERMINED_SHARE * whole
 
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """Whose columns J has.
+    """The parameters at a minimum: their values, which are free, and their names in notes.
 
     Attributes
     ----------
     x : numpy.ndarray (n,)
-        The parameters at the minimum.
+        The values at the minimum.
     start : numpy.ndarray (n,) or None
-        Where they came from.
+        The values at the start of the minimisation.
     free : numpy.ndarray (p,)
-        Places of those that J has a column for.
-    listed : callable
-        Names those at the given places in a text.
+        Indices of the free parameters: J has a column for each.
+    names : callable
+        indices -> a text with the names of those parameters.
     advice : str
-        What to do about those that are hardly determined.
-    lifted : callable, optional
-        Takes changes (p, k) of what J is the derivative for to changes (n, k) of x; by default
-        they are those of ``x[free]``.
+        What to do about parameters that are hardly determined.
+    unscaled : callable, optional
+        Changes (n, k) of the parameters for which J is the derivative -> changes (n, k) of x; by
+        default they are the same.
     """
 
     x: np.ndarray
     start: np.ndarray | None
     free: np.ndarray
-    listed: Callable[[np.ndarray], str]
+    names: Callable[[np.ndarray], str]
     advice: str
-    lifted: Callable[[np.ndarray], np.ndarray] = lambda changes: changes
+    unscaled: Callable[[np.ndarray], np.ndarray] = lambda changes: changes
 
-    def lift(self, changes: np.ndarray) -> np.ndarray:
+    def expand(self, changes: np.ndarray) -> np.ndarray:
+        """Changes (n, k) of x for changes (p, k) of the free parameters."""
         result = np.zeros((len(self.x), changes.shape[1]))
         result[self.free] = changes
-        return self.lifted(result)
+        return self.unscaled(result)
 
 
 def of_jacobian(
@@ -194,7 +200,7 @@ def of_jacobian(
     x0: np.ndarray | None = None,
     fixed: np.ndarray | None = None,
 ) -> Uncertainty:
-    """What the Jacobian of residuals at a minimum tells about the parameters of a function.
+    """The uncertainty of a function's parameters, from the Jacobian of its residuals at a minimum.
 
     Parameters
     ----------
@@ -205,20 +211,20 @@ def of_jacobian(
     x : numpy.ndarray (n,)
         The minimum.
     x0 : numpy.ndarray (n,), optional
-        The start, to notice parameters that run away from it.
+        The start, by which parameters that run away are noticed.
     fixed : numpy.ndarray (n,) of bool, optional
         Parameters that could not move, such as those at a bound.
 
     Returns
     -------
     Uncertainty
-        Of NaN, with a note, if the derivatives are not finite.
+        With NaN for all numbers, and a note, if the derivatives are not finite.
     """
     free = np.flatnonzero(np.ones(len(x), bool) if fixed is None else ~fixed)
     J = jac[:, free]
     spectrum = _of_columns(J) if np.isfinite(J).all() else None
     parameters = Parameters(x, x0, free, _numbered, "fix one of them, or add data")
-    return _assembled(spectrum, np.zeros(len(free)), 2 * cost, len(J), None, parameters)
+    return _uncertainty(spectrum, np.zeros(len(free)), 2 * cost, len(J), None, parameters)
 
 
 def of_normal_equations(
@@ -229,11 +235,12 @@ def of_normal_equations(
     n_residuals: int,
     parameters: Parameters,
 ) -> Uncertainty:
-    """The same where J is too long to be kept, and with a penalty.
+    """The uncertainty from the normal equations, for a J too large to store, and with a penalty.
 
     Parameters
     ----------
     JTJ : numpy.ndarray (p, p)
+        Of the free parameters.
     gradient : numpy.ndarray (p,)
         Jᵀr + Λθ.
     prior : numpy.ndarray (p,)
@@ -241,16 +248,27 @@ def of_normal_equations(
     sse : float
         r·r.
     n_residuals : int
-        How many residuals there are of positive weight.
+        The number of residuals of positive weight.
     parameters : Parameters
+
+    Returns
+    -------
+    Uncertainty
+        With NaN for all numbers, and a note, if the derivatives are not finite.
     """
     H = JTJ + np.diag(prior)
     spectrum = _of_matrix(H) if np.isfinite(H).all() else None
-    return _assembled(spectrum, prior, sse, n_residuals, gradient, parameters)
+    return _uncertainty(spectrum, prior, sse, n_residuals, gradient, parameters)
 
 
 def t_quantile(interval: Any, dof: float) -> float:
-    """Between minus and plus this Student's t with `dof` degrees of freedom is so probable.
+    """The t for which Student's t with `dof` degrees of freedom is in [-t, t] with a probability.
+
+    Parameters
+    ----------
+    interval : float
+        The probability, in (0, 1).
+    dof : float
 
     Raises
     ------
@@ -270,7 +288,7 @@ def t_quantile(interval: Any, dof: float) -> float:
 
 
 def listed(names: list[str], n: int) -> str:
-    """Names of the first ones of n things as a text."""
+    """The first names of n things as a text, with the number of the others."""
     more = f" and {n - len(names)} more" if n > len(names) else ""
     return ", ".join(names) + more
 
@@ -279,25 +297,27 @@ N_LISTED = 5
 
 
 def _numbered(places: np.ndarray) -> str:
+    """The names of a function's parameters: "x[0], x[3] and 2 more"."""
     return listed([f"x[{i}]" for i in places[:N_LISTED]], len(places))
 
 
-# Numerics.
+# The matrix H.
 
 
 @dataclass(frozen=True, eq=False)
 class _Spectrum:
-    """H = D V diag(values) Vᵀ D with a diagonal D.
+    """The eigenvalues of H scaled to a unit diagonal: H = D V diag(values) Vᵀ D.
 
     Attributes
     ----------
     lengths : numpy.ndarray (p,)
-        D, the lengths of the columns of J; 1 for those that are zero.
+        The diagonal of D: the roots of H's diagonal, 1 where they are 0.
     values : numpy.ndarray (p,)
+        The eigenvalues.
     vectors : numpy.ndarray (p, p)
         V, an eigenvector per column.
     least : float
-        The share of the largest eigenvalue that is rounding.
+        Eigenvalues up to this share of the largest are rounding errors.
     """
 
     lengths: np.ndarray
@@ -307,22 +327,24 @@ class _Spectrum:
 
     @property
     def lost(self) -> np.ndarray:
-        """Which eigenvalues are 0 to rounding."""
+        """Which eigenvalues (p,) are 0 but for rounding."""
         return self.values <= self.least * self.values.max(initial=0)
 
     @property
     def weak(self) -> np.ndarray:
-        """Which others make H near-singular."""
+        """Which other eigenvalues (p,) make H near-singular."""
         return ~self.lost & (self.values * NEAR_SINGULAR < self.values.max(initial=0))
 
     @property
     def condition(self) -> float:
+        """The condition number; infinite if an eigenvalue is lost."""
         if self.lost.any():
             return float("inf")
         return float(self.values.max(initial=1) / self.values.min(initial=1))
 
 
 def _of_columns(J: np.ndarray) -> _Spectrum:
+    """The spectrum of JᵀJ, by the singular values of J (m, p): no digits are lost in JᵀJ."""
     lengths, p = _lengths(np.linalg.norm(J, axis=0)), J.shape[1]
     R = np.linalg.qr(J / lengths, mode="r")
     _, singular, Vt = np.linalg.svd(np.vstack([R, np.zeros((p - len(R), p))]))
@@ -330,16 +352,18 @@ def _of_columns(J: np.ndarray) -> _Spectrum:
 
 
 def _of_matrix(H: np.ndarray) -> _Spectrum:
+    """The spectrum of H (p, p)."""
     lengths = _lengths(np.sqrt(np.diag(H)))
     values, vectors = np.linalg.eigh(H / np.outer(lengths, lengths))
     return _Spectrum(lengths, values, vectors, LEAST_EIGENVALUE)
 
 
 def _lengths(norms: np.ndarray) -> np.ndarray:
+    """The norms (p,), by which columns are divided, with 1 for 0."""
     return np.where(norms == 0, 1, norms)
 
 
-def _assembled(
+def _uncertainty(
     spectrum: _Spectrum | None,
     prior: np.ndarray,
     sse: float,
@@ -347,6 +371,11 @@ def _assembled(
     gradient: np.ndarray | None,
     parameters: Parameters,
 ) -> Uncertainty:
+    """The uncertainty from the spectrum of H, which is None if the derivatives are not finite.
+
+    The other arguments are those of `of_normal_equations`; without a gradient the parameters are
+    taken to be at the minimum.
+    """
     n, p = len(parameters.x), len(parameters.free)
     fixed = np.ones(n, bool)
     fixed[parameters.free] = False
@@ -361,9 +390,11 @@ def _assembled(
     variance = float(sse) / dof if dof > ROUNDING * n_residuals else np.nan
     unit_errors = np.diag(1 / spectrum.lengths) if lost.any() else np.empty((p, 0))
     basis = Basis(
-        parameters.lift(inverse_root), parameters.lift(V[:, lost]), parameters.lift(unit_errors),
+        parameters.expand(inverse_root),
+        parameters.expand(V[:, lost]),
+        parameters.expand(unit_errors),
         fixed,
-    )  # fmt: skip
+    )
     errors = basis.deviations(variance)
     notes = [
         _no_freedom(variance, n_residuals, n_effective),
@@ -373,21 +404,21 @@ def _assembled(
     ]
     if gradient is not None:
         notes.append(_not_at_minimum(inverse_root.T @ gradient, basis, errors, parameters))
-    found = tuple(note for note in notes if note)
-    return Uncertainty(variance, dof, n_effective, spectrum.condition, found, basis)
+    nonempty = tuple(note for note in notes if note)
+    return Uncertainty(variance, dof, n_effective, spectrum.condition, nonempty, basis)
 
 
-# Words.
+# Notes on the standard errors: each function returns one, or "" where it does not apply.
 
 
 def _singular(basis: Basis, parameters: Parameters) -> str:
     infinite = np.isinf(basis.covariance(1.0)) if basis.undetermined.size else np.empty((0, 0))
     partners, notes = infinite.sum(axis=1), []
     if (partners == 1).any():
-        names = parameters.listed(np.flatnonzero(partners == 1))
+        names = parameters.names(np.flatnonzero(partners == 1))
         notes.append(f"infinite for {names}: the residuals do not depend on them")
     if (partners > 1).any():
-        names = parameters.listed(np.flatnonzero(partners > 1))
+        names = parameters.names(np.flatnonzero(partners > 1))
         notes.append(
             f"infinite for {names}: JᵀJ is singular, and only combinations of them are determined; "
             f"{parameters.advice}"
@@ -402,13 +433,13 @@ def _near_singular(spectrum: _Spectrum, errors: np.ndarray, parameters: Paramete
         return ""
     condition = spectrum.values.max() / spectrum.values[spectrum.weak].min()
     return (
-        f"without meaning for {parameters.listed(places)}: JᵀJ is near-singular (condition number "
+        f"without meaning for {parameters.names(places)}: JᵀJ is near-singular (condition number "
         f"{condition:.1e}), they can change together and hardly change the fit; {parameters.advice}"
     )
 
 
 def _along(spectrum: _Spectrum, parameters: Parameters) -> np.ndarray:
-    """Places of the parameters that move along weak directions."""
+    """Indices of the parameters with a share in the directions of weak eigenvalues."""
     shares = (spectrum.vectors[:, spectrum.weak] ** 2).sum(axis=1)
     return parameters.free[shares > NAMED_SHARE]
 
@@ -423,7 +454,7 @@ def _runaway(spectrum: _Spectrum, errors: np.ndarray, parameters: Parameters) ->
     gone = places[(size > RUNAWAY_GROWTH * start_size) & ~(errors[places] < size)]
     if not gone.size:
         return ""
-    ways = [f"{parameters.listed(gone[i : i + 1])} from {start[gone[i]]:.3g} to {x[gone[i]]:.3g}"
+    ways = [f"{parameters.names(gone[i : i + 1])} from {start[gone[i]]:.3g} to {x[gone[i]]:.3g}"
             for i in range(min(len(gone), N_LISTED))]  # fmt: skip
     return (
         f"doubtful for parameters that run away, {listed(ways, len(gone))}: the fit gains ever "
@@ -443,7 +474,7 @@ def _no_freedom(variance: float, n_residuals: int, n_effective: float) -> str:
 def _not_at_minimum(
     step: np.ndarray, basis: Basis, errors: np.ndarray, parameters: Parameters
 ) -> str:
-    """Whether a Gauss-Newton step, in coordinates of `determined`, would still matter."""
+    """`step` (r,) is the Gauss-Newton step in coordinates of `basis.determined`, up to its sign."""
     change = np.abs(basis.determined @ step)
     with np.errstate(all="ignore"):
         ratios = np.where(change > ROUNDING * np.abs(parameters.x), change / errors, 0)
@@ -453,5 +484,5 @@ def _not_at_minimum(
         return ""
     return (
         f"of a point that is not the minimum: a Gauss-Newton step would still move "
-        f"{parameters.listed(np.array([worst]))} by {ratios[worst]:.2g} standard errors"
+        f"{parameters.names(np.array([worst]))} by {ratios[worst]:.2g} standard errors"
     )

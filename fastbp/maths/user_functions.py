@@ -1,4 +1,4 @@
-"""Functions of one number that users bring, for activations and losses of their own.
+"""User-defined functions of numbers, of which activations and losses are made.
 
 The reference backend calls them as they are; the compiled backends call what
 `backends.user_code` compiles from them.
@@ -12,19 +12,25 @@ from typing import Any
 
 import numpy as np
 
-# Where derivatives are checked: irregular points, so that they meet no corner, around those that
-# pre-activations of reasonable networks take.
+# The points at which derivatives are checked: irregular, so that none is a corner, in the range of
+# reasonable networks' pre-activations.
 _POINTS = np.concatenate([np.linspace(-3.9173, 3.8791, 24), [-0.0173, 0.0191]])
 
 
 class ScalarFunctions:
-    """A function of one number and its derivatives, as the backends call them.
+    """A user-defined function of one number and its derivatives.
 
     Parameters
     ----------
     f, df : callable
         float -> float.
     d2f : callable, optional
+
+    Attributes
+    ----------
+    callables : tuple
+        (f, df, d2f).
+    d2f : callable or None
 
     Raises
     ------
@@ -35,28 +41,36 @@ class ScalarFunctions:
     def __init__(self, f: Callable, df: Callable, d2f: Callable | None = None):
         for name, function in (("f", f), ("df", df), ("d2f", d2f)):
             _require_callable(name, function, optional=name == "d2f")
-        self.given = (f, df, d2f)
+        self.callables = (f, df, d2f)
         self.d2f = d2f
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ScalarFunctions) and self.given == other.given
+        return isinstance(other, ScalarFunctions) and self.callables == other.callables
 
     def __hash__(self) -> int:
-        return hash(self.given)
+        return hash(self.callables)
 
     def evaluate(self, order: int, Z: np.ndarray) -> np.ndarray:
-        """The function (0) or a derivative (1, 2), elementwise in float64, by plain Python calls.
+        """The function (0) or a derivative (1, 2), by plain Python calls with float64 numbers.
 
-        Where Python raises an arithmetic error the result is what arithmetic gives: infinite after
-        an overflow, else NaN.
+        Where Python raises an arithmetic error the result is infinite after an overflow, else NaN.
+
+        Parameters
+        ----------
+        order : {0, 1, 2}
+        Z : numpy.ndarray of any shape
+
+        Returns
+        -------
+        numpy.ndarray of float64, same shape
         """
-        function = self.given[order]
+        function = self.callables[order]
         values = [_value(function, z) for z in Z.ravel().astype(np.float64)]
         return np.array(values, np.float64).reshape(Z.shape)
 
 
 class PairFunctions:
-    """A loss of one prediction and its target, as the backends call it.
+    """A user-defined loss of one prediction and its target.
 
     Parameters
     ----------
@@ -64,6 +78,12 @@ class PairFunctions:
         (prediction, target) -> (loss, dloss/dprediction).
     d2 : callable, optional
         (prediction, target) -> d²loss/dprediction².
+
+    Attributes
+    ----------
+    callables : tuple
+        (f, d2).
+    d2 : callable or None
 
     Raises
     ------
@@ -74,25 +94,25 @@ class PairFunctions:
     def __init__(self, f: Callable, d2: Callable | None = None):
         _require_callable("f", f)
         _require_callable("d2", d2, optional=True)
-        self.given = (f, d2)
+        self.callables = (f, d2)
         self.d2 = d2
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, PairFunctions) and self.given == other.given
+        return isinstance(other, PairFunctions) and self.callables == other.callables
 
     def __hash__(self) -> int:
-        return hash(self.given)
+        return hash(self.callables)
 
     def evaluate(self, Y: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Loss and derivative, elementwise in float64, by plain Python calls."""
-        f = self.given[0]
+        """Loss and derivative for Y and T of one shape, both float64 arrays of that shape."""
+        f = self.callables[0]
         values = [_value(f, y, t) for y, t in _pairs(Y, T)]
         both = np.array([v if isinstance(v, tuple | list) else (v, v) for v in values], np.float64)
         both = both.reshape(*Y.shape, 2)
         return both[..., 0], both[..., 1]
 
     def second(self, Y: np.ndarray, T: np.ndarray) -> np.ndarray:
-        """The second derivative, likewise."""
+        """The second derivative, a float64 array of the shape of Y and T."""
         values = [_value(self.d2, y, t) for y, t in _pairs(Y, T)]
         return np.array(values, np.float64).reshape(Y.shape)
 
@@ -107,7 +127,7 @@ def _require_callable(name: str, function: Any, optional: bool = False) -> None:
 
 
 def _value(function: Any, *numbers: Any) -> Any:
-    """What the function returns; where Python raises an arithmetic error, infinity or NaN."""
+    """The function's result; infinity or NaN where Python raises an arithmetic error."""
     try:
         with np.errstate(all="ignore"):
             return function(*numbers)
@@ -118,7 +138,14 @@ def _value(function: Any, *numbers: Any) -> Any:
 
 
 def check_derivative(what: str, of: str, f: Callable, df: Callable) -> None:
-    """Compare df with differences of f; points where those do not converge are passed over.
+    """Compare df with difference quotients of f, except at points where these do not converge.
+
+    Parameters
+    ----------
+    what, of : str
+        How messages name df and f.
+    f, df : callable
+        float -> float.
 
     Raises
     ------
@@ -128,11 +155,11 @@ def check_derivative(what: str, of: str, f: Callable, df: Callable) -> None:
         If a function does not return a real number.
     """
     compared = 0
-    for z in _POINTS:  # as NumPy's numbers, which is what `evaluate` passes on
+    for z in _POINTS:  # NumPy's numbers, as `evaluate` passes them
         claimed = _number(what, df, z)
         steps = [1e-4 * 2.0**-k for k in range(3)]
         slopes = [(_number(of, f, z + h) - _number(of, f, z - h)) / (2 * h) for h in steps]
-        # Richardson's extrapolation, twice; the change that the last one made bounds its error.
+        # Richardson's extrapolation, twice; the change by the second bounds the error.
         first = [(4 * b - a) / 3 for a, b in pairwise(slopes)]
         estimate = (16 * first[1] - first[0]) / 15
         error = abs(estimate - first[1])
@@ -153,6 +180,7 @@ def check_derivative(what: str, of: str, f: Callable, df: Callable) -> None:
 
 
 def _number(what: str, function: Callable, z: float) -> float:
+    """function(z) as a float; TypeError, which names the function `what`, if it is no number."""
     result = _value(function, z)
     try:
         return float(result)

@@ -88,7 +88,7 @@ class Activation(ActivationSpec):
     def __reduce__(self) -> tuple[Any, ...]:
         if self.functions is None:
             return Activation._built_in, (self.name, self.constant)
-        return Activation, (self.name, *self.functions.given)
+        return Activation, (self.name, *self.functions.callables)
 
     def __repr__(self) -> str:
         if self.functions is not None:

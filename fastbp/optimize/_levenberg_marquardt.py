@@ -1,9 +1,8 @@
-"""Levenberg and Marquardt's method for residual functions."""
+"""`levenberg_marquardt`: least squares of a function of residuals, or of a network's objective."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -11,20 +10,20 @@ import numpy as np
 
 from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
 from ..common.errors import ShapeError
-from ..maths.linear_models import Linear, Tall, Wide
-from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, Rules, Search
+from ..maths.linear_models import LinearModel, TallModel, WideModel
+from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, LMSolver, Rules
 from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates
-from .function import listener, starting_point
-from .network_rows import NetworkRows
+from .function import starting_point, stop_test
+from .network_least_squares import NetworkSquares
 from .scipy_methods import as_bounds
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
-CALLBACK, GOAL = -2, 4  # beside those of a search
+CALLBACK, GOAL = -2, 4  # statuses beside those of `marquardt.LMSolver`
 
 MESSAGES = {
     CALLBACK: "`callback` stopped the minimisation.",
@@ -36,11 +35,11 @@ MESSAGES = {
     SHORT: "Converged: the next step is no longer than xtol of the parameters.",
     GOAL: "The goal has been reached.",
 }
-RECORDED = ("cost", "mu", "rho", "gradient")  # of each step
+RECORDED = ("cost", "mu", "rho", "gradient")  # the columns of `marquardt.LMSolver.record`
 
 _EPS = float(np.finfo(float).eps)
 
-# The numbers of a search, and what they may be.
+# The numbers of `Rules`, and the ranges in which they may be.
 _RANGES = {"> 0": (0, inf), ">= 0": (0, inf), "between 0 and 1": (0, 1), "> 1": (1, inf)}
 _EXPECTED = {
     "mu": "> 0",
@@ -80,9 +79,9 @@ def levenberg_marquardt(
     """Minimise a sum of squares by Levenberg and Marquardt's method.
 
     A step v solves (JᵀJ + μD) v = -Jᵀr [1]_ [2]_, where r are the residuals, J their Jacobian and D
-    the largest diagonal of JᵀJ so far, older ones counting less and less. Half the second
-    derivative of r along v bends the step [3]_. μ follows what the step gains, relative to what r
-    to first order promises [4]_.
+    the largest diagonal of JᵀJ so far, where earlier ones decay. Half the second derivative of r
+    along v bends the step [3]_. μ follows the ratio of the step's gain to the gain that the linear
+    model of r predicts [4]_.
 
     Parameters
     ----------
@@ -98,24 +97,24 @@ def levenberg_marquardt(
     args : tuple, optional
         Further arguments of `fun` and `jac`.
     bounds : pair of array_like (n,), or scipy.optimize.Bounds, optional
-        Between which x stays, (lower, upper); numbers are for all entries.
+        Limits of x, (lower, upper); numbers are for all entries.
     loss : {"linear", "huber", "soft_l1", "cauchy"}, default "linear"
-        How residuals count that are larger than `f_scale`, as in `scipy.optimize.least_squares`;
-        by reweighting.
+        How residuals larger than `f_scale` count, as in `scipy.optimize.least_squares`; it is
+        minimised by reweighting.
     f_scale : float, default 1.0
         Where outliers begin, in the units of the residuals.
     maxiter : int, default 5000
-        The most steps.
+        The maximum number of steps.
     ftol, xtol, gtol : float
-        Converged: where a step changes, and was to change, no more than this share of the sum of
-        squares; where it is no longer than this share of x, both measured by D; where all cosines
-        between r and columns of J are at most this. They have no units.
+        The method has converged where a step changes the sum of squares, and was predicted to, by
+        no more than the share `ftol` of it; where it is no longer than the share `xtol` of x, both
+        measured by D; or where all cosines between r and the columns of J are at most `gtol`.
     goal : float, default 0.0
         Stop where the cost, half the sum of squares, is not above this.
     min_grad : float, default 0.0
         Stop where no entry of the gradient Jᵀr is larger.
     mu, mu_max : float
-        The first μ, and the one beyond which the search is stuck.
+        The first μ, and the largest one: beyond it the method stops as stuck.
     mu_dec, mu_inc : float, optional
         The factors of μ after a step and after a failure, such as 0.1 and 10. By default they
         depend on the gain, and grow with the failures.
@@ -125,7 +124,7 @@ def levenberg_marquardt(
         Whether steps are bent.
     callback : callable, optional
         ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun``, the cost,
-        if its argument has that name, called after each step. It stops the search by returning True
+        if its argument has that name, called after each step. It stops the method by returning True
         or raising StopIteration.
 
     Returns
@@ -136,15 +135,16 @@ def levenberg_marquardt(
         largest entry), ``active_mask``, ``nfev``, ``njev``, ``success``, and ``status``: 1, 2, 3
         (gtol or min_grad, ftol, xtol), 4 (goal), 0 (maxiter), -1 (no step helps, or mu_max) or -2
         (callback), in words in ``message``. ``nit`` counts steps; ``history`` has an array each for
-        "cost", "mu", "rho" (the gain relative to what was predicted) and "gradient" (largest entry)
+        "cost", "mu", "rho" (the gain relative to the predicted one) and "gradient" (largest entry)
         at the start and after each step. With "linear" loss, ``covariance`` (n, n) and
-        ``standard_errors`` (n,) estimate those of x, and ``notes`` says, as does ``message``, what
-        is against them: a near-singular JᵀJ, parameters that run away, no degrees of freedom.
+        ``standard_errors`` (n,) estimate those of x, and ``notes``, which ``message`` repeats, say
+        what speaks against them: a near-singular JᵀJ, parameters that run away, no degrees of
+        freedom.
 
     Raises
     ------
     ShapeError
-        If x0 is no vector, r is a number or of changing length, or J or `bounds` are of a wrong
+        If x0 is no vector, r is a number or changes its length, or J or `bounds` have a wrong
         shape.
     NonFiniteError
         If x0, or r or J there, is not finite.
@@ -180,103 +180,97 @@ def levenberg_marquardt(
     if isinstance(fun, Objective):
         if jac is not None:
             raise TypeError("jac was given with an objective, which brings its own; leave it out")
-        inside, obj = FreeCoordinates(fun, x0), fun.astype(FLOAT64)
-        limits = None
+        free, obj = FreeCoordinates(fun, x0), fun.astype(FLOAT64)
+        pair = None
         if bounds is not None:
-            all_of_them, free = as_bounds(bounds, obj.net.n_params, pairs=False), obj.net.free
-            limits = checked_bounds((all_of_them.lb[free], all_of_them.ub[free]), inside.x0)
-        rows = NetworkRows(obj, inside, loss, f_scale)
-        search = Search(rows, inside.x0, rules, obj.prior()[obj.net.free], limits)
-        run = _run(search, maxiter, goal, listener(inside.callback(callback)))
-        r, J = inside.residuals(search.x), inside.jacobian(search.x)
-        found: OptimizeResult = inside.full(_result(search, *run, r, J))
-        found.x = found.x.astype(fun.net.dtype, copy=False)
-        return found
+            bounds = as_bounds(bounds, obj.net.n_params, pairs=False)
+            pair = checked_bounds((bounds.lb[obj.net.free], bounds.ub[obj.net.free]), free.x0)
+        squares = NetworkSquares(obj, free, loss, f_scale)
+        solver = LMSolver(squares, free.x0, rules, obj.prior()[obj.net.free], pair)
+        end = _run(solver, maxiter, goal, stop_test(free.callback(callback)))
+        r, J = free.residuals(solver.x), free.jacobian(solver.x)
+        result: OptimizeResult = free.full(_result(solver, *end, r, J))
+        result.x = result.x.astype(fun.net.dtype, copy=False)
+        return result
     x = starting_point(x0)
-    limits = checked_bounds(bounds, x)
-    system = Residuals(fun, jac, args, robust, limits)
+    pair = checked_bounds(bounds, x)
+    system = Residuals(fun, jac, args, robust, pair)
     system.start(x)
-    search = Search(system, x, rules, None, limits)
+    solver = LMSolver(system, x, rules, None, pair)
     require_finite("the Jacobian at x0", system.at(x)[1])
-    run = _run(search, maxiter, goal, listener(callback))
-    result = _result(search, *run, *system.at(search.x))
+    end = _run(solver, maxiter, goal, stop_test(callback))
+    result = _result(solver, *end, *system.at(solver.x))
     if loss == "linear":
         _add_errors(result, x)
     return result
 
 
-def ending(search: Any, rules: Rules) -> str:
-    """How a search has ended, in words."""
-    if search.status == STUCK and search.mu > rules.mu_max:
+def end_message(solver: Any, rules: Rules) -> str:
+    """How a `marquardt.LMSolver` has ended, in words."""
+    if solver.status == STUCK and solver.mu > rules.mu_max:
         return (
             f"mu has grown beyond mu_max, {rules.mu_max:g}, and no step decreases the sum of "
             f"squares: raise mu_max, or check the Jacobian (see fastbp.check_grad)."
         )
-    return MESSAGES[search.status]
-
-
-@dataclass(frozen=True)
-class _Reached:
-    """What a callback is told of."""
-
-    x: np.ndarray
-    f: float
+    return MESSAGES[solver.status]
 
 
 def _run(
-    search: Search, maxiter: int, goal: float, tell: Callable[[Any], bool]
+    solver: LMSolver, maxiter: int, goal: float, wants_to_stop: Callable[[np.ndarray, float], bool]
 ) -> tuple[int, dict[str, np.ndarray]]:
-    """Steps until the search ends, or is ended; its status and history."""
-    status = GOAL if search.total / 2 <= goal and search.status == RUNNING else RUNNING
-    records = [search.record]
-    while status == RUNNING and search.nit < maxiter:
-        found = search.steps(1)
-        if not len(found):
+    """Step until the search ends or is stopped; its status, and its history by RECORDED's names."""
+    status = GOAL if solver.total / 2 <= goal and solver.status == RUNNING else RUNNING
+    records = [solver.record]
+    while status == RUNNING and solver.nit < maxiter:
+        record = solver.steps(1)
+        if not len(record):
             break
-        records.append(found[0])
-        if search.total / 2 <= goal:
+        records.append(record[0])
+        if solver.total / 2 <= goal:
             status = GOAL
-        elif tell(_Reached(search.x, search.total / 2)):
+        elif wants_to_stop(solver.x, solver.total / 2):
             status = CALLBACK
     columns = np.array(records).T
-    return status or search.status, dict(zip(RECORDED, columns, strict=True))
+    return status or solver.status, dict(zip(RECORDED, columns, strict=True))
 
 
 def _result(
-    search: Search, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
+    solver: LMSolver, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
 ) -> OptimizeResult:
+    """The result as SciPy's least squares have it, with r (m,) and J (m, n) at the solver's x."""
     from scipy.optimize import OptimizeResult
 
-    held = np.zeros(len(search.x), int)
-    if search.held is not None and search.bounds is not None:
-        at_lower = search.x <= search.bounds[0]
-        held = np.where(search.held, np.where(at_lower, -1, 1), 0)
+    held = np.zeros(len(solver.x), int)
+    if solver.held is not None and solver.bounds is not None:
+        at_lower = solver.x <= solver.bounds[0]
+        held = np.where(solver.held, np.where(at_lower, -1, 1), 0)
     return OptimizeResult(
-        x=search.x,
-        cost=search.total / 2,
+        x=solver.x,
+        cost=solver.total / 2,
         fun=r,
         jac=J,
-        grad=search.gradient,
-        optimality=float(np.abs(search.gradient).max()),
+        grad=solver.gradient,
+        optimality=float(np.abs(solver.gradient).max()),
         active_mask=held,
-        nit=search.nit,
-        nfev=search.nfev,
-        njev=search.njev,
+        nit=solver.nit,
+        nfev=solver.nfev,
+        njev=solver.njev,
         status=status,
         success=status > 0,
-        message=ending(search, search.rules) if status == search.status else MESSAGES[status],
+        message=end_message(solver, solver.rules) if status == solver.status else MESSAGES[status],
         history=history,
     )
 
 
 def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
-    """Add the covariance of x, standard errors, and what is to be said against them."""
+    """Add the covariance of x, the standard errors, and the notes on what speaks against them."""
     fixed = result.active_mask != 0
-    found = of_jacobian(result.jac, result.cost, result.x, start, fixed)
-    result.covariance, result.standard_errors = found.covariance(), found.standard_errors()
-    result.notes = found.notes
+    uncertainty = of_jacobian(result.jac, result.cost, result.x, start, fixed)
+    result.covariance = uncertainty.covariance()
+    result.standard_errors = uncertainty.standard_errors()
+    result.notes = uncertainty.notes
     result.message = " ".join(
-        [result.message, *(f"Standard errors: {note}." for note in found.notes)]
+        [result.message, *(f"Standard errors: {note}." for note in result.notes)]
     )
 
 
@@ -284,7 +278,17 @@ def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
 
 
 class Residuals:
-    """The sum of squares of the caller's residuals, checked; a `marquardt.System`."""
+    """The sum of squares of the caller's residuals, which are checked; a `marquardt.SumOfSquares`.
+
+    Parameters
+    ----------
+    fun, jac, args
+        As `levenberg_marquardt` takes them.
+    robust : Robust
+        How residuals count.
+    bounds : pair of numpy.ndarray (n,), or None
+        Between which differences are taken.
+    """
 
     def __init__(
         self,
@@ -303,41 +307,42 @@ class Residuals:
         self.fun, self.jac, self.robust, self.bounds = fun, jac, robust, bounds
         self.args = args if isinstance(args, tuple) else (args,)
         self.m: int | None = None
-        self.last: tuple[np.ndarray, np.ndarray] | None = None
-        self._there: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # x, r
+        self._last_linear: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # x, r, J
 
     def start(self, x: np.ndarray) -> None:
-        """Raise for what cannot be started from."""
+        """Set the number of residuals; raise if no search can start from x (n,)."""
         r = self.residuals(x)
         self.m = len(r)
         require_finite("the residuals at x0", r)
-        self.last = (x, r)
+        self._last = (x, r)
 
     def total(self, x: np.ndarray) -> float:
-        """The sum of squares, as they count."""
+        """The sum of squares at x (n,), after the robust loss."""
         r = self.residuals(x)
-        self.last = (x, r)
+        self._last = (x, r)
         return float(rho(r, self.robust)[0].sum())
 
-    def linear(self, x: np.ndarray) -> tuple[float, Linear]:
-        """The same with its linear model."""
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
+        """The same sum with its linear model."""
         r, J = self.at(x)
         squares, slope = rho(r, self.robust)
         root = np.sqrt(slope)
-        model = Tall if J.shape[0] >= J.shape[1] else Wide
+        model = TallModel if J.shape[0] >= J.shape[1] else WideModel
         return float(squares.sum()), model(
             root[:, None] * J, root * r, lambda step: root * self.residuals(x + step)
         )
 
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """r and J at x, which are not computed again where the last ones were asked for."""
-        if self._there is None or self._there[0] is not x:
-            r = self.last[1] if self.last is not None and self.last[0] is x else self.residuals(x)
-            self._there = x, r, self._jacobian(x, r)
-        return self._there[1:]
+        """r (m,) and J (m, n) at x; not computed again if x is the same array as the last one."""
+        if self._last_linear is None or self._last_linear[0] is not x:
+            last = self._last
+            r = last[1] if last is not None and last[0] is x else self.residuals(x)
+            self._last_linear = x, r, self._jacobian(x, r)
+        return self._last_linear[1:]
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
-        """r at x (m,), a new array."""
+        """r (m,) at x (n,), a new array."""
         r = real_array("what fun returned", self.fun(x.copy(), *self.args), FLOAT64)
         if r.ndim != 1 or len(r) == 0:
             what = "a number" if r.ndim == 0 else f"an array of shape {r.shape}"
@@ -350,7 +355,7 @@ class Residuals:
         return r.copy()
 
     def _jacobian(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
-        """J at x (m, n), a new array."""
+        """J (m, n) at x (n,), where the residuals are r (m,); a new array."""
         if not callable(self.jac):
             return self._differences(x, r)
         J = real_array("what jac returned", self.jac(x.copy(), *self.args), FLOAT64)
@@ -364,7 +369,7 @@ class Residuals:
         return J.copy()
 
     def _differences(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
-        """J by differences over steps that balance truncation and rounding, within the bounds."""
+        """J (m, n) by differences, within the bounds; the steps balance truncation and rounding."""
         central = self.jac == "3-point"
         lower, upper = self.bounds or (np.full_like(x, -np.inf), np.full_like(x, np.inf))
         J = np.empty((len(r), len(x)))
@@ -383,22 +388,22 @@ class Residuals:
 # Arguments.
 
 
-def checked_rules(**given: Any) -> Rules:
-    """The rules with their numbers checked.
+def checked_rules(**fields: Any) -> Rules:
+    """`Rules` of these fields, whose numbers are checked.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no number, or out of range.
+        For a value that is no number, or out of range.
     """
     for name, expected in _EXPECTED.items():
-        if given.get(name) is None:
+        if fields.get(name) is None:
             continue
-        given[name] = value = number(name, given[name], f"a number {expected}")
+        fields[name] = value = number(name, fields[name], f"a number {expected}")
         low, high = _RANGES[expected]
         if not (low < value < high or (value == low == 0.0 and expected.startswith(">="))):
             raise ValueError(f"{name} is {value}, expected a number {expected}")
-    return Rules(**given)
+    return Rules(**fields)
 
 
 def checked_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -46,7 +46,7 @@ from fastbp.maths.robust import SOFT_L1_RHO, Robust
 
 # The contract.
 
-# `partition` is the rule itself, not a backend's to give.
+# `partition` is no function of a backend.
 FUNCTIONS = {
     name: function
     for name, function in vars(contract).items()
@@ -76,17 +76,17 @@ def test_backends_have_no_functions_of_their_own(backend, module):
         and (inspect.isroutine(value) or type(value).__module__.startswith("numba"))
         and getattr(value, "__module__", "").startswith(module.__name__)
     }
-    # What `show_config` tells is the only thing that is not computed.
+    # Only the functions for `show_config` compute nothing.
     assert public - {"why_missing", "instruction_set", "compiler"} == set(FUNCTIONS)
 
 
 def test_numbers_of_activations_and_losses_are_distinct():
     from fastbp.maths.activations import TABLE, USER
-    from fastbp.maths.losses import ROWS, USER_LOSS
+    from fastbp.maths.losses import ROW_LOSSES, USER_LOSS
 
     kinds = [row.kind for row in TABLE.values()]
     assert sorted([*kinds, USER]) == list(range(len(TABLE) + 1))
-    assert sorted([*ROWS, USER_LOSS]) == list(range(len(ROWS) + 1))
+    assert sorted([*ROW_LOSSES, USER_LOSS]) == list(range(len(ROW_LOSSES) + 1))
 
 
 def test_parts_cover_all_rows_once_and_have_even_lengths():
@@ -107,14 +107,14 @@ def also_interpreted(values, chosen):
     return [pytest.param(value, marks=mark) if value in chosen else value for value in values]
 
 
-# What the functions compute.
+# The functions against the reference.
 
 REFERENCE = backends.load("numpy")
 
-# Losses of elements, with weights by lanes or row by row; of rows, of pairs, of the user's own.
+# Losses of elements, with weights by lanes or row by row; of rows, of pairs, user-defined.
 OF_EVERY_KIND = ("mse", "huber", "softmax_ce", "gaussian_nll", "margin_ranking", QUARTIC)
 
-# As many roundings of the largest entry may results be apart: in float64 1e-12 of it.
+# Results may differ by this many roundings of the largest entry: in float64 by 1e-12 of it.
 ROUNDINGS = 4504
 
 
@@ -154,7 +154,7 @@ def beyond(module, c):
     return module.gradient_beyond(least_squares(c), c.effective, moved, 1, Robust(SOFT_L1_RHO, 0.5))
 
 
-# Name -> what a backend's module makes of a case: a tuple of arrays and numbers.
+# Name -> function (module, case) -> a tuple of arrays and numbers.
 OF_NETWORK = {
     "forward": lambda m, c: (m.forward(c.net.plan, c.effective, c.X),),
     "backward": pullbacks,
@@ -185,7 +185,7 @@ def agree_on(module, c, names=CALLS, least=0.0):
 @pytest.mark.backend
 @pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_every_activation_agrees_with_the_reference(compiled, dtype, act):
-    """Hidden and last, all dimensions different, with and without bias."""
+    """In a hidden and in the last layer, with and without bias; all dimensions differ."""
     rng = np.random.default_rng(1)
     for n, bias in ((1, True), (7, False), (18, True)):
         for acts in ([act, "tanh", "linear"], ["tanh", act, act]):
@@ -233,7 +233,7 @@ WIDTHS = {
 @pytest.mark.backend
 @pytest.mark.parametrize("widths", also_interpreted(WIDTHS, ("1-11",)))
 def test_every_width_agrees_with_the_reference(compiled, dtype, widths):
-    """Of inputs, hidden layers and outputs in turn, the others small and different."""
+    """Widths of inputs, hidden layers and outputs in turn; the others are small and different."""
     rng = np.random.default_rng(3)
     for width in WIDTHS[widths]:
         for sizes in ([width, 3, 2], [2, width, 3], [3, 4, width]):
@@ -299,7 +299,9 @@ def test_functions_leave_their_inputs_and_give_fresh_arrays(module, dtype, name)
     "act", also_interpreted(["tanh", "softplus", "relu6", "leaky_relu"], ("tanh", "softplus"))
 )
 def test_nan_spreads_as_in_the_reference(compiled, dtype, name, act):
-    """One in the data reaches what depends on its row, one in the parameters what on it."""
+    """A NaN in the data reaches all that depends on its row, one in the parameters all that depends
+    on it.
+    """
     rng = np.random.default_rng(7)
     c = case(rng, [5, 9, 6, 3], [act, "sigmoid", "linear"], dtype, 37, weighted=True)
     X, params = c.X.copy(), c.params.copy()
@@ -350,7 +352,7 @@ def test_forward_and_reverse_mode_are_adjoint(module, dtype, data):
 @settings(max_examples=60)
 @given(data=st.data())
 def test_masked_entries_never_matter(backend, dtype, data):
-    """Whatever stands there, nothing changes a bit; they and frozen entries have no derivative."""
+    """The values of masked entries change no bit; they and frozen entries have no derivative."""
     c = data.draw(cases(dtype, EVERY_ACTIVATION, EVERY_LOSS, ("l2", "l1", "group"), masks=True))
     fixed = np.setdiff1d(np.arange(c.net.n_params), c.net.free)
     masked = np.zeros(c.net.n_params, bool)
@@ -405,7 +407,7 @@ def test_gradient_is_the_slope_of_the_value(module, data):
 
 
 def python(code, **variables):
-    """What a fresh interpreter prints; its errors on failure."""
+    """The output of a fresh interpreter, which must not fail."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("FASTBP_")}
     return subprocess.run(
         [sys.executable, "-c", code],
@@ -528,12 +530,12 @@ X, y = np.sin(np.arange(1400.0)).reshape(70, 20), np.cos(np.arange(210.0)).resha
 value, grad = net.value_and_grad(net.init(0), X, y, backend="c")
 print(native.instruction_set(), value.hex(), grad.tobytes().hex())
 """
-    found = [python(code, FASTBP_MAX_ISA=cap).stdout.split() for cap in LEVELS]
-    names = [name for name, _, _ in found]
+    result = [python(code, FASTBP_MAX_ISA=cap).stdout.split() for cap in LEVELS]
+    names = [name for name, _, _ in result]
     highest = names[-1]
     assert names == [min(cap, highest, key=LEVELS.index) for cap in LEVELS]
-    values = [float.fromhex(value) for _, value, _ in found]
-    grads = [np.frombuffer(bytes.fromhex(grad)) for _, _, grad in found]
+    values = [float.fromhex(value) for _, value, _ in result]
+    grads = [np.frombuffer(bytes.fromhex(grad)) for _, _, grad in result]
     for value, grad in zip(values, grads, strict=True):
         agree(value, values[0], "value")
         agree(grad, grads[0], "gradient")
@@ -545,7 +547,7 @@ print(native.instruction_set(), value.hex(), grad.tobytes().hex())
 
 
 def contents(run):
-    """All that a run holds."""
+    """All arrays and numbers of a run."""
     return [*(getattr(run, name) for name in ARRAYS), run.step]
 
 
@@ -653,7 +655,7 @@ def test_training_agrees_for_any_batch_size(compiled, method, n, batch_size):
 @pytest.mark.parametrize("method", OPTIMIZERS)
 @pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
 def test_each_step_is_within_rounding(module, dtype, method, loss):
-    """Each step from where the backend itself stood before it, in extended precision."""
+    """Each step in extended precision, from the backend's state before it."""
     c, t, run = training(7, dtype, method, loss, act="leaky_relu")
     assert follow(module, c, t, run, 12)[0] == contract.DONE
 
@@ -661,7 +663,7 @@ def test_each_step_is_within_rounding(module, dtype, method, loss):
 @pytest.mark.backend
 @pytest.mark.parametrize("method", ["rmsprop centered", "rmsprop both"])
 def test_a_variance_below_zero_counts_as_zero(module, dtype, method):
-    """Rounding leaves a little of either sign where gradients hardly change; here it is much."""
+    """Rounding makes s - a² slightly negative where gradients hardly change; here it is large."""
     c, t, run = training(1, dtype, method)
     run.moments[-1] = 10
     follow(module, c, t, run, 1)
@@ -750,7 +752,7 @@ def test_non_finite_objective_stops_before_its_update(module, dtype, method, bad
 def test_non_finite_objective_in_a_later_epoch_keeps_the_last_good_start(module):
     _, t, run = training(0, "float64", "sgd")
     t.go(module, run, 5)
-    good = run.params.copy()  # the start of epoch 1, found good when epoch 1 completes
+    good = run.params.copy()  # the start of epoch 1, which counts as good when epoch 1 is complete
     t.go(module, run, 5)
     start = run.params.copy()
     targets = np.full_like(t.problem.targets, np.nan)
@@ -793,7 +795,8 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     means = losses[:epochs] / t.steps_per_epoch
     above = means > contract.GROWTH_LIMIT * run.monitor[0]
     assert list(above[-4:]) == [False, True, True, True] and run.monitor[1] == 3
-    # Count and losses go on from call to call; good is the start of the last epoch not beyond.
+    # Count and losses continue from call to call; good is the start of the last epoch within the
+    # limit.
     parts, total, starts = new_run(c.params, recipe.optimizer), np.zeros(400), []
     code = contract.DONE
     while code == contract.DONE:
@@ -841,7 +844,9 @@ def test_good_parameters_lag_one_epoch(module, dtype):
     _, t, run = training(1, dtype, "momentum")
     starts = [run.params.copy()]
     for epoch in range(3):
-        t.go(module, run, 2)  # inside the epoch: the last completed one's start, and its own
+        t.go(
+            module, run, 2
+        )  # inside the epoch: the starts of the last completed epoch and of this one
         assert same(run.good, np.array([starts[max(epoch - 1, 0)], starts[epoch]]))
         t.go(module, run, 3)
         assert same(run.good[0], starts[epoch])
@@ -850,7 +855,7 @@ def test_good_parameters_lag_one_epoch(module, dtype):
 
 @pytest.mark.backend
 def test_floating_point_mode_is_restored_on_every_way_out(module, dtype):
-    """Subnormal numbers may be flushed inside, never after."""
+    """Subnormal numbers may be flushed during the call, never after it."""
     small = np.array([np.finfo(dtype).smallest_subnormal])
     _, t, run = training(0, dtype, "adam", batch_size=23, validation=9)
     _, spoilt, _ = training(0, dtype, "adam", batch_size=23)
@@ -880,7 +885,7 @@ GO_ON = (contract.DONE, contract.GOAL_MET, contract.NO_PROGRESS)
 
 
 def go_through(module, t, run, n_steps, cuts=()):
-    """Go on where the run stops: (the stops as (step, code), losses, validation)."""
+    """Train to the end, past all stops: ([(step, code) of each stop], losses, validation)."""
     buffers, stops = t.buffers(n_steps), []
     while run.step < n_steps:
         stop = min([cut for cut in cuts if cut > run.step], default=n_steps)
@@ -910,7 +915,7 @@ def test_each_step_with_every_option_follows_the_contract(module, dtype, method,
     for seed in (1, 2, 4, 7):
         loss = ["mse", "margin_ranking", "softmax_ce", "gaussian_nll"][seed % 4]
         c, t, run = training(seed, dtype, method, loss, fixed=fixed, **EVERY_OPTION)
-        follow(module, c, t, run, 20, beyond=True)
+        follow(module, c, t, run, 20, past_stops=True)
 
 
 @pytest.mark.backend
@@ -928,7 +933,7 @@ def test_chunks_with_every_option_are_one_run_bitwise(module, dtype, method):
 
 @pytest.mark.backend
 def test_options_not_in_use_need_no_arrays(module, dtype):
-    """Nor does a validation that nothing watches."""
+    """Nor does a validation without patience."""
     for validation in (0, 9):
         _, t, run = training(7, dtype, "adam", validation=validation)
         bare = replace(copy_of(run), best=np.empty(0, dtype), average=np.empty(0))
@@ -942,7 +947,7 @@ def test_options_not_in_use_need_no_arrays(module, dtype):
 @pytest.mark.backend
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_a_norm_below_the_limit_is_left_alone(module, dtype, method):
-    """The norm of what is free: that of the whole gradient is above."""
+    """The norm is that of the free entries; that of the whole gradient is above the limit."""
     c, t, run = training(1, dtype, method, fixed=True, batch_size=23)
     _, grad = module.value_and_grad(t.problem, run.params, 1)
     norm, whole = (np.linalg.norm(g.astype(np.float64)) for g in (grad[c.net.free], grad))
@@ -984,7 +989,7 @@ def test_the_average_is_the_mean_of_the_iterates(module, dtype, first):
             assert not np.array_equal(run.average.astype(dtype), run.params) or first == 19
 
 
-# Watching. The transcript says, from the numbers met, what is best and where the run stops.
+# Watched values. The transcript decides from them which parameters are best and where runs stop.
 
 
 @pytest.mark.backend
@@ -1025,7 +1030,7 @@ def test_a_validation_that_is_not_finite_is_no_progress(module, dtype, bad):
     assert not np.isfinite(validation[:3]).any() and not validation[3:].any()
     assert np.isfinite(losses).all() and same(run.best, best)
     assert run.monitor[3:].tolist() == [np.inf, np.inf, 3]
-    # Unwatched it is nothing but a number.
+    # Without patience it is just a number.
     run = new_run(best, OPTIMIZERS["adam"])
     assert held_out.having(patience=0).go(module, run, 50)[0] == contract.DONE
 
@@ -1033,7 +1038,7 @@ def test_a_validation_that_is_not_finite_is_no_progress(module, dtype, bad):
 @pytest.mark.backend
 @pytest.mark.interpreted
 def test_the_goal_comes_before_the_patience(module, dtype):
-    """Both in the same epoch, the second; later calls go on, and stop as soon as one is due."""
+    """Both are due in epoch 2; later calls continue, and stop as soon as one is due."""
     _, t, run = training(0, dtype, "sgd", batch_size=23, rate=0.1, validation=9)
     t.held_out.y[:] = np.nan
     t = t.having(validation=t.held_out.problem, patience=2)
@@ -1061,7 +1066,7 @@ def test_the_goal_may_be_met_exactly(module, dtype):
 @pytest.mark.backend
 @pytest.mark.interpreted
 def test_what_diverges_is_not_watched(module, dtype):
-    """No validation is taken of parameters that are not finite, nor beyond the growth limit."""
+    """The validation is not evaluated if parameters are not finite, nor after the last growth."""
     options = {"validation": 9, "patience": 3, "goal": np.inf, "batch_size": 23}
     _, t, run = training(0, dtype, "sgd", rate=np.inf, **options)
     untouched, before = np.full(1, 123.0), copy_of(run)
@@ -1079,7 +1084,7 @@ def test_what_diverges_is_not_watched(module, dtype):
 
 
 def stopped(module, dtype):
-    """How runs come to each stop: (code, training, run)."""
+    """A run for each stop: (code, training, run)."""
     _, t, run = training(1, dtype, "adam", validation=9, average_from=3)
     yield contract.DONE, t, run
     yield contract.GOAL_MET, t.having(goal=np.inf), run
@@ -1098,7 +1103,7 @@ def stopped(module, dtype):
 @pytest.mark.backend
 @pytest.mark.interpreted
 def test_a_copy_goes_on_as_the_run_would(module, dtype):
-    """From each stop; where none is divergence, as if it had not stopped."""
+    """Training continues after each stop: unless it was divergence, as if without the stop."""
     for expected, t, start in stopped(module, dtype):
         run = copy_of(start)
         code, _ = t.go(module, run, 12)

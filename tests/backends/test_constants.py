@@ -23,10 +23,10 @@ def test_the_tool_reproduces_the_header(tool):
 
 def test_each_number_has_one_name_and_python_s_value(tool):
     (text,) = tool.generate().values()
-    found = DEFINITION.findall(text)
-    assert len(found) == text.count("#define FB_") - 1  # the guard's is no number
-    assert len(dict(found)) == len(found)
-    for name, value in found:
+    result = DEFINITION.findall(text)
+    assert len(result) == text.count("#define FB_") - 1  # the guard's is no number
+    assert len(dict(result)) == len(result)
+    for name, value in result:
         here = [vars(module)[name] for module in tool.MODULES if name in vars(module)]
         assert set(here) == {int(value, 0) if re.fullmatch(r"-?(0x)?\w+", value) else float(value)}
 
@@ -34,6 +34,6 @@ def test_each_number_has_one_name_and_python_s_value(tool):
 def test_c_defines_no_such_number_itself(tool):
     generated = {tool.C_FILE, ROOT / "csrc" / "core" / "polynomials.h"}
     others = {path for path in (ROOT / "csrc").rglob("*.[ch]") if path not in generated}
-    found = [name for path in sorted(others) for name, _ in DEFINITION.findall(path.read_text())]
+    result = [name for path in sorted(others) for name, _ in DEFINITION.findall(path.read_text())]
     # Which instruction set and dtype a stub is for, and a code that Python knows as MemoryError.
-    assert set(found) == {"DOUBLE", "ISA", "NO_MEMORY"}
+    assert set(result) == {"DOUBLE", "ISA", "NO_MEMORY"}

@@ -51,9 +51,9 @@ def check_layer(X, W, b, dY, act, dtype, need_dX=True, mask=None):
     Y_bound.check(Y, f"Y of {act}")
     if cache.Z is not None:
         Z.check(cache.Z, f"Z of {act}")
-    # The backward pass starts from the Y (or Z) that it was given, whatever that is off by.
-    given = exact(Y if cache.Z is None else cache.Z)
-    slope = bounds.slope(act, given, exact(Y), dtype)
+    # The backward pass starts from the computed Y (or Z), whatever its error.
+    source = exact(Y if cache.Z is None else cache.Z)
+    slope = bounds.slope(act, source, exact(Y), dtype)
     if act.name in CROSSING and fb.get_backend() == "numpy" and dtype == np.float64:
         # The reference adds two terms, below 2, each 4 ULP off, also where they cancel.
         slope.error += 2 * 2 * bounds.ULP_OTHER * bounds.unit(dtype)
@@ -146,7 +146,7 @@ ABOUT_VECTORS = sorted(
 @pytest.mark.interpreted
 @pytest.mark.parametrize("width", ABOUT_VECTORS)
 def test_edges_of_tiles(backend, dtype, rng, width):
-    """All numbers of rows up to two tiles of most, with short sums and with long ones."""
+    """All numbers of rows up to two tiles of the largest size, with short sums and long ones."""
     for n in range(1, 27):
         depth = (1, 2, 3, 5, 16, 17, 33, 64)[(n + width) % 8]
         check_whole_numbers(rng, n, depth, width, dtype)
@@ -166,7 +166,7 @@ BLOCKS = [
 @pytest.mark.interpreted
 @pytest.mark.parametrize("shape", BLOCKS, ids=str)
 def test_edges_of_blocks(backend, dtype, rng, shape):
-    """Matrices beyond the first-level cache, with strides that are powers of two among them."""
+    """Matrices larger than the first-level cache; some strides are powers of two."""
     check_whole_numbers(rng, *shape, dtype)
 
 
@@ -224,7 +224,7 @@ def test_empty_layers(backend, dtype, rng, act, shape):
 @pytest.mark.interpreted
 @pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_nan_and_infinity_reach_only_what_they_should(backend, dtype, rng, act):
-    """A row of X with NaN makes its own row of Y and dW NaN, nothing else."""
+    """A row of X with NaN makes that row of Y and dW NaN, nothing else."""
     act = fb.activation(act)
     X, W, b, dY = layer(rng, 19, 6, 21, dtype)
     X[7, 2] = np.nan
@@ -254,7 +254,7 @@ def test_infinities_are_as_in_the_reference(backend, dtype, act):
         assert (np.isinf(computed) == infinite).all()
 
 
-def test_subnormal_numbers_are_kept(backend, dtype):
+def test_subnormal_numbers_are_not_flushed(backend, dtype):
     """Outside training nothing is flushed to zero."""
     small = np.finfo(dtype).smallest_subnormal
     X, W = np.full((5, 1), 3 * small), np.full((1, 9), 2, dtype)

@@ -1,7 +1,7 @@
 """Levenberg and Marquardt's method inside the backends: `gradient_beyond` and `descend`.
 
-The truth is the plain search over the reference's sums, step by step. How far from it rounding may
-lead is what the same search shows if its sums are off by as much as a sum of so many terms can be.
+The truth is the plain solver over the reference's sums, step by step. How far from it rounding may
+lead is what the same solver shows if its sums are off by as much as a sum of so many terms can be.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from fastbp.maths.marquardt import (
     STATUS,
     STUCK,
     Descent,
-    Rows,
+    LMSolver,
+    NormalEquations,
     Rules,
-    Search,
 )
 from fastbp.maths.robust import CAUCHY_RHO, HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 
@@ -83,14 +83,14 @@ def test_gradient_beyond_against_the_jacobian(module, dtype, n, weighted, robust
     """JᵀD r there, several outputs, masks, rows that fill no tile and several parts."""
     c, problem, params, moved = moved_case(dtype, n, weighted)
     plan, rho = c.net.plan, ROBUST[robust]
-    found = module.gradient_beyond(problem, params, moved, 1, rho)
-    assert found.shape == (plan.n_free,) and found.dtype == dtype and plan.n_free < plan.n_params
+    result = module.gradient_beyond(problem, params, moved, 1, rho)
+    assert result.shape == (plan.n_free,) and result.dtype == dtype and plan.n_free < plan.n_params
     J = jacobian(dtype, n, weighted)
     here, there = (REFERENCE.forward(plan, p, c.X).astype(float) - c.y for p in (params, moved))
     w = c.terms.get("sample_weight", np.ones(n)).astype(float)[:, None]
     Dr = (w * slope_of(here, rho) * there).ravel()
     sizes = abs(J).T @ abs(Dr)
-    assert abs(found - J.T @ Dr).max() <= 4504 * np.finfo(dtype).eps * sizes.max()
+    assert abs(result - J.T @ Dr).max() <= 4504 * np.finfo(dtype).eps * sizes.max()
     # It is another one than that of the residuals here.
     assert abs(J.T @ Dr - J.T @ (w * slope_of(here, rho) * here).ravel()).max() > 0.01 * sizes.max()
 
@@ -99,8 +99,8 @@ def test_gradient_beyond_against_the_jacobian(module, dtype, n, weighted, robust
 def test_without_a_step_it_is_that_of_the_normal_equations(module, robust):
     _, problem, params, _ = moved_case(n=300)
     _, JTr, _ = module.normal_equations(problem, params, 1, ROBUST[robust])
-    found = module.gradient_beyond(problem, params, params, 1, ROBUST[robust])
-    assert abs(found - JTr).max() <= 1e-12 * abs(JTr).max()
+    result = module.gradient_beyond(problem, params, params, 1, ROBUST[robust])
+    assert abs(result - JTr).max() <= 1e-12 * abs(JTr).max()
 
 
 @pytest.mark.interpreted
@@ -114,12 +114,12 @@ def test_threads_do_not_change_the_gradient_beyond(compiled, dtype, n):
     assert same(one, three)
 
 
-# Searches.
+# Minimisations.
 
 
 @dataclass
 class Task:
-    """A sum of squares and how its minimum is looked for."""
+    """A sum of squares, and the options of its minimisation."""
 
     net: fb.Network
     problem: contract.Problem
@@ -168,7 +168,7 @@ TASKS = {
         weighted=True, prior=0.3, robust=ROBUST["huber"], rules=Rules(uniform=True, mu=1.0)
     ),
 }
-# How searches end.
+# Name -> the status at the end, and a task that reaches it.
 ENDS = {
     "flat": (FLAT, lambda: task(sizes=(2, 2, 1), rules=Rules(min_grad=1.0), steps=200)),
     "small": (SMALL, lambda: task(rules=Rules(ftol=1e-4, xtol=0, gtol=0), steps=200)),
@@ -181,8 +181,8 @@ ENDS = {
 }
 
 
-def rows_of(t, noise=None):
-    """The reference's sums; with `noise` each is off by what a sum of as many terms can be."""
+def equations_of(t, noise=None):
+    """The reference's sums; `noise` adds errors as large as rounding can make in such sums."""
     share, sizes = len(t.problem.X) * t.net.n_out * EPS, {}
 
     def full(x):
@@ -207,23 +207,23 @@ def rows_of(t, noise=None):
         return total + off(total)
 
     def gradient_beyond(x, step):
-        found = REFERENCE.gradient_beyond(t.problem, full(x), full(x + step), 1, t.robust)
-        return found + off(sizes["JTr"])
+        result = REFERENCE.gradient_beyond(t.problem, full(x), full(x + step), 1, t.robust)
+        return result + off(sizes["JTr"])
 
-    return Rows(normal_equations, sum_of_squares, gradient_beyond)
+    return NormalEquations(normal_equations, sum_of_squares, gradient_beyond)
 
 
-def searched(t, noise=None):
-    """The search over the reference, and its records."""
-    search = Search(rows_of(t, noise), t.params[t.free], t.rules, t.prior)
-    return search, search.steps(t.steps, t.goal)
+def minimised(t, noise=None):
+    """The solver after its steps over the reference, and its records."""
+    solver = LMSolver(equations_of(t, noise), t.params[t.free], t.rules, t.prior)
+    return solver, solver.steps(t.steps, t.goal)
 
 
 @functools.cache
 def expected_of(name):
-    """A task, what its search over the reference finds, and what it finds with noise."""
+    """A task, its `minimised`, and its `minimised` with noise three times."""
     t = TASKS[name]() if name in TASKS else ENDS[name][1]()
-    return t, searched(t), [searched(t, np.random.default_rng(seed)) for seed in range(3)]
+    return t, minimised(t), [minimised(t, np.random.default_rng(seed)) for seed in range(3)]
 
 
 def new_descent(t):
@@ -233,40 +233,40 @@ def new_descent(t):
 
 
 def descended(module, t, threads=1, pieces=None):
-    """The search that a backend makes, in pieces of so many steps, and its records."""
-    descent, found = new_descent(t), []
+    """The state after a backend's `descend`, called for `pieces` of the steps, and the records."""
+    descent, result = new_descent(t), []
     for steps in pieces or [t.steps]:
         records = np.full((steps, 4), np.nan)
         taken = module.descend(t.problem, t.rules, t.robust, descent, records, t.goal, threads)
-        found.append(records[:taken])
-    return descent, np.concatenate(found)
+        result.append(records[:taken])
+    return descent, np.concatenate(result)
 
 
 def agree(name, descent, records):
-    """Assert that a descent stands where the search over the reference does."""
-    t, (search, expected), noisy = expected_of(name)
-    assert int(descent.state[STATUS]) == search.status
-    counts = search.nit, search.nfev, search.njev
+    """Assert that the state is that of the solver over the reference."""
+    t, (solver, expected), noisy = expected_of(name)
+    assert int(descent.state[STATUS]) == solver.status
+    counts = solver.nit, solver.nfev, solver.njev
     assert tuple(descent.state[[NIT, NFEV, NJEV]].astype(int)) == counts
-    assert records.shape == expected.shape == (search.nit, 4)
+    assert records.shape == expected.shape == (solver.nit, 4)
     assert all((s.nit, s.nfev, s.njev) == counts for s, _ in noisy)  # rounding decides nothing
 
     def limit(of):
-        true = of(search)
+        true = of(solver)
         return 4 * np.max([abs(of(s) - true) for s, _ in noisy], axis=0) + 8 * EPS * abs(true)
 
-    def check(found, of, sharp=1e-6):
-        true, most = of(search), limit(of).max()
-        assert abs(found - true).max() <= most <= sharp * abs(true).max()
+    def check(result, of, sharp=1e-6):
+        true, most = of(solver), limit(of).max()
+        assert abs(result - true).max() <= most <= sharp * abs(true).max()
 
     check(descent.params[t.free], lambda s: s.x)
     check(descent.scales, lambda s: s.scales)
     check(descent.normal[:-1], lambda s: s.linear.JTJ)
     check(descent.state[[SQUARES]], lambda s: np.array([s.squares]))
     check(descent.state[[MU]], lambda s: np.array([s.mu]))
-    root = np.sqrt(np.diagonal(search.linear.JTJ) * search.squares)
-    beyond = 4 * np.max([abs(s.linear.gradient - search.linear.gradient) for s, _ in noisy], axis=0)
-    assert (abs(descent.normal[-1] - search.linear.gradient) <= beyond.max() + EPS * root).all()
+    root = np.sqrt(np.diagonal(solver.linear.JTJ) * solver.squares)
+    beyond = 4 * np.max([abs(s.linear.gradient - solver.linear.gradient) for s, _ in noisy], axis=0)
+    assert (abs(descent.normal[-1] - solver.linear.gradient) <= beyond.max() + EPS * root).all()
     assert same(np.ascontiguousarray(descent.normal[:-1].T), descent.normal[:-1])
     for column in range(4):
         spread = np.max([abs(r - expected)[:, column] for _, r in noisy], axis=0)
@@ -297,7 +297,7 @@ def test_searches_end_as_over_the_reference(module, name):
         assert name != "goal" or 2 * records[-1, 0] <= t.goal < 2 * records[-2, 0]
     else:
         assert len(records) < t.steps
-        # Nothing happens to a search that has ended.
+        # Further calls change nothing.
         before = descent.params.copy(), descent.state.copy()
         nothing = np.empty((2, 4))
         assert module.descend(t.problem, t.rules, t.robust, descent, nothing, -np.inf, 1) == 0
@@ -326,22 +326,22 @@ def test_threads_do_not_change_a_search(compiled, n):
 
 @pytest.mark.interpreted
 def test_steps_to_where_the_jacobian_is_infinite_are_not_taken(module):
-    """The first trials halve the residual, but what they reach has a slope whose square is inf."""
+    """The first trials halve the residual, but the square of the slope there is infinite."""
     net = fb.Network(1, fb.Dense(1, "tanh", bias=False), fb.Dense(1, bias=False))
     problem = net.objective([[1e160]], [[1.0]], "sse").problem
     t = Task(net, problem, np.array([1e-161, 0.0]), np.zeros(2), steps=1)
     descent, records = descended(module, t)
-    search, expected = searched(t)
-    assert search.njev > 2 and search.status == RUNNING
+    solver, expected = minimised(t)
+    assert solver.njev > 2 and solver.status == RUNNING
     counts = descent.state[[NIT, NFEV, NJEV, STATUS]]
-    assert tuple(counts) == (search.nit, search.nfev, search.njev, search.status)
-    np.testing.assert_allclose(descent.params, search.x, rtol=64 * EPS)
+    assert tuple(counts) == (solver.nit, solver.nfev, solver.njev, solver.status)
+    np.testing.assert_allclose(descent.params, solver.x, rtol=64 * EPS)
     np.testing.assert_allclose(records, expected, rtol=64 * EPS)
     assert np.isfinite(descent.normal).all()
 
 
 def test_memory_does_not_grow_with_the_calls(compiled):
-    """A search works in what it was given at its first step."""
+    """Later calls work in the arrays of the first."""
     t = task(n=300, prior=0.5)
     descent, records = new_descent(t), np.empty((1, 4))
 

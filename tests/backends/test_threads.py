@@ -1,4 +1,4 @@
-"""Threads, inside of calls and around them: results, forks, exceptions, the floating-point mode."""
+"""Threads in calls, and threads that call: results, forks, exceptions, the floating-point mode."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LOSSES = ("mse", "softmax_ce", "margin_ranking", "gaussian_nll", QUARTIC)
 
 
 def at_once(functions):
-    """What the functions return, each called by a thread of its own, all together."""
+    """The results of the functions, each called in a separate thread, all at once."""
     barrier = threading.Barrier(len(functions))
 
     def call(function):
@@ -54,7 +54,7 @@ def at_once(functions):
         return list(pool.map(call, functions))
 
 
-# The number of threads inside.
+# The number of threads in a call.
 
 
 def case_for(loss, n, dtype, rng):
@@ -97,7 +97,7 @@ def test_jacobian_and_normal_equations_do_not_depend_on_their_number(compiled, d
     "parts", [1, 2, pytest.param(3, marks=pytest.mark.interpreted), 15, 16, 17]
 )
 def test_rows_about_whole_parts_do_not_depend_on_their_number(compiled, dtype, rng, parts):
-    """With sums of whole numbers, which are exact."""
+    """The sums are of whole numbers, and exact."""
     net = fb.Network(3, fb.Dense(5, "relu"), fb.Dense(2), dtype=dtype)
     params = rng.integers(-2, 3, net.n_params).astype(dtype)
     (W1, b1), (W2, b2) = net.unpack(params)
@@ -123,7 +123,7 @@ def trained(module, t, run, threads, n_steps):
 @pytest.mark.parametrize("n", ROWS)
 @pytest.mark.parametrize("method", OPTIMIZERS)
 def test_training_does_not_depend_on_their_number(compiled, dtype, n, method):
-    """In full batches; with dropout and fixed entries too."""
+    """Training in full batches; with dropout and fixed entries too."""
     for seed, loss in enumerate(LOSSES):
         options = {"fixed": True, "dropout": 0.25} if seed % 2 else {}
         if seed > 2:  # the validation has another number of parts
@@ -138,7 +138,7 @@ def test_training_does_not_depend_on_their_number(compiled, dtype, n, method):
     "validation", [0, 1, pytest.param(100, marks=pytest.mark.interpreted), 2000, 9001]
 )
 def test_minibatches_do_not_depend_on_their_number(compiled, dtype, validation):
-    """Of two parts, the last one of one; the validation has fewer parts, or more, or 16."""
+    """Batches have two parts, the last one part; the validation has fewer, or more, or 16."""
     options = {"validation": validation, "patience": 9, "average_from": 4}
     _, t, run = training(7, dtype, "adam", n=1100, batch_size=500, **options)
     assert t.order is not None and t.rates is not None
@@ -149,7 +149,7 @@ def test_minibatches_do_not_depend_on_their_number(compiled, dtype, validation):
 
 @pytest.mark.parametrize("batch_size", [1, 32])
 def test_small_batches_with_a_validation_of_parts(compiled, dtype, batch_size):
-    """What one thread trains, several may evaluate."""
+    """Several threads may evaluate the network that one thread trains."""
     _, t, run = training(7, dtype, "adam", batch_size=batch_size, n=64, validation=3000, patience=9)
     n_steps = 2 * t.steps_per_epoch + 1
     expected = trained(compiled, t, run, 1, n_steps)
@@ -159,7 +159,7 @@ def test_small_batches_with_a_validation_of_parts(compiled, dtype, batch_size):
 
 @pytest.mark.parametrize("spoilt", ["first", "middle", "last"])
 def test_stopping_does_not_depend_on_their_number(compiled, dtype, spoilt):
-    """Where one part's objective is NaN, where the objective grows, where a goal or nothing is."""
+    """Stops by NaN in one part, by growth, by the goal, and without progress."""
     _, t, run = training(0, dtype, "momentum", n=1500, batch_size=1500, validation=1500)
     place = {"first": 0, "middle": 700, "last": 1499}[spoilt]
     targets = t.problem.targets.copy()
@@ -267,12 +267,12 @@ def environment():
 
 
 def mode():
-    """What becomes of subnormal numbers in NumPy and in C, and the control word if it is known."""
+    """Whether NumPy and C keep subnormal numbers, and the control word if it is known."""
     double, single = np.full(8, 5e-324), np.full(16, 1e-45, np.float32)
     one, smallest = float(len("1")), float(double[0])  # of which no compiler knows the product
     control = struct.unpack_from("<I", environment(), 28)[0] & CONTROL if MXCSR_KNOWN else None
-    kept = (double * one).all(), (single * single.dtype.type(one)).all(), smallest * one > 0
-    return *map(bool, kept), control
+    exact = (double * one).all(), (single * single.dtype.type(one)).all(), smallest * one > 0
+    return *map(bool, exact), control
 
 
 def divergence(threads):
@@ -331,7 +331,7 @@ CALLS = [training_runs, derivatives, divergence, bad_input, interrupted_callback
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("call", CALLS)
 def test_the_mode_is_left_alone(backend, call, threads):
-    """In the thread that calls, be it the main one or another, and in those begun after it."""
+    """The mode of the calling thread, main or not, and of threads that start after the call."""
 
     def before_and_after():
         with fb.use_backend(backend):
@@ -347,7 +347,7 @@ def test_the_mode_is_left_alone(backend, call, threads):
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("call", [training_runs, derivatives])
 def test_a_mode_of_the_callers_is_put_back(backend, call, threads):
-    """Flushing, rounding upwards: what the caller chose is there again."""
+    """The caller's choice (flushing, rounding upwards) is restored."""
 
     def chosen(control):
         saved = environment()

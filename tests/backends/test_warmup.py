@@ -1,4 +1,4 @@
-"""Compilation ahead of use, and what is told of it."""
+"""Compilation ahead of use, and its messages."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_log_gets_none(unused, monkeypatch):
     assert sys.stderr.getvalue() == ""
 
 
-def test_nothing_is_told_without_stderr(unused, monkeypatch):
+def test_nothing_is_written_without_stderr(unused, monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     for setting in ("auto", True):
         with _terminal.progress_shown(setting):
@@ -89,15 +89,15 @@ def test_a_lost_terminal_does_no_harm(unused, monkeypatch, error):
 @pytest.mark.parametrize("kind", [Terminal, io.StringIO])
 @pytest.mark.parametrize("setting", ["auto", True, False])
 def test_the_progress_of_fit_rules_it(unused, monkeypatch, kind, setting):
-    """As it rules the bar; what is not told in one call may be in a later one."""
+    """The line follows `progress` as the bar does; a later call may write it."""
     monkeypatch.setattr(sys, "stderr", kind())
     X = np.ones((4, 1))
     fit = {"epochs": 2, "seed": 0, "callbacks": lambda _: compiles(), "backend": "numpy"}
     fb.fit(fb.Network(1, fb.Dense(1)), X, X, progress=setting, **fit)
-    told = setting is True or (setting == "auto" and kind is Terminal)
-    assert sys.stderr.getvalue().count("fastbp: compiling") == told
+    is_written = setting is True or (setting == "auto" and kind is Terminal)
+    assert sys.stderr.getvalue().count("fastbp: compiling") == is_written
     compiles()
-    assert sys.stderr.getvalue().count("fastbp: compiling") == (told or kind is Terminal)
+    assert sys.stderr.getvalue().count("fastbp: compiling") == (is_written or kind is Terminal)
 
 
 @pytest.mark.parametrize("setting", [True, False])
@@ -115,10 +115,10 @@ def test_a_logger_hears_of_it(unused, monkeypatch, caplog):
     monkeypatch.setattr(sys, "stderr", Terminal())
     with caplog.at_level(logging.DEBUG, "fastbp"):
         compiles(), compiles(), compiles()
-    told = [(r.levelname, r.getMessage()) for r in caplog.records]
+    messages = [(r.levelname, r.getMessage()) for r in caplog.records]
     line = LINE.strip().removeprefix("fastbp: ")
     one = ("DEBUG", "compiling train")
-    assert told == [one, one, ("INFO", line), one]
+    assert messages == [one, one, ("INFO", line), one]
     assert sys.stderr.getvalue() == ""
 
 

@@ -162,8 +162,8 @@ def test_other_types_are_converted_first(backend, dtype, name):
             else:
                 result_type = dtype
             converted = {k: a.astype(result_type) for k, a in clean.items()}
-            given = clean | {key: variant}
-            check_results(function(**given), function(**converted), (key, what))
+            arguments = clean | {key: variant}
+            check_results(function(**arguments), function(**converted), (key, what))
 
 
 def test_backends_receive_aligned_arrays_of_native_order(dtype, rng):
@@ -207,7 +207,7 @@ def test_overlapping_arguments(backend, dtype, rng):
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("fill", ["subnormal", "mixed", "huge"])
 def test_extreme_values_give_no_warning_and_stay_extreme(backend, dtype, rng, rows, fill, acts):
-    """Also where NumPy is told to raise on floating-point errors, and its settings stay."""
+    """Also where NumPy raises on floating-point errors, and its settings stay."""
     c = case(rng, [4, 6, 3], acts, dtype, n=rows)
     info = np.finfo(dtype)
     values = {

@@ -50,10 +50,10 @@ def test_linear_regression(backend, loss, rng):
     cov = s2 * np.linalg.inv(A.T @ A)
     assert res.covariance() == approx(cov)
     assert res.standard_errors() == approx(np.sqrt(np.diag(cov)))
-    found = res.uncertainty
-    assert (found.dof, found.n_effective, found.notes) == (36, 4, ())
-    assert found.variance == approx(s2)
-    assert found.noise == approx([s2**0.5])
+    result = res.uncertainty
+    assert (result.dof, result.n_effective, result.notes) == (36, 4, ())
+    assert result.variance == approx(s2)
+    assert result.noise == approx([s2**0.5])
 
 
 @pytest.mark.parametrize("method", ["lm", "trf", "L-BFGS-B", "fmincg", "sgd"])
@@ -203,8 +203,8 @@ def test_ridge(loss, rng):
 
 
 @pytest.mark.parametrize("scale", [None, "standard"])
-def test_a_penalty_that_the_fit_found(scale, rng):
-    """It is the one that a second fit is given."""
+def test_a_penalty_that_the_fit_has_set(scale, rng):
+    """The uncertainty is that of a second fit with the penalty that the first one has set."""
     X, y = curve_data(rng)
     net = fb.Network(2, fb.Dense(6, "tanh"), fb.Dense(1))
     res = fb.fit(net, X, y, method="lm", bayesian=True, scale=scale, seed=0, epochs=500)
@@ -348,10 +348,10 @@ def test_as_curve_fit(absolute_sigma, rng):
     )
     J = decay_jacobian(x, *popt) / sigma[:, None]
     r = (decay(x, *popt) - y) / sigma
-    found = of_jacobian(J, r @ r / 2, popt, np.ones(3))
-    assert found.covariance(absolute_sigma) == pytest.approx(pcov, rel=1e-9)
-    assert found.standard_errors(absolute_sigma) == pytest.approx(np.sqrt(np.diag(pcov)), rel=1e-9)
-    assert (found.dof, found.notes) == (47, ())
+    result = of_jacobian(J, r @ r / 2, popt, np.ones(3))
+    assert result.covariance(absolute_sigma) == pytest.approx(pcov, rel=1e-9)
+    assert result.standard_errors(absolute_sigma) == pytest.approx(np.sqrt(np.diag(pcov)), rel=1e-9)
+    assert (result.dof, result.notes) == (47, ())
 
 
 def test_a_network_as_curve_fit(rng):
@@ -377,12 +377,12 @@ def test_certified_standard_deviations(name):
     problem = nist.problem(name)
     b, s = problem.certified, problem.sum_of_squares
     J, n = problem.jacobian(b), len(b)
-    found = of_jacobian(J, s / 2, b, problem.starts[0])
-    assert found.standard_errors() == pytest.approx(problem.deviations, rel=1e-9)
-    assert found.notes == ()
+    result = of_jacobian(J, s / 2, b, problem.starts[0])
+    assert result.standard_errors() == pytest.approx(problem.deviations, rel=1e-9)
+    assert result.notes == ()
     place = Parameters(b, problem.starts[0], np.arange(n), str, "")
-    found = of_normal_equations(J.T @ J, np.zeros(n), np.zeros(n), s, len(J), place)
-    assert found.standard_errors() == pytest.approx(problem.deviations, rel=1e-6)
+    result = of_normal_equations(J.T @ J, np.zeros(n), np.zeros(n), s, len(J), place)
+    assert result.standard_errors() == pytest.approx(problem.deviations, rel=1e-6)
 
 
 def coverage_bounds(share, n):
@@ -407,21 +407,23 @@ def test_intervals_cover_as_often_as_they_say(n):
 
 
 def test_deviations_of_a_network_are_those_over_many_samples():
-    """The spread of predictions over samples of noise is the standard deviation told for each."""
+    """The spread of predictions over samples of noise is their standard deviation."""
     rng, net = np.random.default_rng(6), fb.Network(1, fb.Dense(2, "tanh"), fb.Dense(1))
     x, at = np.linspace(-2, 2, 50)[:, None], np.array([[-1.5], [0.0], [0.7], [1.9]])
     truth = np.array([1.5, -1.0, 0.5, 1.0, 1.0, 1.5, 0.0])
-    means, told, hits = [], [], []
+    means, deviations, hits = [], [], []
     for _ in range(200):
         y = net.forward(truth, x) + 0.05 * rng.standard_normal((50, 1))
         res = fb.fit(net, x, y, method="lm", params=truth)
         Y, std = res.predict(at, return_std=True)
         _, lower, upper = res.predict(at, interval=0.9)
         new = net.forward(truth, at) + 0.05 * rng.standard_normal((4, 1))
-        means.append(Y), told.append(std), hits.append((lower < new) & (new < upper))
+        means.append(Y), deviations.append(std), hits.append((lower < new) & (new < upper))
     # A deviation of 200 normal numbers has a standard error of 1/√400 of itself.
     spread = np.std(means, axis=0, ddof=1)
-    assert np.sqrt(np.mean(np.square(told), axis=0)) == pytest.approx(spread, rel=4 / 400**0.5)
+    assert np.sqrt(np.mean(np.square(deviations), axis=0)) == pytest.approx(
+        spread, rel=4 / 400**0.5
+    )
     low, high = coverage_bounds(0.9, 800)
     assert low <= np.mean(hits) <= high
 
@@ -454,13 +456,13 @@ def test_equal_columns(rng):
 def test_equal_columns_of_a_function(rng):
     A = rng.standard_normal((30, 2))
     J = np.column_stack([A, A[:, 0] - 2 * A[:, 1], 1e9 * A[:, 1]])
-    found = of_jacobian(J, 1.0, np.ones(4), np.ones(4))
-    assert (found.n_effective, found.dof) == (2, 28)
-    assert np.isinf(found.standard_errors()).all()
-    assert found.deviations(J) == approx(
+    result = of_jacobian(J, 1.0, np.ones(4), np.ones(4))
+    assert (result.n_effective, result.dof) == (2, 28)
+    assert np.isinf(result.standard_errors()).all()
+    assert result.deviations(J) == approx(
         np.sqrt(2 / 28 * np.diag(A @ np.linalg.inv(A.T @ A) @ A.T))
     )
-    assert found.notes[0].startswith("infinite for x[0], x[1], x[2], x[3]: JᵀJ is singular")
+    assert result.notes[0].startswith("infinite for x[0], x[1], x[2], x[3]: JᵀJ is singular")
 
 
 def test_what_nothing_depends_on(rng):
@@ -485,7 +487,7 @@ def test_what_nothing_depends_on(rng):
 
 
 def test_constant_columns_of_scaled_data(rng):
-    """A weight on a constant and the bias can be told apart on neither scale."""
+    """A weight on a constant and the bias can be distinguished on neither scale."""
     X, y = line_data(rng)
     X[:, 1] = 7.0
     for scale in (None, "standard", "minmax"):
@@ -520,16 +522,16 @@ def test_more_parameters_than_residuals(rng):
 
 def test_fixed_parameters_of_a_function():
     fixed = np.array([False, True, False])
-    found = of_jacobian(np.diag([1.0, 0.0, 2.0]), 0.5, np.ones(3), fixed=fixed)
-    assert (found.dof, found.variance) == (1, 1)
-    assert found.covariance().tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0.25]]
-    assert found.notes == ()
+    result = of_jacobian(np.diag([1.0, 0.0, 2.0]), 0.5, np.ones(3), fixed=fixed)
+    assert (result.dof, result.variance) == (1, 1)
+    assert result.covariance().tolist() == [[1, 0, 0], [0, 0, 0], [0, 0, 0.25]]
+    assert result.notes == ()
 
 
 def test_derivatives_that_are_not_finite():
-    found = of_jacobian(np.array([[1.0, np.inf], [0, 1]]), 1.0, np.ones(2))
-    assert np.isnan(found.standard_errors()).all()
-    assert found.notes == ("not known: the derivatives are not finite",)
+    result = of_jacobian(np.array([[1.0, np.inf], [0, 1]]), 1.0, np.ones(2))
+    assert np.isnan(result.standard_errors()).all()
+    assert result.notes == ("not known: the derivatives are not finite",)
 
 
 # Gallery: t_k = (c0 - asinh(c0)·exp(2π a k))·b_inv/a.
@@ -547,21 +549,21 @@ def spiral_jacobian(p):
 
 
 @pytest.mark.parametrize("number", range(5))
-def test_runaway_parameters_are_told(number):
+def test_runaway_parameters_are_noted(number):
     optimize = pytest.importorskip("scipy.optimize")
     start = np.array([0.1, 1.25, -0.1])
     t = np.array(SERIES[number])
-    found = optimize.least_squares(
+    result = optimize.least_squares(
         lambda p: spiral(p) - t, start, spiral_jacobian, method="lm", max_nfev=5000
     )
-    told = of_jacobian(found.jac, found.cost, found.x, start)
+    uncertainty = of_jacobian(result.jac, result.cost, result.x, start)
     if number == 0:
-        assert told.notes == ()
+        assert uncertainty.notes == ()
         return
-    near, away = told.notes
+    near, away = uncertainty.notes
     assert near.startswith("without meaning for x[0], x[1]: JᵀJ is near-singular (condition number")
     assert near.endswith("; fix one of them, or add data")
-    assert f"doubtful for parameters that run away, x[1] from 1.25 to {found.x[1]:.3g}: " in away
+    assert f"doubtful for parameters that run away, x[1] from 1.25 to {result.x[1]:.3g}: " in away
 
 
 def test_ill_conditioned_is_not_meaningless():
@@ -570,15 +572,15 @@ def test_ill_conditioned_is_not_meaningless():
     J = x[:, None] ** np.arange(10)
     noise = 1e-9 * np.random.default_rng(0).standard_normal(200)
     b = np.polynomial.Polynomial.fit(x, J @ np.ones(10) + noise, 9).convert().coef
-    found = of_jacobian(J, float(noise @ noise) / 2, b, np.ones(10))
-    assert found.condition > 1e15 and found.notes == ()
+    result = of_jacobian(J, float(noise @ noise) / 2, b, np.ones(10))
+    assert result.condition > 1e15 and result.notes == ()
     # Centred and scaled, the same polynomial is well conditioned: its values are as sure.
     C = (2 * x[:, None] - 3) ** np.arange(10)
     centred = of_jacobian(C, float(noise @ noise) / 2, np.ones(10))
-    assert found.deviations(J) == pytest.approx(centred.deviations(C), rel=1e-5)
+    assert result.deviations(J) == pytest.approx(centred.deviations(C), rel=1e-5)
 
 
-def test_steps_that_are_left_are_told(rng):
+def test_missing_steps_to_the_minimum_are_noted(rng):
     X, y = line_data(rng)
     net = fb.Network(3, fb.Dense(1))
     res = solved(net, X, y)
@@ -634,7 +636,7 @@ def test_what_is_not_least_squares(options, message, rng):
     assert "noise" not in res.summary()
 
 
-def test_networks_that_are_too_large_are_told_before():
+def test_networks_that_are_too_large_raise_before_the_fit():
     net = fb.Network(1000, fb.Dense(2000, "tanh"), fb.Dense(1))
     res = fb.fit(net, np.ones((1, 1000)), [1.0], epochs=1, params=np.zeros(net.n_params))
     with pytest.raises(

@@ -1,1 +1,1 @@
-"""What several tests use: inputs, problems, child processes, the fuzzer."""
+"""Helpers of several tests: inputs, problems, child processes, the fuzzer."""

@@ -8,7 +8,7 @@ import fastbp as fb
 
 
 def work(net, seed=0, backend=None):
-    """Gradients, Jacobians, products and kernels of one network on data of its own."""
+    """Gradients, Jacobians, products and kernels of one network, on data by the seed."""
     rng = np.random.default_rng(seed)
     n = 300 + 30 * seed  # two parts
     X, y = (rng.standard_normal((n, k)).astype(net.dtype) for k in (net.n_in, net.n_out))

@@ -1,4 +1,4 @@
-"""How many evaluations fmincg and SciPy's CG need to get to the same value.
+"""The numbers of evaluations that fmincg and SciPy's CG need to reach the same value.
 
 The goal is the value at which SciPy's CG ends with its default options, so both are counted at one
 accuracy, the one that suits it. Where it gives up at no minimum, a known one is the goal, and it

@@ -1,4 +1,4 @@
-"""What stands in figures: their panels and lines."""
+"""The panels of figures, and the data of their lines."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ def panels(figure):
 
 
 def line(axes, label):
-    (found,) = [line for line in axes.lines if line.get_label().startswith(label)]
-    return found.get_xdata(), found.get_ydata()
+    (result,) = [line for line in axes.lines if line.get_label().startswith(label)]
+    return result.get_xdata(), result.get_ydata()

@@ -5,9 +5,8 @@
 Runs at the repository's root, one process for each backend and instruction-set level. A case is a
 few plain numbers and names, drawn from (seed, index); its arrays follow from them. Results are held
 against extended precision within the bounds of oracles/bounds.py, second derivatives and Hessian
-products against the reference, what a training run does besides arithmetic against plain Python.
-What fails is made smaller while it fails and printed as a program that fails; the exit status is
-then 1.
+products against the reference, the decisions of training runs against plain Python. A failing case
+is made smaller while it fails and printed as a program that fails; the exit status is then 1.
 """
 
 from __future__ import annotations
@@ -63,8 +62,10 @@ def _by_name(choices):
 
 
 ACTIVATIONS, LOSSES = _by_name(EVERY_ACTIVATION), _by_name(EVERY_LOSS)
-# The user's own one is plain arithmetic, which overflows before its result does.
-BUILT_IN = tuple(name for name, act in ACTIVATIONS.items() if fb.activation(act).row is not None)
+# The user-defined one is plain arithmetic, which overflows before its result does.
+BUILT_IN = tuple(
+    name for name, act in ACTIVATIONS.items() if fb.activation(act).formulas is not None
+)
 
 DTYPES = ("float64", "float32")
 VALUES = ("moderate", "whole", "spread", "subnormal", "huge", "mixed")
@@ -151,9 +152,9 @@ def product(A, B, dtype, addend=None):
     (finite_A, unknown_A), (finite_B, unknown_B) = _known(A), _known(B)
     b = None if addend is None else np.asarray(addend, EXACT)
     finite_b = None if b is None else np.where(np.isfinite(b), b, 0)
-    found = bounds.product(finite_A, finite_B, dtype, finite_b)
+    result = bounds.product(finite_A, finite_B, dtype, finite_b)
     terms = A.value.shape[1] + (b is not None)
-    error = found.error - terms * (EXACT(info.tiny) - EXACT(info.smallest_subnormal))
+    error = result.error - terms * (EXACT(info.tiny) - EXACT(info.smallest_subnormal))
     sizes = finite_A.size @ finite_B.size + (0 if b is None else abs(finite_b))
     value = A.value @ B.value + (0 if b is None else b)
     unknown = unknown_A.any(axis=1)[:, None] | unknown_B.any(axis=0) | (sizes >= info.max / 2)
@@ -181,8 +182,8 @@ def function(act, order, Z, dtype):
     smallest = np.finfo(dtype).smallest_subnormal
     inside = Approx(np.where(finite, Z.value, 0), np.where(np.isfinite(Z.error), Z.error, 0))
     if order == 0:
-        found = bounds.activate(act, inside, dtype)
-        value, error = found.value, found.error
+        result = bounds.activate(act, inside, dtype)
+        value, error = result.value, result.error
     else:
         value = np.asarray(F.df(inside.value), EXACT)
         error = gamma(2 * F.ulps[1], dtype) * abs(value) + F.ulps[1] * smallest
@@ -203,24 +204,24 @@ def _lost(F, act, z, value):
 
 
 def derivative(act, Y, Z, dtype):
-    """act' as the backward pass takes it, from given Y or Z."""
+    """act' as the backward pass computes it, from Y or Z."""
     F = bounds.function(act)
     if F.from_y is None:
         return function(act, 1, exact(Z), dtype)
     finite = np.isfinite(Y)
-    found = F.from_y(exact(np.where(finite, Y, 0)), dtype)
-    value = np.where(finite, found.value, act.row.df_from_y(Y, act.constant))
-    return Approx(value, np.where(np.isfinite(value), found.error, 0))
+    result = F.from_y(exact(np.where(finite, Y, 0)), dtype)
+    value = np.where(finite, result.value, act.formulas.df_from_y(Y, act.constant))
+    return Approx(value, np.where(np.isfinite(value), result.error, 0))
 
 
 def sum_rows(A, dtype):
     ones = exact(np.ones((1, len(A.value))))
-    found = product(ones, A, dtype)
-    return Approx(found.value[0], found.error[0])
+    result = product(ones, A, dtype)
+    return Approx(result.value[0], result.error[0])
 
 
 def compare(computed, expected, dtype, what):
-    """Assert that computed values are what is known of them."""
+    """Assert that computed values are within the errors of the expected ones."""
     assert computed.dtype == dtype and computed.shape == expected.value.shape, (
         f"{what} has {computed.dtype} {computed.shape}, expected {dtype} {expected.value.shape}"
     )
@@ -327,8 +328,10 @@ class Dense:
         compare(dX, product(dZ, exact(W).T, dtype), dtype, "dX")
         expected = product(exact(X).T, dZ, dtype)
         if mask is not None:
-            kept = mask == 1
-            expected = Approx(np.where(kept, expected.value, 0), np.where(kept, expected.error, 0))
+            unmasked = mask == 1
+            expected = Approx(
+                np.where(unmasked, expected.value, 0), np.where(unmasked, expected.error, 0)
+            )
         compare(dW, expected, dtype, "dW")
         assert (db is None) == (b is None)
         if b is not None:
@@ -494,7 +497,7 @@ class Train:
         if not self._moderate(c, t, copy_of(run), n_steps):
             return
         module, again = backends.load(backend), copy_of(run)
-        follow(module, c, t, run, n_steps, beyond=True, sharp=False)
+        follow(module, c, t, run, n_steps, past_stops=True, sharp=False)
         buffers, t = t.buffers(n_steps), t.having(threads=self.threads)
         while again.step < n_steps:
             t.go(module, again, n_steps - again.step, *buffers)
@@ -536,11 +539,11 @@ def _network_case(drawn):
     return rng, case_of(rng, net, n_for(loss, drawn.n), loss, drawn.weighted, **penalties)
 
 
-def _drawn(cls, rng, **given):
-    """A case with the given fields; the others are drawn from their choices."""
-    names = [f.name for f in fields(cls) if f.name in CHOICES and f.name not in given]
+def _drawn(cls, rng, **values):
+    """A case with these values of fields; the others are drawn from their choices."""
+    names = [f.name for f in fields(cls) if f.name in CHOICES and f.name not in values]
     chosen = {name: str(rng.choice(CHOICES[name])) for name in names}
-    return cls(**chosen, **given, seed=int(rng.integers(2**31)))
+    return cls(**chosen, **values, seed=int(rng.integers(2**31)))
 
 
 def draw(seed, index):
@@ -593,7 +596,7 @@ def _simpler(case, name, value):
 
 
 def shrunk(case, backend):
-    """The simplest case found on the way down that still fails."""
+    """The simplest case, of those tried in turn, that still fails."""
     for simpler in smaller(case):
         if failure(simpler, backend) is not None:
             return shrunk(simpler, backend)
@@ -633,7 +636,7 @@ def run(backend, seed, seconds=np.inf, most=None, trace=None):
     return index, failures
 
 
-# Processes: FASTBP_MAX_ISA is read when the C library is loaded, and a crash ends only its own.
+# Processes: FASTBP_MAX_ISA is read when the C library is loaded, and a crash ends only one.
 
 
 def work(backend, seed, seconds, trace):

@@ -1,4 +1,4 @@
-"""What the tests of the minimisers minimise: functions and networks with known minima."""
+"""Functions and networks with known minima, for the tests of the minimisers."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def classification():
 
 
 # Masked and frozen parameters. The line's network has 4 weights and a bias; the second weight is
-# masked, the third frozen at 2: what is left is a regression that lstsq solves.
+# masked, the third frozen at 2: the others are those of a regression that lstsq solves.
 
 FREE = [0, 3, 4]
 START = [0.5, np.nan, 2.0, -1.0, 0.0]

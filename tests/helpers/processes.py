@@ -1,4 +1,4 @@
-"""Python in child processes: what a fresh interpreter prints, and in which environment."""
+"""Programs in child processes, their output and their environment."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ import sys
 
 
 def environment(without=("FASTBP_",), **variables):
-    """The variables of this process but those that begin so, and `variables`."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(without)}
-    return kept | {key: str(value) for key, value in variables.items()}
+    """This process's variables, without those that begin with one of `without`, and `variables`."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith(without)}
+    return others | {key: str(value) for key, value in variables.items()}
 
 
 def run(code, *, cwd=None, timeout=120, without=("FASTBP_",), **variables):
-    """A program after it has ended, with its output; for `without` see `environment`."""
+    """Run a program; the `subprocess.CompletedProcess`, with its output as text.
+
+    For `without` see `environment`.
+    """
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -27,7 +30,7 @@ def run(code, *, cwd=None, timeout=120, without=("FASTBP_",), **variables):
 
 
 def python(code, **options):
-    """What a program prints, which must not fail; options of `run`."""
+    """The output of a program, which must not fail; options as for `run`."""
     done = run(code, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -36,11 +36,11 @@ def _quartic_second(y, t):
     return 12 * (y - t) ** 2 + 1
 
 
-# Functions of the user's own, at module level so that they survive pickling.
+# User-defined functions, at module level so that they survive pickling.
 BUMP = fb.Activation("bump", _bump, _bump_derivative, _bump_second)
 QUARTIC = fb.custom_loss(_quartic, _quartic_second, name="quartic")
 
-# The whole tables, parameters other than the usual ones, and the user's own.
+# The whole tables, parameters other than the usual ones, and user-defined functions.
 EVERY_ACTIVATION = (
     *NAMES, fb.relu(0.5), fb.leaky_relu(0.3), fb.leaky_relu(0.0), fb.elu(0.5), fb.celu(2.0), BUMP,
 )  # fmt: skip
@@ -60,7 +60,7 @@ SMOOTH_LOSSES = (
 
 @dataclass
 class Case:
-    """A network with parameters and data, and what makes an objective of them."""
+    """A network with parameters and data, and the loss and terms of an objective."""
 
     net: fb.Network
     params: np.ndarray
@@ -79,7 +79,7 @@ class Case:
 
     @property
     def problem(self):
-        """What a backend receives; its parameters are `effective`."""
+        """The problem for a backend; its parameters are `effective`."""
         return self.net.objective(self.X, self.y, self.loss, **self.terms).problem
 
     @property
@@ -203,7 +203,7 @@ class Training:
     order: np.ndarray | None = None
     rates: np.ndarray | None = None
     rate: float = 0.02
-    held_out: Case | None = None  # what the validation is made of
+    held_out: Case | None = None  # the validation's data
 
     def having(self, **options):
         """The same with other options of the recipe."""
@@ -219,7 +219,10 @@ class Training:
         return np.zeros(epochs), np.zeros(epochs if self.recipe.validation else 0)
 
     def go(self, module, run, n_steps, total=None, validation=None):
-        """(code, losses of the epochs touched); `total` and `validation` hold the whole run's."""
+        """(code, losses of the epochs touched).
+
+        `total` and `validation`, arrays of one number per epoch of the run, are updated in place.
+        """
         first, last = (k // self.steps_per_epoch for k in (run.step, run.step + n_steps - 1))
         rates = np.array([self.rate])
         if self.rates is not None:
@@ -230,7 +233,7 @@ class Training:
         if validation is None:
             validation = self.buffers(run.step + n_steps)[1]
         losses, validation = total[first : last + 1], validation[first : last + 1]
-        # Backends do not look.
+        # Backends do not check these.
         assert len(losses) == last - first + 1 and (order is None or len(order) == len(losses))
         assert len(rates) in (1, n_steps)
         assert len(validation) == (len(losses) if self.recipe.validation else 0)
@@ -358,7 +361,7 @@ def cases(
     loss = draw(st.sampled_from(losses))
     net = draw(networks(dtype, activations, lambda size: n_out_for(loss, size), **options))
     n = n_for(loss, draw(st.integers(1, rows)))
-    # By a seed: found and shrunk fast.
+    # By a seed, so that hypothesis generates and shrinks fast.
     rng = np.random.default_rng(draw(st.integers(0, 2**16)))
     grain = draw(st.sampled_from(grains))
     X = _grainy(rng, (n, net.n_in), grain, dtype)

@@ -1,4 +1,4 @@
-"""The fuzzer: a short run finds nothing, planted faults are found, made small and reproduced."""
+"""The fuzzer: a short run finds nothing, planted faults are detected, shrunk and reproduced."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def impatient(train):
 
 
 def rounded_average(train):
-    """The average is kept in the type of the parameters."""
+    """The average has the type of the parameters."""
 
     def wrong(problem, recipe, run, *others):
         code = train(problem, recipe, run, *others)
@@ -180,7 +180,7 @@ def plant(monkeypatch, module, name, fault):
 
 
 @pytest.mark.parametrize(("name", "fault"), FAULTS, ids=[fault.__name__ for _, fault in FAULTS])
-def test_planted_faults_are_found_and_reproduced(compiled, backend, monkeypatch, name, fault):
+def test_planted_faults_are_detected_and_reproduced(compiled, backend, monkeypatch, name, fault):
     """The program that is printed fails as long as the fault is there."""
     monkeypatch.setattr(fuzz, "MOST_FAILURES", 1)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -223,17 +223,17 @@ os.kill(os.getpid(), signal.SIGSEGV)
 
 @pytest.mark.skipif(os.name != "posix", reason="no signals here")
 @pytest.mark.parametrize("case", ["", "17"])
-def test_a_crash_is_told_with_its_case(capsys, case):
+def test_a_crash_is_reported_with_its_case(capsys, case):
     level = backends.load("c").instruction_set() if not backends.why_missing("c") else "baseline"
     command = [sys.executable, "-c", DEATH.format(case=case)]
     assert fuzz.watch(command, "c", level, seed=3) == 1
-    told = capsys.readouterr().out
-    assert told.startswith(f"\nThe process for c, {level}, ended with status -11")
+    output = capsys.readouterr().out
+    assert output.startswith(f"\nThe process for c, {level}, ended with status -11")
     if not case:
-        assert told.endswith(" before its first case.\n")
+        assert output.endswith(" before its first case.\n")
         return
     expected = fuzz.reproducer(fuzz.draw(3, 17), "c", level)
-    assert f" in case 17 of seed 3.\n\n{expected}" in told
+    assert f" in case 17 of seed 3.\n\n{expected}" in output
     assert f'os.environ["FASTBP_MAX_ISA"] = "{level}"' in expected
 
 

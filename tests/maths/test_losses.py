@@ -18,7 +18,7 @@ every_loss = pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
 
 
 def loss_of_outputs(Y, y, loss, **terms):
-    """The loss at outputs Y, row by row, so that each row can have its own Y."""
+    """The loss at outputs Y, row by row, so that each row can have another Y."""
     n, n_out = Y.shape
     net = fb.Network(n, fb.Dense(n_out, bias=False), dtype=Y.dtype)
     value, grad = net.value_and_grad(Y.ravel(), np.eye(n), y, loss, **terms)
@@ -112,8 +112,8 @@ def curvature(loss, Y, y, U):
     if loss.startswith("gaussian"):
         precision, um, uv = np.exp(-Y[:, k:]), U[:, :k], U[:, k:]
         if loss == "gaussian_kl":
-            found = np.hstack([um, uv / precision / 2])
-            return found, abs(found)
+            result = np.hstack([um, uv / precision / 2])
+            return result, abs(result)
         d = Y[:, :k] - y
         terms = precision * um, -precision * d * uv, -precision * d * um, precision * d * d * uv / 2
         sizes = [abs(term) for term in terms]
@@ -121,8 +121,8 @@ def curvature(loss, Y, y, U):
             np.hstack([terms[0] + terms[1], terms[2] + terms[3]]),
             np.hstack([sizes[0] + sizes[1], sizes[2] + sizes[3]]),
         )
-    found = np.broadcast_to(SECOND[loss](Y, np.asarray(y, bounds.EXACT)), Y.shape) * U
-    return found, abs(found)
+    result = np.broadcast_to(SECOND[loss](Y, np.asarray(y, bounds.EXACT)), Y.shape) * U
+    return result, abs(result)
 
 
 @pytest.mark.parametrize("loss", [name for name in TABLE if name != "margin_ranking"])

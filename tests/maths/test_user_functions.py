@@ -1,4 +1,4 @@
-"""Activations and losses of the user's own: what is accepted, how it compiles, what it gives."""
+"""User-defined activations and losses: which are accepted, how they compile, their results."""
 
 from __future__ import annotations
 
@@ -507,8 +507,8 @@ MIXED = [  # with constants that Numba alone would make float64 of
 def assembly(functions, dtype):
     """Of the function over arrays."""
     user_code.address(functions, dtype)
-    found = [c for k, c in user_code._compiled.items() if k == (functions, dtype.char)]
-    return found[0]._library.get_asm_str()
+    result = [c for k, c in user_code._compiled.items() if k == (functions, dtype.char)]
+    return result[0]._library.get_asm_str()
 
 
 VECTORISED = [(np.dtype("float32"), pair) for pair in MIXED]
@@ -523,9 +523,9 @@ def test_loops_are_vector_code_in_the_type_of_the_network(dtype, pair):
     pytest.importorskip("numba")
     functions = fb.Activation("mine", *pair).functions
     code = assembly(functions, dtype)
-    own, other = ("ps", "pd") if dtype == np.float32 else ("pd", "ps")
+    packed, other = ("ps", "pd") if dtype == np.float32 else ("pd", "ps")
     arithmetic = r"\bv?f?n?(?:add|mul|div|sub|madd|msub)(?:132|213|231)?{}\b"
-    assert len(re.findall(arithmetic.format(own), code)) >= 4
+    assert len(re.findall(arithmetic.format(packed), code)) >= 4
     assert not re.search(arithmetic.format(other), code)
     assert not re.search(r"cvt(?:ss2sd|ps2pd|sd2ss|pd2ps)", code)
     assert not re.search(r"call\w*\s+\*?%?\w*(?:exp|tanh|pow)", code)
@@ -647,9 +647,9 @@ def test_twins_of_built_in_functions_agree_with_them(backend, dtype, twin, loss)
         ]
 
     value, grad = bounds.objective(built_in, *c.arguments, c.terms["sample_weight"], 0.1, l1=0.05)
-    found = mine.value_and_grad(c.params, c.X, c.y, LOSS_TWINS[loss], **c.terms)
-    value.check(found[0], "value")
-    grad.check(found[1], "gradient")
+    result = mine.value_and_grad(c.params, c.X, c.y, LOSS_TWINS[loss], **c.terms)
+    value.check(result[0], "value")
+    grad.check(result[1], "gradient")
     if dtype == np.float64:
         pairs = zip(results(mine, LOSS_TWINS[loss]), results(built_in, loss), strict=True)
         for computed, expected in pairs:

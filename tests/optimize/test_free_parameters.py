@@ -14,7 +14,7 @@ from helpers.problems import (
 )
 
 import fastbp as fb
-from fastbp.optimize.scipy_methods import METHODS
+from fastbp.optimize.scipy_methods import MINIMIZERS
 
 # Masked and frozen parameters.
 
@@ -26,7 +26,7 @@ def check_whole(result, objective, exact, atol):
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MINIMIZERS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_methods_move_what_is_free(method, dtype):
     objective, _, exact = restricted_regression(dtype)
@@ -68,12 +68,12 @@ def test_fmincg_moves_what_is_free():
         fb.optimize.fmincg(objective, START, bounds=[(0, 1)] * 5)
 
 
-@pytest.mark.parametrize("method", [*METHODS, "trf", "dogbox"])
+@pytest.mark.parametrize("method", [*MINIMIZERS, "trf", "dogbox"])
 def test_callbacks_are_told_whole_vectors(method):
     objective, _, _ = restricted_regression()
-    solve = fb.optimize.minimize if method in METHODS else fb.optimize.least_squares
+    solve = fb.optimize.minimize if method in MINIMIZERS else fb.optimize.least_squares
     if "callback" not in inspect.signature(scipy.optimize.least_squares).parameters:
-        if method not in METHODS:
+        if method not in MINIMIZERS:
             pytest.skip("SciPy's least_squares takes callbacks since 1.16")
     vectors, results = [], []
 
@@ -105,11 +105,11 @@ def test_bounds_have_an_entry_per_parameter(method, form):
     if form == "numbers":
         lower, upper = -2.0, 2.25
     low, high = (np.broadcast_to(b, 5)[FREE] for b in (lower, upper))
-    solve = fb.optimize.minimize if method in METHODS else fb.optimize.least_squares
+    solve = fb.optimize.minimize if method in MINIMIZERS else fb.optimize.least_squares
     if form == "pairs":
         pairs = list(zip(lower, upper, strict=True))
-        bounds = pairs if method in METHODS else (lower, upper)
-    elif form == "Bounds" or method in METHODS:
+        bounds = pairs if method in MINIMIZERS else (lower, upper)
+    elif form == "Bounds" or method in MINIMIZERS:
         bounds = scipy.optimize.Bounds(lower, upper)
     else:
         bounds = (lower, upper)
@@ -216,7 +216,7 @@ def test_options_with_an_entry_per_parameter():
 )
 def test_entries_for_the_free_ones_alone_are_refused(method, options, message):
     objective, _, _ = restricted_regression()
-    solve = fb.optimize.minimize if method in METHODS else fb.optimize.least_squares
+    solve = fb.optimize.minimize if method in MINIMIZERS else fb.optimize.least_squares
     with pytest.raises(fb.ShapeError) as caught:
         solve(objective, START, method, **options)
     assert message in str(caught.value)

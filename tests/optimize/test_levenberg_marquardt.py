@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from oracles import mgh, nist
 
 import fastbp as fb
-from fastbp.maths.linear_models import Normal, Tall, Wide
+from fastbp.maths.linear_models import NormalModel, TallModel, WideModel
 
 lm = fb.optimize.levenberg_marquardt
 
@@ -113,7 +113,7 @@ def test_damped_equations(shape, damping):
     rng = np.random.default_rng(0)
     J, r, v = rng.normal(size=shape), rng.normal(size=shape[0]), rng.normal(size=shape[1])
     d = damping * rng.uniform(1, 2, shape[1])
-    model = (Tall if shape[0] >= shape[1] else Wide)(J, r, lambda step: r + J @ step)
+    model = (TallModel if shape[0] >= shape[1] else WideModel)(J, r, lambda step: r + J @ step)
     x = model.damped(d)(J.T @ r)
     augmented = np.vstack([J, np.diag(np.sqrt(d))])
     exact, *_ = np.linalg.lstsq(augmented, np.concatenate([r, np.zeros(len(d))]), rcond=None)
@@ -130,8 +130,8 @@ def test_damped_equations(shape, damping):
     ) ** 2 * np.linalg.norm(x)
     np.testing.assert_allclose(model.product(v), J.T @ (J @ v), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(model.JTJ, J.T @ J, rtol=1e-12, atol=1e-12)
-    np.testing.assert_allclose(model.squares, np.square(J).sum(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(model.beyond(v), J.T @ (r + J @ v), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(model.diagonal, np.square(J).sum(axis=0), rtol=1e-13)
+    np.testing.assert_allclose(model.jtr_at(v), J.T @ (r + J @ v), rtol=1e-10, atol=1e-10)
 
 
 def test_singular_equations():
@@ -140,12 +140,12 @@ def test_singular_equations():
     column, r = rng.normal(size=(30, 1)), rng.normal(size=30)
     J = np.hstack([column, column + 1e-9 * rng.normal(size=(30, 1))])
     d = np.full(2, 1e-14)
-    x = Tall(J, r, lambda step: r).damped(d)(J.T @ r)
+    x = TallModel(J, r, lambda step: r).damped(d)(J.T @ r)
     exact, *_ = np.linalg.lstsq(
         np.vstack([J, np.diag(np.sqrt(d))]), np.append(r, [0, 0]), rcond=None
     )
     np.testing.assert_allclose(x.sum(), exact.sum(), rtol=1e-6)
-    singular = Normal(np.ones((2, 2)), np.ones(2), lambda step: step)
+    singular = NormalModel(np.ones((2, 2)), np.ones(2), lambda step: step)
     assert singular.damped(np.full(2, 1e-30)) is None
 
 

@@ -13,7 +13,7 @@ from helpers.problems import SERIES, START, restricted_regression, same_results
 from scipy.optimize import Bounds
 
 import fastbp as fb
-from fastbp.optimize import starts as _starts
+from fastbp.optimize import starts
 
 # Functions.
 
@@ -277,9 +277,9 @@ def test_interrupt_before_anything_was_reached():
     def never(k):
         raise KeyboardInterrupt
 
-    halt = _starts.Halt(None)
+    halt = starts.Halt(None)
     with pytest.raises(KeyboardInterrupt):
-        _starts.run(never, 3, 1, halt, None, float)
+        starts.run_starts(never, 3, 1, halt, None, float)
     assert halt.interrupted.is_set()
 
 

@@ -19,13 +19,13 @@ from helpers.problems import (
 )
 
 import fastbp as fb
-from fastbp.optimize.scipy_methods import METHODS
+from fastbp.optimize.scipy_methods import MINIMIZERS
 
 # SciPy's methods.
 
 
 @pytest.mark.backend
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", MINIMIZERS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_every_method_solves_a_regression(method, dtype):
     net, objective, exact = regression(dtype)
@@ -121,9 +121,9 @@ def test_option_names_are_scipys(method):
     theirs = set(inspect.signature(function).parameters)
     theirs -= {"fun", "func", "x0", "args", "jac", "grad", "hess", "hessp", "unknown_options"}
     theirs -= {"bounds", "constraints", "callback"}
-    assert METHODS[method].options <= theirs
+    assert MINIMIZERS[method].options <= theirs
     # What is left out concerns numerical derivatives.
-    assert theirs - METHODS[method].options <= {"eps", "finite_diff_rel_step", "workers"}
+    assert theirs - MINIMIZERS[method].options <= {"eps", "finite_diff_rel_step", "workers"}
 
 
 # Least squares.

@@ -1,4 +1,4 @@
-"""What a correct floating-point evaluation can be off by at most: running error analysis.
+"""Bounds of the error of correct floating-point evaluations: running error analysis.
 
 The mathematics is evaluated once more in extended precision, independently of the package, and
 each array carries a bound of the error that an evaluation in `dtype` can have there. With u the
@@ -6,7 +6,7 @@ unit roundoff, a sum of n terms (products, fused or not), taken in any order, is
 γ_n·Σ|terms|, γ_n = n·u/(1 - n·u) (Higham, Accuracy and Stability of Numerical Algorithms, ch. 3);
 a function that is accurate to k ULP adds 2k·u·|result|; errors of the inputs go through Lipschitz
 constants, or through the ends of the interval where the function is monotone. Nothing is fitted to
-what the backends happen to give.
+the results of the backends.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PI = EXACT("3.14159265358979323846264338327950288")
 
 
 def unit(dtype):
-    """Unit roundoff of `dtype`, plus that of the extended precision compared with."""
+    """Unit roundoff of `dtype`, plus that of the extended precision of the comparison."""
     return EXACT(np.finfo(dtype).eps) / 2 + np.finfo(EXACT).eps / 2
 
 
@@ -83,7 +83,7 @@ def exact(array):
 
 
 def product(A, B, dtype, addend=None):
-    """A @ B (+ addend): the inner dimension's γ, and the errors that A and B bring along."""
+    """A @ B (+ addend): the inner dimension's γ, and the errors of A and B."""
     terms = A.value.shape[1] + (addend is not None)
     value = A.value @ B.value
     sizes = _no_less(A.size, B.size)
@@ -102,8 +102,8 @@ def _no_less(A, B):
     """A @ B for entries >= 0, or slightly more: a bound can be multiplied in float64."""
     if not max(A.max(initial=0), B.max(initial=0)) < 1e140:
         return A @ B
-    found = A.astype(np.float64) @ B.astype(np.float64)
-    return (found * (1 + 1e-9) + np.finfo(np.float64).tiny).astype(EXACT)
+    result = A.astype(np.float64) @ B.astype(np.float64)
+    return (result * (1 + 1e-9) + np.finfo(np.float64).tiny).astype(EXACT)
 
 
 def times(A, B, dtype, roundings=1):
@@ -223,7 +223,7 @@ class Function:
     corners : tuple of float
         Where f' jumps.
     from_y : callable or None
-        (Y, dtype) -> f' as computed from Y; without it Z is kept.
+        (Y, dtype) -> f' as computed from Y; None if the backward pass uses Z.
     df_size : callable or None
         Of z: what the roundings of df are relative to, where that is not the result.
     """
@@ -345,7 +345,7 @@ FUNCTIONS: dict[str, Callable[..., Function]] = {  # of the parameter
         np.exp, np.exp, (ULP_SIGMOID, ULP_OTHER), np.exp, np.exp, from_y=lambda Y, _: Y
     ),
     "sin": lambda c: Function(np.sin, np.cos, bend=1),
-    # The user's own of strategies.py: 4 and 8 roundings.
+    # The user-defined one of strategies.py: 4 and 8 roundings.
     "bump": lambda c: Function(
         lambda z: z / (1 + z * z),
         lambda z: (1 - z * z) / (1 + z * z) ** 2,
@@ -362,12 +362,12 @@ def function(act):
 
 
 def _carried(bound, Z):
-    """How far the errors of Z move a function whose derivative has that bound."""
+    """The error by those of Z in a function whose derivative has this bound."""
     return (bound(Z.value + Z.error) if callable(bound) else bound) * Z.error
 
 
 def activate(act, Z, dtype):
-    """act(Z): the errors of Z times the Lipschitz constant, and the function's own ULPs."""
+    """act(Z): the errors of Z times the Lipschitz constant, and the ULPs of the function."""
     F = function(act)
     value, spread = F.f(Z.value), _carried(F.steepest, Z)
     smallest = np.finfo(dtype).smallest_subnormal
@@ -376,32 +376,32 @@ def activate(act, Z, dtype):
 
 
 def slope(act, Z, Y, dtype):
-    """act' as the backward pass takes it: from Y where that tells, else from Z.
+    """act' as the backward pass computes it: from Y where Y determines it, else from Z.
 
     Where Z is closer to a corner than its error, either side is right.
     """
     F = function(act)
-    found = F.from_y(Y, dtype) if F.from_y is not None else _slope_from_z(F, Z, dtype)
-    return Approx(found.value, found.error + _jump(F, Z))
+    result = F.from_y(Y, dtype) if F.from_y is not None else _slope_from_z(F, Z, dtype)
+    return Approx(result.value, result.error + _jump(F, Z))
 
 
 def either_slope(act, Z, Y, dtype):
-    """act' from Z or, where it tells, from Y."""
-    found, other = slope(act, Z, Y, dtype), _slope_from_z(function(act), Z, dtype)
-    return Approx(found.value, np.maximum(found.error, other.error))
+    """act' from Z or, where Y determines it, from Y."""
+    result, other = slope(act, Z, Y, dtype), _slope_from_z(function(act), Z, dtype)
+    return Approx(result.value, np.maximum(result.error, other.error))
 
 
 def _slope_from_z(F, Z, dtype):
     value, spread = F.df(Z.value), _carried(F.bend, Z)
     size = abs(value) if F.df_size is None else F.df_size(Z.value)
     rounding = gamma(2 * F.ulps[1], dtype) * (size + spread)
-    if F.ulps[1] > 1:  # near a root of f' the extended precision's own rounding would be more
+    if F.ulps[1] > 1:  # near a root of f' the rounding of extended precision would be more
         rounding = rounding + 8 * np.finfo(EXACT).eps
     return Approx(value, spread + rounding)
 
 
 def _jump(F, Z):
-    """How far off f' can be where a corner lies within the errors of Z."""
+    """The error of f' where a corner lies within the errors of Z."""
     low, high = Z.value - Z.error, Z.value + Z.error
     here, worst = F.df(Z.value), np.zeros_like(Z.value)
     for corner in F.corners:
@@ -434,7 +434,7 @@ def matrices(net, params):
 
 
 def masked_entries(net):
-    """Which parameters a mask takes away."""
+    """Which parameters are masked."""
     masked = np.zeros(net.n_params, bool)
     for layer, (W, b) in zip(net.layers, split(net, masked), strict=True):
         if layer.mask is not None:
@@ -489,8 +489,8 @@ def backward(net, params, steps, dY, by_row=False):
 def _outer(X, dZ, dtype):
     """The products of the rows' entries, (n, n_in·n_out)."""
     n, n_in = X.value.shape
-    found = times(_reshaped(X, n, n_in, 1), dZ[:, None], dtype)
-    return _reshaped(Approx(found.value, found.error + np.finfo(dtype).tiny), n, -1)
+    result = times(_reshaped(X, n, n_in, 1), dZ[:, None], dtype)
+    return _reshaped(Approx(result.value, result.error + np.finfo(dtype).tiny), n, -1)
 
 
 def _join(parts):
@@ -505,7 +505,7 @@ def _reshaped(A, *shape):
 
 
 def _where_free(net, A):
-    """Entries (..., n_params), exactly 0 where nothing can move."""
+    """A (..., n_params), exactly 0 for parameters that are not free."""
     free = free_entries(net)
     return Approx(np.where(free, A.value, 0), np.where(free, A.error, 0))
 
@@ -629,7 +629,7 @@ ELEMENTS: dict[str, Callable[..., Element]] = {  # of the parameter
         (7, 6),
         (lambda y, t: np.exp(y) + abs(t * y), lambda y, t: np.exp(y) + t),
     ),
-    # The user's own of strategies.py.
+    # The user-defined one of strategies.py.
     "quartic": lambda _: Element(
         lambda y, t: (y - t) ** 4 + (y - t) ** 2 / 2,
         lambda y, t: 4 * (y - t) ** 3 + (y - t),
@@ -664,7 +664,7 @@ def rows_of_loss(loss, Y, y, dtype):
 
 
 def _element(row, Y, T, dtype):
-    """ℓ and dℓ/dy of each element: convex and monotone, so that the interval's ends tell."""
+    """ℓ and dℓ/dy of each element: convex and monotone, so that extremes are at interval ends."""
     y = np.clip(Y.value, *row.range)
     ends = [np.clip(Y.value + side * Y.error, *row.range) for side in (-1, 1)]
     f, df = row.f(y, T), row.df(y, T)
@@ -917,9 +917,9 @@ def _mix(beta, old, new, dtype):
 
 def _over_root(g, q, eps, dtype, rate=1, root=1):
     """rate·g/(sqrt(q)/root + eps): the root, the quotient and the products within 4 ULP each."""
-    found = _monotone(lambda g, q: rate * g / (np.sqrt(np.maximum(q, 0)) / root + eps), g, q)
-    found.error += gamma(8 * ULP_OTHER, dtype) * found.size
-    return found
+    result = _monotone(lambda g, q: rate * g / (np.sqrt(np.maximum(q, 0)) / root + eps), g, q)
+    result.error += gamma(8 * ULP_OTHER, dtype) * result.size
+    return result
 
 
 def _monotone(f, *arguments):

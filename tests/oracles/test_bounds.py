@@ -1,4 +1,4 @@
-"""What the other tests compare with: the formulas of bounds.py against mpmath and differences."""
+"""The formulas of bounds.py, with which other tests compare, against mpmath and differences."""
 
 from __future__ import annotations
 

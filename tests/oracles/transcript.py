@@ -1,8 +1,8 @@
-"""A training run taken down step by step: `contract.train` a second time, in plain Python.
+"""`contract.train` a second time, in plain Python, step by step beside a backend.
 
-The arithmetic of each step is held against extended precision, from where the backend stood before
-it. What follows from numbers (best parameters, stopping) follows from those that the backend gave,
-and must be exactly that.
+The arithmetic of each step is compared with extended precision, from the backend's state before the
+step. Decisions (best parameters, stopping) are made from the backend's numbers, and must be exactly
+the same.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from oracles import bounds
 from oracles.bounds import EXACT
 
 
-def follow(module, c, t, run, n_steps, beyond=False, sharp=True):
+def follow(module, c, t, run, n_steps, past_stops=False, sharp=True):
     """Do the steps, one by one from the run's start, and check each: (code, losses, validation).
 
     Parameters
     ----------
     c : Case
-        What the problem is made of; None leaves the arithmetic unchecked.
-    beyond : bool
-        Whether to go on where the goal is met or nothing gets better.
+        The case of the problem; with None the arithmetic is not checked.
+    past_stops : bool
+        Whether to continue after GOAL_MET and NO_PROGRESS.
     sharp : bool
-        Whether the bounds must be small where the rule allows it: then the checks can fail.
+        Whether the bounds must be small where the rule allows it, so that the checks can fail.
     """
     assert run.step == 0
     losses, validation = t.buffers(n_steps)
@@ -43,7 +43,7 @@ def follow(module, c, t, run, n_steps, beyond=False, sharp=True):
             f"code {code} and step {run.step} after step {k}, expected code {expected}"
         )
         transcript.check(run, f"after step {k}")
-        if code and not (beyond and code in (contract.GOAL_MET, contract.NO_PROGRESS)):
+        if code and not (past_stops and code in (contract.GOAL_MET, contract.NO_PROGRESS)):
             break
     return code, losses, validation
 
@@ -78,12 +78,12 @@ def check_arithmetic(c, t, before, run, sharp=True):
 
 
 class Transcript:
-    """What a run keeps besides parameters and moments."""
+    """The expected state of a run, without parameters and moments."""
 
     def __init__(self, t, run):
         self.t, self.steps = t, 0
         self.met = []  # the objectives of the running epoch
-        self.base, self.beyond, self.last = 0.0, 0, 0.0
+        self.base, self.grown, self.last = 0.0, 0, 0.0
         self.lowest, self.reference, self.stale = math.inf, math.inf, 0
         self.counted = []  # the parameters that are averaged
         self.good = [run.params.copy(), run.params.copy()]
@@ -114,10 +114,10 @@ class Transcript:
         recipe = self.t.recipe
         if not all(map(math.isfinite, run.params.tolist())):
             return contract.NON_FINITE_PARAMETERS
-        self.beyond = self.beyond + 1 if mean > contract.GROWTH_LIMIT * self.base else 0
-        if self.beyond == 0:
+        self.grown = self.grown + 1 if mean > contract.GROWTH_LIMIT * self.base else 0
+        if self.grown == 0:
             self.good[0] = self.good[1]
-        if self.beyond == contract.GROWTH_EPOCHS:
+        if self.grown == contract.GROWTH_EPOCHS:
             return contract.GROWN
         candidate = run.average.astype(run.params.dtype) if self.counted else run.params.copy()
         watched = mean
@@ -149,11 +149,11 @@ class Transcript:
             expected.check(computed, "validation")
 
     def check(self, run, what):
-        """Assert that the run has what was taken down."""
-        monitor = [self.base, self.beyond, self.last, self.lowest, self.reference, self.stale]
+        """Assert that the run has the expected state."""
+        monitor = [self.base, self.grown, self.last, self.lowest, self.reference, self.stale]
         assert run.monitor.tolist() == monitor, f"{run.monitor} instead of {monitor} {what}"
-        for name, kept in (("good", np.array(self.good)), ("best", self.best)):
-            assert same(getattr(run, name), kept), f"{name} parameters are others {what}"
+        for name, expected in (("good", np.array(self.good)), ("best", self.best)):
+            assert same(getattr(run, name), expected), f"{name} parameters are others {what}"
         if self.counted:
             # A step of the mean rounds three times, relative to at most four times the largest.
             iterates = np.array(self.counted, EXACT)

@@ -1,7 +1,7 @@
 """The activations and their derivatives in mpmath, points over the whole range, and ULPs.
 
-What `fastbp.maths.activations` says in floating point is said here a second time, independently,
-with forty digits; tools/accuracy.py makes the tables of docs/accuracy.md from it.
+The formulas are independent of those of `fastbp.maths.activations` and computed with forty digits;
+tools/accuracy.py makes the tables of docs/accuracy.md from them.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def points(dtype):
 def truth(act, dtype, order):
     """mpmath's values at `points`, as head + tail, so that differences from them are exact enough.
 
-    What is beyond the type's range counts as infinite.
+    Values outside the type's range count as infinite.
     """
     function = FUNCTIONS[act][order]
     largest = float(np.finfo(dtype).max)
