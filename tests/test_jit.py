@@ -167,9 +167,9 @@ for name, function in functions().items():
     names = set(python(code, NUMBA_CACHE_DIR=tmp_path).splitlines())
     assert "train" in names
     assert not names & {
-        "jvp", "hvp", "row_gradients", "normal_equations", "gradient_beyond", "descend",
+        "jvp", "hvp", "row_gradients", "normal_equations", "jtr_at", "descend",
         "derivatives", "activation",
-        "dense_forward", "dense_backward", "end_of_epoch", "part_of_sum",
+        "dense_forward", "dense_backward",
     }  # fmt: skip
     kinds = sorted(name.split("_")[0] for name in names if "_functions " in name)
     assert kinds == ["activations", "activations", "losses"]
@@ -220,7 +220,7 @@ act = fb.Activation("atan", f, df)
 net = fb.Network(1, fb.Dense(1, act), fb.Dense(1, "linear"))
 print(*net.value_and_grad([1.0, 0.0, 2.0, 0.0], [[1.0]], [0.0])[1].round(9))
 from fastbp.backends.jit import objective
-(dispatcher,) = objective.linked_objective.dispatchers.values()
+(dispatcher,) = objective.objective.dispatchers.values()
 print(sum(dispatcher.stats.cache_hits.values()))
 """
 

@@ -20,12 +20,11 @@ Python allocates the results and a workspace, and one compiled function does the
     derivatives    the entries for vector-Jacobian products and Jacobians
     objective      the objective and its gradient
     curvature      second-order products
-    least_squares  normal equations, and gradients beyond them
+    least_squares  normal equations, and Jᵀr at other parameters
     cholesky       the solution of normal equations
     marquardt      Levenberg and Marquardt's method
     optimizers     the update rules
     training       the training loop
-    sharing        threads
     callers        how users' jitted code calls the entries
     overloads      what fastbp.jitted has for the types of a call
     interpreted    what stands for compiled code under NUMBA_DISABLE_JIT=1
@@ -37,19 +36,13 @@ layer wider than 8 have a function beside, which is compiled when the first one 
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from ...activations import Activation
 from ...losses import SOFTMAX_CE_LABELS
 from ..contract import (
-    DONE,
-    MOST_PARTS,
     N_IN,
     N_OUT,
     PART_ROWS,
@@ -62,7 +55,6 @@ from ..contract import (
     Robust,
     Rules,
     Run,
-    partition,
 )
 from ..tiling import (
     DELTA_ROWS,
@@ -88,21 +80,7 @@ from . import (
     slim,
     training,
 )
-from .compiling import Linked
-from .sharing import Team
 from .vectors import VECTOR_BYTES
-
-
-def _open_door() -> Any:
-    """The module of C functions that call compiled ones: csrc/python/door.c; or None."""
-    try:
-        from .. import _door as door
-    except ImportError:  # not built: no compiler, or a Python without limited API
-        return None
-    return None if numba.config.DISABLE_JIT else door
-
-
-_door = _open_door()
 
 _NEVER = 2**62  # more rows than there are
 
@@ -287,20 +265,6 @@ def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
     return function, act.constant, user
 
 
-_told: set[tuple[Linked, int, str]] = set()
-
-
-def _tell_door(linked: Linked, act: Activation, dtype: np.dtype) -> None:
-    """Let the door serve later calls like one that has been served here."""
-    call = linked, act.kind, dtype.char
-    if _door is None or call in _told:
-        return
-    this, is_double = sys.modules[__name__], dtype.itemsize == 8
-    is_backward, function = linked is kernels.linked_backward, _function(act, dtype)[0]
-    _door.connect_numba(this, is_double, is_backward, linked.address(dtype), act.kind, function)
-    _told.add(call)
-
-
 def activation(act: Activation, Z: np.ndarray, order: int) -> np.ndarray:
     result = np.empty(Z.shape, Z.dtype)
     kernels.activation[Z.dtype](order, *_function(act, Z.dtype), Z.reshape(-1), result.reshape(-1))
@@ -316,7 +280,6 @@ def dense_forward(
     Z = np.empty_like(Y) if keep_z else blank.matrix
     bias, function = blank.vector if b is None else b, _function(act, dtype)
     kernels.dense_forward[dtype](X, W, bias, b is not None, act.kind, *function, Y, Z, keep_z)
-    _tell_door(kernels.linked_forward, act, dtype)
     return Y, Z if keep_z else None
 
 
@@ -340,7 +303,6 @@ def dense_backward(
     kernels.dense_backward[dtype](
         dY.copy(), X, W, kept, act.kind, *function, dX, need_dX, dW, db, need_db, transposed
     )
-    _tell_door(kernels.linked_backward, act, dtype)
     return dX if need_dX else None, dW, db if need_db else None
 
 
@@ -389,19 +351,11 @@ def jvp(
 def jacobian(
     plan: Plan, params: np.ndarray, X: np.ndarray, threads: int, free_only: bool
 ) -> np.ndarray:
-    p, n_out, n = _prepared(plan), plan.n_out, X.shape[0]
-    parts = [(0, n)] if threads == 1 else partition(n)  # rows do not depend on each other
-    J = np.empty((X.shape[0] * n_out, plan.n_free if free_only else plan.n_params), plan.dtype)
-    compiled = derivatives.jacobian[plan.dtype]
-
-    def part(bounds: tuple[int, int]) -> None:
-        start, stop = bounds
-        of_rows = J[start * n_out : stop * n_out].reshape(-1)
-        compiled(*p.arrays, params, X[start:stop], free_only, of_rows, p.jacobian_workspace())
-
-    with Team(threads, len(parts)) as team:
-        for _ in team.map(part, parts):
-            pass
+    p, shape = _prepared(plan), (len(X) * plan.n_out, plan.n_free if free_only else plan.n_params)
+    J = np.empty(shape, plan.dtype)
+    derivatives.jacobian[plan.dtype](
+        *p.arrays, params, X, free_only, J.reshape(-1), p.jacobian_workspace()
+    )
     return J
 
 
@@ -440,81 +394,20 @@ def _prepare_data(problem: Problem) -> tuple[np.ndarray, ...]:
 
 
 def value(problem: Problem, params: np.ndarray, threads: int) -> float:
-    return _objective(problem, params, threads, np.empty(0, problem.plan.dtype))
+    return _objective(problem, params, _BLANKS[problem.plan.dtype].vector)
 
 
 def value_and_grad(problem: Problem, params: np.ndarray, threads: int) -> tuple[float, np.ndarray]:
-    alone = threads == 1 or len(problem.X) <= PART_ROWS
-    # The door pays from the second call on: addresses take longer than Numba's way in.
-    if _door is not None and alone and "numba" in problem.handles:
-        places, _ = problem.handles.get("numba door") or _new_places(problem)
-        results = _door.numba_value_and_grad(places, params)
-        if results is not None:
-            return results
     gradient = np.empty(problem.plan.n_params, problem.plan.dtype)
-    return _objective(problem, params, threads, gradient), gradient
+    return _objective(problem, params, gradient), gradient
 
 
-def _new_places(problem: Problem) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-    """What the door needs of a problem: numba_problem in door.c; and the arrays it refers to."""
-    p, dtype = _prepared(problem.plan), problem.plan.dtype
-    arrays = *p.arrays, *_data(problem)
-    function = objective.linked_objective.address(dtype)
-    numbers = [function, p.size * dtype.itemsize, len(problem.X)]
-    numbers += [array.ctypes.data for array in arrays]
-    handle = problem.handles["numba door"] = np.array(numbers, np.uintp), arrays
-    return handle
-
-
-def _objective(problem: Problem, params: np.ndarray, threads: int, gradient: np.ndarray) -> float:
+def _objective(problem: Problem, params: np.ndarray, gradient: np.ndarray) -> float:
     """The objective; its gradient is written where there is room for it."""
-    plan, n = problem.plan, problem.X.shape[0]
-    p, data, need_gradient = _prepared(plan), _data(problem), gradient.size > 0
-    compiled, space = objective.objective[plan.dtype], p.workspace()
-    if threads == 1 or n <= PART_ROWS:
-        return compiled(*p.arrays, params, *data, gradient, need_gradient, _NO_NUMBERS, space)
-    gradients = np.empty((MOST_PARTS, gradient.size), plan.dtype)
-    rows = _Rows(_NO_INTEGERS, 0, n, problem.scale)
-    with Team(threads, MOST_PARTS) as team:
-        sums = _sums(team, problem, p.arrays, params, rows, gradients)
-    result = compiled(*p.arrays, params, *data, gradients.reshape(-1), need_gradient, sums, space)
-    gradient[:] = gradients[0]
-    return result
-
-
-class _Rows(NamedTuple):
-    """The rows of a batch."""
-
-    order: np.ndarray
-    first: int
-    n: int
-    factor: float  # of the gradient
-    seed: int = 0
-    step: int = 0
-    flush: bool = False  # subnormal numbers to zero
-
-
-def _sums(
-    team: Team,
-    problem: Problem,
-    arrays: tuple[np.ndarray, np.ndarray],
-    params: np.ndarray,
-    rows: _Rows,
-    gradients: np.ndarray,
-) -> np.ndarray:
-    """The sums of the batch's parts; their gradients are written to the rows of `gradients`."""
-    dtype, parts, data = problem.plan.dtype, partition(rows.n), _data(problem)
-    compiled = objective.part_of_sum[dtype]
-
-    def part(i: int) -> float:
-        start, stop = parts[i]
-        return compiled(
-            *arrays, params, *data, rows.order, rows.first, start, stop - start, rows.factor,
-            rows.seed, rows.step, gradients[i], gradients.size > 0, rows.flush,
-            _prepared(problem.plan).workspace(),
-        )  # fmt: skip
-
-    return np.array(list(team.map(part, range(len(parts)))))
+    p = _prepared(problem.plan)
+    return objective.objective[problem.plan.dtype](
+        *p.arrays, params, *_data(problem), gradient, gradient.size > 0, p.workspace()
+    )
 
 
 def row_gradients(problem: Problem, params: np.ndarray) -> np.ndarray:
@@ -538,43 +431,34 @@ def hvp(problem: Problem, params: np.ndarray, v: np.ndarray, gauss_newton: bool)
 
 
 def sum_of_squares(problem: Problem, params: np.ndarray, threads: int, robust: Robust) -> float:
-    _, total = _least_squares(problem, params, threads, robust, False)
+    _, total = _least_squares(problem, params, robust, False)
     return total
 
 
 def normal_equations(
     problem: Problem, params: np.ndarray, threads: int, robust: Robust
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    normal, total = _least_squares(problem, params, threads, robust, True)
-    least_squares.complete[problem.plan.dtype](normal)
+    normal, total = _least_squares(problem, params, robust, True)
     return normal[:-1], normal[-1], total
 
 
 def _least_squares(
-    problem: Problem, params: np.ndarray, threads: int, robust: Robust, derive: bool
+    problem: Problem, params: np.ndarray, robust: Robust, derive: bool
 ) -> tuple[np.ndarray, float]:
-    """JᵀDJ's upper triangle, with JᵀDr below, and the sum of squares; unless `derive` it alone."""
-    plan, dtype = problem.plan, problem.plan.dtype
-    p, data, n = _prepared(plan), _data(problem), plan.n_free if derive else 0
-    block, compiled = _block(plan), least_squares.normal_equations[dtype]
-
-    def part(bounds: tuple[int, int]) -> tuple[np.ndarray, float]:
-        start, stop = bounds
-        room, normal = _room(plan, n), np.empty((n + 1, n), dtype)
-        total = compiled(
-            *p.arrays, params, *data, *robust, start, stop - start, block, derive, room, normal,
-            p.jacobian_workspace(),
-        )  # fmt: skip
-        return normal, total
-
-    parts = partition(problem.X.shape[0])
-    with Team(threads, len(parts)) as team:
-        of_parts = team.map(part, parts)
-        normal, total = next(of_parts)
-        for more, squares in of_parts:
-            least_squares.add_part[dtype](normal, more)
-            total += squares
+    """JᵀDJ with JᵀDr below (n_free + 1, n_free), and the sum of squares; it alone unless `derive`."""
+    plan, p = problem.plan, _prepared(problem.plan)
+    n = plan.n_free if derive else 0
+    normal = np.empty((n + 1, n), plan.dtype)
+    total = least_squares.normal_equations[plan.dtype](
+        *p.arrays, params, *_data(problem), *robust, _block(plan), derive, _room(plan, n), normal,
+        _room_for_part(problem, normal.size), p.jacobian_workspace(),
+    )  # fmt: skip
     return normal, total
+
+
+def _room_for_part(problem: Problem, size: int) -> np.ndarray:
+    """Room for so many sums over the rows of a part, if there are several parts."""
+    return np.empty(size if len(problem.X) > PART_ROWS else 0, problem.plan.dtype)
 
 
 def _block(plan: Plan) -> int:
@@ -587,35 +471,15 @@ def _room(plan: Plan, n_free: int) -> np.ndarray:
     return np.empty(_block(plan) * (2 + n_free + 16) + VECTOR_BYTES, plan.dtype)
 
 
-def gradient_beyond(
+def jtr_at(
     problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
 ) -> np.ndarray:
-    gradient, free = _beyond(problem, params, moved, threads, robust), problem.plan.free
-    return gradient if free is None else gradient[free]
-
-
-def _beyond(
-    problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
-) -> np.ndarray:
-    """The gradient beyond for all parameters."""
-    plan, p, data = problem.plan, _prepared(problem.plan), _data(problem)
-    compiled = least_squares.gradient_beyond[plan.dtype]
-
-    def part(bounds: tuple[int, int]) -> np.ndarray:
-        start, stop = bounds
-        gradient = np.empty(plan.n_params, plan.dtype)
-        compiled(
-            *p.arrays, params, *data, *robust, start, stop - start, moved, gradient, p.workspace()
-        )
-        return gradient
-
-    parts = partition(problem.X.shape[0])
-    with Team(threads, len(parts)) as team:
-        of_parts = team.map(part, parts)
-        gradient = next(of_parts)
-        for more in of_parts:
-            gradient += more
-    return gradient
+    plan, p, gradient = problem.plan, _prepared(problem.plan), np.empty_like(params)
+    least_squares.jtr_at[plan.dtype](
+        *p.arrays, params, *_data(problem), *robust, moved, gradient,
+        _room_for_part(problem, gradient.size), p.workspace(),
+    )  # fmt: skip
+    return gradient if plan.free is None else gradient[plan.free]
 
 
 def descend(
@@ -627,28 +491,13 @@ def descend(
     goal: float,
     threads: int,
 ) -> int:
-    p, n_rows = _prepared(problem.plan), len(problem.X)
+    p = _prepared(problem.plan)
     s = descent.handles.get("numba") or _new_search(problem, rules, descent)
     s.rules[marquardt.GOAL] = goal
-    alone = threads == 1 or n_rows <= PART_ROWS
-    go_on = partial(
-        marquardt.descend[problem.plan.dtype], *p.arrays, descent.params, *_data(problem), *robust,
-        s.free, descent.prior, descent.normal, descent.scales, descent.state, s.rules, records,
-        *s[2:], alone,
+    return marquardt.descend[problem.plan.dtype](
+        *p.arrays, descent.params, *_data(problem), *robust, s.free, descent.prior, descent.normal,
+        descent.scales, descent.state, s.rules, records, *s[2:], p.jacobian_workspace(),
     )  # fmt: skip
-    space = p.jacobian_workspace()
-    asked = go_on(marquardt.START, space)
-    while asked != marquardt.END:
-        if asked == marquardt.BEYOND:
-            s.beyond[:] = _beyond(problem, descent.params, s.there, threads, robust)
-        else:
-            derive = asked != marquardt.TOTAL
-            normal, total = _least_squares(problem, s.there, threads, robust, derive)
-            s.trial[marquardt.ANSWER] = total
-            if derive:
-                descent.normal[:] = normal
-        asked = go_on(asked, space)
-    return int(s.trial[marquardt.TAKEN])
 
 
 class _Search(NamedTuple):
@@ -657,7 +506,7 @@ class _Search(NamedTuple):
     free: np.ndarray
     rules: np.ndarray
     there: np.ndarray
-    beyond: np.ndarray
+    jtr: np.ndarray
     trial: np.ndarray
     space: np.ndarray
     block: int
@@ -671,7 +520,6 @@ def _new_search(problem: Problem, rules: Rules, descent: Descent) -> _Search:
         rules.mu_dec or 0, rules.mu_inc or 0, rules.mu_max, rules.uniform, rules.bend, rules.ftol,
         rules.xtol, rules.gtol, rules.min_grad, -np.inf,
     ]  # fmt: skip
-    several = len(problem.X) > PART_ROWS
     found = descent.handles["numba"] = _Search(
         np.arange(n) if plan.free is None else np.flatnonzero(plan.free),
         np.array(numbers, np.float64),
@@ -681,7 +529,7 @@ def _new_search(problem: Problem, rules: Rules, descent: Descent) -> _Search:
         np.empty(marquardt.space_for(n)),
         _block(plan),
         _room(plan, n),
-        np.empty(max((n + 1) * n, plan.n_params) if several else 0),
+        _room_for_part(problem, max((n + 1) * n, plan.n_params)),
     )
     return found
 
@@ -701,96 +549,13 @@ def train(
 ) -> int:
     plan, dtype = problem.plan, problem.plan.dtype
     p, watched = _prepared(plan), problem if recipe.validation is None else recipe.validation
-    given = (*p.arrays, *_data(watched), *_recipe(recipe, dtype))
-    changed = run.good, run.best, run.average, run.monitor
-    steps = partial(
-        training.train[dtype], *p.dropping, *_data(problem), *given, p.frozen, run.params,
-        run.moments, *changed, run.seed,
+    status, run.step = training.train[dtype](
+        *p.dropping, *_data(problem), *p.arrays, *_data(watched), *_recipe(recipe, dtype),
+        p.frozen, run.params, run.moments, run.good, run.best, run.average, run.monitor,
+        run.seed, run.step, n_steps, _NO_ORDER if order is None else order, rates, losses,
+        validation, p.workspace(),
     )  # fmt: skip
-    order = _NO_ORDER if order is None else order
-    if recipe.threads == 1 or recipe.batch_size <= PART_ROWS:
-        nothing = p.blank.vector, _NO_NUMBERS
-        status, run.step = steps(
-            run.step, n_steps, order, rates, losses, validation, *nothing, p.workspace()
-        )
-        return status
-    end_of_epoch = partial(training.end_of_epoch[dtype], *given, run.params, *changed)
-    together = _Together(problem, recipe, run, steps, end_of_epoch)
-    return together.train(n_steps, order, rates, losses, validation)
-
-
-class _Together:
-    """Training where threads share each step, and the validation.
-
-    They compute the sums of its parts, and the compiled functions do the rest.
-    """
-
-    def __init__(
-        self,
-        problem: Problem,
-        recipe: Recipe,
-        run: Run,
-        steps: Callable[..., tuple[int, int]],
-        end_of_epoch: Callable[..., int],
-    ):
-        plan = problem.plan
-        self._problem, self._recipe, self._run = problem, recipe, run
-        self._steps, self._end_of_epoch = steps, end_of_epoch
-        self._prepared = _prepared(plan)
-        self._space = self._prepared.workspace()
-        self._gradients = np.empty((MOST_PARTS, plan.n_params), plan.dtype)
-
-    def train(
-        self,
-        n_steps: int,
-        order: np.ndarray,
-        rates: np.ndarray,
-        losses: np.ndarray,
-        validation: np.ndarray,
-    ) -> int:
-        run, steps_per_epoch = self._run, -(-len(self._problem.X) // self._recipe.batch_size)
-        first_epoch = run.step // steps_per_epoch
-        with Team(self._recipe.threads, MOST_PARTS) as team:
-            for i in range(n_steps):
-                epoch, j = divmod(run.step, steps_per_epoch)
-                epoch -= first_epoch
-                of_epoch = order[epoch] if order.size else _NO_INTEGERS
-                rate = rates[i : i + 1] if len(rates) > 1 else rates
-                status = self._step(team, j, of_epoch, rate, losses[epoch:])
-                if status == DONE and j == steps_per_epoch - 1:
-                    mean = losses[epoch] / steps_per_epoch
-                    status = self._end(team, mean, validation[epoch:])
-                if status != DONE:
-                    return status
-        return DONE
-
-    def _step(
-        self, team: Team, j: int, order: np.ndarray, rate: np.ndarray, loss: np.ndarray
-    ) -> int:
-        """One step, on batch j of the epoch."""
-        problem, recipe, run, n = self._problem, self._recipe, self._run, len(self._problem.X)
-        first = j * recipe.batch_size
-        count = min(recipe.batch_size, n - first)
-        factor = problem.scale * n / count if recipe.averaged else problem.scale
-        rows = _Rows(order, first, count, factor, run.seed, run.step, flush=True)
-        arrays, gradients = self._prepared.dropping, self._gradients
-        sums = _sums(team, problem, arrays, run.params, rows, gradients)
-        status, run.step = self._steps(
-            run.step, 1, _NO_ORDER, rate, loss, _NO_NUMBERS, gradients.reshape(-1), sums,
-            self._space,
-        )  # fmt: skip
-        return status
-
-    def _end(self, team: Team, mean: float, validation: np.ndarray) -> int:
-        recipe, run, sums = self._recipe, self._run, _NO_NUMBERS
-        if recipe.validation is not None:
-            averaged = 0 <= recipe.average_from < run.step
-            candidate = run.average.astype(run.params.dtype) if averaged else run.params
-            n, factor = len(recipe.validation.X), recipe.validation.scale
-            rows = _Rows(_NO_INTEGERS, 0, n, factor, flush=True)
-            arrays, nothing = self._prepared.arrays, self._gradients[:, :0]
-            sums = _sums(team, recipe.validation, arrays, candidate, rows, nothing)
-        return self._end_of_epoch(run.step, mean, validation, sums, self._space)
+    return status
 
 
 def _recipe(recipe: Recipe, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Sums of squares over a part of the rows: their normal equations, and gradients beyond these."""
+"""Sums of squares over a part of the rows: their normal equations, and Jᵀr at other parameters."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from .network import (
     number_of_free,
     transpose_weights,
 )
-from .objective import DATA, PLAN, add
+from .objective import DATA, PLAN, add, part_size
 from .product import product
 from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .vectors import aligned, as_real, at, copy, pointer
@@ -166,8 +166,8 @@ def _weigh_residuals(rho, scale, m, n_out, y, t, weights, weighted, d):
             d[k] = as_real(d, w * slope) * (d[k] - t[k])
 
 
-def _make_beyond_of_part(fingerprint):
-    def beyond_of_part(
+def _make_jtr_of_part(fingerprint):
+    def jtr_of_part(
         plan, constants, params, terms, x, t, weights, rho, scale,
         first, count, moved, gradient, space,
     ):  # fmt: skip
@@ -196,68 +196,22 @@ def _make_beyond_of_part(fingerprint):
                 d, next_d, gradient, True, i > 0, next_d, False,
             )  # fmt: skip
 
-    return beyond_of_part
+    return jtr_of_part
 
 
-_linked_beyond_of_part = Linked(
-    _make_beyond_of_part, NOTHING,
+_linked_jtr_of_part = Linked(
+    _make_jtr_of_part, NOTHING,
     INTEGERS, NUMBERS, reals, INTEGERS, reals, reals, reals, INTEGER, NUMBER,
     INTEGER, INTEGER, reals, reals, reals, calls=TILES,
 )  # fmt: skip
-beyond_of_part = _linked_beyond_of_part.call
+jtr_of_part = _linked_jtr_of_part.call
 
 # What an entry that calls these functions declares.
-PARTS = (*TILES, *ROWS, _linked_normal_of_part, _linked_beyond_of_part)
-
-
-def _make_normal_equations(fingerprint):
-    def normal_equations(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        first, count, block, derive, room, normal, workspace,
-    ):  # fmt: skip
-        """`normal_of_part` for Python."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        return normal_of_part(
-            pointer(plan), pointer(constants), pointer(params), pointer(terms), pointer(X),
-            pointer(targets), pointer(weights), rho, scale, first, count, block, derive,
-            pointer(room), pointer(normal), aligned(pointer(workspace)),
-        )  # fmt: skip
-
-    return normal_equations
-
-
-normal_equations = Entry(
-    _make_normal_equations, NUMBER,
-    *PLAN, given(1), *DATA, INTEGER, NUMBER, INTEGER, INTEGER, INTEGER, FLAG, result(1), result(2),
-    result(1), calls=PARTS,
-)  # fmt: skip
-
-
-def _make_gradient_beyond(fingerprint):
-    def gradient_beyond(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        first, count, moved, gradient, workspace,
-    ):  # fmt: skip
-        """`beyond_of_part` for Python."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        beyond_of_part(
-            pointer(plan), pointer(constants), pointer(params), pointer(terms), pointer(X),
-            pointer(targets), pointer(weights), rho, scale, first, count, pointer(moved),
-            pointer(gradient), aligned(pointer(workspace)),
-        )  # fmt: skip
-
-    return gradient_beyond
-
-
-gradient_beyond = Entry(
-    _make_gradient_beyond, NOTHING,
-    *PLAN, given(1), *DATA, INTEGER, NUMBER, INTEGER, INTEGER, given(1), result(1), result(1),
-    calls=PARTS,
-)  # fmt: skip
+PARTS = (*TILES, *ROWS, _linked_normal_of_part, _linked_jtr_of_part)
 
 
 @part
-def add_normal(n, total, addend):
+def _add_normal(n, total, addend):
     """Add normal equations to others; of JᵀDJ there is the upper triangle."""
     for i in range(n):
         add(n - i, at(total, i * n + i), at(addend, i * n + i))
@@ -274,25 +228,85 @@ def mirror(n, A):
                     A[j * n + i] = A[i * n + j]
 
 
-def _make_add_part(fingerprint):
-    def add_part(total, addend):
-        """`add_normal` for Python."""
+@part
+def normal_of_rows(
+    plan, constants, params, terms, x, t, weights, rho, scale, n, block, derive, room, normal,
+    of_part, space,
+):  # fmt: skip
+    """`normal_of_part` for all n rows, part after part; `of_part` has room for those of a part."""
+    total, size = 0.0, part_size(n)
+    for first in range(0, n, size):
+        equations = normal if first == 0 else of_part
+        total += normal_of_part(
+            plan, constants, params, terms, x, t, weights, rho, scale,
+            first, min(size, n - first), block, derive, room, equations, space,
+        )  # fmt: skip
+        if first > 0 and derive:
+            _add_normal(number_of_free(plan), normal, equations)
+    return total
+
+
+@part
+def jtr_of_rows(
+    plan, constants, params, terms, x, t, weights, rho, scale, n, n_params, moved, gradient,
+    of_part, space,
+):  # fmt: skip
+    """`jtr_of_part` for all n rows, part after part; `of_part` has room for that of a part."""
+    size = part_size(n)
+    for first in range(0, n, size):
+        to = gradient if first == 0 else of_part
+        jtr_of_part(
+            plan, constants, params, terms, x, t, weights, rho, scale,
+            first, min(size, n - first), moved, to, space,
+        )  # fmt: skip
+        if first > 0:
+            add(n_params, gradient, to)
+
+
+def _make_normal_equations(fingerprint):
+    def normal_equations(
+        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
+        block, derive, room, normal, of_part, workspace,
+    ):  # fmt: skip
+        """Write JᵀDJ and, behind it, JᵀDr; returns the sum of squares, unless `derive` it alone."""
         _ = fingerprint  # see compiling.source_fingerprint
-        add_normal(total.shape[1], pointer(total), pointer(addend))
+        total = normal_of_rows(
+            pointer(plan), pointer(constants), pointer(params), pointer(terms), pointer(X),
+            pointer(targets), pointer(weights), rho, scale, X.shape[0], block, derive,
+            pointer(room), pointer(normal), pointer(of_part), aligned(pointer(workspace)),
+        )  # fmt: skip
+        if derive:
+            mirror(normal.shape[1], pointer(normal))
+        return total
 
-    return add_part
+    return normal_equations
 
 
-add_part = Entry(_make_add_part, NOTHING, result(2), given(2))
+normal_equations = Entry(
+    _make_normal_equations, NUMBER,
+    *PLAN, given(1), *DATA, INTEGER, NUMBER, INTEGER, FLAG, result(1), result(2), result(1),
+    result(1), calls=PARTS,
+)  # fmt: skip
 
 
-def _make_complete(fingerprint):
-    def complete(normal):
-        """`mirror` for Python, of JᵀDJ in normal equations."""
+def _make_jtr_at(fingerprint):
+    def jtr_at(
+        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
+        moved, gradient, of_part, workspace,
+    ):  # fmt: skip
+        """Write JᵀD r(moved) for all parameters."""
         _ = fingerprint  # see compiling.source_fingerprint
-        mirror(normal.shape[1], pointer(normal))
+        jtr_of_rows(
+            pointer(plan), pointer(constants), pointer(params), pointer(terms), pointer(X),
+            pointer(targets), pointer(weights), rho, scale, X.shape[0], params.size, pointer(moved),
+            pointer(gradient), pointer(of_part), aligned(pointer(workspace)),
+        )  # fmt: skip
 
-    return complete
+    return jtr_at
 
 
-complete = Entry(_make_complete, NOTHING, result(2))
+jtr_at = Entry(
+    _make_jtr_at, NOTHING,
+    *PLAN, given(1), *DATA, INTEGER, NUMBER, given(1), result(1), result(1), result(1),
+    calls=PARTS,
+)  # fmt: skip

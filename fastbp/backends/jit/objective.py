@@ -1,7 +1,7 @@
 """The objective of a batch of rows and its gradient: sums over rows in fixed parts, and penalties.
 
 `contract.partition` tells the parts. The sums of each are accumulated tile by tile and then added
-in the parts' order, whether one thread computes them or several.
+in the parts' order.
 """
 
 from __future__ import annotations
@@ -75,10 +75,7 @@ from .vectors import (
     at,
     copy,
     elementwise,
-    floating_point_mode,
-    flushing,
     pointer,
-    set_floating_point_mode,
     taken_as,
 )
 
@@ -266,22 +263,6 @@ def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights
     return total
 
 
-@part
-def sum_of_parts(n_parts, sums):
-    """The sum over rows where those of its parts are there already."""
-    total = 0.0
-    for i in range(n_parts):
-        total += sums[i]
-    return total
-
-
-@part
-def add_parts(n_parts, n_params, gradients):
-    """Add the parts' gradients to the first one."""
-    for i in range(1, n_parts):
-        add(n_params, gradients, at(gradients, i * n_params))
-
-
 # Penalties on the weights.
 
 
@@ -366,99 +347,34 @@ def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, 
 SUMS = (*TILES, _linked_sum_of_part, _linked_penalties)
 
 
-def _make_part(fingerprint):
-    def part_of_sum(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, order,
-        first, start, count, factor, seed, step, gradient, need_gradient, flush, workspace,
-    ):  # fmt: skip
-        """`sum_of_part` for a thread of several; `flush` flushes subnormal numbers to zero."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        mode = floating_point_mode()
-        if flush:
-            set_floating_point_mode(flushing(mode))
-        q, p, space = pointer(plan), pointer(params), aligned(pointer(workspace))
-        slim = is_slim(q, PART_ROWS + 1)  # fewer rows are not shared
-        if need_gradient and not slim:
-            transpose_weights(q, p, False, at(space, q[TRANSPOSED]))
-        total = sum_of_part(
-            q, pointer(constants), p, pointer(terms), pointer(numbers), pointer(X),
-            pointer(targets), pointer(labels), pointer(weights), pointer(order), order.size > 0,
-            first, start, count, factor, seed, step, pointer(gradient), need_gradient, slim, False,
-            space,
-        )  # fmt: skip
-        set_floating_point_mode(mode)
-        return total
-
-    return part_of_sum
-
-
 # The types of a plan, a problem and its data, and of the rows' order.
 DATA = (
     given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1),
 )  # fmt: skip
 PLAN = (given_integers(1), given_doubles(1))
 
-part_of_sum = Entry(
-    _make_part, NUMBER,
-    *PLAN, given(1), *DATA, given_integers(1), INTEGER, INTEGER, INTEGER, NUMBER, types.uint64,
-    INTEGER, result(1), FLAG, FLAG, result(1), calls=SUMS,
-)  # fmt: skip
-
-
-def _make_linked_objective(fingerprint):
-    def linked_objective(
-        plan, constants, params, terms, numbers, x, targets, labels, weights, n, n_params,
-        gradient, need_gradient, workspace,
-    ):  # fmt: skip
-        """The objective of n rows and its gradient, if needed."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        space, needed = aligned(workspace), need_gradient != 0
-        total = sum_of_rows(
-            plan, constants, params, terms, numbers, x, targets, labels, weights, labels, False,
-            0, n, numbers[SCALE], types.uint64(0), 0, gradient, needed, n_params,
-            False, space,
-        )  # fmt: skip
-        return objective_of(total, numbers[SCALE], plan, params, numbers, gradient, needed, space)
-
-    return linked_objective
-
-
-# For the C functions of the door as well: see kernels.linked_forward.
-linked_objective = Linked(
-    _make_linked_objective, NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGER, INTEGER,
-    reals, INTEGER, reals, calls=SUMS,
-)  # fmt: skip
-_linked_objective = linked_objective.call
-
 
 def _make_objective(fingerprint):
     def objective(
         plan, constants, params, terms, numbers, X, targets, labels, weights,
-        gradients, need_gradient, sums, workspace,
+        gradient, need_gradient, workspace,
     ):  # fmt: skip
-        """The objective of all rows; its gradient, if needed, to where `gradients` begins.
-
-        Where `sums` holds something, the parts' sums and gradients are there already.
-        """
+        """The objective of all rows, and its gradient if needed."""
         _ = fingerprint  # see compiling.source_fingerprint
         q, c, p = pointer(plan), pointer(constants), pointer(params)
-        a, g, space = pointer(numbers), pointer(gradients), pointer(workspace)
-        if sums.size == 0:
-            return _linked_objective(
-                q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
-                pointer(weights), X.shape[0], params.size, g, int(need_gradient), space,
-            )  # fmt: skip
-        if need_gradient:
-            add_parts(sums.size, params.size, g)
-        total = sum_of_parts(sums.size, pointer(sums))
-        return objective_of(total, a[SCALE], q, p, a, g, need_gradient, aligned(space))
+        a, g, k = pointer(numbers), pointer(gradient), pointer(labels)
+        space = aligned(pointer(workspace))
+        total = sum_of_rows(
+            q, c, p, pointer(terms), a, pointer(X), pointer(targets), k, pointer(weights), k,
+            False, 0, X.shape[0], a[SCALE], types.uint64(0), 0, g, need_gradient, params.size,
+            False, space,
+        )  # fmt: skip
+        return objective_of(total, a[SCALE], q, p, a, g, need_gradient, space)
 
     return objective
 
 
 objective = Entry(
     _make_objective, NUMBER,
-    *PLAN, given(1), *DATA, result(1), FLAG, given_doubles(1), result(1),
-    calls=(*SUMS, linked_objective),
+    *PLAN, given(1), *DATA, result(1), FLAG, result(1), calls=SUMS,
 )  # fmt: skip

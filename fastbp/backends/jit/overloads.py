@@ -423,9 +423,7 @@ def _of_bound(into: bool) -> Callable:
         check_length(q, p)
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
-        value = call_objective(
-            plan_of(net), unmasked(q, p), data_of(net), gradient, True, None, space
-        )
+        value = call_objective(plan_of(net), unmasked(q, p), data_of(net), gradient, True, space)
         without_fixed(q, gradient)
         return value, gradient
 
@@ -464,7 +462,7 @@ def _of_data(kind: LossType, constant: float | None, of_labels: bool, into: bool
         space = np.empty(q[SPACE], p.dtype)
         value = call_objective(
             plan_of(net), unmasked(q, p), terms, numbers, x, targets, labels, None,
-            gradient, True, None, space,
+            gradient, True, space,
         )  # fmt: skip
         without_fixed(q, gradient)
         return value, gradient

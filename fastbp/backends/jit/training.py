@@ -25,10 +25,8 @@ from ..contract import (
 )
 from .compiling import (
     INTEGER,
-    NUMBER,
     PAIR,
     Entry,
-    given,
     given_doubles,
     given_integers,
     inner,
@@ -42,9 +40,7 @@ from .objective import (
     DATA,
     PLAN,
     SUMS,
-    add_parts,
     objective_of,
-    sum_of_parts,
     sum_of_rows,
     sum_of_squares,
     value_of_rows,
@@ -106,13 +102,11 @@ def _watches(recipe, settings):
 
 @inner
 def _watch(
-    recipe, settings, plan, constants, terms, numbers, x, t, labels, weights, n_rows, n_sums, sums,
-    n_params, params, best, average, monitor, step, mean, validation, space,
+    recipe, settings, plan, constants, terms, numbers, x, t, labels, weights, n_rows, n_params,
+    params,
+    best, average, monitor, step, mean, validation, space,
 ):  # fmt: skip
-    """What follows a sound epoch: the validation on its data, the best parameters, the stops.
-
-    Where there are `sums`, they are those of the validation's parts.
-    """
+    """What follows a sound epoch: the validation on its data, the best parameters, the stops."""
     candidate = params
     if 0 <= recipe[AVERAGE_FROM] < step:
         candidate = at(space, plan[GRADIENT])
@@ -120,12 +114,9 @@ def _watch(
     watched = mean
     if recipe[VALIDATED]:
         factor = numbers[SCALE]
-        if n_sums > 0:
-            total = sum_of_parts(n_sums, sums)
-        else:
-            total = value_of_rows(
-                plan, constants, candidate, terms, numbers, x, t, labels, weights, n_rows, space
-            )
+        total = value_of_rows(
+            plan, constants, candidate, terms, numbers, x, t, labels, weights, n_rows, space
+        )
         watched = objective_of(total, factor, plan, candidate, numbers, candidate, False, space)
         validation[0] = watched
     patience = recipe[PATIENCE]
@@ -153,13 +144,9 @@ def _make_train(fingerprint):
         plan, constants, terms, numbers, X, targets, labels, weights, v_plan, v_constants, v_terms,
         v_numbers, v_X, v_targets, v_labels, v_weights, recipe, settings, frozen, params, moments,
         good, best, average, monitor, seed, step, n_steps, order, rates, losses, validation,
-        gradients, sums, workspace,
+        workspace,
     ):  # fmt: skip
-        """Do steps as `contract.train` tells; returns why it stopped and the steps completed.
-
-        Where `sums` holds something, the sums and gradients of the parts of one step's batch are
-        there already; the end of the epoch is then left to `end_of_epoch`.
-        """
+        """Do steps as `contract.train` tells; returns why it stopped and the steps completed."""
         _ = fingerprint  # see compiling.source_fingerprint
         mode = floating_point_mode()
         set_floating_point_mode(flushing(mode))
@@ -169,7 +156,7 @@ def _make_train(fingerprint):
         q, c, p, a = pointer(plan), pointer(constants), pointer(params), pointer(numbers)
         space = aligned(pointer(workspace))
         m, rate, lost = pointer(monitor), pointer(rates), pointer(losses)
-        g = pointer(gradients) if sums.size > 0 else at(space, q[GRADIENT])
+        g = at(space, q[GRADIENT])
         held, fixed = at(space, q[PART_GRADIENT]), pointer(frozen)
         watches, status = _watches(recipe, settings), DONE
         all_in_a_tile = n <= min(batch_size, q[TILE]) and order.size == 0 and not recipe[VALIDATED]
@@ -180,15 +167,11 @@ def _make_train(fingerprint):
             factor = a[SCALE] * n / count if recipe[AVERAGED] else a[SCALE]
             if first == 0:
                 copy(at(pointer(good), n_params), p, n_params)
-            if sums.size > 0:
-                total = sum_of_parts(sums.size, pointer(sums))
-                add_parts(sums.size, n_params, g)
-            else:
-                total = sum_of_rows(
-                    q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
-                    pointer(weights), at(pointer(order), epoch * n), order.size > 0,
-                    first, count, factor, seed, step, g, True, n_params, resident, space,
-                )  # fmt: skip
+            total = sum_of_rows(
+                q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
+                pointer(weights), at(pointer(order), epoch * n), order.size > 0,
+                first, count, factor, seed, step, g, True, n_params, resident, space,
+            )  # fmt: skip
             objective = objective_of(total, factor, q, p, a, g, True, space)
             lost[epoch] += objective
             m[LAST_OBJECTIVE] = objective
@@ -214,15 +197,15 @@ def _make_train(fingerprint):
                 _add_to_mean(n_params, pointer(average), p, averaged)
             step += 1
             first += batch_size
-            if first >= n and sums.size == 0:
+            if first >= n:
                 mean = lost[epoch] / steps_per_epoch
                 status = _check(n_params, p, pointer(good), m, mean)
                 if status == DONE and watches:
                     status = _watch(
                         pointer(recipe), pointer(settings), pointer(v_plan), pointer(v_constants),
                         pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
-                        pointer(v_labels), pointer(v_weights), v_X.shape[0], 0, pointer(sums),
-                        n_params, p, pointer(best), pointer(average), m, step, mean,
+                        pointer(v_labels), pointer(v_weights), v_X.shape[0], n_params, p,
+                        pointer(best), pointer(average), m, step, mean,
                         at(pointer(validation), epoch), space,
                     )  # fmt: skip
                 if status != DONE:
@@ -234,34 +217,7 @@ def _make_train(fingerprint):
     return train
 
 
-def _make_end_of_epoch(fingerprint):
-    def end_of_epoch(
-        v_plan, v_constants, v_terms, v_numbers, v_X, v_targets, v_labels, v_weights, recipe,
-        settings, params, good, best, average, monitor, step, mean, validation, sums, workspace,
-    ):  # fmt: skip
-        """The end of an epoch whose steps several threads share; returns what `train` does.
-
-        `sums` holds those of the parts of the validation.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        mode = floating_point_mode()
-        set_floating_point_mode(flushing(mode))
-        status = _check(params.size, pointer(params), pointer(good), pointer(monitor), mean)
-        if status == DONE and _watches(recipe, settings):
-            status = _watch(
-                pointer(recipe), pointer(settings), pointer(v_plan), pointer(v_constants),
-                pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
-                pointer(v_labels), pointer(v_weights), v_X.shape[0], sums.size, pointer(sums),
-                params.size, pointer(params), pointer(best), pointer(average), pointer(monitor),
-                step, mean, pointer(validation), aligned(pointer(workspace)),
-            )  # fmt: skip
-        set_floating_point_mode(mode)
-        return status
-
-    return end_of_epoch
-
-
-# The types of a recipe, and of the arrays of a run that the end of an epoch changes.
+# The types of a recipe, and of arrays of a run.
 _RECIPE = given_integers(1), given_doubles(1)
 _KEPT = result(2), result(1), result_doubles(1), result_doubles(1)
 
@@ -269,11 +225,5 @@ train = Entry(
     _make_train, PAIR,
     *PLAN, *DATA, *PLAN, *DATA, *_RECIPE, given_integers(1), result(1), result(2), *_KEPT,
     types.uint64, INTEGER, INTEGER, given_integers(2), given_doubles(1), result_doubles(1),
-    result_doubles(1), result(1), given_doubles(1), result(1), calls=SUMS,
-)  # fmt: skip
-
-end_of_epoch = Entry(
-    _make_end_of_epoch, INTEGER,
-    *PLAN, *DATA, *_RECIPE, given(1), *_KEPT, INTEGER, NUMBER, result_doubles(1), given_doubles(1),
-    result(1), calls=SUMS,
+    result_doubles(1), result(1), calls=SUMS,
 )  # fmt: skip
