@@ -28,7 +28,6 @@ Python allocates the results and a workspace, and one compiled function does the
     sharing        threads
     callers        how users' jitted code calls the entries
     overloads      what fastbp.jitted has for the types of a call
-    interpreted    what stands for compiled code under NUMBA_DISABLE_JIT=1
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
 loads it from the cache; sizes, activations, losses and optimizers are arguments. Networks with no
@@ -42,7 +41,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from ...activations import Activation
@@ -99,7 +97,7 @@ def _open_door() -> Any:
         from .. import _door as door
     except ImportError:  # not built: no compiler, or a Python without limited API
         return None
-    return None if numba.config.DISABLE_JIT else door
+    return door
 
 
 _door = _open_door()

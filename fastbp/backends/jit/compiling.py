@@ -20,7 +20,6 @@ from numba.extending import intrinsic, overload
 
 from . import notice
 from .caching import Cache, source_fingerprint
-from .interpreted import has_stand_in
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -230,7 +229,6 @@ _entries: list[Entry] = []
 _families: list[Family] = []
 
 
-@has_stand_in
 class Entry(Compiled):
     """A function that Python calls."""
 
@@ -254,7 +252,6 @@ def symbol(name: str, real: types.Float) -> str:
     return f"fastbp.{name}.{real}"
 
 
-@has_stand_in
 class Linked(_Addressed):
     """A function that other compiled functions call and that is compiled apart from them, once.
 
@@ -319,7 +316,6 @@ class Linked(_Addressed):
         return call
 
 
-@has_stand_in
 class Family:
     """Functions of one form that are told apart by a number; each is compiled when it is needed.
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
 from ..._user import PairFunctions
 from ...losses import (
@@ -35,7 +36,6 @@ from ...losses import (
 )
 from . import elementary
 from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, Family, part, reals
-from .interpreted import intrinsic
 from .product import linked_transpose, transpose
 from .vectors import (
     VECTOR_BYTES,

@@ -12,13 +12,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
 from ...activations import LINEAR
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import DELTA_ROWS
 from .activations import BACKWARD, call_activation
 from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBERS, Linked, inner, part, reals
-from .interpreted import intrinsic
 from .layer import layer_input_gradient, multiply_by_derivative, span
 from .network import (
     FREE_BEFORE,

@@ -16,13 +16,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import SLIM_SHORT_BYTES
 from .activations import call_activation
 from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, NUMBERS, Family, inner, part, reals
-from .interpreted import intrinsic
 from .layer import multiply_by_derivative
 from .losses import FIRST, is_softmax, loss_of_rows
 from .network import (
