@@ -44,12 +44,11 @@ def python(code, path=PACKAGE.parent, **variables):
 
 
 def contents():
-    """(file, name, value) of what the backend's files define and import."""
+    """(name, value) of what the backend's files define and import."""
     from fastbp.backends import jit
 
     for _, place, _ in pkgutil.iter_modules(jit.__path__, jit.__name__ + "."):
-        for name, value in vars(importlib.import_module(place)).items():
-            yield place.split(".")[-1], name, value
+        yield from vars(importlib.import_module(place)).items()
 
 
 def functions():
@@ -57,12 +56,11 @@ def functions():
     from fastbp.backends.jit.compiling import Compiled, Family
 
     found = {}
-    for file, name, value in contents():
+    for name, value in contents():
         if isinstance(value, Compiled):
             found[name] = value
         elif isinstance(value, Family):
-            of = f"{file}{name}"
-            found |= {f"{of} {kind}": member for kind, member in value._members.items()}
+            found |= {f"{name} {kind}": member for kind, member in value._members.items()}
     return found
 
 
@@ -170,8 +168,8 @@ for name, function in functions().items():
         "derivatives", "activation",
         "dense_forward", "dense_backward", "end_of_epoch", "part_of_sum",
     }  # fmt: skip
-    kinds = sorted(name.split("_")[0] for name in names if "_functions " in name)
-    assert kinds == ["activations", "activations", "losses"]
+    kinds = sorted(name.split()[0] for name in names if " " in name)
+    assert kinds == ["call_activation", "call_activation", "call_loss"]
 
 
 # The cache.

@@ -4,7 +4,7 @@ Python allocates the results and a workspace, and one compiled function does the
 
     compiling      how they are compiled and linked
     caching        where compiled code is kept
-    notice         the line that says that functions are compiled
+    compile_notice the line that says that functions are compiled
     vectors        vector code as formulas; pointers
     elementary     exp, log, tanh and others
     scalars        exp, tanh and sigmoid for users' jitted code
@@ -86,7 +86,7 @@ from . import (
     slim,
     training,
 )
-from .compiling import Linked
+from .compiling import Compiled
 from .sharing import Team
 from .vectors import VECTOR_BYTES
 
@@ -285,10 +285,10 @@ def _function(act: Activation, dtype: np.dtype) -> tuple[int, float, int]:
     return function, act.constant, user
 
 
-_told: set[tuple[Linked, int, str]] = set()
+_told: set[tuple[Compiled, int, str]] = set()
 
 
-def _tell_door(linked: Linked, act: Activation, dtype: np.dtype) -> None:
+def _tell_door(linked: Compiled, act: Activation, dtype: np.dtype) -> None:
     """Let the door serve later calls like one that has been served here."""
     call = linked, act.kind, dtype.char
     if _door is None or call in _told:

@@ -43,11 +43,11 @@ from .compiling import (
     FLAG,
     INTEGER,
     NUMBER,
-    Entry,
+    callee,
+    entry,
     given,
     given_integers,
-    inner,
-    part,
+    inlined,
     result,
 )
 from .least_squares import PARTS, add_normal, beyond_of_part, mirror, normal_of_part
@@ -109,12 +109,12 @@ def space_for(n):
 _weighted_squares = elementwise(lambda v, scales: (v * v * scales,), 2, 0, total=True)
 
 
-@part
+@inlined
 def _length(s, v):
     return math.sqrt(_weighted_squares(s.n, v, s.scales))
 
 
-@inner
+@callee
 def _move(s, share):
     """Go that share of the step to look there."""
     copy(s.there, s.params, s.n_params)
@@ -123,7 +123,7 @@ def _move(s, share):
         s.there[i] = s.params[i] + share * s.step[k]
 
 
-@inner
+@callee
 def _prior_of(s, params):
     total = 0.0
     for k in range(s.n):
@@ -132,7 +132,7 @@ def _prior_of(s, params):
     return total
 
 
-@inner
+@callee
 def _arrive(s, fresh):
     """Be at the parameters that `normal` is for; `fresh` if they are new, so that scales follow."""
     n, rules = s.n, s.rules
@@ -158,7 +158,7 @@ def _arrive(s, fresh):
     s.state[STATUS] = FLAT if flat else RUNNING
 
 
-@inner
+@callee
 def _first_order(s):
     """Find the step of the linear model; its factor stays in U. Whether there is one."""
     n, mu, predicted = s.n, s.state[MU], 0.0
@@ -176,7 +176,7 @@ def _first_order(s):
     return math.isfinite(predicted)
 
 
-@inner
+@callee
 def _propose(s):
     """A step with the present damping: what to ask for it, or _FAILED."""
     trial = s.trial
@@ -190,7 +190,7 @@ def _propose(s):
     return _measure(s, True)
 
 
-@inner
+@callee
 def _bend(s):
     """Bend the step; whether that is little enough to be trusted."""
     n = s.n
@@ -204,7 +204,7 @@ def _bend(s):
     return straight
 
 
-@inner
+@callee
 def _measure(s, straight):
     """Whether the step changes next to nothing, or promises much; what to ask for, or _FAILED."""
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
@@ -220,7 +220,7 @@ def _measure(s, straight):
     return TOTAL
 
 
-@inner
+@callee
 def _judge(s):
     """From the sum of squares at the trial: what to ask for, or _FAILED."""
     trial = s.trial
@@ -236,7 +236,7 @@ def _judge(s):
     return MODEL
 
 
-@inner
+@callee
 def _is_finite(s):
     """Whether the linear model is."""
     n = s.n
@@ -247,7 +247,7 @@ def _is_finite(s):
     return True
 
 
-@inner
+@callee
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, rules, trial = s.state, s.rules, s.trial
@@ -267,7 +267,7 @@ def _take(s):
     trial[TAKEN] += 1
 
 
-@inner
+@callee
 def _fail(s):
     """Damp more, and see whether that makes sense."""
     state, rules, trial = s.state, s.rules, s.trial
@@ -282,7 +282,7 @@ def _fail(s):
         state[STATUS] = STUCK if trial[PROMISED_ONCE] else converged
 
 
-@inner
+@callee
 def _follow(s, asked):
     """Use the answer: what to ask for next, or _READY or _FAILED."""
     if asked == START:
@@ -310,7 +310,7 @@ def _follow(s, asked):
     return _FAILED
 
 
-@inner
+@callee
 def _advance(s, asked):
     """Go on from the answer to what was asked, to the next question."""
     trial, following = s.trial, _follow(s, asked)
@@ -327,61 +327,54 @@ def _advance(s, asked):
     return following
 
 
-def _make_descend(fingerprint):
-    def descend(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        free, prior, normal, scales, state, rules, records, there, beyond, trial, space,
-        block, room, of_part, alone, asked, workspace,
-    ):  # fmt: skip
-        """Go on from an answer until something is asked that others answer, or to the END.
-
-        Nobody does for one that is `alone`. `of_part` is where the normal equations of a part of
-        the rows are put before they are added, if there are several.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_params, rows = prior.size, params.size, X.shape[0]
-        q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
-        x, t, w = pointer(X), pointer(targets), pointer(weights)
-        v, work = pointer(space), aligned(pointer(workspace))
-        s = _Search(
-            n, n_params, pointer(free), p, pointer(prior), pointer(normal), pointer(scales),
-            pointer(state), pointer(rules), pointer(records), records.shape[0], pointer(there),
-            pointer(beyond), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n), at(v, 4 * n),
-            at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
-        )  # fmt: skip
-        while True:
-            asked = _advance(s, asked)
-            if asked == END:
-                mirror(n, s.normal)
-            if asked == END or not alone:
-                return asked
-            total, size = 0.0, part_size(rows)
-            for first in range(0, rows, size):
-                count = min(size, rows - first)
-                if asked == BEYOND:
-                    gradient = s.beyond if first == 0 else pointer(of_part)
-                    beyond_of_part(
-                        q, c, p, problem, x, t, w, rho, scale, first, count, s.there, gradient, work
-                    )
-                    if first > 0:
-                        add(n_params, s.beyond, gradient)
-                else:
-                    equations = s.normal if first == 0 else pointer(of_part)
-                    total += normal_of_part(
-                        q, c, s.there, problem, x, t, w, rho, scale, first, count, block,
-                        asked != TOTAL, pointer(room), equations, work,
-                    )  # fmt: skip
-                    if first > 0 and asked != TOTAL:
-                        add_normal(n, s.normal, equations)
-            trial[ANSWER] = total
-
-    return descend
-
-
-descend = Entry(
-    _make_descend, INTEGER,
-    *PLAN, result(1), *DATA, INTEGER, NUMBER,
+@entry(
+    INTEGER, *PLAN, result(1), *DATA, INTEGER, NUMBER,
     given_integers(1), given(1), result(2), result(1), result(1), given(1), result(2), result(1),
     result(1), result(1), result(1), INTEGER, result(1), result(1), FLAG, INTEGER, result(1),
     calls=PARTS, dtypes="d",  # searches are in float64, whatever the network's type
 )  # fmt: skip
+def descend(
+    plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
+    free, prior, normal, scales, state, rules, records, there, beyond, trial, space,
+    block, room, of_part, alone, asked, workspace,
+):  # fmt: skip
+    """Go on from an answer until something is asked that others answer, or to the END.
+
+    Nobody does for one that is `alone`. `of_part` is where the normal equations of a part of
+    the rows are put before they are added, if there are several.
+    """
+    n, n_params, rows = prior.size, params.size, X.shape[0]
+    q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
+    x, t, w = pointer(X), pointer(targets), pointer(weights)
+    v, work = pointer(space), aligned(pointer(workspace))
+    s = _Search(
+        n, n_params, pointer(free), p, pointer(prior), pointer(normal), pointer(scales),
+        pointer(state), pointer(rules), pointer(records), records.shape[0], pointer(there),
+        pointer(beyond), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n), at(v, 4 * n),
+        at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
+    )  # fmt: skip
+    while True:
+        asked = _advance(s, asked)
+        if asked == END:
+            mirror(n, s.normal)
+        if asked == END or not alone:
+            return asked
+        total, size = 0.0, part_size(rows)
+        for first in range(0, rows, size):
+            count = min(size, rows - first)
+            if asked == BEYOND:
+                gradient = s.beyond if first == 0 else pointer(of_part)
+                beyond_of_part(
+                    q, c, p, problem, x, t, w, rho, scale, first, count, s.there, gradient, work
+                )
+                if first > 0:
+                    add(n_params, s.beyond, gradient)
+            else:
+                equations = s.normal if first == 0 else pointer(of_part)
+                total += normal_of_part(
+                    q, c, s.there, problem, x, t, w, rho, scale, first, count, block,
+                    asked != TOTAL, pointer(room), equations, work,
+                )  # fmt: skip
+                if first > 0 and asked != TOTAL:
+                    add_normal(n, s.normal, equations)
+        trial[ANSWER] = total
