@@ -26,7 +26,7 @@ from ._errors import ShapeError
 from ._objective import Objective
 from .activations import Activation
 from .backends.jit import callers, overloads
-from .backends.jit.compiling import INNER_OPTIONS, real_type
+from .backends.jit.compiling import USERS_OPTIONS, real_type
 from .losses import Loss
 from .network import Network
 
@@ -223,7 +223,7 @@ def _to(out: np.ndarray | None, result: np.ndarray) -> np.ndarray:
 # What Numba is told of them.
 
 for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backward):
-    overload(_function, strict=False, jit_options=INNER_OPTIONS, prefer_literal=True)(
+    overload(_function, strict=False, jit_options=USERS_OPTIONS, prefer_literal=True)(
         getattr(overloads, _function.__name__)
     )
 

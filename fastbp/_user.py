@@ -69,7 +69,7 @@ class ScalarFunctions:
         Raises
         ------
         BackendError
-            If Numba is missing or cannot compile one of the functions.
+            If Numba cannot run here or cannot compile one of the functions.
         """
         return _address("compile_activation", self.given, dtype)
 
@@ -124,7 +124,7 @@ class PairFunctions:
         Raises
         ------
         BackendError
-            If Numba is missing or cannot compile one of the functions.
+            If Numba cannot run here or cannot compile one of the functions.
         """
         return _address("compile_loss", self.given, dtype)
 
@@ -160,13 +160,14 @@ def _address(compiler: str, given: tuple[Any, ...], dtype: np.dtype) -> int:
 
 
 def _compile(compiler: str, given: tuple[Any, ...], dtype: np.dtype) -> Any:
-    try:
-        import numba  # noqa: F401
-    except ImportError:
+    from . import backends
+
+    reason = backends.why_missing("numba")
+    if reason is not None:
         raise BackendError(
-            "functions of your own run on the compiled backends through Numba, which is not "
-            "installed; install it with: pip install numba, or use backend='numpy'"
-        ) from None
+            f"functions of your own run on the compiled backends through Numba: {reason}, or use "
+            f"backend='numpy'"
+        )
     from .backends.jit import user
 
     try:

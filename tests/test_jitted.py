@@ -178,7 +178,6 @@ def of_objective(objective, params, out):
     return value, grad, again[0]
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("loss", ["mse", "softmax_ce", "margin_ranking", QUARTIC], ids=repr)
 def test_objectives(loss, rng, dtype):
     net = NETWORKS["slim"](dtype) if loss == "margin_ranking" else masked(dtype)
@@ -206,7 +205,6 @@ def of_tanh_layer(X, W, b, dY):
     return Y, jitted.dense_backward(dY, cache)
 
 
-@pytest.mark.interpreted
 def test_layers(rng, dtype):
     by_object = (fb.leaky_relu(0.3), True) if dtype == "float32" else (BUMP, False)
     for activation, biased in (by_object, ("tanh", True)):

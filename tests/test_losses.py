@@ -12,7 +12,7 @@ from strategies import EVERY_LOSS, n_for, n_out_for, same, target, weights
 import fastbp as fb
 from fastbp.losses import TABLE, loss as loss_of
 
-pytestmark = [pytest.mark.backend, pytest.mark.interpreted]
+pytestmark = pytest.mark.backend
 
 every_loss = pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
 

@@ -79,7 +79,6 @@ def slope_of(r, robust):
     }[robust.kind]
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("robust", ROBUST)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("n", [1, 7, 65, 257])
@@ -107,7 +106,6 @@ def test_without_a_step_it_is_that_of_the_normal_equations(module, robust):
     assert abs(found - JTr).max() <= 1e-12 * abs(JTr).max()
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("n", [200, 257, 600, 5000])
 def test_threads_do_not_change_it(compiled, dtype, n):
     _, problem, params, moved = moved_case(dtype, n)
@@ -277,7 +275,6 @@ def agree(name, descent, records):
     assert same(descent.params[held], t.params[held])
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("name", TASKS)
 def test_descend_is_the_search_over_the_reference(module, name):
     t = expected_of(name)[0]
@@ -287,7 +284,6 @@ def test_descend_is_the_search_over_the_reference(module, name):
     assert (np.diff(records[:, 0]) < 0).all()
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("name", ENDS)
 def test_searches_end_as_over_the_reference(module, name):
     status, t = ENDS[name][0], expected_of(name)[0]
@@ -305,7 +301,6 @@ def test_searches_end_as_over_the_reference(module, name):
         assert same((descent.params, descent.state), before)
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("name", ["plain", "together", "several parts"])
 def test_steps_one_by_one_are_steps_together(module, name):
     t = TASKS[name]()
@@ -316,7 +311,7 @@ def test_steps_one_by_one_are_steps_together(module, name):
         assert same(getattr(whole, attribute), getattr(pieces, attribute)), attribute
 
 
-@pytest.mark.parametrize("n", [pytest.param(257, marks=pytest.mark.interpreted), 1500])
+@pytest.mark.parametrize("n", [257, 1500])
 def test_threads_do_not_change_a_search(compiled, n):
     t = replace(task(n=n, weighted=True, prior=0.1), robust=ROBUST["huber"])
     one, three = (descended(compiled, t, threads) for threads in (1, 3))
@@ -325,7 +320,6 @@ def test_threads_do_not_change_a_search(compiled, n):
         assert same(getattr(one[0], attribute), getattr(three[0], attribute)), attribute
 
 
-@pytest.mark.interpreted
 def test_steps_to_where_the_jacobian_is_infinite_are_not_taken(module):
     """The first trials halve the residual, but what they reach has a slope whose square is inf."""
     net = fb.Network(1, fb.Dense(1, "tanh", bias=False), fb.Dense(1, bias=False))

@@ -37,8 +37,18 @@ def why_missing(name: str) -> str | None:
         from . import native
 
         return native.why_missing()
-    if name == "numba" and importlib.util.find_spec("numba") is None:
+    return _why_numba_is_missing() if name == "numba" else None
+
+
+def _why_numba_is_missing() -> str | None:
+    if importlib.util.find_spec("numba") is None:
         return "Numba is not installed; install it with: pip install numba"
+    disabled = os.environ.get("NUMBA_DISABLE_JIT", "0")
+    if disabled not in ("", "0"):
+        return (
+            f"NUMBA_DISABLE_JIT is {disabled}, expected unset or 0, since the backend consists of "
+            f"compiled functions; unset it"
+        )
     return None
 
 

@@ -4,7 +4,7 @@ Python allocates the results and a workspace, and one compiled function does the
 
     compiling      how they are compiled and linked
     caching        where compiled code is kept
-    notice         the line that says that functions are compiled
+    compile_notice the line that says that functions are compiled
     vectors        vector code as formulas; pointers
     elementary     exp, log, tanh and others
     scalars        exp, tanh and sigmoid for users' jitted code
@@ -27,7 +27,6 @@ Python allocates the results and a workspace, and one compiled function does the
     training       the training loop
     callers        how users' jitted code calls the entries
     overloads      what fastbp.jitted has for the types of a call
-    interpreted    what stands for compiled code under NUMBA_DISABLE_JIT=1
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
 loads it from the cache; sizes, activations, losses and optimizers are arguments. Networks with no
@@ -36,7 +35,7 @@ layer wider than 8 have a function beside, which is compiled when the first one 
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -445,7 +444,7 @@ def normal_equations(
 def _least_squares(
     problem: Problem, params: np.ndarray, robust: Robust, derive: bool
 ) -> tuple[np.ndarray, float]:
-    """JᵀDJ with JᵀDr below (n_free + 1, n_free), and the sum of squares; it alone unless `derive`."""
+    """JᵀDJ with JᵀDr below (n_free+1, n_free), and the sum of squares; unless `derive` it alone."""
     plan, p = problem.plan, _prepared(problem.plan)
     n = plan.n_free if derive else 0
     normal = np.empty((n + 1, n), plan.dtype)

@@ -50,7 +50,7 @@ from ...activations import (
     Activation,
 )
 from . import elementary
-from .compiling import INTEGER, NOTHING, NUMBER, Family, reals
+from .compiling import INTEGER, NOTHING, NUMBER, family, reals
 from .elementary import (
     Reduced,
     TwoWords,
@@ -567,13 +567,17 @@ _apply_f, _apply_df, _apply_d2f = map(_apply, range(3))
 _multiply_by_df = elementwise_of(_multiply_formula, 2, 1)
 
 
-def _make_activation(fingerprint, kind):
+@family(
+    NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER, kinds={*FORMULAS, USER},
+)  # fmt: skip
+def call_activation(kind):
+    """The function of an activation; jitted code calls it by its address."""
+
     def activation(task, n, x, out, constant, user):
         """To out, which may be x: f, f' or f'' of n numbers x; or out times f', from y or z as x.
 
         `user` is the address of a user's own functions; for all others it is 0.
         """
-        _ = fingerprint  # see compiling.source_fingerprint
         c = as_real(out, constant)
         low = as_real(out, constant - c)
         if task == BACKWARD:
@@ -587,22 +591,14 @@ def _make_activation(fingerprint, kind):
 
     def user_activation(task, n, x, out, constant, user):
         """The same by the functions that the user brought."""
-        _ = fingerprint, kind
         call_c(user, task, n, x, out)
 
     return user_activation if kind == USER else activation
 
 
-_functions = Family(
-    _make_activation, NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER,
-    kinds={*FORMULAS, USER},
-)  # fmt: skip
-call_activation = _functions.call
-
-
 def address(kind: int, dtype: np.dtype) -> int:
     """Of the function of an activation's kind."""
-    return _functions.address(dtype, kind)
+    return call_activation.address(dtype, kind)
 
 
 def addresses(act: Activation, dtype: np.dtype) -> tuple[int, int]:

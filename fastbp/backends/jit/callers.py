@@ -385,8 +385,8 @@ def _called(name: str) -> Any:
         flat: list[types.Type] = []
         for kind in arguments:
             flat += kind.arrays if isinstance(kind, Arrays) else [kind]
-        real = entry.real_of(flat)
-        declared = entry.signature(real)
+        real = entry.declared.real_of(flat)
+        declared = entry.declared.of(real)
         address = _address(name, 0, real.name)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET
 from ..tiling import DELTA_ROWS
 from .activations import call_activation
-from .compiling import FLAG, NOTHING, Entry, given, inner, part, result
+from .compiling import FLAG, NOTHING, callee, entry, given, inlined, result
 from .layer import layer_input_gradient, linear_forward, weight_gradient
 from .losses import FIRST, N_TARGETS, SCALE, SECOND, loss_of_rows
 from .network import (
@@ -46,7 +46,7 @@ from .vectors import Vector, aligned, at, copy, elementwise, pointer
 Z, RZ, SLOPE, Y, RY, BLOCKS = range(6)
 
 
-@inner
+@callee
 def _forward_tile(plan, constants, params, tangent, x, m, block, spare):
     """Run m rows x, and their derivatives, through all layers; `block` is the tape."""
     rx = x
@@ -75,7 +75,7 @@ def _forward_tile(plan, constants, params, tangent, x, m, block, spare):
         block = at(block, BLOCKS * size)
 
 
-@part
+@inlined
 def _last_block(plan, tape):
     """The last layer's blocks in a tape."""
     for index in range(plan[N_LAYERS] - 1):
@@ -92,7 +92,7 @@ def _through_formula(
 _through_activation = elementwise(_through_formula, 5, 2)
 
 
-@inner
+@callee
 def _backward_tile(
     plan, constants, params, transposed, tangent, r_transposed, x, m, block,
     d, next_d, rd, next_rd, spare, gradient, accumulate, gauss_newton,
@@ -132,110 +132,89 @@ def _backward_tile(
         rd, next_rd = next_rd, rd
 
 
-def _make_jvp(fingerprint):
-    def jvp(plan, constants, params, X, tangent, out, r_out, workspace):
-        """Write the output and its derivative in the direction of the tangent."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, space = pointer(plan), aligned(pointer(workspace))
-        tile, tape, n_out = q[TILE], at(space, q[R_TAPE]), out.shape[1]
-        last = _last_block(q, tape)
-        for i in range(0, n, tile):
-            m = min(tile, n - i)
-            _forward_tile(
-                q, pointer(constants), pointer(params), pointer(tangent),
-                at(pointer(X), i * n_in), m, tape, at(space, q[SPARE]),
+@entry(
+    NOTHING, *PLAN, given(1), given(2), given(1), result(2), result(2), result(1), calls=PRODUCTS,
+)  # fmt: skip
+def jvp(plan, constants, params, X, tangent, out, r_out, workspace):
+    """Write the output and its derivative in the direction of the tangent."""
+    n, n_in = X.shape
+    q, space = pointer(plan), aligned(pointer(workspace))
+    tile, tape, n_out = q[TILE], at(space, q[R_TAPE]), out.shape[1]
+    last = _last_block(q, tape)
+    for i in range(0, n, tile):
+        m = min(tile, n - i)
+        _forward_tile(
+            q, pointer(constants), pointer(params), pointer(tangent),
+            at(pointer(X), i * n_in), m, tape, at(space, q[SPARE]),
+        )  # fmt: skip
+        copy(at(pointer(out), i * n_out), at(last, Y * tile * n_out), m * n_out)
+        copy(at(pointer(r_out), i * n_out), at(last, RY * tile * n_out), m * n_out)
+
+
+@entry(
+    NOTHING, *PLAN, given(1), *DATA, given(1), FLAG, result(1), result(1), calls=PRODUCTS,
+)  # fmt: skip
+def hvp(
+    plan, constants, params, terms, numbers, X, targets, labels, weights,
+    tangent, gauss_newton, out, workspace,
+):  # fmt: skip
+    """Write the Hessian, or Gauss-Newton's matrix, times the tangent."""
+    n, n_in = X.shape
+    q, c, p, v = pointer(plan), pointer(constants), pointer(params), pointer(tangent)
+    space, tile = aligned(pointer(workspace)), q[TILE]
+    n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
+    tape, spare = at(space, q[R_TAPE]), at(space, q[SPARE])
+    d, next_d = at(space, q[DELTA]), at(space, q[NEXT_DELTA])
+    rd, next_rd = at(space, q[R_DELTA]), at(space, q[NEXT_R_DELTA])
+    transposed, r_transposed = at(space, q[TRANSPOSED]), at(space, q[R_TRANSPOSED])
+    last = _last_block(q, tape)
+    y, ry = at(last, Y * tile * n_out), at(last, RY * tile * n_out)
+    t, k, w = pointer(targets), pointer(labels), pointer(weights)
+    problem, a = pointer(terms), pointer(numbers)
+    transpose_weights(q, p, False, transposed)
+    transpose_weights(q, v, False, r_transposed)
+    size = part_size(n)
+    for start in range(0, n, size):
+        g = pointer(out) if start == 0 else at(space, q[PART_GRADIENT])
+        for i in range(start, min(start + size, n), tile):
+            m, x = min(tile, min(start + size, n) - i), at(pointer(X), i * n_in)
+            _forward_tile(q, c, p, v, x, m, tape, spare)
+            ti, ki, wi = at(t, i * problem[N_TARGETS]), at(k, i), at(w, i)
+            f = a[SCALE]
+            if not gauss_newton:
+                loss_of_rows(FIRST, problem, a, m, n_out, 0, y, ti, ki, wi, y, f, d, spare)
+            loss_of_rows(SECOND, problem, a, m, n_out, 0, y, ti, ki, wi, ry, f, rd, spare)
+            _backward_tile(
+                q, c, p, transposed, v, r_transposed, x, m, last,
+                d, next_d, rd, next_rd, spare, g, i > start, gauss_newton,
             )  # fmt: skip
-            copy(at(pointer(out), i * n_out), at(last, Y * tile * n_out), m * n_out)
-            copy(at(pointer(r_out), i * n_out), at(last, RY * tile * n_out), m * n_out)
-
-    return jvp
+        if start > 0:
+            add(params.size, pointer(out), g)
 
 
-jvp = Entry(
-    _make_jvp, NOTHING,
-    *PLAN, given(1), given(2), given(1), result(2), result(2), result(1), calls=PRODUCTS,
+@entry(
+    NOTHING, *PLAN, given(1), *DATA, result(2), result(1), calls=(*FORWARD, *ROWS),
 )  # fmt: skip
-
-
-def _make_hvp(fingerprint):
-    def hvp(
-        plan, constants, params, terms, numbers, X, targets, labels, weights,
-        tangent, gauss_newton, out, workspace,
-    ):  # fmt: skip
-        """Write the Hessian, or Gauss-Newton's matrix, times the tangent."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, v = pointer(plan), pointer(constants), pointer(params), pointer(tangent)
-        space, tile = aligned(pointer(workspace)), q[TILE]
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        tape, spare = at(space, q[R_TAPE]), at(space, q[SPARE])
-        d, next_d = at(space, q[DELTA]), at(space, q[NEXT_DELTA])
-        rd, next_rd = at(space, q[R_DELTA]), at(space, q[NEXT_R_DELTA])
-        transposed, r_transposed = at(space, q[TRANSPOSED]), at(space, q[R_TRANSPOSED])
-        last = _last_block(q, tape)
-        y, ry = at(last, Y * tile * n_out), at(last, RY * tile * n_out)
-        t, k, w = pointer(targets), pointer(labels), pointer(weights)
-        problem, a = pointer(terms), pointer(numbers)
-        transpose_weights(q, p, False, transposed)
-        transpose_weights(q, v, False, r_transposed)
-        size = part_size(n)
-        for start in range(0, n, size):
-            g = pointer(out) if start == 0 else at(space, q[PART_GRADIENT])
-            for i in range(start, min(start + size, n), tile):
-                m, x = min(tile, min(start + size, n) - i), at(pointer(X), i * n_in)
-                _forward_tile(q, c, p, v, x, m, tape, spare)
-                ti, ki, wi = at(t, i * problem[N_TARGETS]), at(k, i), at(w, i)
-                f = a[SCALE]
-                if not gauss_newton:
-                    loss_of_rows(FIRST, problem, a, m, n_out, 0, y, ti, ki, wi, y, f, d, spare)
-                loss_of_rows(SECOND, problem, a, m, n_out, 0, y, ti, ki, wi, ry, f, rd, spare)
-                _backward_tile(
-                    q, c, p, transposed, v, r_transposed, x, m, last,
-                    d, next_d, rd, next_rd, spare, g, i > start, gauss_newton,
-                )  # fmt: skip
-            if start > 0:
-                add(params.size, pointer(out), g)
-
-    return hvp
-
-
-hvp = Entry(
-    _make_hvp, NOTHING,
-    *PLAN, given(1), *DATA, given(1), FLAG, result(1), result(1), calls=PRODUCTS,
-)  # fmt: skip
-
-
-def _make_row_gradients(fingerprint):
-    def row_gradients(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rows, workspace
-    ):
-        """Write each row's part of the gradient."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        n_params = params.size
-        q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
-        a, space, tile = pointer(numbers), aligned(pointer(workspace)), q[TILE]
-        tape, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
-        deltas, spare, scratch = at(space, q[DELTAS]), at(space, q[SPARE_ROW]), at(space, q[DELTA])
-        last = layer_of(q, q[N_LAYERS] - 1)
-        n_out, d = last[N_OUT], deltas_of(q, last, deltas)
-        transpose_weights(q, p, False, transposed)
-        for i in range(0, n, DELTA_ROWS):
-            m, x = min(DELTA_ROWS, n - i), at(pointer(X), i * n_in)
-            forward_tile(q, c, p, x, m, tape, tile, 0)
-            y, t = last_y(q, tape, tile, 0), at(pointer(targets), i * problem[N_TARGETS])
-            labels_, w = at(pointer(labels), i), at(pointer(weights), i)
-            loss_of_rows(FIRST, problem, a, m, n_out, 0, y, t, labels_, w, y, a[SCALE], d, scratch)
-            rows_of_jacobian(
-                q, c, p, transposed, x, m, 1, tape, tile, deltas, spare, False,
-                at(pointer(rows), i * n_params), n_params,
-            )  # fmt: skip
-
-    return row_gradients
-
-
-row_gradients = Entry(
-    _make_row_gradients, NOTHING,
-    *PLAN, given(1), *DATA, result(2), result(1), calls=(*FORWARD, *ROWS),
-)  # fmt: skip
+def row_gradients(
+    plan, constants, params, terms, numbers, X, targets, labels, weights, rows, workspace
+):
+    """Write each row's part of the gradient."""
+    n, n_in = X.shape
+    n_params = params.size
+    q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
+    a, space, tile = pointer(numbers), aligned(pointer(workspace)), q[TILE]
+    tape, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
+    deltas, spare, scratch = at(space, q[DELTAS]), at(space, q[SPARE_ROW]), at(space, q[DELTA])
+    last = layer_of(q, q[N_LAYERS] - 1)
+    n_out, d = last[N_OUT], deltas_of(q, last, deltas)
+    transpose_weights(q, p, False, transposed)
+    for i in range(0, n, DELTA_ROWS):
+        m, x = min(DELTA_ROWS, n - i), at(pointer(X), i * n_in)
+        forward_tile(q, c, p, x, m, tape, tile, 0)
+        y, t = last_y(q, tape, tile, 0), at(pointer(targets), i * problem[N_TARGETS])
+        labels_, w = at(pointer(labels), i), at(pointer(weights), i)
+        loss_of_rows(FIRST, problem, a, m, n_out, 0, y, t, labels_, w, y, a[SCALE], d, scratch)
+        rows_of_jacobian(
+            q, c, p, transposed, x, m, 1, tape, tile, deltas, spare, False,
+            at(pointer(rows), i * n_params), n_params,
+        )  # fmt: skip

@@ -11,11 +11,11 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from .activations import BACKWARD, call_activation
-from .compiling import part
-from .interpreted import intrinsic
+from .compiling import inlined
 from .product import PADDED, RECTIFIED, dots, finished_product, product
 from .vectors import as_real, elementwise, vector_width
 
@@ -33,13 +33,13 @@ def _one(typingctx: Any, like: Any) -> Any:
     return types.CPointer(like.dtype)(like), codegen
 
 
-@part
+@inlined
 def _room(ld, like):
     """How `finished_product` may write rows that are `ld` apart."""
     return PADDED if ld % vector_width(like) == 0 else 0
 
 
-@part
+@inlined
 def linear_forward(m, n_in, n_out, x, ldx, w, b, has_bias, z, ldz, finish):
     """Z = XW + b, or with RECTIFIED relu of it; a single column is contiguous."""
     if n_out == 1:
@@ -50,7 +50,7 @@ def linear_forward(m, n_in, n_out, x, ldx, w, b, has_bias, z, ldz, finish):
         )
 
 
-@part
+@inlined
 def layer_forward(
     m, n_in, n_out, x, ldx, w, b, has_bias, kind, function, constant, user, y, z, ld, keep_z
 ):
@@ -64,20 +64,20 @@ def layer_forward(
         call_activation(function, 0, span(m, n_out, ld), product_of, y, constant, user)
 
 
-@part
+@inlined
 def span(m, n, ld):
     """The numbers from the first to the last of m rows; between rows they are harmless."""
     return (m - 1) * ld + n if m > 0 else 0
 
 
-@part
+@inlined
 def multiply_by_derivative(kind, function, constant, user, n, d, x):
     """d *= act', taken from x, which is y where that is enough and else z."""
     if kind != LINEAR:
         call_activation(function, BACKWARD, n, x, d, constant, user)
 
 
-@part
+@inlined
 def weight_gradient(m, n_in, n_out, x, ldx, d, ldd, dw, db, has_bias, accumulate):
     """dW = Xᵀ dZ and db = Σ_rows dZ for d, which is dL/dZ; added if `accumulate`."""
     if n_out == 1:
@@ -90,13 +90,13 @@ def weight_gradient(m, n_in, n_out, x, ldx, d, ldd, dw, db, has_bias, accumulate
             product(1, n_out, m, _one(d), 0, 0, d, ldd, db, 0, accumulate, db, 0)
 
 
-@part
+@inlined
 def needs_transpose(n_in, n_out):
     """Whether `layer_input_gradient` reads Wᵀ; a single row or column is its own transpose."""
     return n_in > 1 and n_out > 1
 
 
-@part
+@inlined
 def layer_input_gradient(m, n_in, n_out, d, ldd, w, transposed, dx, ldx):
     """dX = dZ Wᵀ."""
     if n_in == 1:

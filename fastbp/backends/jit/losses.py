@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
 from ..._user import PairFunctions
 from ...losses import (
@@ -34,9 +35,8 @@ from ...losses import (
     USER_LOSS,
 )
 from . import elementary
-from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, Family, part, reals
-from .interpreted import intrinsic
-from .product import linked_transpose, transpose
+from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, family, inlined, reals
+from .product import transpose
 from .vectors import (
     VECTOR_BYTES,
     Lanes,
@@ -247,26 +247,10 @@ _sum = elementwise(lambda x: (x,), 1, 0, total=True)
 _times = elementwise(lambda x, u: (x * u,), 2, 1)
 
 
-def _make_loss(fingerprint, kind):
-    """The function of a loss.
-
-    Its arguments are order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
-    user, d, scratch; it returns Σ ℓ of m rows, if the order is FIRST. d becomes factor·dℓ/dy, or
-    with SECOND factor·(d²ℓ/dy²)u. `user` is the address of a user's own functions; scratch has room
-    for m·n_out numbers and for two rows of whole vectors per output. Only those that
-    `takes_weights` names get weights and, as softmax does, an `ld` other than 0: then units of y
-    and d lie so far apart, rows side by side.
-    """
-    if kind in ELEMENTWISE:
-        return _make_elementwise(fingerprint, kind)
-    return _OTHERS[kind](fingerprint, kind)
-
-
-def _make_elementwise(fingerprint, kind):
+def _elementwise(kind):
     def loss(
         order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
     ):  # fmt: skip
-        _ = fingerprint  # see compiling.source_fingerprint
         f, c = as_real(d, factor), as_real(d, constant)
         if weighted:
             return _first_weighted(kind, m, d, y, t, weights, f, c)
@@ -278,11 +262,10 @@ def _make_elementwise(fingerprint, kind):
     return loss
 
 
-def _make_user(fingerprint, kind):
+def _user(kind):
     def loss(
         order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
     ):  # fmt: skip
-        _ = fingerprint, kind
         n, nothing = m * n_out, 0  # instead of the weights, which are in the factor
         total = call_c_for_number(user, order, n, y, t, nothing, as_real(d, factor), d)
         if order == SECOND:
@@ -361,11 +344,10 @@ _dot = elementwise(lambda x, y: (x * y,), 2, 0, total=True)
 _times_centred = elementwise(lambda x, u, mean, a: (x * (u - mean) * a,), 2, 1)
 
 
-def _make_softmax(fingerprint, kind):
+def _softmax(kind):
     def loss(
         order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
     ):  # fmt: skip
-        _ = fingerprint  # see compiling.source_fingerprint
         if order == FIRST:
             width, total = vector_width(d), 0.0
             f, block, targets = as_real(d, factor), scratch, at(scratch, n_out * width)
@@ -448,11 +430,10 @@ _kl = elementwise(_kl_formula, 4, 2, total=True)
 _kl_second = elementwise(_kl_second_formula, 5, 2)
 
 
-def _make_gaussian(fingerprint, kind):
+def _gaussian(kind):
     def loss(
         order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
     ):  # fmt: skip
-        _ = fingerprint  # see compiling.source_fingerprint
         k, f = n_out // 2, as_real(d, factor)
         total = 0.0
         for i in range(m):
@@ -472,12 +453,11 @@ def _make_gaussian(fingerprint, kind):
     return loss
 
 
-def _make_margin_ranking(fingerprint, kind):
+def _margin_ranking(kind):
     def loss(
         order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
     ):  # fmt: skip
         # Rows 2i and 2i + 1 are a pair, better and worse.
-        _ = fingerprint, kind
         total = 0.0
         for i in range(0, m, 2):
             slack = constant - (np.float64(y[i]) - np.float64(y[i + 1]))
@@ -493,20 +473,30 @@ def _make_margin_ranking(fingerprint, kind):
 
 
 _OTHERS = {
-    USER_LOSS: _make_user,
-    SOFTMAX_CE: _make_softmax,
-    SOFTMAX_CE_LABELS: _make_softmax,
-    GAUSSIAN_NLL: _make_gaussian,
-    GAUSSIAN_KL: _make_gaussian,
-    MARGIN_RANKING: _make_margin_ranking,
+    USER_LOSS: _user,
+    SOFTMAX_CE: _softmax,
+    SOFTMAX_CE_LABELS: _softmax,
+    GAUSSIAN_NLL: _gaussian,
+    GAUSSIAN_KL: _gaussian,
+    MARGIN_RANKING: _margin_ranking,
 }
 
-_functions = Family(
-    _make_loss, NUMBER,
-    INTEGER, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG, reals, NUMBER, NUMBER,
-    INTEGER, reals, reals, calls=(linked_transpose,), kinds={*ELEMENTWISE, *_OTHERS},
+
+@family(
+    NUMBER, INTEGER, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG, reals, NUMBER,
+    NUMBER, INTEGER, reals, reals, calls=(transpose,), kinds={*ELEMENTWISE, *_OTHERS},
 )  # fmt: skip
-call_loss = _functions.call
+def call_loss(kind):
+    """The function of a loss; jitted code calls it by its address.
+
+    Its arguments are order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
+    user, d, scratch; it returns Σ ℓ of m rows, if the order is FIRST. d becomes factor·dℓ/dy, or
+    with SECOND factor·(d²ℓ/dy²)u. `user` is the address of a user's own functions; scratch has room
+    for m·n_out numbers and for two rows of whole vectors per output. Only those that
+    `takes_weights` names get weights and, as softmax does, an `ld` other than 0: then units of y
+    and d lie so far apart, rows side by side.
+    """
+    return _elementwise(kind) if kind in ELEMENTWISE else _OTHERS[kind](kind)
 
 
 # A problem is, for compiled code, a vector of integers and one of numbers: the loss's kind, the
@@ -516,20 +506,20 @@ LOSS, LOSS_FUNCTION, USER_LOSS_FUNCTION, N_TARGETS, HAS_WEIGHTS = range(5)
 SCALE, CONSTANT, L2, L1, GROUP = range(5)
 
 
-@part
+@inlined
 def is_softmax(terms):
     """Whether the loss is cross-entropy of softmax."""
     return terms[LOSS] == SOFTMAX_CE or terms[LOSS] == SOFTMAX_CE_LABELS
 
 
-@part
+@inlined
 def _takes_weights(order, terms, n_out):
     """Whether a loss's function takes weights; others get one row at a time."""
     whole_rows = is_softmax(terms) or (n_out == 1 and terms[LOSS] in _ELEMENTWISE)
     return order == FIRST and whole_rows
 
 
-@part
+@inlined
 def loss_of_rows(
     order, terms, numbers, m, n_out, ld, y, t, labels, weights, u, factor, d, scratch
 ):  # fmt: skip
@@ -556,4 +546,4 @@ def loss_of_rows(
 def addresses(kind: int, functions: PairFunctions | None, dtype: np.dtype) -> tuple[int, int]:
     """Of a loss's function, and of the user's own functions or 0."""
     user = 0 if functions is None else functions.address(dtype)
-    return _functions.address(dtype, kind), user
+    return call_loss.address(dtype, kind), user

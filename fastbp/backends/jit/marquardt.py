@@ -41,11 +41,11 @@ from .cholesky import factor, solve
 from .compiling import (
     INTEGER,
     NUMBER,
-    Entry,
+    callee,
+    entry,
     given,
     given_integers,
-    inner,
-    part,
+    inlined,
     result,
 )
 from .least_squares import PARTS, jtr_of_rows, mirror, normal_of_rows
@@ -118,12 +118,12 @@ def space_for(n):
 _weighted_squares = elementwise(lambda v, scales: (v * v * scales,), 2, 0, total=True)
 
 
-@part
+@inlined
 def _length(s, v):
     return math.sqrt(_weighted_squares(s.n, v, s.scales))
 
 
-@inner
+@callee
 def _move(s, share):
     """Go that share of the step to look there."""
     copy(s.there, s.params, s.n_params)
@@ -132,7 +132,7 @@ def _move(s, share):
         s.there[i] = s.params[i] + share * s.step[k]
 
 
-@inner
+@callee
 def _prior_of(s, params):
     total = 0.0
     for k in range(s.n):
@@ -141,7 +141,7 @@ def _prior_of(s, params):
     return total
 
 
-@inner
+@callee
 def _arrive(s, fresh):
     """Be at the parameters that `normal` is for; `fresh` if they are new, so that scales follow."""
     n, rules = s.n, s.rules
@@ -167,7 +167,7 @@ def _arrive(s, fresh):
     s.state[STATUS] = FLAT if flat else RUNNING
 
 
-@inner
+@callee
 def _first_order(s):
     """Find the step of the linear model; its factor stays in U. Whether there is one."""
     n, mu, predicted = s.n, s.state[MU], 0.0
@@ -185,7 +185,7 @@ def _first_order(s):
     return math.isfinite(predicted)
 
 
-@inner
+@callee
 def _bend(s):
     """Bend the step; whether that is little enough to be trusted."""
     n = s.n
@@ -199,7 +199,7 @@ def _bend(s):
     return straight
 
 
-@inner
+@callee
 def _measure(s):
     """Whether the step changes next to nothing, or promises much."""
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
@@ -210,7 +210,7 @@ def _measure(s):
     trial[PROMISES] = resolved and relative > PROMISED
 
 
-@inner
+@callee
 def _gains(s):
     """Whether the sum of squares at the trial is low enough."""
     trial = s.trial
@@ -223,7 +223,7 @@ def _gains(s):
     return trial[PREDICTED] > 0 and (enough or is_last)
 
 
-@inner
+@callee
 def _is_finite(s):
     """Whether the linear model is."""
     n = s.n
@@ -234,7 +234,7 @@ def _is_finite(s):
     return True
 
 
-@inner
+@callee
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, rules, trial = s.state, s.rules, s.trial
@@ -254,7 +254,7 @@ def _take(s):
     trial[TAKEN] += 1
 
 
-@inner
+@callee
 def _fail(s):
     """Damp more, and see whether that makes sense."""
     state, rules, trial = s.state, s.rules, s.trial
@@ -269,7 +269,7 @@ def _fail(s):
         state[STATUS] = STUCK if trial[PROMISED_ONCE] else converged
 
 
-@inner
+@callee
 def _normal(s, rows, derive):
     """The sum of squares `there`, and the normal equations if needed."""
     return normal_of_rows(
@@ -278,7 +278,7 @@ def _normal(s, rows, derive):
     )  # fmt: skip
 
 
-@inner
+@callee
 def _jtr(s, rows):
     """Jᵀr `there`, with the J of where the search stands."""
     jtr_of_rows(
@@ -287,7 +287,7 @@ def _jtr(s, rows):
     )  # fmt: skip
 
 
-@inner
+@callee
 def _succeeds(s, rows):
     """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
     state, trial, straight = s.state, s.trial, True
@@ -316,7 +316,7 @@ def _succeeds(s, rows):
     return True
 
 
-@inner
+@callee
 def _step(s, rows):
     """A step that decreases the sum of squares, or the end of the search."""
     s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
@@ -327,7 +327,7 @@ def _step(s, rows):
         _fail(s)
 
 
-@inner
+@callee
 def _steps(s, rows):
     """Steps until there is no room for records, the sum meets the goal, or the search ends."""
     trial, state = s.trial, s.state
@@ -346,41 +346,35 @@ def _steps(s, rows):
     mirror(s.n, s.normal)
 
 
-def _make_descend(fingerprint):
-    def descend(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        free, prior, normal, scales, state, rules, records, there, jtr, trial, space,
-        block, room, of_part, workspace,
-    ):  # fmt: skip
-        """The steps of `contract.descend`; returns how many.
-
-        `of_part` is where the normal equations of a part of the rows are put before they are added,
-        if there are several.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        n = prior.size
-        v = pointer(space)
-        s = _Search(
-            n, params.size, pointer(free), pointer(params), pointer(prior), pointer(normal),
-            pointer(scales), pointer(state), pointer(rules), pointer(records), records.shape[0],
-            pointer(there), pointer(jtr), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
-            at(v, 4 * n), at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
-        )  # fmt: skip
-        rows = _Rows(
-            pointer(plan), pointer(constants), pointer(terms), pointer(X), pointer(targets),
-            pointer(weights), rho, scale, X.shape[0], block, pointer(room), pointer(of_part),
-            aligned(pointer(workspace)),
-        )  # fmt: skip
-        _steps(s, rows)
-        return int(s.trial[TAKEN])
-
-    return descend
-
-
-descend = Entry(
-    _make_descend, INTEGER,
+@entry(
+    INTEGER,
     *PLAN, result(1), *DATA, INTEGER, NUMBER,
     given_integers(1), given(1), result(2), result(1), result(1), given(1), result(2), result(1),
     result(1), result(1), result(1), INTEGER, result(1), result(1), result(1),
-    calls=PARTS, dtypes="d",  # searches are in float64, whatever the network's type
+    calls=PARTS, dtypes="d",  # searches are in float64, whatever the network's type,
 )  # fmt: skip
+def descend(
+    plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
+    free, prior, normal, scales, state, rules, records, there, jtr, trial, space,
+    block, room, of_part, workspace,
+):  # fmt: skip
+    """The steps of `contract.descend`; returns how many.
+
+    `of_part` is where the normal equations of a part of the rows are put before they are added,
+    if there are several.
+    """
+    n = prior.size
+    v = pointer(space)
+    s = _Search(
+        n, params.size, pointer(free), pointer(params), pointer(prior), pointer(normal),
+        pointer(scales), pointer(state), pointer(rules), pointer(records), records.shape[0],
+        pointer(there), pointer(jtr), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
+        at(v, 4 * n), at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
+    )  # fmt: skip
+    rows = _Rows(
+        pointer(plan), pointer(constants), pointer(terms), pointer(X), pointer(targets),
+        pointer(weights), rho, scale, X.shape[0], block, pointer(room), pointer(of_part),
+        aligned(pointer(workspace)),
+    )  # fmt: skip
+    _steps(s, rows)
+    return int(s.trial[TAKEN])

@@ -22,12 +22,12 @@ from .compiling import (
     INTEGERS,
     NOTHING,
     NUMBERS,
-    Entry,
-    Linked,
+    entry,
     given,
     given_doubles,
     given_integers,
-    part,
+    inlined,
+    linked,
     reals,
     result,
 )
@@ -66,20 +66,20 @@ from .vectors import aligned, at, copy, elementwise, pointer
 ) = range(LAYER_COLUMNS, LAYER_COLUMNS + 9)  # fmt: skip
 
 
-@part
+@inlined
 def layer_of(plan, index):
     """The columns of a layer."""
     return at(plan, HEADER + index * COLUMNS)
 
 
-@part
+@inlined
 def number_of_free(plan):
     """How many parameters are free."""
     layer = layer_of(plan, plan[N_LAYERS] - 1)
     return layer[FREE_BEFORE] + layer[FREE_WEIGHTS] + layer[FREE_BIASES]
 
 
-@part
+@inlined
 def number_of_params(plan):
     """The length of the parameter vector."""
     layer = layer_of(plan, plan[N_LAYERS] - 1)
@@ -90,46 +90,38 @@ def number_of_params(plan):
 times = elementwise(lambda to, x, y: (x * y,), 3, 1)
 
 
-def _make_forward_tile(fingerprint):
-    def forward_tile(plan, constants, params, x, m, tape, n, i):
-        """Run m rows x through all layers and write rows i to i + m of a tape for n rows."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        ldx = layer_of(plan, 0)[N_IN]
-        for index in range(plan[N_LAYERS]):
-            layer = layer_of(plan, index)
-            n_out, ld = layer[N_OUT], layer[LEADING]
-            w, b = at(params, layer[W_OFFSET]), at(params, max(layer[B_OFFSET], 0))
-            y = at(tape, n * layer[Y_COLUMN] + i * ld)
-            z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
-            layer_forward(
-                m, layer[N_IN], n_out, x, ldx, w, b, layer[B_OFFSET] >= 0, layer[ACTIVATION],
-                layer[FUNCTION], constants[index], layer[USER_FUNCTION], y, z, ld,
-                layer[Z_COLUMN] >= 0,
-            )  # fmt: skip
-            x, ldx = y, ld
-            if layer[FACTORS] >= 0:
-                factors = at(tape, n * layer[FACTORS])
-                x = at(factors, n * n_out)
-                times(m * n_out, x, y, factors)  # with dropout there are no gaps
-
-    return forward_tile
-
-
-_linked_forward_tile = Linked(
-    _make_forward_tile, NOTHING,
-    INTEGERS, NUMBERS, reals, reals, INTEGER, reals, INTEGER, INTEGER, calls=PRODUCTS,
+@linked(
+    NOTHING, INTEGERS, NUMBERS, reals, reals, INTEGER, reals, INTEGER, INTEGER, calls=PRODUCTS,
 )  # fmt: skip
-forward_tile = _linked_forward_tile.call
+def forward_tile(plan, constants, params, x, m, tape, n, i):
+    """Run m rows x through all layers and write rows i to i + m of a tape for n rows."""
+    ldx = layer_of(plan, 0)[N_IN]
+    for index in range(plan[N_LAYERS]):
+        layer = layer_of(plan, index)
+        n_out, ld = layer[N_OUT], layer[LEADING]
+        w, b = at(params, layer[W_OFFSET]), at(params, max(layer[B_OFFSET], 0))
+        y = at(tape, n * layer[Y_COLUMN] + i * ld)
+        z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
+        layer_forward(
+            m, layer[N_IN], n_out, x, ldx, w, b, layer[B_OFFSET] >= 0, layer[ACTIVATION],
+            layer[FUNCTION], constants[index], layer[USER_FUNCTION], y, z, ld,
+            layer[Z_COLUMN] >= 0,
+        )  # fmt: skip
+        x, ldx = y, ld
+        if layer[FACTORS] >= 0:
+            factors = at(tape, n * layer[FACTORS])
+            x = at(factors, n * n_out)
+            times(m * n_out, x, y, factors)  # with dropout there are no gaps
 
 
-@part
+@inlined
 def last_y(plan, tape, n, i):
     """The network's output for row i in a tape for n rows."""
     layer = layer_of(plan, plan[N_LAYERS] - 1)
     return at(tape, n * layer[Y_COLUMN] + i * layer[N_OUT])
 
 
-@part
+@inlined
 def transpose_weights(plan, params, need_dx, transposed):
     """Wᵀ of each layer that passes a gradient on, at W's place."""
     for index in range(0 if need_dx else 1, plan[N_LAYERS]):
@@ -139,51 +131,44 @@ def transpose_weights(plan, params, need_dx, transposed):
             transpose(n_in, n_out, at(params, w), n_out, at(transposed, w), n_in)
 
 
-def _make_backward_tile(fingerprint):
-    def backward_tile(
-        plan, constants, params, transposed, x, m, tape, n, i,
-        d, next_d, gradient, need_gradient, accumulate, dx, need_dx,
-    ):  # fmt: skip
-        """From d, dL/dY of the last layer for a tile, the gradient (added if `accumulate`) and dX.
-
-        d and next_d are buffers and are overwritten.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        for index in range(plan[N_LAYERS] - 1, -1, -1):
-            layer = layer_of(plan, index)
-            n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
-            ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
-            _through_activation(layer, constants[index], m, tape, n, i, d)
-            if need_gradient:
-                below = x if index == 0 else _output_below(layer, tape, n, i)
-                dw, db = at(gradient, w), at(gradient, max(b, 0))
-                weight_gradient(m, n_in, n_out, below, ld_below, d, ld, dw, db, b >= 0, accumulate)
-            if index > 0:
-                wt = at(transposed, w)
-                layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
-                if layer[FACTORS - COLUMNS] >= 0:
-                    times(m * n_in, next_d, next_d, at(tape, n * layer[FACTORS - COLUMNS]))
-                d, next_d = next_d, d
-            elif need_dx:
-                wt = at(transposed, w)
-                layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, dx, n_in)
-
-    return backward_tile
-
-
-_linked_backward_tile = Linked(
-    _make_backward_tile, NOTHING,
-    INTEGERS, NUMBERS, reals, reals, reals, INTEGER, reals, INTEGER, INTEGER,
+@linked(
+    NOTHING, INTEGERS, NUMBERS, reals, reals, reals, INTEGER, reals, INTEGER, INTEGER,
     reals, reals, reals, FLAG, FLAG, reals, FLAG, calls=PRODUCTS,
 )  # fmt: skip
-backward_tile = _linked_backward_tile.call
+def backward_tile(
+    plan, constants, params, transposed, x, m, tape, n, i,
+    d, next_d, gradient, need_gradient, accumulate, dx, need_dx,
+):  # fmt: skip
+    """From d, dL/dY of the last layer for a tile, the gradient (added if `accumulate`) and dX.
+
+    d and next_d are buffers and are overwritten.
+    """
+    for index in range(plan[N_LAYERS] - 1, -1, -1):
+        layer = layer_of(plan, index)
+        n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
+        ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
+        _through_activation(layer, constants[index], m, tape, n, i, d)
+        if need_gradient:
+            below = x if index == 0 else _output_below(layer, tape, n, i)
+            dw, db = at(gradient, w), at(gradient, max(b, 0))
+            weight_gradient(m, n_in, n_out, below, ld_below, d, ld, dw, db, b >= 0, accumulate)
+        if index > 0:
+            wt = at(transposed, w)
+            layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
+            if layer[FACTORS - COLUMNS] >= 0:
+                times(m * n_in, next_d, next_d, at(tape, n * layer[FACTORS - COLUMNS]))
+            d, next_d = next_d, d
+        elif need_dx:
+            wt = at(transposed, w)
+            layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, dx, n_in)
+
 
 # What those declare that call these functions.
-FORWARD = (*PRODUCTS, _linked_forward_tile)
-TILES = (*FORWARD, _linked_backward_tile)
+FORWARD = (*PRODUCTS, forward_tile)
+TILES = (*FORWARD, backward_tile)
 
 
-@part
+@inlined
 def _through_activation(layer, constant, m, tape, n, i, d):
     """d, dL/dY of a layer for rows i to i + m of a tape, becomes dL/dZ."""
     n_out, ld = layer[N_OUT], layer[LEADING]
@@ -194,7 +179,7 @@ def _through_activation(layer, constant, m, tape, n, i, d):
     )
 
 
-@part
+@inlined
 def _output_below(layer, tape, n, i):
     """What the layer before this one handed on, from row i of a tape."""
     factors = layer[FACTORS - COLUMNS]
@@ -203,34 +188,28 @@ def _output_below(layer, tape, n, i):
     return at(tape, n * layer[Y_COLUMN - COLUMNS] + i * layer[LEADING - COLUMNS])
 
 
-@part
+@inlined
 def fill(to, count, number):
     """Set `count` elements to a number."""
     for i in range(count):
         to[i] = number
 
 
-def _make_forward(fingerprint):
-    def forward(plan, constants, params, X, tape, all_rows, out, workspace):
-        """Write the output to `out`, or the tape of all rows to `tape`."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
-        scratch, tile = at(aligned(pointer(workspace)), q[TAPE]), q[TILE]
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        for i in range(0, n, tile):
-            m = min(tile, n - i)
-            if all_rows:
-                forward_tile(q, c, p, at(x, i * n_in), m, pointer(tape), n, i)
-            else:
-                forward_tile(q, c, p, at(x, i * n_in), m, scratch, tile, 0)
-                copy(at(pointer(out), i * n_out), last_y(q, scratch, tile, 0), m * n_out)
-
-    return forward
-
-
-forward = Entry(
-    _make_forward, NOTHING,
+@entry(
+    NOTHING,
     given_integers(1), given_doubles(1), given(1), given(2), result(1), FLAG, result(2), result(1),
     calls=FORWARD,
 )  # fmt: skip
+def forward(plan, constants, params, X, tape, all_rows, out, workspace):
+    """Write the output to `out`, or the tape of all rows to `tape`."""
+    n, n_in = X.shape
+    q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
+    scratch, tile = at(aligned(pointer(workspace)), q[TAPE]), q[TILE]
+    n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
+    for i in range(0, n, tile):
+        m = min(tile, n - i)
+        if all_rows:
+            forward_tile(q, c, p, at(x, i * n_in), m, pointer(tape), n, i)
+        else:
+            forward_tile(q, c, p, at(x, i * n_in), m, scratch, tile, 0)
+            copy(at(pointer(out), i * n_out), last_y(q, scratch, tile, 0), m * n_out)

@@ -30,13 +30,13 @@ from .compiling import (
     INTEGERS,
     NUMBER,
     NUMBERS,
-    Entry,
-    Linked,
+    callee,
+    entry,
     given,
     given_doubles,
     given_integers,
-    inner,
-    part,
+    inlined,
+    linked,
     reals,
     result,
 )
@@ -85,21 +85,21 @@ _GOLDEN, _MIX_1, _MIX_2 = map(np.uint64, (GOLDEN, MIX_1, MIX_2))
 _HASH_1, _HASH_2 = map(np.uint32, (HASH_1, HASH_2))
 
 
-@part
+@inlined
 def _mix(x):
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2
     return x ^ (x >> np.uint64(31))
 
 
-@part
+@inlined
 def _hash(x):
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * _HASH_1)
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * _HASH_2)
     return np.uint32(x ^ (x >> np.uint32(16)))
 
 
-@inner
+@callee
 def _draw(count, place, key, p, factors):
     """Factors of `count` outputs, from the given place in the batch on, dropped with share p."""
     low, high = np.uint32(key), np.uint32(key >> np.uint64(32))
@@ -110,7 +110,7 @@ def _draw(count, place, key, p, factors):
         factors[i] = kept if h > last_dropped else dropped
 
 
-@part
+@inlined
 def _draw_factors(plan, constants, seed, step, row, m, tape):
     """The factors of all layers for m rows of a batch, from the given one on, to a tile's tape."""
     n_layers = plan[N_LAYERS]
@@ -127,7 +127,7 @@ def _draw_factors(plan, constants, seed, step, row, m, tape):
 # Sums over rows.
 
 
-@inner
+@callee
 def _take_rows(m, width, order, source, to):
     """Copy the rows that `order` names to one place."""
     if width == 1:
@@ -138,83 +138,76 @@ def _take_rows(m, width, order, source, to):
             copy(at(to, i * width), at(source, order[i] * width), width)
 
 
-@part
+@inlined
 def is_slim(plan, count):
     """Whether a sum over so many rows treats the network as slim."""
     return count >= plan[SLIM_ROWS]
 
 
-def _make_sum_of_part(fingerprint):
-    def sum_of_part(
-        plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-        first, start, count, factor, seed, step, gradient, need_gradient, slim, resident, space,
-    ):  # fmt: skip
-        """Σ w ℓ of a part of a batch, and its gradient times the factor.
-
-        The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
-        in the workspace, unless the network is `slim`; then its only tile may be `resident` there.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
-        n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
-        of_labels = terms[LOSS] == SOFTMAX_CE_LABELS
-        tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
-        d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
-        x_rows, t_rows = at(space, plan[X_ROWS]), at(space, plan[TARGET_ROWS])
-        w_rows = at(space, plan[WEIGHT_ROWS])
-        label_rows = taken_as(labels, at(space, plan[LABEL_ROWS]))
-        total = 0.0
-        for i in range(0, count, tile):
-            m, place = min(tile, count - i), first + start + i
-            xi, ti = at(x, place * n_in), at(t, place * n_targets)
-            ki, wi = at(labels, place), at(weights, place)
-            rows = at(order, place)
-            if has_order:
-                if not slim:
-                    _take_rows(m, n_in, rows, x, x_rows)
-                if of_labels:
-                    _take_rows(m, 1, rows, labels, label_rows)
-                else:
-                    _take_rows(m, n_targets, rows, t, t_rows)
-                if terms[HAS_WEIGHTS]:
-                    _take_rows(m, 1, rows, weights, w_rows)
-                xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
-            if slim:
-                source = x if has_order else xi
-                short = count <= plan[SHORT_ROWS]
-                function = plan[SLIM_SHORT] if short else plan[SLIM_LONG]
-                total += call_slim(
-                    function, plan, constants, params, terms, numbers, source, rows, has_order, m,
-                    resident, ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count,
-                    space,
-                )  # fmt: skip
-                continue
-            _draw_factors(plan, constants, seed, step, start + i, m, tape)
-            forward_tile(plan, constants, params, xi, m, tape, tile, 0)
-            y = last_y(plan, tape, tile, 0)
-            total += loss_of_rows(
-                FIRST, terms, numbers, m, n_out, 0, y, ti, ki, wi, y, factor, d, next_d
-            )
-            if need_gradient:
-                backward_tile(
-                    plan, constants, params, transposed, xi, m, tape, tile, 0,
-                    d, next_d, gradient, True, i > 0, next_d, False,
-                )  # fmt: skip
-        return total
-
-    return sum_of_part
-
-
-_linked_sum_of_part = Linked(
-    _make_sum_of_part, NUMBER,
+@linked(
+    NUMBER,
     INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
     INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, FLAG, FLAG, reals,
     calls=TILES,
 )  # fmt: skip
-sum_of_part = _linked_sum_of_part.call
+def sum_of_part(
+    plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
+    first, start, count, factor, seed, step, gradient, need_gradient, slim, resident, space,
+):  # fmt: skip
+    """Σ w ℓ of a part of a batch, and its gradient times the factor.
+
+    The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
+    in the workspace, unless the network is `slim`; then its only tile may be `resident` there.
+    """
+    tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
+    n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
+    of_labels = terms[LOSS] == SOFTMAX_CE_LABELS
+    tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
+    d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
+    x_rows, t_rows = at(space, plan[X_ROWS]), at(space, plan[TARGET_ROWS])
+    w_rows = at(space, plan[WEIGHT_ROWS])
+    label_rows = taken_as(labels, at(space, plan[LABEL_ROWS]))
+    total = 0.0
+    for i in range(0, count, tile):
+        m, place = min(tile, count - i), first + start + i
+        xi, ti = at(x, place * n_in), at(t, place * n_targets)
+        ki, wi = at(labels, place), at(weights, place)
+        rows = at(order, place)
+        if has_order:
+            if not slim:
+                _take_rows(m, n_in, rows, x, x_rows)
+            if of_labels:
+                _take_rows(m, 1, rows, labels, label_rows)
+            else:
+                _take_rows(m, n_targets, rows, t, t_rows)
+            if terms[HAS_WEIGHTS]:
+                _take_rows(m, 1, rows, weights, w_rows)
+            xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
+        if slim:
+            source = x if has_order else xi
+            short = count <= plan[SHORT_ROWS]
+            function = plan[SLIM_SHORT] if short else plan[SLIM_LONG]
+            total += call_slim(
+                function, plan, constants, params, terms, numbers, source, rows, has_order, m,
+                resident, ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count,
+                space,
+            )  # fmt: skip
+            continue
+        _draw_factors(plan, constants, seed, step, start + i, m, tape)
+        forward_tile(plan, constants, params, xi, m, tape, tile, 0)
+        y = last_y(plan, tape, tile, 0)
+        total += loss_of_rows(
+            FIRST, terms, numbers, m, n_out, 0, y, ti, ki, wi, y, factor, d, next_d
+        )
+        if need_gradient:
+            backward_tile(
+                plan, constants, params, transposed, xi, m, tape, tile, 0,
+                d, next_d, gradient, True, i > 0, next_d, False,
+            )  # fmt: skip
+    return total
 
 
-@part
+@inlined
 def part_size(n):
     """The rows of a part: `contract.partition`."""
     if n <= PART_ROWS:
@@ -226,7 +219,7 @@ def part_size(n):
 add = elementwise(lambda to, x: (to + x,), 2, 1)
 
 
-@part
+@inlined
 def sum_of_rows(
     plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
     first, count, factor, seed, step, gradient, need_gradient, n_params, resident, space,
@@ -251,7 +244,7 @@ def sum_of_rows(
     return total
 
 
-@part
+@inlined
 def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights, n, space):
     """Σ w ℓ of n rows as stored, part after part."""
     total, size, seed, slim = 0.0, part_size(n), types.uint64(0), is_slim(plan, n)
@@ -277,7 +270,7 @@ _add_multiple = elementwise(lambda g, w, a: (g + w * a,), 2, 1)
 _add_signs = elementwise(_add_sign, 2, 1)
 
 
-@inner
+@callee
 def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     """group·Σ_j ‖W_:j‖, and its gradient added."""
     fill(norms, n_out, 0.0)
@@ -298,43 +291,38 @@ def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     return group * total
 
 
-def _make_penalties(fingerprint):
-    def penalties(plan, params, numbers, gradient, need_gradient, space):
-        """The penalties, and their gradient added."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
-        total = 0.0
-        for index in range(plan[N_LAYERS]):
-            layer = layer_of(plan, index)
-            n_in, n_out = layer[N_IN], layer[N_OUT]
-            size, w, g = n_in * n_out, at(params, layer[W_OFFSET]), at(gradient, layer[W_OFFSET])
-            if l2 != 0.0:
-                total += 0.5 * l2 * sum_of_squares(size, w)
-                if need_gradient:
-                    _add_multiple(size, g, w, as_real(w, l2))
-            if l1 != 0.0:
-                total += l1 * _sum_of_sizes(size, w)
-                if need_gradient:
-                    _add_signs(size, g, w, as_real(w, l1))
-            if group != 0.0:
-                norms = taken_as(numbers, at(space, plan[NORMS]))
-                total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
-        return total
-
-    return penalties
-
-
-_linked_penalties = Linked(_make_penalties, NUMBER, INTEGERS, reals, NUMBERS, reals, FLAG, reals)
-penalties = _linked_penalties.call
+@linked(
+    NUMBER, INTEGERS, reals, NUMBERS, reals, FLAG, reals,
+)  # fmt: skip
+def penalties(plan, params, numbers, gradient, need_gradient, space):
+    """The penalties, and their gradient added."""
+    l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
+    total = 0.0
+    for index in range(plan[N_LAYERS]):
+        layer = layer_of(plan, index)
+        n_in, n_out = layer[N_IN], layer[N_OUT]
+        size, w, g = n_in * n_out, at(params, layer[W_OFFSET]), at(gradient, layer[W_OFFSET])
+        if l2 != 0.0:
+            total += 0.5 * l2 * sum_of_squares(size, w)
+            if need_gradient:
+                _add_multiple(size, g, w, as_real(w, l2))
+        if l1 != 0.0:
+            total += l1 * _sum_of_sizes(size, w)
+            if need_gradient:
+                _add_signs(size, g, w, as_real(w, l1))
+        if group != 0.0:
+            norms = taken_as(numbers, at(space, plan[NORMS]))
+            total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
+    return total
 
 
-@part
+@inlined
 def has_penalties(numbers):
     """Whether there are any."""
     return numbers[L2] != 0.0 or numbers[L1] != 0.0 or numbers[GROUP] != 0.0
 
 
-@part
+@inlined
 def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, space):
     """The objective from the sum over rows; penalties are added to the gradient."""
     result = factor * total
@@ -344,7 +332,7 @@ def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, 
 
 
 # What an entry that calls these functions declares.
-SUMS = (*TILES, _linked_sum_of_part, _linked_penalties)
+SUMS = (*TILES, sum_of_part, penalties)
 
 
 # The types of a plan, a problem and its data, and of the rows' order.
@@ -354,27 +342,21 @@ DATA = (
 PLAN = (given_integers(1), given_doubles(1))
 
 
-def _make_objective(fingerprint):
-    def objective(
-        plan, constants, params, terms, numbers, X, targets, labels, weights,
-        gradient, need_gradient, workspace,
-    ):  # fmt: skip
-        """The objective of all rows, and its gradient if needed."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        q, c, p = pointer(plan), pointer(constants), pointer(params)
-        a, g, k = pointer(numbers), pointer(gradient), pointer(labels)
-        space = aligned(pointer(workspace))
-        total = sum_of_rows(
-            q, c, p, pointer(terms), a, pointer(X), pointer(targets), k, pointer(weights), k,
-            False, 0, X.shape[0], a[SCALE], types.uint64(0), 0, g, need_gradient, params.size,
-            False, space,
-        )  # fmt: skip
-        return objective_of(total, a[SCALE], q, p, a, g, need_gradient, space)
-
-    return objective
-
-
-objective = Entry(
-    _make_objective, NUMBER,
+@entry(
+    NUMBER,
     *PLAN, given(1), *DATA, result(1), FLAG, result(1), calls=SUMS,
 )  # fmt: skip
+def objective(
+    plan, constants, params, terms, numbers, X, targets, labels, weights,
+    gradient, need_gradient, workspace,
+):  # fmt: skip
+    """The objective of all rows, and its gradient if needed."""
+    q, c, p = pointer(plan), pointer(constants), pointer(params)
+    a, g, k = pointer(numbers), pointer(gradient), pointer(labels)
+    space = aligned(pointer(workspace))
+    total = sum_of_rows(
+        q, c, p, pointer(terms), a, pointer(X), pointer(targets), k, pointer(weights), k,
+        False, 0, X.shape[0], a[SCALE], types.uint64(0), 0, g, need_gradient, params.size,
+        False, space,
+    )  # fmt: skip
+    return objective_of(total, a[SCALE], q, p, a, g, need_gradient, space)

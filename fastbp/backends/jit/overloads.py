@@ -56,7 +56,7 @@ from .callers import (
     type_of_loss,
     user_of,
 )
-from .compiling import INNER_OPTIONS, part_of_users as part
+from .compiling import USERS_OPTIONS, inlined_in_users as inlined
 from .losses import (
     CONSTANT,
     GROUP,
@@ -113,7 +113,7 @@ def _require_network(net: Any) -> types.Float:
     return net.real
 
 
-@part
+@inlined
 def user_function(function, like, needed):
     """`user_of`, which is there if it is needed."""
     user = user_of(function, like)
@@ -130,21 +130,21 @@ def contiguous(array):
     return np.ascontiguousarray(array)
 
 
-@overload(contiguous, strict=False, jit_options=INNER_OPTIONS)
+@overload(contiguous, strict=False, jit_options=USERS_OPTIONS)
 def _contiguous(array):
     if array.layout == "C" and array.aligned:
         return lambda array: array
     return lambda array: np.ascontiguousarray(array)
 
 
-@part
+@inlined
 def check_length(numbers, params):
     """Raise unless the parameters are a network's."""
     if params.size != numbers[NET_PARAMS]:
         raise ShapeError("params has another length than expected: net.n_params")
 
 
-@part
+@inlined
 def check_inputs(numbers, params, x):
     """Raise unless parameters and inputs are a network's."""
     check_length(numbers, params)
@@ -152,7 +152,7 @@ def check_inputs(numbers, params, x):
         raise ShapeError("X has another number of columns than expected: net.n_in")
 
 
-@part
+@inlined
 def unmasked(numbers, params):
     """The parameters as the entries take them: masked ones are zero."""
     count = numbers[N_MASKED]
@@ -164,7 +164,7 @@ def unmasked(numbers, params):
     return result
 
 
-@part
+@inlined
 def without_fixed(numbers, derivative):
     """Set the entries of masked and frozen parameters to zero in each of some gradients."""
     count = numbers[N_FIXED]
@@ -175,7 +175,7 @@ def without_fixed(numbers, derivative):
                 derivative[start + places[k]] = 0.0
 
 
-@part
+@inlined
 def gradient_for(out, params):
     """Where the caller wants the gradient."""
     if out.size != params.size:
@@ -183,7 +183,7 @@ def gradient_for(out, params):
     return out
 
 
-@part
+@inlined
 def penalty(factor):
     """A checked factor of a penalty."""
     if not (factor >= 0.0 and factor < np.inf):
@@ -194,33 +194,33 @@ def penalty(factor):
 # Of losses: the normaliser (see `losses.Loss.scale`), the outputs and targets that they take.
 
 _SCALES = {
-    "N·n_out": part(lambda count, n_out: 1.0 / (count * n_out)),
-    "2N": part(lambda count, n_out: 1.0 / (2.0 * count)),
-    "N": part(lambda count, n_out: 1.0 / count),
-    "1": part(lambda count, n_out: 1.0),
+    "N·n_out": inlined(lambda count, n_out: 1.0 / (count * n_out)),
+    "2N": inlined(lambda count, n_out: 1.0 / (2.0 * count)),
+    "N": inlined(lambda count, n_out: 1.0 / count),
+    "1": inlined(lambda count, n_out: 1.0),
 }
 
 
-@part
+@inlined
 def any_outputs(n, n_out):
     """Nothing to check."""
 
 
-@part
+@inlined
 def two_outputs(n, n_out):
     """Raise unless there are classes."""
     if n_out < 2:
         raise ValueError("the loss needs at least 2 outputs of the network, one per class")
 
 
-@part
+@inlined
 def even_outputs(n, n_out):
     """Raise unless there are means and as many logarithms of variances."""
     if n_out % 2 == 1:
         raise ValueError("the loss needs an even number of outputs, means and then log variances")
 
 
-@part
+@inlined
 def pairs(n, n_out):
     """Raise unless rows are pairs of scores."""
     if n_out != 1:
@@ -242,14 +242,14 @@ def as_columns(y):
     return y
 
 
-@overload(as_columns, strict=False, jit_options=INNER_OPTIONS)
+@overload(as_columns, strict=False, jit_options=USERS_OPTIONS)
 def _as_columns(y):
     if y.ndim == 1:
         return lambda y: contiguous(y).reshape((y.size, 1))
     return lambda y: contiguous(y)
 
 
-@part
+@inlined
 def values_of(y, n, width):
     """Checked targets: their number of columns, they themselves, no labels."""
     targets = as_columns(y)
@@ -258,7 +258,7 @@ def values_of(y, n, width):
     return width, targets, None
 
 
-@part
+@inlined
 def probabilities_of(y, n, n_out):
     """Probabilities, likewise; NaN passes."""
     result = values_of(y, n, n_out)
@@ -268,7 +268,7 @@ def probabilities_of(y, n, n_out):
     return result
 
 
-@part
+@inlined
 def signs_of(y, n, n_out):
     """Labels -1 and 1, likewise."""
     result = values_of(y, n, n_out)
@@ -278,7 +278,7 @@ def signs_of(y, n, n_out):
     return result
 
 
-@part
+@inlined
 def counts_of(y, n, n_out):
     """Counts, likewise."""
     result = values_of(y, n, n_out)
@@ -288,19 +288,19 @@ def counts_of(y, n, n_out):
     return result
 
 
-@part
+@inlined
 def halves_of(y, n, n_out):
     """Values for the means, likewise."""
     return values_of(y, n, n_out // 2)
 
 
-@part
+@inlined
 def nothing_of(y, n, n_out):
     """No targets."""
     return 0, None, None
 
 
-@part
+@inlined
 def labels_of(y, n, n_out):
     """Checked labels: no columns, no matrix, the labels (n,)."""
     labels = as_columns(y)
@@ -521,7 +521,7 @@ def as_bias(b):
     return b
 
 
-@overload(as_bias, strict=False, jit_options=INNER_OPTIONS)
+@overload(as_bias, strict=False, jit_options=USERS_OPTIONS)
 def _as_bias(b):
     if _known(b) is None:
         return lambda b: None

@@ -15,9 +15,9 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
-from .compiling import FLAG, INTEGER, NOTHING, Linked, inner, itself, part, reals, symbol
-from .interpreted import intrinsic
+from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, itself, linked, reals, symbol
 from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unroll, vector_width
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
@@ -285,64 +285,55 @@ def _height(typingctx: Any, vectors: Any) -> Any:
     return types.int64(types.int64), codegen
 
 
-def _make_product(fingerprint):
-    def product(
-        m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
-    ):
-        """C (m, n) = start + A (m, depth) · B (depth, n), finished.
-
-        Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are
-        the distances of rows; `start` may be C, or a vector if `start_row` is 0. Without
-        `has_start` the sums begin at zero. RECTIFIED: the results are those of relu; PADDED: rows
-        of C have room for whole vectors.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        _provide_tiles(c)
-        if m <= 0:
-            return
-        width = vector_width(c)
-        vectors, rest = n // width, n % width
-        if HAS_MASKS and (rest > width // 2 or depth < _DEEP):
-            vectors, rest = vectors + (rest > 0), 0
-        whole = n - rest
-        j = 0
-        while j < n:
-            if j < whole:
-                widest = _WIDEST if m <= _height(_WIDEST) else _WIDE
-                wide = (
-                    vectors if vectors <= widest else vectors // ((vectors + widest - 1) // widest)
-                )
-                vectors -= wide
-                columns = min(wide * width, whole - j)
-                last = columns - (wide - 1) * width
-            else:
-                wide = _NARROW
-                columns = last = n - j if HAS_MASKS else 1
-            highest = _height(wide)
-            i, blocks = 0, 1 if m <= highest else (m + highest - 1) // highest
-            while blocks > 0:
-                rows = m - i if blocks == 1 else (m - i) // blocks
-                blocks -= 1
-                _tile(
-                    wide, rows, depth, at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
-                    at(c, i * c_row + j), c_row, last, at(start, i * start_row + j), start_row,
-                    has_start, finish,
-                )  # fmt: skip
-                i += rows
-            j += columns
-
-    return product
-
-
-_linked_product = Linked(
-    _make_product, NOTHING,
+@linked(
+    NOTHING,
     INTEGER, INTEGER, INTEGER, reals, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER, FLAG, reals,
     INTEGER, INTEGER, exports=("tiles",),
 )  # fmt: skip
-_product_of_tiles = _linked_product.call
+def product_of_tiles(
+    m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
+):
+    """C (m, n) = start + A (m, depth) · B (depth, n), finished.
+
+    Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are
+    the distances of rows; `start` may be C, or a vector if `start_row` is 0. Without
+    `has_start` the sums begin at zero. RECTIFIED: the results are those of relu; PADDED: rows
+    of C have room for whole vectors.
+    """
+    _provide_tiles(c)
+    if m <= 0:
+        return
+    width = vector_width(c)
+    vectors, rest = n // width, n % width
+    if HAS_MASKS and (rest > width // 2 or depth < _DEEP):
+        vectors, rest = vectors + (rest > 0), 0
+    whole = n - rest
+    j = 0
+    while j < n:
+        if j < whole:
+            widest = _WIDEST if m <= _height(_WIDEST) else _WIDE
+            wide = vectors if vectors <= widest else vectors // ((vectors + widest - 1) // widest)
+            vectors -= wide
+            columns = min(wide * width, whole - j)
+            last = columns - (wide - 1) * width
+        else:
+            wide = _NARROW
+            columns = last = n - j if HAS_MASKS else 1
+        highest = _height(wide)
+        i, blocks = 0, 1 if m <= highest else (m + highest - 1) // highest
+        while blocks > 0:
+            rows = m - i if blocks == 1 else (m - i) // blocks
+            blocks -= 1
+            _tile(
+                wide, rows, depth, at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
+                at(c, i * c_row + j), c_row, last, at(start, i * start_row + j), start_row,
+                has_start, finish,
+            )  # fmt: skip
+            i += rows
+        j += columns
 
 
-@inner
+@callee
 def finished_product(
     m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
 ):
@@ -356,12 +347,12 @@ def finished_product(
             start, start_row, has_start, finish,
         )  # fmt: skip
     else:
-        _product_of_tiles(
+        product_of_tiles(
             m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
         )
 
 
-@part
+@inlined
 def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
     """`finished_product` with nothing done to the sums."""
     finished_product(
@@ -461,21 +452,13 @@ def _dots(
     return signature, codegen
 
 
-def _make_dots(fingerprint):
-    def dots(m, depth, a, a_row, b, start, c, finish):
-        """c (m,) = start + A (m, depth) · b (depth,), finished: the product for one output."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        for i in range(0, m, _DOTS):
-            _dots(min(m - i, _DOTS), depth, at(a, i * a_row), a_row, b, start, at(c, i), finish)
-
-    return dots
-
-
-_linked_dots = Linked(
-    _make_dots, NOTHING,
-    INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER,
+@linked(
+    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER,
 )  # fmt: skip
-dots = _linked_dots.call
+def dots(m, depth, a, a_row, b, start, c, finish):
+    """c (m,) = start + A (m, depth) · b (depth,), finished: the product for one output."""
+    for i in range(0, m, _DOTS):
+        _dots(min(m - i, _DOTS), depth, at(a, i * a_row), a_row, b, start, at(c, i), finish)
 
 
 def _transpose_width(lanes: Lanes) -> int:
@@ -553,32 +536,25 @@ def _transpose_edge(
     return types.void(i8, i8, a, i8, to, i8), codegen
 
 
-def _make_transpose(fingerprint):
-    def transpose(m, n, a, a_row, to, to_row):
-        """Write the transpose of A (m, n) to `to` (n, m), given the distances of their rows."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        width = _square_width(a)
-        for i in range(0, m, width):
-            for j in range(0, n, width):
-                rows, columns = min(width, m - i), min(width, n - j)
-                block, target = at(a, i * a_row + j), at(to, j * to_row + i)
-                if rows == width and columns == width:
-                    _transpose_square(block, a_row, target, to_row)
-                elif HAS_MASKS:
-                    _transpose_edge(rows, columns, block, a_row, target, to_row)
-                else:
-                    for p in range(rows):
-                        for q in range(columns):
-                            target[q * to_row + p] = block[p * a_row + q]
-
-    return transpose
-
-
-linked_transpose = Linked(
-    _make_transpose, NOTHING,
-    INTEGER, INTEGER, reals, INTEGER, reals, INTEGER,
+@linked(
+    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER,
 )  # fmt: skip
-transpose = linked_transpose.call
+def transpose(m, n, a, a_row, to, to_row):
+    """Write the transpose of A (m, n) to `to` (n, m), given the distances of their rows."""
+    width = _square_width(a)
+    for i in range(0, m, width):
+        for j in range(0, n, width):
+            rows, columns = min(width, m - i), min(width, n - j)
+            block, target = at(a, i * a_row + j), at(to, j * to_row + i)
+            if rows == width and columns == width:
+                _transpose_square(block, a_row, target, to_row)
+            elif HAS_MASKS:
+                _transpose_edge(rows, columns, block, a_row, target, to_row)
+            else:
+                for p in range(rows):
+                    for q in range(columns):
+                        target[q * to_row + p] = block[p * a_row + q]
 
-# What an entry that calls these functions declares.
-PRODUCTS = (_linked_product, _linked_dots, linked_transpose)
+
+# What a function that calls these declares.
+PRODUCTS = (product_of_tiles, dots, transpose)

@@ -12,13 +12,13 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.extending import intrinsic
 
 from ...activations import LINEAR
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import DELTA_ROWS
 from .activations import BACKWARD, call_activation
-from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBERS, Linked, inner, part, reals
-from .interpreted import intrinsic
+from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBERS, callee, inlined, linked, reals
 from .layer import layer_input_gradient, multiply_by_derivative, span
 from .network import (
     FREE_BEFORE,
@@ -41,20 +41,20 @@ from .vectors import Lanes, at, copy, elementwise, loop, vector_width
 _INT64 = ir.IntType(64)
 
 
-@part
+@inlined
 def samples_of_deltas(n_out):
     """How many rows of data have their deltas together."""
     return max(1, DELTA_ROWS // n_out)
 
 
-@part
+@inlined
 def deltas_of(plan, layer, deltas):
     """Where a layer's deltas are."""
     last = layer_of(plan, plan[N_LAYERS] - 1)
     return at(deltas, max(DELTA_ROWS, last[N_OUT]) * layer[Y_COLUMN])
 
 
-@part
+@inlined
 def _scale(layer, constant, m, each, tape, n, slopes, d):
     """d *= act' of the layer, where `each` rows of d share the row of Y (or Z) of their sample."""
     n_out, ld = layer[N_OUT], layer[LEADING]
@@ -72,7 +72,7 @@ def _scale(layer, constant, m, each, tape, n, slopes, d):
                 times(n_out, at(d, k * ld), at(d, k * ld), at(slopes, i * ld))
 
 
-@inner
+@callee
 def _pull(plan, constants, params, transposed, m, each, tape, n, slopes, deltas, lowest):
     """From dL/dY of the last layer to dL/dZ of the layers down to the lowest one."""
     for index in range(plan[N_LAYERS] - 1, lowest - 1, -1):
@@ -127,7 +127,7 @@ def _multiples(typingctx: Any, n_in: Any, n_out: Any, a: Any, d: Any, row: Any) 
 _scaled = elementwise(lambda to, x, factor: (x * factor,), 2, 1)
 
 
-@part
+@inlined
 def _all_columns(layer, a, d, row):
     """A layer's columns of a row of J: a_i·d_j, then d_j for the biases."""
     n_in, n_out, of_weights = layer[N_IN], layer[N_OUT], at(row, layer[W_OFFSET])
@@ -139,7 +139,7 @@ def _all_columns(layer, a, d, row):
         copy(at(row, layer[B_OFFSET]), d, n_out)
 
 
-@part
+@inlined
 def _free_columns(plan, layer, a, d, row):
     """Those of its free parameters."""
     places, weights = at(plan, layer[PLACES]), layer[FREE_WEIGHTS]
@@ -149,7 +149,7 @@ def _free_columns(plan, layer, a, d, row):
         row[k] = d[places[2 * k + 1]]
 
 
-@inner
+@callee
 def _fill(plan, x, sample, k, tape, n, deltas, free_only, row):
     """A row of J; as much as a vector may be written beyond its end."""
     a = at(x, sample * layer_of(plan, 0)[N_IN])
@@ -164,7 +164,7 @@ def _fill(plan, x, sample, k, tape, n, deltas, free_only, row):
         a = at(tape, n * layer[Y_COLUMN] + sample * ld)
 
 
-@part
+@inlined
 def _lowest(plan, free_only):
     """The first layer that has columns."""
     index = 0
@@ -176,44 +176,38 @@ def _lowest(plan, free_only):
     return index
 
 
-def _make_rows_of_jacobian(fingerprint):
-    def rows_of_jacobian(
-        plan, constants, params, transposed, x, m, each, tape, n, deltas, spare, free_only, J,
-        stride,
-    ):  # fmt: skip
-        """From `each` rows of dL/dY for each of m samples, in the last layer's place, rows of J.
-
-        These are `stride` apart; the tape is that of the samples' tile of n rows. `spare` has room
-        for a row and a vector, and for m rows of the widest layer.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        columns = number_of_free(plan) if free_only else number_of_params(plan)
-        lowest, rows = _lowest(plan, free_only), m * each
-        _pull(plan, constants, params, transposed, m, each, tape, n, spare, deltas, lowest)
-        for k in range(rows):
-            row = at(J, k * stride)
-            # What is written beyond a row the next one overwrites; after the last there is no room.
-            if (rows - 1 - k) * stride >= vector_width(J):
-                _fill(plan, x, k // each, k, tape, n, deltas, free_only, row)
-            else:
-                _fill(plan, x, k // each, k, tape, n, deltas, free_only, spare)
-                copy(row, spare, columns)
-
-    return rows_of_jacobian
-
-
-_linked_rows = Linked(
-    _make_rows_of_jacobian, NOTHING,
+@linked(
+    NOTHING,
     INTEGERS, NUMBERS, reals, reals, reals, INTEGER, INTEGER, reals, INTEGER, reals, reals, FLAG,
     reals, INTEGER, calls=PRODUCTS,
 )  # fmt: skip
-rows_of_jacobian = _linked_rows.call
+def rows_of_jacobian(
+    plan, constants, params, transposed, x, m, each, tape, n, deltas, spare, free_only, J,
+    stride,
+):  # fmt: skip
+    """From `each` rows of dL/dY for each of m samples, in the last layer's place, rows of J.
 
-# What an entry that calls this declares.
-ROWS = (*PRODUCTS, _linked_rows)
+    These are `stride` apart; the tape is that of the samples' tile of n rows. `spare` has room
+    for a row and a vector, and for m rows of the widest layer.
+    """
+    columns = number_of_free(plan) if free_only else number_of_params(plan)
+    lowest, rows = _lowest(plan, free_only), m * each
+    _pull(plan, constants, params, transposed, m, each, tape, n, spare, deltas, lowest)
+    for k in range(rows):
+        row = at(J, k * stride)
+        # What is written beyond a row the next one overwrites; after the last there is no room.
+        if (rows - 1 - k) * stride >= vector_width(J):
+            _fill(plan, x, k // each, k, tape, n, deltas, free_only, row)
+        else:
+            _fill(plan, x, k // each, k, tape, n, deltas, free_only, spare)
+            copy(row, spare, columns)
 
 
-@part
+# What a function that calls this declares.
+ROWS = (*PRODUCTS, rows_of_jacobian)
+
+
+@inlined
 def set_unit_rows(m, n, d):
     """For each of m samples n rows of d (m·n, n), which pick one output each."""
     fill(d, m * n * n, 0.0)

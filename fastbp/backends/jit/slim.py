@@ -16,13 +16,13 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import SLIM_SHORT_BYTES
 from .activations import call_activation
-from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, NUMBERS, Family, inner, part, reals
-from .interpreted import intrinsic
+from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, NUMBERS, callee, family, inlined, reals
 from .layer import multiply_by_derivative
 from .losses import FIRST, is_softmax, loss_of_rows
 from .network import (
@@ -226,7 +226,7 @@ def _width(typingctx: Any, size: Any, like: Any) -> Any:
     return types.int64(size, like), codegen
 
 
-@part
+@inlined
 def _outputs(size, layer, params, rows, ld, x, out, finish):
     """Z = XW + b, finished."""
     n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
@@ -237,7 +237,7 @@ def _outputs(size, layer, params, rows, ld, x, out, finish):
         )  # fmt: skip
 
 
-@part
+@inlined
 def _input_gradient(size, layer, params, rows, ld, d, dx):
     """dX = dZ Wᵀ."""
     n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
@@ -248,7 +248,7 @@ def _input_gradient(size, layer, params, rows, ld, d, dx):
         )  # fmt: skip
 
 
-@part
+@inlined
 def _gradient(size, layer, rows, ld, x, d, lanes, accumulate):
     """dW = Xᵀ dZ and db = Σ_rows dZ by lanes."""
     n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
@@ -260,13 +260,13 @@ def _gradient(size, layer, rows, ld, x, d, lanes, accumulate):
         )  # fmt: skip
 
 
-@part
+@inlined
 def _kept(layer, ld, tape):
     """What the activation's derivative is taken from: Z or Y."""
     return at(tape, ld * (layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]))
 
 
-@part
+@inlined
 def _forward(size, plan, constants, params, x, rows, ld, tape):
     """Run a tile's inputs through all layers; columns of the tape are units."""
     for index in range(plan[N_LAYERS]):
@@ -281,7 +281,7 @@ def _forward(size, plan, constants, params, x, rows, ld, tape):
         x = y
 
 
-@part
+@inlined
 def _backward(size, plan, constants, params, x, rows, ld, tape, d, next_d, lanes, accumulate):
     """From d, dL/dY of the last layer, to the gradient by lanes; d and next_d are overwritten."""
     for index in range(plan[N_LAYERS] - 1, -1, -1):
@@ -297,7 +297,7 @@ def _backward(size, plan, constants, params, x, rows, ld, tape, d, next_d, lanes
             d, next_d = next_d, d
 
 
-@part
+@inlined
 def _sum_lanes(size, count, lanes, sums):
     """The gradient from what it is by lanes."""
     width = _width(size, sums)
@@ -311,7 +311,7 @@ def _sum_lanes(size, count, lanes, sums):
             sums[whole + p] = last[p]
 
 
-@inner
+@callee
 def _across(m, n, rows, order, has_order, ld, to):
     """Write m rows (m, n), or those that the order names, transposed, with zeros after the last."""
     for j in range(n):
@@ -323,7 +323,7 @@ def _across(m, n, rows, order, has_order, ld, to):
             to[j * ld + i] = row[j]
 
 
-@inner
+@callee
 def _along(m, n, units, ld, to):
     """Write the first m rows (m, n) of what lies across."""
     for j in range(n):
@@ -331,8 +331,12 @@ def _along(m, n, units, ld, to):
             to[i * n + j] = units[j * ld + i]
 
 
-def _make_slim(fingerprint, size):
-    """The function of slim networks for vectors of a size in bytes."""
+@family(
+    NUMBER, INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, FLAG,
+    reals, INTEGERS, reals, NUMBER, FLAG, FLAG, reals, FLAG, reals, kinds={_SHORT, VECTOR_BYTES},
+)  # fmt: skip
+def call_slim(size):
+    """The function of slim networks for vectors of a size in bytes, called by its address."""
 
     def slim(
         plan, constants, params, terms, numbers, x, order, has_order, m, resident, t, labels,
@@ -343,7 +347,6 @@ def _make_slim(fingerprint, size):
         After the last one it stands in `gradient`. If the inputs are `resident` they are transposed
         already; targets and losses are row by row.
         """
-        _ = fingerprint  # see compiling.source_fingerprint
         last = layer_of(plan, plan[N_LAYERS] - 1)
         n_in, n_out, width = layer_of(plan, 0)[N_IN], last[N_OUT], _width(size, params)
         ld = (m + width - 1) // width * width
@@ -375,17 +378,9 @@ def _make_slim(fingerprint, size):
     return slim
 
 
-_functions = Family(
-    _make_slim, NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, FLAG, reals,
-    INTEGERS, reals, NUMBER, FLAG, FLAG, reals, FLAG, reals, kinds={_SHORT, VECTOR_BYTES},
-)  # fmt: skip
-call_slim = _functions.call
-
-
 def addresses(dtype: np.dtype) -> tuple[int, int]:
     """Of the functions for short and for long vectors."""
-    return _functions.address(dtype, _SHORT), _functions.address(dtype, VECTOR_BYTES)
+    return call_slim.address(dtype, _SHORT), call_slim.address(dtype, VECTOR_BYTES)
 
 
 def rows_of_short(dtype: np.dtype) -> int:

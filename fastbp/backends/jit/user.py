@@ -32,7 +32,6 @@ from numba.core.types.misc import unliteral
 from numba.extending import intrinsic, overload
 
 from .compiling import _OPTIONS, itself, reals
-from .interpreted import has_stand_in
 from .scalars import exp, tanh
 
 
@@ -388,7 +387,6 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
     return apply
 
 
-@has_stand_in
 def compile_activation(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
     """A user's function and its derivatives (or None) as void (order, n, z, out).
 
@@ -403,7 +401,6 @@ def compile_activation(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
     return _compile(_activation, given, dtype, types.void, reals, reals)
 
 
-@has_stand_in
 def compile_loss(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
     """A user's loss and its second derivative as double (order, n, y, t, weights, factor, d).
 

@@ -17,8 +17,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils, config
-
-from .interpreted import has_stand_in, intrinsic
+from numba.extending import intrinsic
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
@@ -377,7 +376,6 @@ def _converted(vector: Vector, real: types.Float) -> Vector:
     return Vector(lanes, convert(vector.value, lanes.type))
 
 
-@has_stand_in
 def elementwise(
     formula: Callable[..., Any], pointers: int, results: int, total: bool = False
 ) -> Any:
@@ -404,7 +402,6 @@ def elementwise(
     return apply
 
 
-@has_stand_in
 def elementwise_of(
     formula: Callable[[int], Callable[..., Any]], pointers: int, results: int, total: bool = False
 ) -> Any:
