@@ -308,7 +308,7 @@ def _succeeds(s, rows):
     if not _gains(s):
         return False
     state[NJEV] += 1
-    _normal(s, rows, True)
+    trial[SQUARES_THERE] = _normal(s, rows, True)
     if not _is_finite(s):
         copy(s.there, s.params, s.n_params)
         _normal(s, rows, True)  # what was replaced in vain
