@@ -65,11 +65,11 @@ from ..contract import (
 from ..tiling import (
     DELTA_ROWS,
     JACOBIAN_ROWS,
+    LANE_MAJOR_FEW_ROWS,
+    LANE_MAJOR_WIDTH,
+    LANE_MAJOR_WIDTH_FOR_FEW,
+    LANE_MAJOR_WIDTH_OF_DOUBLES,
     NARROW,
-    SLIM_FEW_ROWS,
-    SLIM_WIDTH,
-    SLIM_WIDTH_FOR_FEW,
-    SLIM_WIDTH_OF_DOUBLES,
     TILE_ROWS,
     WIDE_TILE_ROWS,
 )
@@ -217,10 +217,10 @@ def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
 def _slim_rows(plan: Plan) -> int:
     """From how many rows on sums treat the network as slim: see slim.py."""
     widest = plan.layers[:, (N_IN, N_OUT)].max()
-    if widest <= SLIM_WIDTH_FOR_FEW:
+    if widest <= LANE_MAJOR_WIDTH_FOR_FEW:
         return 1
-    most = SLIM_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else SLIM_WIDTH
-    return SLIM_FEW_ROWS if widest <= most else _NEVER
+    most = LANE_MAJOR_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else LANE_MAJOR_WIDTH
+    return LANE_MAJOR_FEW_ROWS if widest <= most else _NEVER
 
 
 def _leading(plan: Plan) -> np.ndarray:

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
-from ..tiling import SLIM_SHORT_BYTES
+from ..tiling import LANE_MAJOR_SHORT_BYTES
 from .activations import call_activation
 from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, NUMBERS, callee, family, inlined, reals
 from .layer import multiply_by_derivative
@@ -46,7 +46,7 @@ from .vectors import VECTOR_BYTES, Lanes, Sums, Vector, as_real, at, loop, room_
 _INT64 = ir.IntType(64)
 _UNITS = 4  # that share the loads of a product
 
-_SHORT = min(VECTOR_BYTES, SLIM_SHORT_BYTES)
+_SHORT = min(VECTOR_BYTES, LANE_MAJOR_SHORT_BYTES)
 
 
 def _lanes(builder: ir.IRBuilder, real: types.Float, size: Any) -> Lanes:
