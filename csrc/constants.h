@@ -139,15 +139,16 @@
 #define FB_TILE_ROWS 64
 #define FB_WIDE_TILE_ROWS 256
 
-/* The widest layer with which a network counts as slim, so that rows lie along vectors: with
- * fewer than SLIM_FEW_ROWS rows, in float64 with more of them, in float32. */
-#define FB_SLIM_FEW_ROWS 8
-#define FB_SLIM_WIDTH_FOR_FEW 4
-#define FB_SLIM_WIDTH_OF_DOUBLES 6
-#define FB_SLIM_WIDTH 8
+/* A sum over rows runs lane-major (rows along the lanes of vectors) if no layer of the network
+ * is wider than LANE_MAJOR_WIDTH_FOR_FEW, for fewer than LANE_MAJOR_FEW_ROWS rows. With more
+ * rows, the widths are LANE_MAJOR_WIDTH_OF_DOUBLES in float64 and LANE_MAJOR_WIDTH in float32. */
+#define FB_LANE_MAJOR_FEW_ROWS 8
+#define FB_LANE_MAJOR_WIDTH_FOR_FEW 4
+#define FB_LANE_MAJOR_WIDTH_OF_DOUBLES 6
+#define FB_LANE_MAJOR_WIDTH 8
 
-/* Rows of a slim network that fit in so many bytes take vectors of this size. */
-#define FB_SLIM_SHORT_BYTES 32
+/* A lane-major computation uses vectors of this many bytes if all rows fit into one such vector. */
+#define FB_LANE_MAJOR_SHORT_BYTES 32
 
 /* Derivatives row by row: rows of deltas that pass through the layers together, and rows of the
  * Jacobian that stay in the cache for the normal equations. */

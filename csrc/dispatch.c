@@ -200,7 +200,8 @@ int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *
 static const fb_table *table_for_sum(const fb_plan *plan, int64_t rows)
 {
     int64_t bytes = rows * (int64_t)(plan->is_double ? sizeof(double) : sizeof(float));
-    return fb_is_slim(plan, (idx)rows) && bytes <= FB_SLIM_SHORT_BYTES ? plan->half : plan->table;
+    int is_short = fb_is_slim(plan, (idx)rows) && bytes <= FB_LANE_MAJOR_SHORT_BYTES;
+    return is_short ? plan->half : plan->table;
 }
 
 int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,

@@ -25,7 +25,7 @@ from . import _kernels, backends
 from ._errors import ShapeError
 from ._objective import Objective
 from .activations import Activation
-from .backends.jit import callers, overloads
+from .backends.jit import handles, overloads
 from .backends.jit.compiling import USERS_OPTIONS, real_type
 from .losses import Loss
 from .network import Network
@@ -229,23 +229,23 @@ for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backwa
 
 
 def _opened_network(net: Network) -> np.ndarray:
-    return callers.handle_of_plan(net.plan, net._masked)
+    return handles.handle_of_plan(net.plan, net._masked)
 
 
 def _opened_objective(objective: Objective) -> np.ndarray:
-    return callers.handle_of_problem(objective.problem, objective.net._masked)
+    return handles.handle_of_problem(objective.problem, objective.net._masked)
 
 
 def _type_of_network(net: Network) -> types.Type:
-    return callers.NetworkType(real_type(net.dtype), _opened_network)
+    return handles.NetworkType(real_type(net.dtype), _opened_network)
 
 
 def _type_of_objective(objective: Objective) -> types.Type:
-    return callers.ObjectiveType(real_type(objective.net.dtype), _opened_objective)
+    return handles.ObjectiveType(real_type(objective.net.dtype), _opened_objective)
 
 
 def _type_of_activation(act: Activation) -> types.Type:
-    return callers.ActivationType(act.kind)
+    return handles.ActivationType(act.kind)
 
 
 def _tell(what: type, type_of: Callable) -> None:
@@ -262,19 +262,19 @@ def _tell(what: type, type_of: Callable) -> None:
 _tell(Network, _type_of_network)
 _tell(Objective, _type_of_objective)
 _tell(Activation, _type_of_activation)
-_tell(Loss, callers.type_of_loss)
+_tell(Loss, handles.type_of_loss)
 
 
 def _attribute(name: str, place: int) -> None:
-    @overload_attribute(callers.NetworkType, name)
+    @overload_attribute(handles.NetworkType, name)
     def read(net):
-        return lambda net: callers.numbers_of(net)[place]
+        return lambda net: handles.numbers_of(net)[place]
 
 
 for _name, _place in (
-    ("n_in", callers.NET_IN),
-    ("n_out", callers.NET_OUT),
-    ("n_params", callers.NET_PARAMS),
-    ("n_free", callers.NET_FREE),
+    ("n_in", handles.NET_IN),
+    ("n_out", handles.NET_OUT),
+    ("n_params", handles.NET_PARAMS),
+    ("n_free", handles.NET_FREE),
 ):
     _attribute(_name, _place)

@@ -102,9 +102,9 @@ struct fb_plan {
  * to 1 of the time, the least with many rows of few units; beyond, units fill vectors better. */
 static inline int fb_is_slim(const fb_plan *plan, idx rows)
 {
-    idx width = rows < FB_SLIM_FEW_ROWS ? FB_SLIM_WIDTH_FOR_FEW
-                : plan->is_double       ? FB_SLIM_WIDTH_OF_DOUBLES
-                                        : FB_SLIM_WIDTH;
+    idx width = rows < FB_LANE_MAJOR_FEW_ROWS ? FB_LANE_MAJOR_WIDTH_FOR_FEW
+                : plan->is_double             ? FB_LANE_MAJOR_WIDTH_OF_DOUBLES
+                                              : FB_LANE_MAJOR_WIDTH;
     return plan->max_width <= width;
 }
 

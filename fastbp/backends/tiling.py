@@ -9,13 +9,14 @@ C has these numbers from csrc/constants.h: after a change run `python tools/cons
 NARROW = 128
 TILE_ROWS, WIDE_TILE_ROWS = 64, 256
 
-# The widest layer with which a network counts as slim, so that rows lie along vectors: with fewer
-# than SLIM_FEW_ROWS rows, in float64 with more of them, in float32.
-SLIM_FEW_ROWS = 8
-SLIM_WIDTH_FOR_FEW, SLIM_WIDTH_OF_DOUBLES, SLIM_WIDTH = 4, 6, 8
+# A sum over rows runs lane-major (rows along the lanes of vectors) if no layer of the network is
+# wider than LANE_MAJOR_WIDTH_FOR_FEW, for fewer than LANE_MAJOR_FEW_ROWS rows. With more rows, the
+# widths are LANE_MAJOR_WIDTH_OF_DOUBLES in float64 and LANE_MAJOR_WIDTH in float32.
+LANE_MAJOR_FEW_ROWS = 8
+LANE_MAJOR_WIDTH_FOR_FEW, LANE_MAJOR_WIDTH_OF_DOUBLES, LANE_MAJOR_WIDTH = 4, 6, 8
 
-# Rows of a slim network that fit in so many bytes take vectors of this size.
-SLIM_SHORT_BYTES = 32
+# A lane-major computation uses vectors of this many bytes if all rows fit into one such vector.
+LANE_MAJOR_SHORT_BYTES = 32
 
 # Derivatives row by row: rows of deltas that pass through the layers together, and rows of the
 # Jacobian that stay in the cache for the normal equations.

@@ -15,8 +15,8 @@ Python allocates the results and a workspace, and one compiled function does the
     layer          one layer
     kernels        the entries for one layer
     network        all layers on a tile of rows
-    slim           the same for narrow networks
-    rows           derivatives row by row
+    lane_major     the same for narrow networks
+    jacobian_rows  derivatives row by row
     derivatives    the entries for vector-Jacobian products and Jacobians
     objective      the objective and its gradient
     curvature      second-order products
@@ -25,12 +25,12 @@ Python allocates the results and a workspace, and one compiled function does the
     marquardt      Levenberg and Marquardt's method
     optimizers     the update rules
     training       the training loop
-    callers        how users' jitted code calls the entries
+    handles        how users' jitted code calls the entries
     overloads      what fastbp.jitted has for the types of a call
 
 Importing this module compiles nothing. The first call of a function compiles it for its dtype, or
 loads it from the cache; sizes, activations, losses and optimizers are arguments. Networks with no
-layer wider than 8 have a function beside, which is compiled when the first one comes: see slim.
+layer wider than 8 have a function of their own, compiled when the first one comes: see lane_major.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ from ..contract import (
 from ..tiling import (
     DELTA_ROWS,
     JACOBIAN_ROWS,
+    LANE_MAJOR_FEW_ROWS,
+    LANE_MAJOR_WIDTH,
+    LANE_MAJOR_WIDTH_FOR_FEW,
+    LANE_MAJOR_WIDTH_OF_DOUBLES,
     NARROW,
-    SLIM_FEW_ROWS,
-    SLIM_WIDTH,
-    SLIM_WIDTH_FOR_FEW,
-    SLIM_WIDTH_OF_DOUBLES,
     TILE_ROWS,
     WIDE_TILE_ROWS,
 )
@@ -71,12 +71,12 @@ from . import (
     curvature,
     derivatives,
     kernels,
+    lane_major,
     least_squares,
     losses,
     marquardt,
     network,
     objective,
-    slim,
     training,
 )
 from .vectors import VECTOR_BYTES
@@ -139,10 +139,10 @@ def _prepare(plan: Plan) -> _Prepared:
     layers, tape_width = _layers_of_tile(plan)
     sizes = _workspace(plan, tile, tape_width, dropped)
     places = np.cumsum([0, *(-(-size // line) * line for size in sizes.values())])
-    slim_rows = _slim_rows(plan)
-    functions = slim.addresses(plan.dtype) if slim_rows < _NEVER else (0, 0)
-    of_slim = [slim_rows, slim.rows_of_short(plan.dtype), *functions]
-    header = [len(n_out), tile, *places[:-1], *of_slim]
+    lane_major_rows = _lane_major_rows(plan)
+    functions = lane_major.addresses(plan.dtype) if lane_major_rows < _NEVER else (0, 0)
+    of_lane_major = [lane_major_rows, lane_major.rows_of_short(plan.dtype), *functions]
+    header = [len(n_out), tile, *places[:-1], *of_lane_major]
     addresses = [activations.addresses(act, plan.dtype) for act in plan.activations]
     factors = plan.tape_width + np.cumsum(2 * n_out * (dropped > 0)) - 2 * n_out
 
@@ -157,10 +157,10 @@ def _prepare(plan: Plan) -> _Prepared:
         return integers, np.append(plan.constants, dropped)
 
     taped = arrays(plan.layers, n_out, -1)
-    ordinary = taped if slim_rows < _NEVER else arrays(layers, _leading(plan), -1)
+    ordinary = taped if lane_major_rows < _NEVER else arrays(layers, _leading(plan), -1)
     dropping = ordinary
     if plan.dropout is not None:
-        header[network.SLIM_ROWS] = _NEVER  # factors of dropout lie row by row
+        header[network.LANE_MAJOR_ROWS] = _NEVER  # factors of dropout lie row by row
         dropping = arrays(plan.layers, n_out, np.where(dropped > 0, factors, -1))
     found = _Prepared(
         ordinary,
@@ -193,13 +193,13 @@ def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
     return np.array(columns), np.concatenate([_NO_INTEGERS, *places])
 
 
-def _slim_rows(plan: Plan) -> int:
-    """From how many rows on sums treat the network as slim: see slim.py."""
+def _lane_major_rows(plan: Plan) -> int:
+    """From how many rows on the rows lie along lanes: see lane_major.py."""
     widest = plan.layers[:, (N_IN, N_OUT)].max()
-    if widest <= SLIM_WIDTH_FOR_FEW:
+    if widest <= LANE_MAJOR_WIDTH_FOR_FEW:
         return 1
-    most = SLIM_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else SLIM_WIDTH
-    return SLIM_FEW_ROWS if widest <= most else _NEVER
+    most = LANE_MAJOR_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else LANE_MAJOR_WIDTH
+    return LANE_MAJOR_FEW_ROWS if widest <= most else _NEVER
 
 
 def _leading(plan: Plan) -> np.ndarray:
@@ -224,7 +224,7 @@ def _layers_of_tile(plan: Plan) -> tuple[np.ndarray, int]:
 
 def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> dict[int, int]:
     """The sizes of the workspace's parts, in their order."""
-    n_out, of_slim = plan.layers[:, N_OUT], int(_slim_rows(plan) < _NEVER)
+    n_out, of_lane_major = plan.layers[:, N_OUT], int(_lane_major_rows(plan) < _NEVER)
     widest = max(int(plan.layers[:, (N_IN, N_OUT)].max()), int(_leading(plan).max()))
     of_8_bytes = 8 // plan.dtype.itemsize
     return {
@@ -239,10 +239,10 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
         network.LABEL_ROWS: tile * of_8_bytes,
         network.WEIGHT_ROWS: tile,
         network.NORMS: widest * of_8_bytes,
-        network.SLIM_X: of_slim * tile * plan.n_in,
-        network.SLIM_Y: of_slim * tile * plan.n_out,
-        network.SLIM_D: of_slim * tile * plan.n_out,
-        network.SLIM_LANES: of_slim * slim.lanes_size(plan.dtype, plan.n_params),
+        network.LANE_MAJOR_X: of_lane_major * tile * plan.n_in,
+        network.LANE_MAJOR_Y: of_lane_major * tile * plan.n_out,
+        network.LANE_MAJOR_D: of_lane_major * tile * plan.n_out,
+        network.LANE_MAJOR_SUMS: of_lane_major * lane_major.lanes_size(plan.dtype, plan.n_params),
         # What follows is for derivatives row by row only.
         network.DELTAS: max(DELTA_ROWS, plan.n_out) * tape_width,
         network.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, DELTA_ROWS * widest),

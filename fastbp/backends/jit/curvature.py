@@ -11,6 +11,7 @@ from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET
 from ..tiling import DELTA_ROWS
 from .activations import call_activation
 from .compiling import FLAG, NOTHING, callee, entry, given, inlined, result
+from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian
 from .layer import layer_input_gradient, linear_forward, weight_gradient
 from .losses import FIRST, N_TARGETS, SCALE, SECOND, loss_of_rows
 from .network import (
@@ -39,7 +40,6 @@ from .network import (
 )
 from .objective import DATA, PLAN, add, part_size
 from .product import PRODUCTS
-from .rows import ROWS, deltas_of, rows_of_jacobian
 from .vectors import Vector, aligned, at, copy, elementwise, pointer
 
 # What the tape of a tile holds per layer: blocks of tile·n_out numbers.

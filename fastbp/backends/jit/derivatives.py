@@ -12,6 +12,7 @@ from .compiling import (
     given_integers,
     result,
 )
+from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .network import (
     DELTA,
     DELTAS,
@@ -31,7 +32,6 @@ from .network import (
     number_of_free,
     transpose_weights,
 )
-from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .vectors import aligned, at, copy, pointer
 
 

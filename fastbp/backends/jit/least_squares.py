@@ -22,6 +22,7 @@ from .compiling import (
     reals,
     result,
 )
+from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .losses import HAS_WEIGHTS
 from .network import (
     DELTA,
@@ -43,7 +44,6 @@ from .network import (
 )
 from .objective import DATA, PLAN, add, part_size
 from .product import product
-from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .vectors import aligned, as_real, at, copy, pointer
 
 # Rows of JᵀJ that are computed together, from the diagonal on: those of a tile, which leaves least

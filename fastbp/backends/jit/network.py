@@ -43,14 +43,14 @@ from .product import PRODUCTS, transpose
 from .vectors import aligned, at, copy, elementwise, pointer
 
 # A plan is, for compiled code, a vector of integers. First come the number of layers, the rows of a
-# tile and where the parts of the workspace begin; from how many rows on the network is slim (see
-# slim.py), up to how many vectors are short, and the functions for these and for the others. They
+# tile and where the parts of the workspace begin; from how many rows on these lie along lanes (see
+# lane_major.py), up to how many vectors are short, and the functions for these and the others. They
 # are followed by the layers' columns.
 (
     N_LAYERS, TILE, TAPE, DELTA, NEXT_DELTA, TRANSPOSED, GRADIENT, PART_GRADIENT, X_ROWS,
-    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, SLIM_X, SLIM_Y, SLIM_D, SLIM_LANES, DELTAS,
-    SPARE_ROW, R_TAPE, R_DELTA, NEXT_R_DELTA, SPARE, R_TRANSPOSED, SLIM_ROWS, SHORT_ROWS,
-    SLIM_SHORT, SLIM_LONG, HEADER,
+    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, LANE_MAJOR_X, LANE_MAJOR_Y, LANE_MAJOR_D,
+    LANE_MAJOR_SUMS, DELTAS, SPARE_ROW, R_TAPE, R_DELTA, NEXT_R_DELTA, SPARE, R_TRANSPOSED,
+    LANE_MAJOR_ROWS, SHORT_ROWS, LANE_MAJOR_SHORT, LANE_MAJOR_LONG, HEADER,
 ) = range(29)  # fmt: skip
 
 # Columns of a layer beside those of `Plan.layers`: the addresses of its activation's function and

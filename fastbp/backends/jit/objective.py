@@ -40,19 +40,20 @@ from .compiling import (
     reals,
     result,
 )
+from .lane_major import call_lane_major
 from .losses import FIRST, GROUP, HAS_WEIGHTS, L1, L2, LOSS, N_TARGETS, SCALE, loss_of_rows
 from .network import (
     DELTA,
     FACTORS,
     LABEL_ROWS,
+    LANE_MAJOR_LONG,
+    LANE_MAJOR_ROWS,
+    LANE_MAJOR_SHORT,
     N_LAYERS,
     NEXT_DELTA,
     NORMS,
     PART_GRADIENT,
     SHORT_ROWS,
-    SLIM_LONG,
-    SLIM_ROWS,
-    SLIM_SHORT,
     TAPE,
     TARGET_ROWS,
     TILE,
@@ -67,7 +68,6 @@ from .network import (
     layer_of,
     transpose_weights,
 )
-from .slim import call_slim
 from .vectors import (
     Vector,
     aligned,
@@ -139,9 +139,9 @@ def _take_rows(m, width, order, source, to):
 
 
 @inlined
-def is_slim(plan, count):
-    """Whether a sum over so many rows treats the network as slim."""
-    return count >= plan[SLIM_ROWS]
+def is_lane_major(plan, count):
+    """Whether a sum over so many rows has its rows along lanes: see lane_major.py."""
+    return count >= plan[LANE_MAJOR_ROWS]
 
 
 @linked(
@@ -152,12 +152,13 @@ def is_slim(plan, count):
 )  # fmt: skip
 def sum_of_part(
     plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-    first, start, count, factor, seed, step, gradient, need_gradient, slim, resident, space,
+    first, start, count, factor, seed, step, gradient, need_gradient, lane_major, resident, space,
 ):  # fmt: skip
     """Σ w ℓ of a part of a batch, and its gradient times the factor.
 
     The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
-    in the workspace, unless the network is `slim`; then its only tile may be `resident` there.
+    in the workspace, unless rows lie along lanes (`lane_major`); then the only tile may be
+    `resident` there.
     """
     tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
     n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
@@ -174,7 +175,7 @@ def sum_of_part(
         ki, wi = at(labels, place), at(weights, place)
         rows = at(order, place)
         if has_order:
-            if not slim:
+            if not lane_major:
                 _take_rows(m, n_in, rows, x, x_rows)
             if of_labels:
                 _take_rows(m, 1, rows, labels, label_rows)
@@ -183,11 +184,11 @@ def sum_of_part(
             if terms[HAS_WEIGHTS]:
                 _take_rows(m, 1, rows, weights, w_rows)
             xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
-        if slim:
+        if lane_major:
             source = x if has_order else xi
             short = count <= plan[SHORT_ROWS]
-            function = plan[SLIM_SHORT] if short else plan[SLIM_LONG]
-            total += call_slim(
+            function = plan[LANE_MAJOR_SHORT] if short else plan[LANE_MAJOR_LONG]
+            total += call_lane_major(
                 function, plan, constants, params, terms, numbers, source, rows, has_order, m,
                 resident, ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count,
                 space,
@@ -226,10 +227,10 @@ def sum_of_rows(
 ):  # fmt: skip
     """Σ w ℓ of a batch, and its gradient times the factor: part after part.
 
-    The inputs may be `resident`: left by the call before, for a slim network and a single tile.
+    The inputs may be `resident`: left by the call before, with rows along lanes in a single tile.
     """
-    slim = is_slim(plan, count)
-    if need_gradient and not slim:
+    lane_major = is_lane_major(plan, count)
+    if need_gradient and not lane_major:
         transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
     total, size = 0.0, part_size(count)
     for start in range(0, count, size):
@@ -237,7 +238,7 @@ def sum_of_rows(
         total += sum_of_part(
             plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
             first, start, min(size, count - start), factor, seed, step, of_part, need_gradient,
-            slim, resident, space,
+            lane_major, resident, space,
         )  # fmt: skip
         if need_gradient and start > 0:
             add(n_params, gradient, of_part)
@@ -247,11 +248,11 @@ def sum_of_rows(
 @inlined
 def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights, n, space):
     """Σ w ℓ of n rows as stored, part after part."""
-    total, size, seed, slim = 0.0, part_size(n), types.uint64(0), is_slim(plan, n)
+    total, size, seed, lane_major = 0.0, part_size(n), types.uint64(0), is_lane_major(plan, n)
     for start in range(0, n, size):
         total += sum_of_part(
             plan, constants, params, terms, numbers, x, t, labels, weights, labels, False,
-            0, start, min(size, n - start), 0.0, seed, 0, params, False, slim, False, space,
+            0, start, min(size, n - start), 0.0, seed, 0, params, False, lane_major, False, space,
         )  # fmt: skip
     return total
 

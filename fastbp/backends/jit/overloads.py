@@ -26,7 +26,8 @@ from ...losses import (
     USER_LOSS,
     loss as loss_of,
 )
-from .callers import (
+from .compiling import USERS_OPTIONS, inlined_in_users as inlined
+from .handles import (
     FIXED,
     JACOBIAN_SPACE,
     MASKED,
@@ -56,7 +57,6 @@ from .callers import (
     type_of_loss,
     user_of,
 )
-from .compiling import USERS_OPTIONS, inlined_in_users as inlined
 from .losses import (
     CONSTANT,
     GROUP,

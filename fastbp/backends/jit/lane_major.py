@@ -1,4 +1,4 @@
-"""Slim networks, whose layers are too narrow to fill vectors: here lanes are rows.
+"""Narrow networks, whose layers do not fill vectors: here the lanes of a vector are rows.
 
 A tile's X, Y, Z and deltas lie transposed: all rows' values of a unit are side by side, `ld` apart
 from the next unit's, in whole vectors. Products are then sums of vectors times single weights,
@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
-from ..tiling import SLIM_SHORT_BYTES
+from ..tiling import LANE_MAJOR_SHORT_BYTES
 from .activations import call_activation
 from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, NUMBERS, callee, family, inlined, reals
 from .layer import multiply_by_derivative
@@ -29,12 +29,12 @@ from .network import (
     COLUMNS,
     DELTA,
     FUNCTION,
+    LANE_MAJOR_D,
+    LANE_MAJOR_SUMS,
+    LANE_MAJOR_X,
+    LANE_MAJOR_Y,
     N_LAYERS,
     NEXT_DELTA,
-    SLIM_D,
-    SLIM_LANES,
-    SLIM_X,
-    SLIM_Y,
     TAPE,
     USER_FUNCTION,
     layer_of,
@@ -46,7 +46,7 @@ from .vectors import VECTOR_BYTES, Lanes, Sums, Vector, as_real, at, loop, room_
 _INT64 = ir.IntType(64)
 _UNITS = 4  # that share the loads of a product
 
-_SHORT = min(VECTOR_BYTES, SLIM_SHORT_BYTES)
+_SHORT = min(VECTOR_BYTES, LANE_MAJOR_SHORT_BYTES)
 
 
 def _lanes(builder: ir.IRBuilder, real: types.Float, size: Any) -> Lanes:
@@ -335,10 +335,10 @@ def _along(m, n, units, ld, to):
     NUMBER, INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, FLAG,
     reals, INTEGERS, reals, NUMBER, FLAG, FLAG, reals, FLAG, reals, kinds={_SHORT, VECTOR_BYTES},
 )  # fmt: skip
-def call_slim(size):
-    """The function of slim networks for vectors of a size in bytes, called by its address."""
+def call_lane_major(size):
+    """The function of such networks for vectors of a size in bytes, called by its address."""
 
-    def slim(
+    def lane_major(
         plan, constants, params, terms, numbers, x, order, has_order, m, resident, t, labels,
         weights, factor, need_gradient, accumulate, gradient, is_last, space,
     ):  # fmt: skip
@@ -350,7 +350,7 @@ def call_slim(size):
         last = layer_of(plan, plan[N_LAYERS] - 1)
         n_in, n_out, width = layer_of(plan, 0)[N_IN], last[N_OUT], _width(size, params)
         ld = (m + width - 1) // width * width
-        tape, x_units = at(space, plan[TAPE]), at(space, plan[SLIM_X])
+        tape, x_units = at(space, plan[TAPE]), at(space, plan[LANE_MAJOR_X])
         d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
         if not resident:
             _across(m, n_in, x, order, has_order, ld, x_units)
@@ -359,7 +359,7 @@ def call_slim(size):
         apart = ld if is_softmax(terms) and ld % vector_width(d) == 0 else 0
         through_rows = n_out > 1 and apart == 0
         if through_rows:
-            y, dy = at(space, plan[SLIM_Y]), at(space, plan[SLIM_D])
+            y, dy = at(space, plan[LANE_MAJOR_Y]), at(space, plan[LANE_MAJOR_D])
             _along(m, n_out, at(tape, ld * last[Y_COLUMN]), ld, y)
         total = loss_of_rows(
             FIRST, terms, numbers, m, n_out, apart, y, t, labels, weights, y, factor, dy, next_d
@@ -367,7 +367,7 @@ def call_slim(size):
         if need_gradient:
             if through_rows:
                 _across(m, n_out, dy, order, False, ld, d)
-            lanes = at(space, plan[SLIM_LANES])
+            lanes = at(space, plan[LANE_MAJOR_SUMS])
             _backward(
                 size, plan, constants, params, x_units, m, ld, tape, d, next_d, lanes, accumulate
             )
@@ -375,12 +375,12 @@ def call_slim(size):
                 _sum_lanes(size, number_of_params(plan), lanes, gradient)
         return total
 
-    return slim
+    return lane_major
 
 
 def addresses(dtype: np.dtype) -> tuple[int, int]:
     """Of the functions for short and for long vectors."""
-    return call_slim.address(dtype, _SHORT), call_slim.address(dtype, VECTOR_BYTES)
+    return call_lane_major.address(dtype, _SHORT), call_lane_major.address(dtype, VECTOR_BYTES)
 
 
 def rows_of_short(dtype: np.dtype) -> int:
