@@ -124,7 +124,9 @@ def test_one_version_per_dtype_whatever_the_arguments(rng, dtype):
     with fb.use_backend("numba"):
         use_all(case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5), "sgd", 5)
         compiled = {
-            name: function[dtype] for name, function in functions().items() if name != "descend"
+            name: function.version(dtype)
+            for name, function in functions().items()
+            if name != "descend"
         }
         for i, act in enumerate(EVERY_ACTIVATION):
             loss = EVERY_LOSS[i % len(EVERY_LOSS)]
@@ -291,8 +293,10 @@ class GuardedNumPy:
 @pytest.fixture
 def guarded(monkeypatch):
     from fastbp.backends import jit
+    from fastbp.backends.jit import prepared
 
     monkeypatch.setattr(jit, "np", GuardedNumPy())
+    monkeypatch.setattr(prepared, "np", jit.np)
     with fb.use_backend("numba"):
         yield jit.np
 

@@ -38,19 +38,20 @@ from ..marquardt import (
 )
 from ..tiling import FACTOR_ROWS
 from .cholesky import factor, solve
-from .compiling import (
-    INTEGER,
-    NUMBER,
-    callee,
-    entry,
-    given,
-    given_integers,
-    inlined,
-    result,
+from .compiling import INTEGER, Struct, callee, entry, given, given_integers, inlined, result
+from .least_squares import (
+    PARTS,
+    ROBUST,
+    ROOMS,
+    jtr_of_rows,
+    mirror,
+    normal_of_rows,
+    rooms_of,
 )
-from .least_squares import PARTS, jtr_of_rows, mirror, normal_of_rows
-from .objective import DATA, PLAN, add
-from .vectors import aligned, at, copy, elementwise, pointer
+from .losses import DATA, pointers
+from .network import PLAN, net_of, with_params
+from .objective import add
+from .vectors import at, copy, elementwise, pointer
 
 # `contract.Rules` as numbers, with 0 for None, and the goal.
 MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_RULES = range(11)
@@ -63,12 +64,34 @@ MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_RULES
 ) = range(12)  # fmt: skip
 
 
+class SearchArrays(NamedTuple):
+    """A search as Python hands it over: arrays of `contract.Descent`, and those it works with."""
+
+    params: Any  # (n_params,)
+    prior: Any  # (n,) as all that follow, where nothing is said
+    normal: Any  # (n + 1, n)
+    scales: Any
+    state: Any  # (8,)
+    free: Any  # int64: where the free parameters are
+    rules: Any  # (N_RULES,)
+    there: Any  # (n_params,)
+    jtr: Any  # (n_params,)
+    trial: Any  # (N_NUMBERS,)
+    space: Any  # (space_for(n),)
+
+
+SEARCH = Struct(
+    SearchArrays, result(1), given(1), result(2), result(1), result(1), given_integers(1), given(1),
+    result(1), result(1), result(1), result(1),
+)  # fmt: skip
+
+
 class _Search(NamedTuple):
-    """Pointers to all of a search; the names are `Descent`'s and those of its rules."""
+    """All of a search; most are pointers, under the names of `SearchArrays`."""
 
     n: Any  # free parameters
     n_params: Any
-    free: Any  # their places
+    free: Any
     params: Any
     prior: Any
     normal: Any
@@ -87,24 +110,11 @@ class _Search(NamedTuple):
     bend: Any
     negative: Any
     U: Any
-
-
-class _Rows(NamedTuple):
-    """What the sums over rows are taken of."""
-
-    plan: Any
-    constants: Any
-    terms: Any
-    x: Any
-    t: Any
-    weights: Any
-    rho: Any
-    scale: Any
-    n: Any
-    block: Any
-    room: Any
-    of_part: Any
-    space: Any
+    net: Any  # at `params`
+    data: Any
+    n_rows: Any
+    robust: Any
+    rooms: Any
 
 
 _VECTORS = 5
@@ -270,25 +280,14 @@ def _fail(s):
 
 
 @callee
-def _normal(s, rows, derive):
-    """The sum of squares `there`, and the normal equations if needed."""
-    return normal_of_rows(
-        rows.plan, rows.constants, s.there, rows.terms, rows.x, rows.t, rows.weights, rows.rho,
-        rows.scale, rows.n, rows.block, derive, rows.room, s.normal, rows.of_part, rows.space,
-    )  # fmt: skip
+def _normal(s, derive):
+    """The sum of squares `there`; if `derive`, the normal equations there as well."""
+    net = with_params(s.net, s.there)
+    return normal_of_rows(net, s.data, s.robust, s.n_rows, s.rooms, derive, s.normal)
 
 
 @callee
-def _jtr(s, rows):
-    """Jᵀr `there`, with the J of where the search stands."""
-    jtr_of_rows(
-        rows.plan, rows.constants, s.params, rows.terms, rows.x, rows.t, rows.weights, rows.rho,
-        rows.scale, rows.n, s.n_params, s.there, s.jtr, rows.of_part, rows.space,
-    )  # fmt: skip
-
-
-@callee
-def _succeeds(s, rows):
+def _succeeds(s):
     """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
     state, trial, straight = s.state, s.trial, True
     trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
@@ -297,38 +296,40 @@ def _succeeds(s, rows):
     if s.rules[BEND] and trial[PREDICTED] > STRAIGHT * trial[SUM]:
         state[NFEV] += 1
         _move(s, PROBE)
-        _jtr(s, rows)
+        jtr_of_rows(
+            s.net, s.data, s.robust, s.n_rows, s.n_params, s.there, s.jtr, s.rooms.part
+        )  # fmt: skip
         straight = _bend(s)
     _measure(s)
     if not straight:
         return False
     state[NFEV] += 1
     _move(s, 1.0)
-    trial[SQUARES_THERE] = _normal(s, rows, False)
+    trial[SQUARES_THERE] = _normal(s, False)
     if not _gains(s):
         return False
     state[NJEV] += 1
-    trial[SQUARES_THERE] = _normal(s, rows, True)
+    trial[SQUARES_THERE] = _normal(s, True)
     if not _is_finite(s):
         copy(s.there, s.params, s.n_params)
-        _normal(s, rows, True)  # what was replaced in vain
+        _normal(s, True)  # what was replaced in vain
         return False
     return True
 
 
 @callee
-def _step(s, rows):
+def _step(s):
     """A step that decreases the sum of squares, or the end of the search."""
     s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
     while s.state[STATUS] == RUNNING:
-        if _succeeds(s, rows):
+        if _succeeds(s):
             _take(s)
             return
         _fail(s)
 
 
 @callee
-def _steps(s, rows):
+def _steps(s):
     """Steps until there is no room for records, the sum meets the goal, or the search ends."""
     trial, state = s.trial, s.state
     trial[TAKEN] = 0.0
@@ -337,44 +338,30 @@ def _steps(s, rows):
     else:
         copy(s.there, s.params, s.n_params)
         state[NJEV] = 1
-        state[SQUARES] = _normal(s, rows, True)
+        state[SQUARES] = _normal(s, True)
         _arrive(s, True)
     while state[STATUS] == RUNNING and trial[TAKEN] < s.count:
         if trial[TAKEN] > 0 and trial[SUM] <= s.rules[GOAL]:
             break
-        _step(s, rows)
+        _step(s)
     mirror(s.n, s.normal)
 
 
 @entry(
-    INTEGER,
-    *PLAN, result(1), *DATA, INTEGER, NUMBER,
-    given_integers(1), given(1), result(2), result(1), result(1), given(1), result(2), result(1),
-    result(1), result(1), result(1), INTEGER, result(1), result(1), result(1),
-    calls=PARTS, dtypes="d",  # searches are in float64, whatever the network's type,
+    INTEGER, PLAN, DATA, ROBUST, SEARCH, result(2), ROOMS, result(1), calls=PARTS,
+    dtypes="d",  # searches are in float64, whatever the network's type
 )  # fmt: skip
-def descend(
-    plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-    free, prior, normal, scales, state, rules, records, there, jtr, trial, space,
-    block, room, of_part, workspace,
-):  # fmt: skip
-    """The steps of `contract.descend`; returns how many.
-
-    `of_part` is where the normal equations of a part of the rows are put before they are added,
-    if there are several.
-    """
-    n = prior.size
-    v = pointer(space)
+def descend(plan, data, robust, search, records, rooms, workspace):
+    """The steps of `contract.descend`; returns how many."""
+    n, v, params = search.prior.size, pointer(search.space), pointer(search.params)
     s = _Search(
-        n, params.size, pointer(free), pointer(params), pointer(prior), pointer(normal),
-        pointer(scales), pointer(state), pointer(rules), pointer(records), records.shape[0],
-        pointer(there), pointer(jtr), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
+        n, search.params.size, pointer(search.free), params, pointer(search.prior),
+        pointer(search.normal), pointer(search.scales), pointer(search.state),
+        pointer(search.rules), pointer(records), records.shape[0], pointer(search.there),
+        pointer(search.jtr), pointer(search.trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
         at(v, 4 * n), at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
+        net_of(plan, search.params, workspace), pointers(data), data.x.shape[0], robust,
+        rooms_of(rooms),
     )  # fmt: skip
-    rows = _Rows(
-        pointer(plan), pointer(constants), pointer(terms), pointer(X), pointer(targets),
-        pointer(weights), rho, scale, X.shape[0], block, pointer(room), pointer(of_part),
-        aligned(pointer(workspace)),
-    )  # fmt: skip
-    _steps(s, rows)
+    _steps(s)
     return int(s.trial[TAKEN])
