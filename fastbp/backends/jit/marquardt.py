@@ -250,12 +250,8 @@ def _take(s):
     if state[STATUS] == RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
         state[STATUS] = SMALL if trial[IS_SMALL] else SHORT
     record = at(s.records, 4 * int(trial[TAKEN]))
-    record[0], record[1], record[2], record[3] = (
-        trial[SUM] / 2,
-        state[USED],
-        rho,
-        trial[STEEPEST],
-    )
+    record[0], record[1] = trial[SUM] / 2, state[USED]
+    record[2], record[3] = rho, trial[STEEPEST]
     trial[TAKEN] += 1
 
 
