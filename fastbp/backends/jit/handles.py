@@ -20,10 +20,7 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
-from numba.np.arrayobj import populate_array
 
 from ...activations import Activation
 from ...losses import Loss
@@ -31,6 +28,7 @@ from ..contract import Plan, Problem
 from . import _data, _prepared, activations, derivatives, kernels, losses, network, objective
 from .caching import source_fingerprint
 from .compiling import Compiled, call_at
+from .numba_internals import TypingError, cgutils, populate_array
 
 _INT64 = ir.IntType(64)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))

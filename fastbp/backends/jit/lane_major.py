@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
@@ -40,6 +39,7 @@ from .network import (
     layer_of,
     number_of_params,
 )
+from .numba_internals import cgutils
 from .product import RECTIFIED, least_of
 from .vectors import VECTOR_BYTES, Lanes, Sums, Vector, as_real, at, loop, room_for, vector_width
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from .activations import BACKWARD, call_activation
 from .compiling import inlined
+from .numba_internals import cgutils
 from .product import PADDED, RECTIFIED, dots, finished_product, product
 from .vectors import as_real, elementwise, vector_width
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, itself, linked, reals, symbol
+from .numba_internals import cgutils
 from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unroll, vector_width
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)

@@ -15,9 +15,10 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, config
+from numba import config, types
 from numba.extending import intrinsic
+
+from .numba_internals import cgutils
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
