@@ -492,7 +492,7 @@ def test_an_unknown_series_of_numba_says_what_to_do(monkeypatch, version):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: True)
     monkeypatch.setattr("importlib.metadata.version", lambda package: version)
     assert "numba" not in fb.available_backends()
-    assert re.fullmatch(why, fb.show_config("dicts")["backends"]["numba"])
+    assert re.fullmatch(why, backends.why_missing("numba"))
     with pytest.raises(fb.BackendError, match=f"backend 'numba' cannot run here: {why}"):
         backends.load("numba")
 
