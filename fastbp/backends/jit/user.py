@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
-from .compiling import _OPTIONS, itself, reals
+from .compiling import _OPTIONS, FLAG, NUMBER, itself, reals
+from .intrinsics import emits, same
 from .numba_internals import BaseTuple, CFunc, Dispatcher, Rules, typed_by, unliteral
 from .scalars import exp, tanh
 
@@ -247,35 +248,23 @@ def _reason(message: str) -> str:
 # The functions over arrays.
 
 
-@intrinsic
-def _same(typingctx: Any, a: Any, b: Any) -> Any:
+@emits(FLAG, same, same)
+def _same(code, a, b):
     """Whether two pointers are equal."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.icmp_unsigned("==", *args)
-
-    return types.boolean(a, b), codegen
+    return code.builder.icmp_unsigned("==", a, b)
 
 
-@intrinsic
-def _given(typingctx: Any, pointer: Any) -> Any:
+@emits(FLAG, same)
+def _given(code, pointer):
     """Whether a pointer is not null."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.icmp_unsigned("!=", args[0], ir.Constant(args[0].type, None))
-
-    return types.boolean(pointer), codegen
+    return code.builder.icmp_unsigned("!=", pointer, ir.Constant(pointer.type, None))
 
 
-@intrinsic
-def _plus(typingctx: Any, total: Any, term: Any) -> Any:
+@emits(NUMBER, NUMBER, same)
+def _plus(code, total, term):
     """The sum of a float64 and a number; of those in a loop the order is free."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        wide = context.cast(builder, args[1], term, types.float64)
-        return builder.fadd(args[0], wide, flags=("reassoc",))
-
-    return types.float64(types.float64, term), codegen
+    wide = code.context.cast(code.builder, term, code.types[1], types.float64)
+    return code.builder.fadd(total, wide, flags=("reassoc",))
 
 
 def _over_array(of_number: Any) -> Callable:

@@ -18,6 +18,8 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
+from .compiling import INTEGER, NOTHING
+from .intrinsics import element_of, emits, like, same
 from .numba_internals import cgutils
 
 _INT32 = ir.IntType(32)
@@ -544,91 +546,57 @@ class Sums:
 # references. Whoever calls an entry keeps the arrays alive.
 
 
-@intrinsic
-def pointer(typingctx: Any, array: Any) -> Any:
+@emits(lambda array: types.CPointer(array.dtype), same)
+def pointer(code, array):
     """The address of an array's first element."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return context.make_array(signature.args[0])(context, builder, args[0]).data
-
-    return types.CPointer(array.dtype)(array), codegen
+    return code.context.make_array(code.types[0])(code.context, code.builder, array).data
 
 
-@intrinsic
-def at(typingctx: Any, start: Any, offset: Any) -> Any:
+@emits(like(0), same, INTEGER)
+def at(code, start, offset):
     """The pointer `offset` elements further on."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.gep(args[0], [args[1]])
-
-    return start(start, types.int64), codegen
+    return code.builder.gep(start, [offset])
 
 
-@intrinsic
-def aligned(typingctx: Any, start: Any) -> Any:
+@emits(like(0), same)
+def aligned(code, start):
     """The next address that is a multiple of 64 bytes."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        address = builder.ptrtoint(args[0], _INT64)
-        rounded = builder.and_(builder.add(address, _INT64(63)), _INT64(-64))
-        return builder.inttoptr(rounded, args[0].type)
-
-    return start(start), codegen
+    address = code.builder.ptrtoint(start, _INT64)
+    rounded = code.builder.and_(code.builder.add(address, _INT64(63)), _INT64(-64))
+    return code.builder.inttoptr(rounded, start.type)
 
 
-@intrinsic
-def copy(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
+@emits(NOTHING, same, same, INTEGER)
+def copy(code, to, source, count):
     """Copy `count` elements between places that do not overlap."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        size = signature.args[0].dtype.bitwidth // 8
-        cgutils.raw_memcpy(builder, args[0], args[1], args[2], size)
-        return context.get_dummy_value()
-
-    return types.void(to, source, types.int64), codegen
+    size = code.types[0].dtype.bitwidth // 8
+    cgutils.raw_memcpy(code.builder, to, source, count, size)
 
 
-@intrinsic
-def as_real(typingctx: Any, like: Any, x: Any) -> Any:
+@emits(element_of(0), same, same)
+def as_real(code, like, x):
     """A number in the type that the pointer `like` points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return context.cast(builder, args[1], signature.args[1], signature.return_type)
-
-    return like.dtype(like, x), codegen
+    return code.context.cast(code.builder, x, code.types[1], code.returns)
 
 
-@intrinsic
-def vector_width(typingctx: Any, start: Any) -> Any:
+@emits(INTEGER, same)
+def vector_width(code, start):
     """Elements of a vector of the type that a pointer points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _INT64(Lanes(builder, signature.args[0].dtype).width)
-
-    return types.int64(start), codegen
+    return _INT64(Lanes(code.builder, code.types[0].dtype).width)
 
 
-@intrinsic(prefer_literal=True)
-def room_for(typingctx: Any, like: Any, count: Any) -> Any:
+@emits(lambda like, count: types.CPointer(like.dtype), same, same, prefer_literal=True)
+def room_for(code, like, count):
     """A buffer on the stack for so many numbers, a constant, of the type `like` points to."""
-    size = count.literal_value
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        element = context.get_value_type(signature.return_type.dtype)
-        buffer = cgutils.alloca_once(builder, ir.ArrayType(element, size))
-        return builder.bitcast(buffer, element.as_pointer())
-
-    return types.CPointer(like.dtype)(like, count), codegen
+    element = code.context.get_value_type(code.returns.dtype)
+    buffer = cgutils.alloca_once(code.builder, ir.ArrayType(element, code.types[1].literal_value))
+    return code.builder.bitcast(buffer, element.as_pointer())
 
 
-@intrinsic
-def taken_as(typingctx: Any, like: Any, start: Any) -> Any:
+@emits(like(0), same, same)
+def taken_as(code, like, start):
     """The pointer `start`, taken as one to numbers of the type that `like` points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[1], args[0].type)
-
-    return like(like, start), codegen
+    return code.builder.bitcast(start, like.type)
 
 
 @intrinsic
@@ -660,41 +628,33 @@ def _c_call(returns: Any, arguments: tuple[Any, ...]) -> Any:
 # does so after the last allocation, so that nothing can raise before it is restored.
 
 
-@intrinsic
-def floating_point_mode(typingctx: Any) -> Any:
+_MODE = types.uint32
+
+
+@emits(_MODE)
+def floating_point_mode(code):
     """The processor's control word for vector arithmetic (0 where we do not know one)."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
-        if SSE:
-            _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
-        return builder.load(word)
-
-    return types.uint32(), codegen
+    builder = code.builder
+    word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
+    if SSE:
+        _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
+    return builder.load(word)
 
 
-@intrinsic
-def set_floating_point_mode(typingctx: Any, mode: Any) -> Any:
+@emits(NOTHING, _MODE)
+def set_floating_point_mode(code, mode):
     """Set that control word."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        word = cgutils.alloca_once_value(builder, args[0])
-        builder.store(args[0], word)
-        if SSE:
-            _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
-        return context.get_dummy_value()
-
-    return types.void(types.uint32), codegen
+    builder = code.builder
+    word = cgutils.alloca_once_value(builder, mode)
+    builder.store(mode, word)
+    if SSE:
+        _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
 
 
-@intrinsic
-def flushing(typingctx: Any, mode: Any) -> Any:
+@emits(_MODE, _MODE)
+def flushing(code, mode):
     """The control word, changed to flush subnormal results and operands to zero."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.or_(args[0], ir.IntType(32)(0x8040))
-
-    return types.uint32(types.uint32), codegen
+    return code.builder.or_(mode, ir.IntType(32)(0x8040))
 
 
 def _call_with_address(builder: ir.IRBuilder, name: str, place: ir.Value) -> None:
