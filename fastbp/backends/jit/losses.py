@@ -45,7 +45,6 @@ from .vectors import (
     at,
     call_c_for_number,
     elementwise,
-    elementwise_of,
     loop,
     room_for,
     vector_width,
@@ -238,9 +237,9 @@ def _second_formula(kind: int) -> Callable:
     return second
 
 
-_first = elementwise_of(_first_formula, 3, 1, total=True)
-_first_weighted = elementwise_of(_weighted_formula, 4, 1, total=True)
-_second = elementwise_of(_second_formula, 4, 1)
+_first = elementwise(_first_formula, 3, 1, total=True, by_kind=True)
+_first_weighted = elementwise(_weighted_formula, 4, 1, total=True, by_kind=True)
+_second = elementwise(_second_formula, 4, 1, by_kind=True)
 
 _sum = elementwise(lambda x: (x,), 1, 0, total=True)
 _times = elementwise(lambda x, u: (x * u,), 2, 1)

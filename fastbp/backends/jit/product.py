@@ -17,7 +17,17 @@ from numba import types
 from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, itself, linked, reals, symbol
 from .intrinsics import element_of, emits, same
 from .numba_internals import cgutils
-from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unroll, vector_width
+from .vectors import (
+    HAS_MASKS,
+    VECTOR_REGISTERS,
+    Lanes,
+    Total,
+    Vector,
+    at,
+    by_vectors,
+    do_not_unroll,
+    vector_width,
+)
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
@@ -360,49 +370,20 @@ class _Matrix:
 @emits(NOTHING, INTEGER, INTEGER, same, INTEGER, same, element_of(2), same, INTEGER)
 def _dots(code, rows, depth, a, a_row, b, start, c, finish):
     """c[i] = start + A[i] · b, finished, for up to _DOTS rows of A, which are contiguous."""
-    builder = code.builder
-    real = code.types[2].dtype
-    lanes = Lanes(builder, real)
+    builder, real = code.builder, code.types[2].dtype
     a_rows = _Matrix(builder, a, a_row).rows(_DOTS, rows)
-    rest = builder.srem(depth, _INT64(lanes.width))
-    whole = builder.sub(depth, rest)
+    totals = [Total(builder, real, Lanes(builder, real).width) for _ in a_rows]
 
-    def add(sums: list, lanes: Lanes, k: ir.Value, mask: ir.Value | None) -> None:
+    def body(lanes: Lanes, k: ir.Value, mask: ir.Value | None) -> None:
         of_b = lanes.load(builder.gep(b, [k]), mask)
-        for place, pointer in zip(sums, a_rows, strict=True):
-            of_a = lanes.load(builder.gep(pointer, [k]), mask)
-            total = Vector(lanes, builder.load(place)) + of_a * of_b
-            builder.store(total.value, place)
+        for total, pointer in zip(totals, a_rows, strict=True):
+            total.add(lanes.load(builder.gep(pointer, [k]), mask) * of_b)
 
-    def zeros(lanes: Lanes) -> list:
-        places = [cgutils.alloca_once(builder, lanes.type) for _ in a_rows]
-        for place in places:
-            builder.store(lanes.constant(0).value, place)
-        return places
-
-    sums = zeros(lanes)
-    step = _INT64(lanes.width)
-    with cgutils.for_range_slice(builder, _INT64(0), whole, step, _INT64) as (k, _):
-        add(sums, lanes, k, None)
-    if HAS_MASKS:
-        with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
-            add(sums, lanes, whole, lanes.first(rest))
-        totals = [Vector(lanes, builder.load(place)).sum() for place in sums]
-    else:
-        one = Lanes(builder, real, 1)
-        singles = zeros(one)
-        with cgutils.for_range_slice(builder, whole, depth, _INT64(1), _INT64) as (k, _):
-            add(singles, one, k, None)
-        totals = [
-            builder.fadd(
-                Vector(lanes, builder.load(place)).sum(), Vector(one, builder.load(tail)).sum()
-            )
-            for place, tail in zip(sums, singles, strict=True)
-        ]
+    by_vectors(builder, real, depth, body)
     places = _Matrix(builder, c, _INT64(1)).rows(_DOTS, rows)
     least = least_of(builder, finish, start.type)
     for total, place in zip(totals, places, strict=True):
-        result = builder.fadd(start, total)
+        result = builder.fadd(start, total.sum())
         below = builder.fcmp_ordered("<", result, least)
         builder.store(builder.select(below, least, result), place)
 

@@ -379,8 +379,59 @@ def _converted(vector: Vector, real: types.Float) -> Vector:
     return Vector(lanes, convert(vector.value, lanes.type))
 
 
+def by_vectors(
+    builder: ir.IRBuilder,
+    real: types.Float,
+    n: ir.Value,
+    body: Callable[[Lanes, ir.Value, ir.Value | None], None],
+) -> None:
+    """Code for n elements: body(lanes, index, mask), which is the code for a vector.
+
+    What whole vectors leave is a vector under a mask or, where there are no masks, single elements.
+    """
+    lanes = Lanes(builder, real)
+    width = _INT64(lanes.width)
+    rest = builder.srem(n, width)
+    whole = builder.sub(n, rest)
+    with cgutils.for_range_slice(builder, _INT64(0), whole, width, _INT64) as (i, _):
+        body(lanes, i, None)
+    if HAS_MASKS:
+        with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
+            body(lanes, whole, lanes.first(rest))
+    else:
+        with cgutils.for_range_slice(builder, whole, n, _INT64(1), _INT64) as (i, _):
+            body(Lanes(builder, real, 1), i, None)
+
+
+class Total:
+    """A sum over the vectors of `by_vectors`."""
+
+    def __init__(self, builder: ir.IRBuilder, real: types.Float, width: int):
+        self._builder = builder
+        widths = (width,) if HAS_MASKS else (width, 1)
+        zeros = [Lanes(builder, real, w).constant(0) for w in widths]
+        self._places = {
+            zero.lanes.width: (zero.lanes, cgutils.alloca_once_value(builder, zero.value))
+            for zero in zeros
+        }
+
+    def add(self, terms: Vector) -> None:
+        """Add a vector."""
+        lanes, place = self._places[terms.lanes.width]
+        self._builder.store((Vector(lanes, self._builder.load(place)) + terms).value, place)
+
+    def sum(self) -> ir.Value:
+        """The sum of all elements."""
+        sums = [Vector(k, self._builder.load(place)).sum() for k, place in self._places.values()]
+        return sums[0] if HAS_MASKS else self._builder.fadd(*sums)
+
+
 def elementwise(
-    formula: Callable[..., Any], pointers: int, results: int, total: bool = False
+    formula: Callable[..., Any],
+    pointers: int,
+    results: int,
+    total: bool = False,
+    by_kind: bool = False,
 ) -> Any:
     """A jitted function f(n, p1, ..., s1, ...) that applies a formula to n elements.
 
@@ -396,29 +447,21 @@ def elementwise(
         How many pointers are written, the first ones. Others may coincide with them.
     total : bool
         If true, f returns a sum, accumulated in float64.
+    by_kind : bool
+        If true, the function is f(kind, n, p1, ...), for a kind that is known where f is compiled,
+        and its formula is formula(kind).
     """
 
     @intrinsic
     def apply(typingctx: Any, n: Any, *arguments: Any) -> Any:
         return _loop(formula, (), arguments, pointers, results, total)
 
-    return apply
-
-
-def elementwise_of(
-    formula: Callable[[int], Callable[..., Any]], pointers: int, results: int, total: bool = False
-) -> Any:
-    """A jitted function f(kind, n, p1, ..., s1, ...) that applies the formula of that kind.
-
-    The kind must be known where f is compiled; the rest is as for `elementwise`.
-    """
-
     @intrinsic(prefer_literal=True)
-    def apply(typingctx: Any, kind: Any, n: Any, *arguments: Any) -> Any:
+    def apply_kind(typingctx: Any, kind: Any, n: Any, *arguments: Any) -> Any:
         of_kind = formula(kind.literal_value)
         return _loop(of_kind, (kind,), arguments, pointers, results, total)
 
-    return apply
+    return apply_kind if by_kind else apply
 
 
 def _loop(
@@ -439,57 +482,24 @@ def _loop(
         n, packed = args[-2:]
         unpacked = cgutils.unpack_tuple(builder, packed, len(arguments))
         starts, scalars = unpacked[:pointers], unpacked[pointers:]
-        lanes = Lanes(builder, real)
-        wide = Lanes(builder, types.float64, lanes.width)
-        sums = cgutils.alloca_once_value(builder, wide.constant(0).value) if total else None
+        sums = Total(builder, types.float64, Lanes(builder, real).width) if total else None
 
-        def load(lanes: Lanes, own: types.Float, place: ir.Value, mask: ir.Value | None) -> Vector:
-            return _converted(Lanes(builder, own, lanes.width).load(place, mask), real)
-
-        def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> Vector | None:
+        def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> None:
             places = [builder.gep(p, [i]) for p in starts]
             vectors = [
-                load(lanes, a.dtype, p, mask)
+                _converted(Lanes(builder, a.dtype, lanes.width).load(p, mask), real)
                 for a, p in zip(arguments[:pointers], places, strict=True)
             ]
             outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
             for vector, place in zip(outcome[:results], places[:results], strict=True):
                 lanes.store(vector, place, mask)
-            return widened(outcome[-1]) if total else None
+            if sums is not None:
+                terms = widened(outcome[-1])
+                # What a formula makes of absent elements does not count.
+                sums.add(terms if mask is None else terms.where(mask, 0.0))
 
-        def add(terms: Vector | None, mask: ir.Value | None) -> None:
-            if sums is None or terms is None:
-                return
-            if mask is not None:  # what a formula makes of absent elements does not count
-                terms = terms.where(mask, 0.0)
-            builder.store((Vector(wide, builder.load(sums)) + terms).value, sums)
-
-        width = ir.Constant(_INT64, lanes.width)
-        rest = builder.srem(n, width)
-        whole = builder.sub(n, rest)
-        with cgutils.for_range_slice(builder, _INT64(0), whole, width, _INT64) as (i, _):
-            add(body(lanes, i, None), None)
-        if HAS_MASKS:
-            with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
-                mask = lanes.first(rest)
-                add(body(lanes, whole, mask), mask)
-        single = None
-        if not HAS_MASKS:
-            one = Lanes(builder, real, 1)
-            start = Lanes(builder, types.float64, 1).constant(0).value
-            single = cgutils.alloca_once_value(builder, start)
-            with cgutils.for_range_slice(builder, whole, n, _INT64(1), _INT64) as (i, _):
-                terms = body(one, i, None)
-                if terms is not None:
-                    so_far = Vector(terms.lanes, builder.load(single))
-                    builder.store((so_far + terms).value, single)
-        if sums is None:
-            return context.get_dummy_value()
-        result = Vector(wide, builder.load(sums)).sum()
-        if single is not None:
-            last = Vector(Lanes(builder, types.float64, 1), builder.load(single))
-            result = builder.fadd(result, last.sum())
-        return result
+        by_vectors(builder, real, n, body)
+        return context.get_dummy_value() if sums is None else sums.sum()
 
     return signature, codegen
 
