@@ -149,8 +149,8 @@ def fit(
         A progress bar on stderr: on a terminal or in a notebook if the fit takes over about two
         seconds, at once, or never. So is a line if the Numba backend has to compile.
     threads : int, default 1
-        How many share the work of a batch of more than 256 rows; smaller ones have no use for
-        them. The result does not depend on it.
+        How many threads of the C backend share the work of a batch of more than 256 rows; smaller
+        ones have no use for them. The other backends run on one. The result does not depend on it.
     on_divergence : {"raise", "return"}
         What to do when the objective, its gradient or the parameters are no longer finite, or the
         mean objective of 3 epochs in a row is over 1e6 times the first one's absolute value.

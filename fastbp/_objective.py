@@ -46,7 +46,7 @@ class Objective:
     net : Network
     loss : Loss
     threads : int
-        How many share the rows.
+        How many threads of the C backend share the rows.
     backend : module
         The backend that computes it.
     """
@@ -305,7 +305,7 @@ class Objective:
         )
         return JTJ, JTr, total
 
-    def gradient_beyond(
+    def jtr_at(
         self, params: Any, moved: Any, robust: str = "linear", f_scale: float = 1.0
     ) -> np.ndarray:
         """JᵀD r(moved) (n_free,), J and D being those of `normal_equations` at `params`."""
@@ -313,7 +313,7 @@ class Objective:
             self.net._params(params), self.net._params(moved), robust_loss(robust, f_scale),
         )  # fmt: skip
         (result,) = self._summed(
-            lambda p: (self.backend.gradient_beyond(p, params, moved, self.threads, rho),)
+            lambda p: (self.backend.jtr_at(p, params, moved, self.threads, rho),)
         )
         return result
 

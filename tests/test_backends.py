@@ -141,9 +141,9 @@ def least_squares(c):
     return c.net.objective(c.X, direction(c)[: c.net.n_out] + 0 * c.X[:, :1]).problem
 
 
-def beyond(module, c):
+def jtr_at(module, c):
     moved = c.effective + c.net.dtype.type(0.25) * direction(c)
-    return module.gradient_beyond(least_squares(c), c.effective, moved, 1, Robust(SOFT_L1_RHO, 0.5))
+    return module.jtr_at(least_squares(c), c.effective, moved, 1, Robust(SOFT_L1_RHO, 0.5))
 
 
 # Name -> what a backend's module makes of a case: a tuple of arrays and numbers.
@@ -155,7 +155,7 @@ OF_NETWORK = {
     "input_jacobian": lambda m, c: (m.input_jacobian(c.net.plan, c.effective, c.X),),
     "normal_equations": lambda m, c: m.normal_equations(least_squares(c), c.effective, 1, Robust()),
     "sum_of_squares": lambda m, c: (m.sum_of_squares(least_squares(c), c.effective, 1, Robust()),),
-    "gradient_beyond": lambda m, c: (beyond(m, c),),
+    "jtr_at": lambda m, c: (jtr_at(m, c),),
 }
 OF_PROBLEM = {
     "value": lambda m, c: (m.value(c.problem, c.effective, 1),),

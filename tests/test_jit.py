@@ -124,7 +124,9 @@ def test_one_version_per_dtype_whatever_the_arguments(rng, dtype):
     with fb.use_backend("numba"):
         use_all(case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5), "sgd", 5)
         compiled = {
-            name: function[dtype] for name, function in functions().items() if name != "descend"
+            name: function.version(dtype)
+            for name, function in functions().items()
+            if name != "descend"
         }
         for i, act in enumerate(EVERY_ACTIVATION):
             loss = EVERY_LOSS[i % len(EVERY_LOSS)]
@@ -164,9 +166,9 @@ for name, function in functions().items():
     names = set(python(code, NUMBA_CACHE_DIR=tmp_path).splitlines())
     assert "train" in names
     assert not names & {
-        "jvp", "hvp", "row_gradients", "normal_equations", "gradient_beyond", "descend",
+        "jvp", "hvp", "row_gradients", "normal_equations", "jtr_at", "descend",
         "derivatives", "activation",
-        "dense_forward", "dense_backward", "end_of_epoch", "part_of_sum",
+        "dense_forward", "dense_backward",
     }  # fmt: skip
     kinds = sorted(name.split()[0] for name in names if " " in name)
     assert kinds == ["call_activation", "call_activation", "call_loss"]
@@ -217,7 +219,7 @@ act = fb.Activation("atan", f, df)
 net = fb.Network(1, fb.Dense(1, act), fb.Dense(1, "linear"))
 print(*net.value_and_grad([1.0, 0.0, 2.0, 0.0], [[1.0]], [0.0])[1].round(9))
 from fastbp.backends.jit import objective
-(dispatcher,) = objective.linked_objective.dispatchers.values()
+(dispatcher,) = objective.objective.dispatchers.values()
 print(sum(dispatcher.stats.cache_hits.values()))
 """
 
@@ -291,8 +293,10 @@ class GuardedNumPy:
 @pytest.fixture
 def guarded(monkeypatch):
     from fastbp.backends import jit
+    from fastbp.backends.jit import prepared
 
     monkeypatch.setattr(jit, "np", GuardedNumPy())
+    monkeypatch.setattr(prepared, "np", jit.np)
     with fb.use_backend("numba"):
         yield jit.np
 

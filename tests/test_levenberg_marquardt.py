@@ -132,7 +132,7 @@ def test_damped_equations(shape, damping):
     np.testing.assert_allclose(model.product(v), J.T @ (J @ v), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(model.JTJ, J.T @ J, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(model.squares, np.square(J).sum(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(model.beyond(v), J.T @ (r + J @ v), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(model.jtr_at(v), J.T @ (r + J @ v), rtol=1e-10, atol=1e-10)
 
 
 def test_singular_equations():

@@ -1,4 +1,4 @@
-"""Levenberg and Marquardt's method inside the backends: `gradient_beyond` and `descend`.
+"""Levenberg and Marquardt's method inside the backends: `jtr_at` and `descend`.
 
 The truth is the plain search over the reference's sums, step by step. How far from it rounding may
 lead is what the same search shows if its sums are off by as much as a sum of so many terms can be.
@@ -51,7 +51,7 @@ ROBUST = {
     "cauchy": Robust(CAUCHY_RHO, 0.5),
 }
 
-# The gradient beyond.
+# Jᵀr at other parameters.
 
 
 def moved_case(dtype="float64", n=9, weighted=True):
@@ -82,11 +82,11 @@ def slope_of(r, robust):
 @pytest.mark.parametrize("robust", ROBUST)
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
 @pytest.mark.parametrize("n", [1, 7, 65, 257])
-def test_gradient_beyond_against_the_jacobian(module, dtype, n, weighted, robust):
+def test_jtr_at_against_the_jacobian(module, dtype, n, weighted, robust):
     """JᵀD r there, several outputs, masks, rows that fill no tile and several parts."""
     c, problem, params, moved = moved_case(dtype, n, weighted)
     plan, rho = c.net.plan, ROBUST[robust]
-    found = module.gradient_beyond(problem, params, moved, 1, rho)
+    found = module.jtr_at(problem, params, moved, 1, rho)
     assert found.shape == (plan.n_free,) and found.dtype == dtype and plan.n_free < plan.n_params
     J = jacobian(dtype, n, weighted)
     here, there = (REFERENCE.forward(plan, p, c.X).astype(float) - c.y for p in (params, moved))
@@ -102,16 +102,15 @@ def test_gradient_beyond_against_the_jacobian(module, dtype, n, weighted, robust
 def test_without_a_step_it_is_that_of_the_normal_equations(module, robust):
     _, problem, params, _ = moved_case(n=300)
     _, JTr, _ = module.normal_equations(problem, params, 1, ROBUST[robust])
-    found = module.gradient_beyond(problem, params, params, 1, ROBUST[robust])
+    found = module.jtr_at(problem, params, params, 1, ROBUST[robust])
     assert abs(found - JTr).max() <= 1e-12 * abs(JTr).max()
 
 
 @pytest.mark.parametrize("n", [200, 257, 600, 5000])
-def test_threads_do_not_change_the_gradient_beyond(compiled, dtype, n):
+def test_threads_do_not_change_it(compiled, dtype, n):
     _, problem, params, moved = moved_case(dtype, n)
     one, three = (
-        compiled.gradient_beyond(problem, params, moved, threads, ROBUST["cauchy"])
-        for threads in (1, 3)
+        compiled.jtr_at(problem, params, moved, threads, ROBUST["cauchy"]) for threads in (1, 3)
     )
     assert same(one, three)
 
@@ -206,11 +205,11 @@ def rows_of(t, noise=None):
         total = REFERENCE.sum_of_squares(t.problem, full(x), 1, t.robust)
         return total + off(total)
 
-    def gradient_beyond(x, step):
-        found = REFERENCE.gradient_beyond(t.problem, full(x), full(x + step), 1, t.robust)
+    def jtr_at(x, step):
+        found = REFERENCE.jtr_at(t.problem, full(x), full(x + step), 1, t.robust)
         return found + off(sizes["JTr"])
 
-    return Rows(normal_equations, sum_of_squares, gradient_beyond)
+    return Rows(normal_equations, sum_of_squares, jtr_at)
 
 
 def searched(t, noise=None):

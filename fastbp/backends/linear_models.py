@@ -39,7 +39,7 @@ class Linear(Protocol):
         """JᵀJ v."""
         ...
 
-    def beyond(self, step: np.ndarray) -> np.ndarray:
+    def jtr_at(self, step: np.ndarray) -> np.ndarray:
         """Jᵀ r(x + step)."""
         ...
 
@@ -51,7 +51,7 @@ class Normal:
     ----------
     JTJ : numpy.ndarray of float64 (n, n)
     JTr : numpy.ndarray of float64 (n,)
-    beyond : callable
+    jtr_at : callable
         step (n,) -> Jᵀ r(x + step) (n,).
     """
 
@@ -60,9 +60,9 @@ class Normal:
     lost = 0.0
 
     def __init__(
-        self, JTJ: np.ndarray, JTr: np.ndarray, beyond: Callable[[np.ndarray], np.ndarray]
+        self, JTJ: np.ndarray, JTr: np.ndarray, jtr_at: Callable[[np.ndarray], np.ndarray]
     ):
-        self._JTJ, self.gradient, self._beyond = JTJ, JTr, beyond
+        self._JTJ, self.gradient, self._jtr_at = JTJ, JTr, jtr_at
         self.squares = np.diagonal(JTJ)
 
     @property
@@ -70,9 +70,9 @@ class Normal:
         """JᵀJ (n, n)."""
         return self._JTJ
 
-    def beyond(self, step: np.ndarray) -> np.ndarray:
+    def jtr_at(self, step: np.ndarray) -> np.ndarray:
         """Jᵀ r(x + step)."""
-        return self._beyond(step)
+        return self._jtr_at(step)
 
     def product(self, v: np.ndarray) -> np.ndarray:
         """JᵀJ v."""
@@ -130,7 +130,7 @@ class Wide:
         self.squares = np.einsum("ij,ij->j", J, J)
         self._residuals = residuals
 
-    def beyond(self, step: np.ndarray) -> np.ndarray:
+    def jtr_at(self, step: np.ndarray) -> np.ndarray:
         """Jᵀ r(x + step)."""
         return self.J.T @ self._residuals(step)
 

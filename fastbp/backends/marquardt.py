@@ -81,7 +81,7 @@ class Rows:
 
     Parameters
     ----------
-    normal_equations, sum_of_squares, gradient_beyond : callable
+    normal_equations, sum_of_squares, jtr_at : callable
         What the contract calls so, as functions of x and, the last one, of a step from there.
     """
 
@@ -89,10 +89,10 @@ class Rows:
         self,
         normal_equations: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, float]],
         sum_of_squares: Callable[[np.ndarray], float],
-        gradient_beyond: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        jtr_at: Callable[[np.ndarray, np.ndarray], np.ndarray],
     ):
         self.normal_equations, self.sum_of_squares = normal_equations, sum_of_squares
-        self.gradient_beyond = gradient_beyond
+        self.jtr_at = jtr_at
 
     def total(self, x: np.ndarray) -> float:
         """The sum of squares."""
@@ -105,7 +105,7 @@ class Rows:
 
     def model(self, x: np.ndarray, JTJ: np.ndarray, JTr: np.ndarray) -> Linear:
         """The linear model at x of which these are known."""
-        return Normal(JTJ, JTr, lambda step: self.gradient_beyond(x, step))
+        return Normal(JTJ, JTr, lambda step: self.jtr_at(x, step))
 
 
 class Search:
@@ -349,7 +349,7 @@ class _Trial:
         search, h = self.search, PROBE
         search.nfev += 1
         linear = -search.gradient - d * v
-        bend = (search.linear.beyond(h * v) - search.linear.gradient) / h**2 - linear / h
+        bend = (search.linear.jtr_at(h * v) - search.linear.gradient) / h**2 - linear / h
         bend = self._within(-solve(bend))
         self.straight = 2 * self._length(bend) <= LONGEST_BEND * self._length(v)
         self.step = v + bend

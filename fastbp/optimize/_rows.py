@@ -37,7 +37,7 @@ class NetworkRows(Rows):
         super().__init__(
             lambda x: obj.normal_equations(inside.full(x), *how),
             lambda x: obj.sum_of_squares(inside.full(x), *how),
-            lambda x, step: obj.gradient_beyond(inside.full(x), inside.full(x + step), *how),
+            lambda x, step: obj.jtr_at(inside.full(x), inside.full(x + step), *how),
         )
         self.obj, self.inside, self.robust = obj, inside, robust_loss(*how)
 

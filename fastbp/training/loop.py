@@ -165,7 +165,7 @@ def train(
     Parameters
     ----------
     obj : Objective
-        Its threads share batches of more than one part (see `contract.partition`).
+        Its threads share batches of more than one part (see `contract.partition`) in the C backend.
     method : FirstOrder
     recipe : Recipe
         With the rule of `method`.

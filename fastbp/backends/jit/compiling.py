@@ -20,7 +20,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
-from itertools import compress
 from typing import Any
 
 import llvmlite.binding
@@ -32,7 +31,14 @@ from numba.extending import intrinsic, overload
 
 from . import compile_notice
 from .caching import Cache
-from .numba_internals import address_of, cgutils, global_compiler_lock, of_global, set_cache
+from .numba_internals import (
+    address_of,
+    cgutils,
+    entry_point,
+    global_compiler_lock,
+    of_global,
+    set_cache,
+)
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -140,6 +146,30 @@ class _NoticedCache(Cache):
         super().save_overload(signature, compiled)
 
 
+class Struct:
+    """The declared type of a NamedTuple whose members have these declared types."""
+
+    def __init__(self, kind: type, *members: Any):
+        self.kind = kind
+        self.members = members
+
+    def __call__(self, real: types.Float) -> types.BaseTuple:
+        return types.BaseTuple.from_types([_of(m, real) for m in self.members], self.kind)
+
+
+def _of(declared: Any, real: types.Float) -> types.Type:
+    return declared if isinstance(declared, types.Type) else declared(real)
+
+
+def _reals(declared: Sequence[Any], arguments: Sequence[types.Type]) -> Iterator[types.Float]:
+    """The types of those arguments that depend on the real type."""
+    for of, argument in zip(declared, arguments, strict=False):
+        if isinstance(of, Struct):
+            yield from _reals(of.members, argument.types)
+        elif not isinstance(of, types.Type):
+            yield argument.dtype
+
+
 class Declared:
     """The types that a function is declared with: a numba type, or a function of the real type."""
 
@@ -149,13 +179,11 @@ class Declared:
 
     def of(self, real: types.Float) -> Any:
         """The signature for float32 or float64."""
-        arguments = (a if isinstance(a, types.Type) else a(real) for a in self._arguments)
-        return self._returns(*arguments)
+        return self._returns(*(_of(argument, real) for argument in self._arguments))
 
     def real_of(self, arguments: Sequence[types.Type]) -> types.Float:
         """The real type of a call with arguments of these types: what the first array says."""
-        of_reals = (not isinstance(declared, types.Type) for declared in self._arguments)
-        return next(given.dtype for given in compress(arguments, of_reals))
+        return next(_reals(self._arguments, arguments))
 
 
 class Compiled:
@@ -201,16 +229,27 @@ class Compiled:
         self._exports = exports
         self._is_entry = is_entry
         self._addresses: dict[str, int] = {}
+        self._from_python: dict[str, Callable] = {}
         self._call = _call_of(declared, self._symbol)
 
-    def __getitem__(self, dtype: np.dtype) -> Any:
-        """The version for float32 or float64, compiled at first use."""
-        version = self.dispatchers.get(dtype.char)
-        return version if version is not None else self._compile(dtype)
+    def __getitem__(self, dtype: np.dtype) -> Callable:
+        """What Python calls for float32 or float64, compiled at first use.
+
+        It takes its arguments to be of the declared types, which saves looking at them.
+        """
+        call = self._from_python.get(dtype.char)
+        if call is None:
+            call = self._from_python[dtype.char] = entry_point(self.version(dtype))
+        return call
+
+    def version(self, dtype: np.dtype) -> Any:
+        """Numba's dispatcher for float32 or float64, compiled at first use."""
+        dispatcher = self.dispatchers.get(dtype.char)
+        return dispatcher if dispatcher is not None else self._compile(dtype)
 
     def warm(self, dtype: np.dtype) -> tuple[Cache, bool]:
         """Have the version for a dtype: its cache, and whether it has just been compiled."""
-        is_new, dispatcher = dtype.char not in self.dispatchers, self[dtype]
+        is_new, dispatcher = dtype.char not in self.dispatchers, self.version(dtype)
         return dispatcher._cache, is_new and bool(dispatcher.stats.cache_misses)
 
     def address(self, dtype: np.dtype) -> int:
@@ -237,7 +276,7 @@ class Compiled:
 
     def _provide(self, dtype: np.dtype) -> int:
         """Define the symbols of the version for a dtype: its address and its exports."""
-        dispatcher, real = self[dtype], real_type(dtype)
+        dispatcher, real = self.version(dtype), real_type(dtype)
         with global_compiler_lock:
             for variable in (symbol(name, real) for name in self._exports):
                 llvmlite.binding.add_symbol(variable, address_of(dispatcher, variable))

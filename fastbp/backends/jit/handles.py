@@ -25,11 +25,12 @@ from numba.extending import NativeValue, box, intrinsic, models, register_model,
 from ...activations import Activation
 from ...losses import Loss
 from ..contract import Plan, Problem
-from . import _data, _prepared, activations, derivatives, kernels, losses, network, objective
+from . import activations, derivatives, kernels, losses, network, objective
 from .caching import source_fingerprint
-from .compiling import INTEGER, INTEGERS, NUMBER, Compiled, call_at
+from .compiling import INTEGER, INTEGERS, NUMBER, Compiled, Struct, call_at
 from .intrinsics import emits, like, same
 from .numba_internals import TypingError, cgutils, populate_array
+from .prepared import prepared_data, prepared_plan
 
 _INT64 = ir.IntType(64)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -108,7 +109,7 @@ def _read(context: Any, builder: ir.IRBuilder, address: Address) -> ir.Value:
     PLAN,
 ) = range(11)  # fmt: skip
 _OF_ARRAY = 3
-DATA = PLAN + _OF_ARRAY * len(objective.PLAN)
+DATA = PLAN + _OF_ARRAY * len(network.PLAN.members)
 
 
 class Handle(np.ndarray):
@@ -135,24 +136,24 @@ def handle_of_problem(problem: Problem, masked: np.ndarray | None) -> Handle:
     """Of an objective."""
     found = problem.handles.get("jitted")
     if found is None:
-        found = problem.handles["jitted"] = _handle(problem.plan, masked, _data(problem))
+        found = problem.handles["jitted"] = _handle(problem.plan, masked, prepared_data(problem))
     return found
 
 
 def _handle(plan: Plan, masked: np.ndarray | None, data: tuple[np.ndarray, ...]) -> Handle:
-    prepared = _prepared(plan)
+    p = prepared_plan(plan)
     places = [
         np.empty(0, np.int64) if chosen is None else np.flatnonzero(chosen)
         for chosen in (masked, None if plan.free is None else ~plan.free)
     ]
     numbers = [plan.n_in, plan.n_out, plan.n_params, plan.n_free]
-    numbers += [prepared.size, prepared.jacobian_size]
+    numbers += [p.size, p.jacobian_size]
     for array in places:
         numbers += [array.ctypes.data, array.size]
-    for array in (*prepared.arrays, *data):
+    for array in (*p.arrays, *data):
         numbers += [array.ctypes.data, *array.shape, 0][:_OF_ARRAY]
     made = np.array(numbers, np.int64).view(Handle)
-    made.keeps = (*places, *prepared.arrays, *data)
+    made.keeps = (*places, *p.arrays, *data)
     return made
 
 
@@ -278,11 +279,11 @@ def _box(kind: Argument, value: Any, c: Any) -> ir.Value:
 
 
 class Arrays(types.Opaque):
-    """The type of a pointer to the places of arrays of these types."""
+    """The type of a pointer to the places of the arrays of a NamedTuple of this type."""
 
-    def __init__(self, arrays: tuple[types.Type, ...]):
-        self.arrays = arrays
-        super().__init__(f"fastbp.arrays{arrays}")
+    def __init__(self, struct: types.BaseTuple):
+        self.struct = struct
+        super().__init__(f"fastbp.arrays({struct})")
 
 
 register_model(Arrays)(models.OpaqueModel)
@@ -311,40 +312,38 @@ def places_at(code, numbers, index):
     return code.builder.inttoptr(address, numbers.type)
 
 
-def _arrays_from(first: int, declared: tuple[Any, ...]) -> Any:
-    """A function of a handle: its arrays of the declared types, which begin at a place."""
+def _arrays_from(first: int, declared: Struct) -> Any:
+    """A function of a handle: its arrays of a NamedTuple, which begin at a place."""
 
     @intrinsic
     def arrays(typingctx: Any, net: Any) -> Any:
-        kinds = tuple(a if isinstance(a, types.Type) else a(net.real) for a in declared)
-
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             start = _integers(context, builder, signature.args[0], args[0])
             return builder.bitcast(builder.gep(start, [_INT64(first)]), cgutils.voidptr_t)
 
-        return Arrays(kinds)(net), codegen
+        return Arrays(declared(net.real))(net), codegen
 
     return arrays
 
 
-plan_of = _arrays_from(PLAN, objective.PLAN)
-data_of = _arrays_from(DATA, objective.DATA)
+plan_arrays = _arrays_from(PLAN, network.PLAN)
+data_arrays = _arrays_from(DATA, losses.DATA)
 
 
-def _expanded(context: Any, builder: ir.IRBuilder, kind: Arrays, start: ir.Value) -> list[ir.Value]:
-    """The arrays that a value of type `Arrays` points to."""
+def _expanded(context: Any, builder: ir.IRBuilder, kind: Arrays, start: ir.Value) -> ir.Value:
+    """The NamedTuple that a value of type `Arrays` points to."""
     integers = builder.bitcast(start, _INT64.as_pointer())
     numbers = iter(
         [
             builder.load(builder.gep(integers, [_INT64(i)]))
-            for i in range(_OF_ARRAY * len(kind.arrays))
+            for i in range(_OF_ARRAY * len(kind.struct))
         ]
     )
     made = []
-    for array in kind.arrays:
+    for array in kind.struct.types:
         address, *lengths = (next(numbers) for _ in range(_OF_ARRAY))
         made.append(_array(context, builder, array, address, lengths[: array.ndim]))
-    return made
+    return context.make_tuple(builder, kind.struct, made)
 
 
 def _array(
@@ -367,28 +366,25 @@ def _array(
 def _called(name: str) -> Any:
     """What jitted code calls for an entry.
 
-    An argument of type `Arrays` stands for several, None for an array of length 0.
+    An argument of type `Arrays` stands for a NamedTuple, None for an array of length 0.
     """
     entry = _ENTRIES[name]
 
     @intrinsic
     def call(typingctx: Any, *arguments: Any) -> Any:
-        flat: list[types.Type] = []
-        for kind in arguments:
-            flat += kind.arrays if isinstance(kind, Arrays) else [kind]
-        real = entry.declared.real_of(flat)
+        given = [kind.struct if isinstance(kind, Arrays) else kind for kind in arguments]
+        real = entry.declared.real_of(given)
         declared = entry.declared.of(real)
         address = _address(name, 0, real.name)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            values: list[ir.Value] = []
             unpacked = cgutils.unpack_tuple(builder, args[0], len(arguments))
-            for kind, value in zip(arguments, unpacked, strict=True):
-                if isinstance(kind, Arrays):
-                    values += _expanded(context, builder, kind, value)
-                else:
-                    to = declared.args[len(values)]
-                    values.append(_as_declared(context, builder, value, kind, to))
+            values = [
+                _expanded(context, builder, kind, value)
+                if isinstance(kind, Arrays)
+                else _as_declared(context, builder, value, kind, to)
+                for kind, value, to in zip(arguments, unpacked, declared.args, strict=True)
+            ]
             form = context.call_conv.get_function_type(declared.return_type, declared.args)
             function = builder.inttoptr(_read(context, builder, address), form.as_pointer())
             packed = context.make_tuple(builder, types.Tuple(declared.args), values)
@@ -404,6 +400,12 @@ def _as_declared(
 ) -> ir.Value:
     if given == types.none:
         return _array(context, builder, declared, _INT64(0), [_INT64(0)] * declared.ndim)
+    if isinstance(declared, types.BaseTuple):
+        members = zip(
+            cgutils.unpack_tuple(builder, value), given.types, declared.types, strict=True
+        )
+        made = [_as_declared(context, builder, *member) for member in members]
+        return context.make_tuple(builder, declared, made)
     if isinstance(declared, types.Array):
         assert (given.dtype, given.ndim, given.layout) == (declared.dtype, declared.ndim, "C")
         return value

@@ -13,25 +13,33 @@ from typing import Any
 from llvmlite import ir
 
 from ...activations import LINEAR
-from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
+from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import DELTA_ROWS
-from .activations import BACKWARD, call_activation
-from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBERS, callee, inlined, linked, reals
+from .activations import BACKWARD
+from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, linked, reals
 from .intrinsics import emits, same
-from .layer import layer_input_gradient, multiply_by_derivative, span
+from .layer import apply, layer_input_gradient, multiply_by_derivative, span
 from .network import (
+    DELTAS,
     FREE_BEFORE,
     FREE_BIASES,
     FREE_WEIGHTS,
-    FUNCTION,
     LEADING,
     N_LAYERS,
+    NET,
     PLACES,
-    USER_FUNCTION,
+    SPARE_ROW,
+    TAPE,
+    TILE,
+    TRANSPOSED,
+    act_of,
+    affine_of,
     fill,
+    last_layer,
     layer_of,
     number_of_free,
     number_of_params,
+    room,
     times,
 )
 from .product import PRODUCTS
@@ -47,42 +55,39 @@ def samples_of_deltas(n_out):
 
 
 @inlined
-def deltas_of(plan, layer, deltas):
+def deltas_of(net, layer):
     """Where a layer's deltas are."""
-    last = layer_of(plan, plan[N_LAYERS] - 1)
-    return at(deltas, max(DELTA_ROWS, last[N_OUT]) * layer[Y_COLUMN])
+    return at(room(net, DELTAS), max(DELTA_ROWS, last_layer(net)[N_OUT]) * layer[Y_COLUMN])
 
 
 @inlined
-def _scale(layer, constant, m, each, tape, n, slopes, d):
+def _scale(net, layer, act, m, each, d):
     """d *= act' of the layer, where `each` rows of d share the row of Y (or Z) of their sample."""
-    n_out, ld = layer[N_OUT], layer[LEADING]
-    function, user = layer[FUNCTION], layer[USER_FUNCTION]
-    kept = at(tape, n * (layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]))
+    n_out, ld, slopes = layer[N_OUT], layer[LEADING], room(net, SPARE_ROW)
+    column = layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]
+    kept = at(room(net, TAPE), net.plan[TILE] * column)
     if each == 1:
-        multiply_by_derivative(
-            layer[ACTIVATION], function, constant, user, span(m, n_out, ld), d, kept
-        )
-    elif layer[ACTIVATION] != LINEAR:
+        multiply_by_derivative(act, span(m, n_out, ld), d, kept)
+    elif act.kind != LINEAR:
         fill(slopes, m * ld, 1.0)
-        call_activation(function, BACKWARD, span(m, n_out, ld), kept, slopes, constant, user)
+        apply(act, BACKWARD, span(m, n_out, ld), kept, slopes)
         for i in range(m):
             for k in range(i * each, (i + 1) * each):
                 times(n_out, at(d, k * ld), at(d, k * ld), at(slopes, i * ld))
 
 
 @callee
-def _pull(plan, constants, params, transposed, m, each, tape, n, slopes, deltas, lowest):
+def _pull(net, m, each, lowest):
     """From dL/dY of the last layer to dL/dZ of the layers down to the lowest one."""
-    for index in range(plan[N_LAYERS] - 1, lowest - 1, -1):
-        layer = layer_of(plan, index)
-        d, w = deltas_of(plan, layer, deltas), layer[W_OFFSET]
-        _scale(layer, constants[index], m, each, tape, n, slopes, d)
+    for index in range(net.plan[N_LAYERS] - 1, lowest - 1, -1):
+        layer = layer_of(net, index)
+        d = deltas_of(net, layer)
+        _scale(net, layer, act_of(net, layer, index), m, each, d)
         if index > lowest:
-            below = layer_of(plan, index - 1)
+            below = layer_of(net, index - 1)
             layer_input_gradient(
-                m * each, layer[N_IN], layer[N_OUT], d, layer[LEADING], at(params, w),
-                at(transposed, w), deltas_of(plan, below, deltas), below[LEADING],
+                m * each, affine_of(layer, net.params), d, layer[LEADING],
+                at(room(net, TRANSPOSED), layer[W_OFFSET]), deltas_of(net, below), below[LEADING],
             )  # fmt: skip
 
 
@@ -133,9 +138,9 @@ def _all_columns(layer, a, d, row):
 
 
 @inlined
-def _free_columns(plan, layer, a, d, row):
+def _free_columns(net, layer, a, d, row):
     """Those of its free parameters."""
-    places, weights = at(plan, layer[PLACES]), layer[FREE_WEIGHTS]
+    places, weights = at(net.plan, layer[PLACES]), layer[FREE_WEIGHTS]
     for k in range(weights):
         row[k] = a[places[2 * k]] * d[places[2 * k + 1]]
     for k in range(weights, weights + layer[FREE_BIASES]):
@@ -143,26 +148,26 @@ def _free_columns(plan, layer, a, d, row):
 
 
 @callee
-def _fill(plan, x, sample, k, tape, n, deltas, free_only, row):
-    """A row of J; as much as a vector may be written beyond its end."""
-    a = at(x, sample * layer_of(plan, 0)[N_IN])
-    for index in range(plan[N_LAYERS]):
-        layer = layer_of(plan, index)
+def _fill(net, x, sample, k, free_only, row):
+    """A row of J; up to a vector more is written behind its end."""
+    a = at(x, sample * layer_of(net, 0)[N_IN])
+    for index in range(net.plan[N_LAYERS]):
+        layer = layer_of(net, index)
         ld = layer[LEADING]
-        d = at(deltas_of(plan, layer, deltas), k * ld)
+        d = at(deltas_of(net, layer), k * ld)
         if free_only and layer[PLACES] >= 0:
-            _free_columns(plan, layer, a, d, at(row, layer[FREE_BEFORE]))
+            _free_columns(net, layer, a, d, at(row, layer[FREE_BEFORE]))
         else:
             _all_columns(layer, a, d, row)
-        a = at(tape, n * layer[Y_COLUMN] + sample * ld)
+        a = at(room(net, TAPE), net.plan[TILE] * layer[Y_COLUMN] + sample * ld)
 
 
 @inlined
-def _lowest(plan, free_only):
+def _lowest(net, free_only):
     """The first layer that has columns."""
     index = 0
-    while free_only and index < plan[N_LAYERS] - 1:
-        layer = layer_of(plan, index)
+    while free_only and index < net.plan[N_LAYERS] - 1:
+        layer = layer_of(net, index)
         if layer[FREE_WEIGHTS] + layer[FREE_BIASES] > 0:
             break
         index += 1
@@ -170,33 +175,28 @@ def _lowest(plan, free_only):
 
 
 @linked(
-    NOTHING,
-    INTEGERS, NUMBERS, reals, reals, reals, INTEGER, INTEGER, reals, INTEGER, reals, reals, FLAG,
-    reals, INTEGER, calls=PRODUCTS,
+    NOTHING, NET, reals, INTEGER, INTEGER, FLAG, reals, INTEGER, calls=PRODUCTS,
 )  # fmt: skip
-def rows_of_jacobian(
-    plan, constants, params, transposed, x, m, each, tape, n, deltas, spare, free_only, J,
-    stride,
-):  # fmt: skip
-    """From `each` rows of dL/dY for each of m samples, in the last layer's place, rows of J.
+def rows_of_jacobian(net, x, m, each, free_only, J, stride):
+    """From `each` rows of dL/dY for each of m samples x, rows of J, which are `stride` apart.
 
-    These are `stride` apart; the tape is that of the samples' tile of n rows. `spare` has room
-    for a row and a vector, and for m rows of the widest layer.
+    dL/dY stands in `deltas_of` the last layer, and the workspace holds the samples' tape and Wᵀ.
+    Its SPARE_ROW has room for a row and a vector, and for m rows of the widest layer.
     """
-    columns = number_of_free(plan) if free_only else number_of_params(plan)
-    lowest, rows = _lowest(plan, free_only), m * each
-    _pull(plan, constants, params, transposed, m, each, tape, n, spare, deltas, lowest)
+    columns = number_of_free(net) if free_only else number_of_params(net)
+    lowest, rows, spare = _lowest(net, free_only), m * each, room(net, SPARE_ROW)
+    _pull(net, m, each, lowest)
     for k in range(rows):
         row = at(J, k * stride)
-        # What is written beyond a row the next one overwrites; after the last there is no room.
+        # What is written behind a row the next one overwrites; after the last there is no room.
         if (rows - 1 - k) * stride >= vector_width(J):
-            _fill(plan, x, k // each, k, tape, n, deltas, free_only, row)
+            _fill(net, x, k // each, k, free_only, row)
         else:
-            _fill(plan, x, k // each, k, tape, n, deltas, free_only, spare)
+            _fill(net, x, k // each, k, free_only, spare)
             copy(row, spare, columns)
 
 
-# What a function that calls this declares.
+# What an entry that calls this declares.
 ROWS = (*PRODUCTS, rows_of_jacobian)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from .activations import call_activation
-from .compiling import FLAG, INTEGER, NOTHING, NUMBER, entry, given, linked, reals, result
+from .compiling import FLAG, INTEGER, NOTHING, entry, given, result
 from .layer import (
+    ACT,
+    Affine,
+    apply,
     layer_forward,
     layer_input_gradient,
     multiply_by_derivative,
@@ -15,71 +17,39 @@ from .product import PRODUCTS, transpose
 from .vectors import pointer
 
 
-@entry(NOTHING, INTEGER, INTEGER, NUMBER, INTEGER, given(1), result(1))
-def activation(order, function, constant, user, Z, out):
+@entry(NOTHING, INTEGER, ACT, given(1), result(1))
+def activation(order, act, Z, out):
     """Write act(Z), act'(Z) or act''(Z)."""
-    call_activation(function, order, Z.size, pointer(Z), pointer(out), constant, user)
-
-
-# The work of an entry is also for the C functions of the door, which know no arrays of Numba's: so
-# flags are integers here, which C passes in the same way.
-@linked(
-    NOTHING, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, NUMBER, INTEGER,
-    reals, reals, reals, INTEGER, reals, reals, INTEGER, calls=PRODUCTS,
-)  # fmt: skip
-def linked_forward(m, n_in, n_out, kind, function, constant, user, x, w, b, has_bias, y, z, keep_z):
-    """Write Y and, if it is to be kept, Z."""
-    layer_forward(
-        m, n_in, n_out, x, n_in, w, b, has_bias != 0,
-        kind, function, constant, user, y, z, n_out, keep_z != 0,
-    )  # fmt: skip
+    apply(act, order, Z.size, pointer(Z), pointer(out))
 
 
 @entry(
-    NOTHING, given(2), given(2), given(1), FLAG, INTEGER, INTEGER, NUMBER, INTEGER,
-    result(2), result(2), FLAG, calls=(linked_forward,),
+    NOTHING, given(2), given(2), given(1), FLAG, ACT, result(2), result(2), FLAG, calls=PRODUCTS,
 )  # fmt: skip
-def dense_forward(X, W, b, has_bias, kind, function, constant, user, Y, Z, keep_z):
-    """Write Y and, if it is to be kept, Z."""
-    m, n_in = X.shape
-    linked_forward(
-        m, n_in, W.shape[1], kind, function, constant, user, pointer(X), pointer(W), pointer(b),
-        int(has_bias), pointer(Y), pointer(Z), int(keep_z),
-    )  # fmt: skip
+def dense_forward(X, W, b, has_bias, act, Y, Z, keep_z):
+    """Write Y (m, n_out) and, if `keep_z`, Z (m, n_out)."""
+    (m, n_in), n_out = X.shape, W.shape[1]
+    layer = Affine(n_in, n_out, pointer(W), pointer(b), has_bias)
+    layer_forward(m, layer, act, pointer(X), n_in, pointer(Y), pointer(Z), n_out, keep_z)
 
 
-@linked(
-    NOTHING, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, NUMBER, INTEGER,
-    reals, reals, reals, reals, reals, INTEGER, reals, reals, INTEGER, reals, calls=PRODUCTS,
+@entry(
+    NOTHING, result(2), given(2), given(2), given(2), ACT, result(2), FLAG, result(2), result(1),
+    FLAG, result(1), calls=PRODUCTS,
 )  # fmt: skip
-def linked_backward(
-    m, n_in, n_out, kind, function, constant, user, d, x, w, kept, dx, need_dX, dw, db, need_db,
-    transposed,
-):  # fmt: skip
-    """Turn d, which holds dY, into dL/dZ and write dW and, if needed, db and dX.
+def dense_backward(dZ, X, W, kept, act, dX, need_dX, dW, db, need_db, transposed):
+    """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX.
 
-    `kept` is Y or Z, of which the activation's derivative is taken; `transposed` has room for
-    Wᵀ if dX is needed.
+    `kept` is Y or Z, of which the activation's derivative is taken; `transposed` has room for Wᵀ if
+    dX is needed.
     """
-    multiply_by_derivative(kind, function, constant, user, m * n_out, d, kept)
-    weight_gradient(m, n_in, n_out, x, n_in, d, n_out, dw, db, need_db != 0, False)
-    if need_dX != 0:
+    (m, n_in), n_out = X.shape, W.shape[1]
+    d, w, wt = pointer(dZ), pointer(W), pointer(transposed)
+    multiply_by_derivative(act, m * n_out, d, pointer(kept))
+    gradient = Affine(n_in, n_out, pointer(dW), pointer(db), need_db)
+    weight_gradient(m, gradient, pointer(X), n_in, d, n_out, False)
+    if need_dX:
         if needs_transpose(n_in, n_out):
-            transpose(n_in, n_out, w, n_out, transposed, n_in)
-        layer_input_gradient(m, n_in, n_out, d, n_out, w, transposed, dx, n_in)
-
-
-@entry(
-    NOTHING, result(2), given(2), given(2), given(2), INTEGER, INTEGER, NUMBER, INTEGER,
-    result(2), FLAG, result(2), result(1), FLAG, result(1), calls=(linked_backward,),
-)  # fmt: skip
-def dense_backward(
-    dZ, X, W, kept, kind, function, constant, user, dX, need_dX, dW, db, need_db, transposed
-):
-    """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX."""
-    m, n_in = X.shape
-    linked_backward(
-        m, n_in, W.shape[1], kind, function, constant, user, pointer(dZ), pointer(X),
-        pointer(W), pointer(kept), pointer(dX), int(need_dX), pointer(dW), pointer(db),
-        int(need_db), pointer(transposed),
-    )  # fmt: skip
+            transpose(n_in, n_out, w, n_out, wt, n_in)
+        layer = Affine(n_in, n_out, w, w, False)
+        layer_input_gradient(m, layer, d, n_out, wt, pointer(dX), n_in)

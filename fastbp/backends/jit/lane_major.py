@@ -19,36 +19,36 @@ from numba import types
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import LANE_MAJOR_SHORT_BYTES
-from .activations import call_activation
 from .compiling import (
     FLAG,
     INTEGER,
     INTEGERS,
     NOTHING,
     NUMBER,
-    NUMBERS,
     callee,
     family,
     inlined,
     reals,
 )
 from .intrinsics import emits, same
-from .layer import multiply_by_derivative
-from .losses import FIRST, is_softmax, loss_of_rows
+from .layer import apply, multiply_by_derivative
+from .losses import FIRST, POINTERS, is_softmax, loss_of_rows
 from .network import (
     COLUMNS,
     DELTA,
-    FUNCTION,
     LANE_MAJOR_D,
     LANE_MAJOR_SUMS,
     LANE_MAJOR_X,
     LANE_MAJOR_Y,
     N_LAYERS,
+    NET,
     NEXT_DELTA,
     TAPE,
-    USER_FUNCTION,
+    act_of,
+    last_layer,
     layer_of,
     number_of_params,
+    room,
 )
 from .numba_internals import cgutils
 from .product import RECTIFIED, least_of
@@ -236,33 +236,33 @@ def _kept(layer, ld, tape):
 
 
 @inlined
-def _forward(size, plan, constants, params, x, rows, ld, tape):
+def _forward(size, net, x, rows, ld):
     """Run a tile's inputs through all layers; columns of the tape are units."""
-    for index in range(plan[N_LAYERS]):
-        layer = layer_of(plan, index)
+    tape = room(net, TAPE)
+    for index in range(net.plan[N_LAYERS]):
+        layer = layer_of(net, index)
         kind, keeps_z = layer[ACTIVATION], layer[Z_COLUMN] >= 0
         rectified = kind == RELU and not keeps_z
         y, z = at(tape, ld * layer[Y_COLUMN]), _kept(layer, ld, tape)
-        _outputs(size, layer, params, rows, ld, x, z, RECTIFIED if rectified else 0)
+        _outputs(size, layer, net.params, rows, ld, x, z, RECTIFIED if rectified else 0)
         if keeps_z or (kind != LINEAR and not rectified):
-            function, user = layer[FUNCTION], layer[USER_FUNCTION]
-            call_activation(function, 0, layer[N_OUT] * ld, z, y, constants[index], user)
+            apply(act_of(net, layer, index), 0, layer[N_OUT] * ld, z, y)
         x = y
 
 
 @inlined
-def _backward(size, plan, constants, params, x, rows, ld, tape, d, next_d, lanes, accumulate):
-    """From d, dL/dY of the last layer, to the gradient by lanes; d and next_d are overwritten."""
-    for index in range(plan[N_LAYERS] - 1, -1, -1):
-        layer = layer_of(plan, index)
-        multiply_by_derivative(
-            layer[ACTIVATION], layer[FUNCTION], constants[index], layer[USER_FUNCTION],
-            layer[N_OUT] * ld, d, _kept(layer, ld, tape),
-        )  # fmt: skip
+def _backward(size, net, x, rows, ld, accumulate):
+    """From DELTA, dL/dY of the last layer, to the gradient by lanes; NEXT_DELTA is written too."""
+    tape, lanes = room(net, TAPE), room(net, LANE_MAJOR_SUMS)
+    d, next_d = room(net, DELTA), room(net, NEXT_DELTA)
+    for index in range(net.plan[N_LAYERS] - 1, -1, -1):
+        layer = layer_of(net, index)
+        act, kept = act_of(net, layer, index), _kept(layer, ld, tape)
+        multiply_by_derivative(act, layer[N_OUT] * ld, d, kept)
         below = x if index == 0 else at(tape, ld * layer[Y_COLUMN - COLUMNS])
         _gradient(size, layer, rows, ld, below, d, lanes, accumulate)
         if index > 0:
-            _input_gradient(size, layer, params, rows, ld, d, next_d)
+            _input_gradient(size, layer, net.params, rows, ld, d, next_d)
             d, next_d = next_d, d
 
 
@@ -301,47 +301,43 @@ def _along(m, n, units, ld, to):
 
 
 @family(
-    NUMBER, INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, INTEGERS, FLAG, INTEGER, FLAG,
-    reals, INTEGERS, reals, NUMBER, FLAG, FLAG, reals, FLAG, reals, kinds={_SHORT, VECTOR_BYTES},
+    NUMBER, NET, POINTERS, INTEGERS, FLAG, INTEGER, FLAG, NUMBER, FLAG, FLAG, reals, FLAG,
+    kinds={_SHORT, VECTOR_BYTES},
 )  # fmt: skip
 def call_lane_major(size):
     """The function of such networks for vectors of a size in bytes, called by its address."""
 
     def lane_major(
-        plan, constants, params, terms, numbers, x, order, has_order, m, resident, t, labels,
-        weights, factor, need_gradient, accumulate, gradient, is_last, space,
+        net, data, order, has_order, m, resident, factor, need_gradient, accumulate, gradient,
+        is_last,
     ):  # fmt: skip
         """Σ w ℓ of a tile of m rows; its gradient is added to what tiles before it gave.
 
-        After the last one it stands in `gradient`. If the inputs are `resident` they are transposed
-        already; targets and losses are row by row.
+        After the last one it stands in `gradient`. The data begin at the tile, but for inputs that
+        the order names. If the inputs are `resident` they are transposed already; targets and
+        losses are row by row.
         """
-        last = layer_of(plan, plan[N_LAYERS] - 1)
-        n_in, n_out, width = layer_of(plan, 0)[N_IN], last[N_OUT], _width(size, params)
+        last = last_layer(net)
+        n_in, n_out, width = layer_of(net, 0)[N_IN], last[N_OUT], _width(size, net.params)
         ld = (m + width - 1) // width * width
-        tape, x_units = at(space, plan[TAPE]), at(space, plan[LANE_MAJOR_X])
-        d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
+        x_units, d, next_d = room(net, LANE_MAJOR_X), room(net, DELTA), room(net, NEXT_DELTA)
         if not resident:
-            _across(m, n_in, x, order, has_order, ld, x_units)
-        _forward(size, plan, constants, params, x_units, m, ld, tape)
-        y, dy = at(tape, ld * last[Y_COLUMN]), d
-        apart = ld if is_softmax(terms) and ld % vector_width(d) == 0 else 0
+            _across(m, n_in, data.x, order, has_order, ld, x_units)
+        _forward(size, net, x_units, m, ld)
+        units = at(room(net, TAPE), ld * last[Y_COLUMN])
+        y, dy = units, d
+        apart = ld if is_softmax(data.terms) and ld % vector_width(d) == 0 else 0
         through_rows = n_out > 1 and apart == 0
         if through_rows:
-            y, dy = at(space, plan[LANE_MAJOR_Y]), at(space, plan[LANE_MAJOR_D])
-            _along(m, n_out, at(tape, ld * last[Y_COLUMN]), ld, y)
-        total = loss_of_rows(
-            FIRST, terms, numbers, m, n_out, apart, y, t, labels, weights, y, factor, dy, next_d
-        )
+            y, dy = room(net, LANE_MAJOR_Y), room(net, LANE_MAJOR_D)
+            _along(m, n_out, units, ld, y)
+        total = loss_of_rows(FIRST, data, m, n_out, apart, y, y, factor, dy, next_d)
         if need_gradient:
             if through_rows:
                 _across(m, n_out, dy, order, False, ld, d)
-            lanes = at(space, plan[LANE_MAJOR_SUMS])
-            _backward(
-                size, plan, constants, params, x_units, m, ld, tape, d, next_d, lanes, accumulate
-            )
+            _backward(size, net, x_units, m, ld, accumulate)
             if is_last:
-                _sum_lanes(size, number_of_params(plan), lanes, gradient)
+                _sum_lanes(size, number_of_params(net), room(net, LANE_MAJOR_SUMS), gradient)
         return total
 
     return lane_major

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -33,7 +33,20 @@ from ...losses import (
     USER_LOSS,
 )
 from . import elementary
-from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, family, inlined, reals
+from .compiling import (
+    FLAG,
+    INTEGER,
+    INTEGERS,
+    NUMBER,
+    NUMBERS,
+    Struct,
+    family,
+    given,
+    given_doubles,
+    given_integers,
+    inlined,
+    reals,
+)
 from .intrinsics import element_of, emits, same
 from .product import transpose
 from .vectors import (
@@ -46,6 +59,7 @@ from .vectors import (
     call_c_for_number,
     elementwise,
     loop,
+    pointer,
     room_for,
     vector_width,
     widened,
@@ -246,26 +260,23 @@ _times = elementwise(lambda x, u: (x * u,), 2, 1)
 
 
 def _elementwise(kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        m, y, t = rows.m, rows.y, rows.t
         f, c = as_real(d, factor), as_real(d, constant)
-        if weighted:
-            return _first_weighted(kind, m, d, y, t, weights, f, c)
+        if rows.weighted:
+            return _first_weighted(kind, m, d, y, t, rows.weights, f, c)
         if order == FIRST:
-            return _first(kind, m * n_out, d, y, t, f, c)
-        _second(kind, m * n_out, d, y, t, u, f, c)
+            return _first(kind, m * rows.n_out, d, y, t, f, c)
+        _second(kind, m * rows.n_out, d, y, t, u, f, c)
         return 0.0
 
     return loss
 
 
 def _user(kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
-        n, nothing = m * n_out, 0  # instead of the weights, which are in the factor
-        total = call_c_for_number(user, order, n, y, t, nothing, as_real(d, factor), d)
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        n, nothing = rows.m * rows.n_out, 0  # instead of the weights, which are in the factor
+        total = call_c_for_number(user, order, n, rows.y, rows.t, nothing, as_real(d, factor), d)
         if order == SECOND:
             _times(n, d, u)
         return total
@@ -328,33 +339,33 @@ _times_centred = elementwise(lambda x, u, mean, a: (x * (u - mean) * a,), 2, 1)
 
 
 def _softmax(kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        m, n_out, ld, y, t = rows.m, rows.n_out, rows.ld, rows.y, rows.t
+        labels, weights, weighted = rows.labels, rows.weights, rows.weighted
         if order == FIRST:
             width, total = vector_width(d), 0.0
             f, block, targets = as_real(d, factor), scratch, at(scratch, n_out * width)
             numbers, w = room_for(d, _MOST_LANES), room_for(d, _MOST_LANES)
             for i in range(0, m, width):
-                rows = min(width, m - i)
+                count = min(width, m - i)
                 for j in range(width):
-                    w[j] = weights[i + j] if weighted and j < rows else as_real(d, 1.0)
+                    w[j] = weights[i + j] if weighted and j < count else as_real(d, 1.0)
                 if kind == SOFTMAX_CE_LABELS:
-                    for j in range(rows):
+                    for j in range(count):
                         numbers[j] = as_real(d, labels[i + j])
                     targets = numbers
                 else:
-                    transpose(rows, n_out, at(t, i * n_out), n_out, targets, width)
+                    transpose(count, n_out, at(t, i * n_out), n_out, targets, width)
                 if ld > 0:
                     total += _softmax_of_lanes(
-                        kind, rows, n_out, at(y, i), ld, targets, w, f, at(d, i), ld
+                        kind, count, n_out, at(y, i), ld, targets, w, f, at(d, i), ld
                     )
                 else:
-                    transpose(rows, n_out, at(y, i * n_out), n_out, block, width)
+                    transpose(count, n_out, at(y, i * n_out), n_out, block, width)
                     total += _softmax_of_lanes(
-                        kind, rows, n_out, block, width, targets, w, f, block, width
+                        kind, count, n_out, block, width, targets, w, f, block, width
                     )
-                    transpose(n_out, rows, block, width, at(d, i * n_out), n_out)
+                    transpose(n_out, count, block, width, at(d, i * n_out), n_out)
             return total
         for i in range(m):
             yi, ti, di, ui = at(y, i * n_out), at(t, i * n_out), at(d, i * n_out), at(u, i * n_out)
@@ -414,9 +425,8 @@ _kl_second = elementwise(_kl_second_formula, 5, 2)
 
 
 def _gaussian(kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        m, n_out, y, t = rows.m, rows.n_out, rows.y, rows.t
         k, f = n_out // 2, as_real(d, factor)
         total = 0.0
         for i in range(m):
@@ -437,12 +447,10 @@ def _gaussian(kind):
 
 
 def _margin_ranking(kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
+    def loss(order, rows, u, factor, constant, user, d, scratch):
         # Rows 2i and 2i + 1 are a pair, better and worse.
-        total = 0.0
-        for i in range(0, m, 2):
+        y, total = rows.y, 0.0
+        for i in range(0, rows.m, 2):
             slack = constant - (np.float64(y[i]) - np.float64(y[i + 1]))
             down = 0.0
             if order == FIRST and not slack <= 0.0:
@@ -465,19 +473,32 @@ _OTHERS = {
 }
 
 
+class LossRows(NamedTuple):
+    """Rows of which a loss is taken."""
+
+    m: Any  # how many
+    n_out: Any
+    ld: Any  # 0 if y and d are (m, n_out); else they lie transposed, units so far apart
+    y: Any
+    t: Any  # (m, n_targets)
+    labels: Any  # (m,)
+    weights: Any  # (m,)
+    weighted: Any  # whether the weights count
+
+
 @family(
-    NUMBER, INTEGER, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG, reals, NUMBER,
+    NUMBER, INTEGER,
+    Struct(LossRows, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG), reals, NUMBER,
     NUMBER, INTEGER, reals, reals, calls=(transpose,), kinds={*ELEMENTWISE, *_OTHERS},
 )  # fmt: skip
 def call_loss(kind):
     """The function of a loss; jitted code calls it by its address.
 
-    Its arguments are order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
-    user, d, scratch; it returns Σ ℓ of m rows, if the order is FIRST. d becomes factor·dℓ/dy, or
-    with SECOND factor·(d²ℓ/dy²)u. `user` is the address of a user's own functions; scratch has room
-    for m·n_out numbers and for two rows of whole vectors per output. Only those that
-    `takes_weights` names get weights and, as softmax does, an `ld` other than 0: then units of y
-    and d lie so far apart, rows side by side.
+    Its arguments are order, rows, u, factor, constant, user, d, scratch; it returns Σ ℓ of the
+    rows, if the order is FIRST. d becomes factor·dℓ/dy, or with SECOND factor·(d²ℓ/dy²)u. `user` is
+    the address of a user's own functions; scratch has room for m·n_out numbers and for two rows of
+    whole vectors per output. Only those that `_takes_weights` names get weights, and only softmax
+    an `ld` other than 0.
     """
     return _elementwise(kind) if kind in ELEMENTWISE else _OTHERS[kind](kind)
 
@@ -487,6 +508,42 @@ def call_loss(kind):
 # weights; and the attributes of `Problem` of these names.
 LOSS, LOSS_FUNCTION, USER_LOSS_FUNCTION, N_TARGETS, HAS_WEIGHTS = range(5)
 SCALE, CONSTANT, L2, L1, GROUP = range(5)
+
+
+class Data(NamedTuple):
+    """The loss and the data of a problem: arrays, or in compiled code pointers to them."""
+
+    terms: Any
+    numbers: Any
+    x: Any  # (n, n_in)
+    targets: Any  # (n, n_targets), or empty if there are labels
+    labels: Any  # int64 (n,), or empty
+    weights: Any  # (n,), or empty
+
+
+DATA = Struct(
+    Data, given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1)
+)
+POINTERS = Struct(Data, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals)
+
+
+@inlined
+def pointers(data):
+    """The pointers to arrays."""
+    return Data(
+        pointer(data.terms), pointer(data.numbers), pointer(data.x), pointer(data.targets),
+        pointer(data.labels), pointer(data.weights),
+    )  # fmt: skip
+
+
+@inlined
+def rows_from(data, first, n_in):
+    """The data from a row on, of n_in columns."""
+    return Data(
+        data.terms, data.numbers, at(data.x, first * n_in),
+        at(data.targets, first * data.terms[N_TARGETS]), at(data.labels, first),
+        at(data.weights, first),
+    )  # fmt: skip
 
 
 @inlined
@@ -503,26 +560,27 @@ def _takes_weights(order, terms, n_out):
 
 
 @inlined
-def loss_of_rows(
-    order, terms, numbers, m, n_out, ld, y, t, labels, weights, u, factor, d, scratch
-):  # fmt: skip
-    """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i, or what else the order says."""
-    function, user, constant = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION], numbers[CONSTANT]
-    weighted = terms[HAS_WEIGHTS] != 0
+def loss_of_rows(order, data, m, n_out, ld, y, u, factor, d, scratch):
+    """Σ_i w_i ℓ_i of the first m rows of the data; d becomes factor·w_i·dℓ_i/dy_i.
+
+    Or what else the order says; y, d and `ld` are as in `LossRows`.
+    """
+    terms, t, labels, weights = data.terms, data.targets, data.labels, data.weights
+    function, user = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION]
+    constant, weighted = data.numbers[CONSTANT], terms[HAS_WEIGHTS] != 0
     if not weighted or _takes_weights(order, terms, n_out):
-        return call_loss(
-            function, order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
-            user, d, scratch,
-        )  # fmt: skip
+        rows = LossRows(m, n_out, ld, y, t, labels, weights, weighted)
+        return call_loss(function, order, rows, u, factor, constant, user, d, scratch)
     total = 0.0
     together = 2 if terms[LOSS] == MARGIN_RANKING else 1
     for i in range(0, m, together):
-        w, row = np.float64(weights[i]), i * n_out
+        w, k = np.float64(weights[i]), i * n_out
+        rows = LossRows(
+            together, n_out, 0, at(y, k), at(t, i * terms[N_TARGETS]), at(labels, i), weights, False
+        )
         total += w * call_loss(
-            function, order, together, n_out, 0, at(y, row), at(t, i * terms[N_TARGETS]),
-            at(labels, i), weights, False, at(u, row), factor * w, constant, user, at(d, row),
-            scratch,
-        )  # fmt: skip
+            function, order, rows, at(u, k), factor * w, constant, user, at(d, k), scratch
+        )
     return total
 
 

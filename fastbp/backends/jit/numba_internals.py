@@ -9,7 +9,7 @@ the tests pass. The oldest is tested by ``make test-oldest-numba``.
     cpu_target            its typing of functions, to register ours; see `Rules` as well
     TypingError           what users' code raises that passes wrong types
     Purpose               tells a global variable of users' code from an argument
-    Dispatcher            a jitted function; `set_cache` and `address_of` use its attributes
+    Dispatcher            a jitted function; three functions below use its attributes
     AppDirs               the user's cache folder
     dumps                 pickles, closures too
     BaseTuple, unliteral  tuples of any kind; the type of a constant without its value
@@ -48,6 +48,7 @@ __all__ = [
     "address_of",
     "cgutils",
     "dumps",
+    "entry_point",
     "global_compiler_lock",
     "of_global",
     "packed",
@@ -94,6 +95,12 @@ def address_of(dispatcher: Dispatcher, variable: str | None = None) -> int:
     if variable is None:
         return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
     return compiled.library.codegen._engine.get_global_value_address(variable)
+
+
+def entry_point(dispatcher: Dispatcher) -> Any:
+    """What Python calls for the only version of a jitted function: it looks at no types."""
+    (compiled,) = dispatcher.overloads.values()
+    return compiled.entry_point
 
 
 def of_global(value: Any) -> Any:

@@ -1,12 +1,13 @@
 """The objective of a batch of rows and its gradient: sums over rows in fixed parts, and penalties.
 
 `contract.partition` tells the parts. The sums of each are accumulated tile by tile and then added
-in the parts' order, whether one thread computes them or several.
+in the parts' order.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
@@ -30,18 +31,32 @@ from .compiling import (
     INTEGERS,
     NUMBER,
     NUMBERS,
+    Struct,
     callee,
     entry,
     given,
-    given_doubles,
-    given_integers,
     inlined,
     linked,
     reals,
     result,
 )
 from .lane_major import call_lane_major
-from .losses import FIRST, GROUP, HAS_WEIGHTS, L1, L2, LOSS, N_TARGETS, SCALE, loss_of_rows
+from .losses import (
+    DATA,
+    FIRST,
+    GROUP,
+    HAS_WEIGHTS,
+    L1,
+    L2,
+    LOSS,
+    N_TARGETS,
+    POINTERS,
+    SCALE,
+    Data,
+    loss_of_rows,
+    pointers,
+    rows_from,
+)
 from .network import (
     DELTA,
     FACTORS,
@@ -50,9 +65,11 @@ from .network import (
     LANE_MAJOR_ROWS,
     LANE_MAJOR_SHORT,
     N_LAYERS,
+    NET,
     NEXT_DELTA,
     NORMS,
     PART_GRADIENT,
+    PLAN,
     SHORT_ROWS,
     TAPE,
     TARGET_ROWS,
@@ -61,26 +78,16 @@ from .network import (
     TRANSPOSED,
     WEIGHT_ROWS,
     X_ROWS,
-    backward_tile,
+    backward_rows,
     fill,
-    forward_tile,
-    last_y,
+    forward_rows,
+    last_layer,
     layer_of,
+    net_of,
+    room,
     transpose_weights,
 )
-from .vectors import (
-    Vector,
-    aligned,
-    as_real,
-    at,
-    copy,
-    elementwise,
-    floating_point_mode,
-    flushing,
-    pointer,
-    set_floating_point_mode,
-    taken_as,
-)
+from .vectors import Vector, as_real, at, copy, elementwise, pointer, taken_as
 
 # Dropout, as `contract.train` tells.
 
@@ -114,25 +121,49 @@ def _draw(count, place, key, p, factors):
 
 
 @inlined
-def _draw_factors(plan, constants, seed, step, row, m, tape):
-    """The factors of all layers for m rows of a batch, from the given one on, to a tile's tape."""
-    n_layers = plan[N_LAYERS]
+def _draw_factors(net, seed, step, row, m):
+    """The factors of all layers for m rows of a batch, from the given one on, to the tape."""
+    n_layers = net.plan[N_LAYERS]
     for index in range(n_layers):
-        layer = layer_of(plan, index)
+        layer = layer_of(net, index)
         if layer[FACTORS] >= 0:
             n_out = layer[N_OUT]
             of_step = _mix(seed + _GOLDEN * types.uint64(step + 1))
             key = _mix(of_step + _GOLDEN * types.uint64(index + 1))
-            share = constants[n_layers + index]
-            _draw(m * n_out, row * n_out, key, share, at(tape, plan[TILE] * layer[FACTORS]))
+            factors = at(room(net, TAPE), net.plan[TILE] * layer[FACTORS])
+            _draw(m * n_out, row * n_out, key, net.constants[n_layers + index], factors)
 
 
 # Sums over rows.
 
 
+class Batch(NamedTuple):
+    """The rows that a sum is over."""
+
+    order: Any  # the numbers of the rows
+    has_order: Any  # or they are taken as stored
+    first: Any  # where the batch begins in the order, or in the data
+    count: Any
+    factor: Any  # of the gradient
+    seed: Any  # of the dropout
+    step: Any  # of the run, for the dropout
+    resident: Any  # whether the inputs, of a single lane-major tile, stand in the workspace already
+
+
+BATCH = Struct(
+    Batch, INTEGERS, FLAG, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, FLAG
+)  # fmt: skip
+
+
+@inlined
+def all_rows(data, n, factor):
+    """The batch of n rows as stored."""
+    return Batch(data.labels, False, 0, n, factor, types.uint64(0), 0, False)
+
+
 @callee
 def _take_rows(m, width, order, source, to):
-    """Copy the rows that `order` names to one place."""
+    """Copy the rows (m, width) that `order` names to one place."""
     if width == 1:
         for i in range(m):
             to[i] = source[order[i]]
@@ -142,72 +173,53 @@ def _take_rows(m, width, order, source, to):
 
 
 @inlined
-def is_lane_major(plan, count):
-    """Whether a sum over so many rows has its rows along lanes: see lane_major.py."""
-    return count >= plan[LANE_MAJOR_ROWS]
+def _ordered(net, data, order, m, n_in, lane_major):
+    """The m rows of the data that `order` names, in the workspace; lane-major all of x instead."""
+    terms, x = data.terms, data.x
+    t, w = room(net, TARGET_ROWS), room(net, WEIGHT_ROWS)
+    labels = taken_as(data.labels, room(net, LABEL_ROWS))
+    if not lane_major:
+        x = room(net, X_ROWS)
+        _take_rows(m, n_in, order, data.x, x)
+    if terms[LOSS] == SOFTMAX_CE_LABELS:
+        _take_rows(m, 1, order, data.labels, labels)
+    else:
+        _take_rows(m, terms[N_TARGETS], order, data.targets, t)
+    if terms[HAS_WEIGHTS]:
+        _take_rows(m, 1, order, data.weights, w)
+    return Data(terms, data.numbers, x, t, labels, w)
 
 
 @linked(
-    NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
-    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, FLAG, FLAG, reals,
-    calls=TILES,
+    NUMBER, NET, POINTERS, BATCH, INTEGER, INTEGER, reals, FLAG, FLAG, calls=TILES,
 )  # fmt: skip
-def sum_of_part(
-    plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-    first, start, count, factor, seed, step, gradient, need_gradient, lane_major, resident, space,
-):  # fmt: skip
-    """Σ w ℓ of a part of a batch, and its gradient times the factor.
+def sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_major):
+    """Σ w ℓ of `count` rows of a batch from row `start` on, and its gradient times the factor.
 
-    The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
-    in the workspace, unless rows lie along lanes (`lane_major`); then the only tile may be
-    `resident` there.
+    Wᵀ stands in the workspace, unless the network is `lane_major`.
     """
-    tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
-    n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
-    of_labels = terms[LOSS] == SOFTMAX_CE_LABELS
-    tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
-    d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
-    x_rows, t_rows = at(space, plan[X_ROWS]), at(space, plan[TARGET_ROWS])
-    w_rows = at(space, plan[WEIGHT_ROWS])
-    label_rows = taken_as(labels, at(space, plan[LABEL_ROWS]))
+    tile, n_in, n_out = net.plan[TILE], layer_of(net, 0)[N_IN], last_layer(net)[N_OUT]
     total = 0.0
     for i in range(0, count, tile):
-        m, place = min(tile, count - i), first + start + i
-        xi, ti = at(x, place * n_in), at(t, place * n_targets)
-        ki, wi = at(labels, place), at(weights, place)
-        rows = at(order, place)
-        if has_order:
-            if not lane_major:
-                _take_rows(m, n_in, rows, x, x_rows)
-            if of_labels:
-                _take_rows(m, 1, rows, labels, label_rows)
-            else:
-                _take_rows(m, n_targets, rows, t, t_rows)
-            if terms[HAS_WEIGHTS]:
-                _take_rows(m, 1, rows, weights, w_rows)
-            xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
+        m, place = min(tile, count - i), batch.first + start + i
+        order = at(batch.order, place)
+        if batch.has_order:
+            rows = _ordered(net, data, order, m, n_in, lane_major)
+        else:
+            rows = rows_from(data, place, n_in)
         if lane_major:
-            source = x if has_order else xi
-            short = count <= plan[SHORT_ROWS]
-            function = plan[LANE_MAJOR_SHORT] if short else plan[LANE_MAJOR_LONG]
+            short = count <= net.plan[SHORT_ROWS]
+            function = net.plan[LANE_MAJOR_SHORT] if short else net.plan[LANE_MAJOR_LONG]
             total += call_lane_major(
-                function, plan, constants, params, terms, numbers, source, rows, has_order, m,
-                resident, ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count,
-                space,
+                function, net, rows, order, batch.has_order, m, batch.resident, batch.factor,
+                need_gradient, i > 0, gradient, i + m == count,
             )  # fmt: skip
             continue
-        _draw_factors(plan, constants, seed, step, start + i, m, tape)
-        forward_tile(plan, constants, params, xi, m, tape, tile, 0)
-        y = last_y(plan, tape, tile, 0)
-        total += loss_of_rows(
-            FIRST, terms, numbers, m, n_out, 0, y, ti, ki, wi, y, factor, d, next_d
-        )
+        _draw_factors(net, batch.seed, batch.step, start + i, m)
+        y, d, scratch = forward_rows(net, rows.x, m), room(net, DELTA), room(net, NEXT_DELTA)
+        total += loss_of_rows(FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
         if need_gradient:
-            backward_tile(
-                plan, constants, params, transposed, xi, m, tape, tile, 0,
-                d, next_d, gradient, True, i > 0, next_d, False,
-            )  # fmt: skip
+            backward_rows(net, rows.x, m, gradient, i > 0)
     return total
 
 
@@ -224,56 +236,21 @@ add = elementwise(lambda to, x: (to + x,), 2, 1)
 
 
 @inlined
-def sum_of_rows(
-    plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-    first, count, factor, seed, step, gradient, need_gradient, n_params, resident, space,
-):  # fmt: skip
-    """Σ w ℓ of a batch, and its gradient times the factor: part after part.
-
-    The inputs may be `resident`: left by the call before, with rows along lanes in a single tile.
-    """
-    lane_major = is_lane_major(plan, count)
+def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
+    """Σ w ℓ of a batch, and its gradient (n_params,) times the factor: part after part."""
+    lane_major = batch.count >= net.plan[LANE_MAJOR_ROWS]
     if need_gradient and not lane_major:
-        transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
-    total, size = 0.0, part_size(count)
-    for start in range(0, count, size):
-        of_part = gradient if start == 0 else at(space, plan[PART_GRADIENT])
+        transpose_weights(net, net.params, False, room(net, TRANSPOSED))
+    total, size = 0.0, part_size(batch.count)
+    for start in range(0, batch.count, size):
+        of_part = gradient if start == 0 else room(net, PART_GRADIENT)
+        count = min(size, batch.count - start)
         total += sum_of_part(
-            plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-            first, start, min(size, count - start), factor, seed, step, of_part, need_gradient,
-            lane_major, resident, space,
+            net, data, batch, start, count, of_part, need_gradient, lane_major
         )  # fmt: skip
         if need_gradient and start > 0:
             add(n_params, gradient, of_part)
     return total
-
-
-@inlined
-def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights, n, space):
-    """Σ w ℓ of n rows as stored, part after part."""
-    total, size, seed, lane_major = 0.0, part_size(n), types.uint64(0), is_lane_major(plan, n)
-    for start in range(0, n, size):
-        total += sum_of_part(
-            plan, constants, params, terms, numbers, x, t, labels, weights, labels, False,
-            0, start, min(size, n - start), 0.0, seed, 0, params, False, lane_major, False, space,
-        )  # fmt: skip
-    return total
-
-
-@inlined
-def sum_of_parts(n_parts, sums):
-    """The sum over rows where those of its parts are there already."""
-    total = 0.0
-    for i in range(n_parts):
-        total += sums[i]
-    return total
-
-
-@inlined
-def add_parts(n_parts, n_params, gradients):
-    """Add the parts' gradients to the first one."""
-    for i in range(1, n_parts):
-        add(n_params, gradients, at(gradients, i * n_params))
 
 
 # Penalties on the weights.
@@ -311,15 +288,15 @@ def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     return group * total
 
 
-@linked(NUMBER, INTEGERS, reals, NUMBERS, reals, FLAG, reals)
-def penalties(plan, params, numbers, gradient, need_gradient, space):
+@linked(NUMBER, NET, NUMBERS, reals, FLAG)
+def penalties(net, numbers, gradient, need_gradient):
     """The penalties, and their gradient added."""
     l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
     total = 0.0
-    for index in range(plan[N_LAYERS]):
-        layer = layer_of(plan, index)
-        n_in, n_out = layer[N_IN], layer[N_OUT]
-        size, w, g = n_in * n_out, at(params, layer[W_OFFSET]), at(gradient, layer[W_OFFSET])
+    for index in range(net.plan[N_LAYERS]):
+        layer = layer_of(net, index)
+        n_in, n_out, offset = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
+        size, w, g = n_in * n_out, at(net.params, offset), at(gradient, offset)
         if l2 != 0.0:
             total += 0.5 * l2 * sum_of_squares(size, w)
             if need_gradient:
@@ -329,7 +306,7 @@ def penalties(plan, params, numbers, gradient, need_gradient, space):
             if need_gradient:
                 _add_signs(size, g, w, as_real(w, l1))
         if group != 0.0:
-            norms = taken_as(numbers, at(space, plan[NORMS]))
+            norms = taken_as(numbers, room(net, NORMS))
             total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
     return total
 
@@ -341,92 +318,23 @@ def has_penalties(numbers):
 
 
 @inlined
-def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, space):
+def objective_of(total, factor, net, numbers, gradient, need_gradient):
     """The objective from the sum over rows; penalties are added to the gradient."""
     result = factor * total
     if has_penalties(numbers):
-        result += penalties(plan, params, numbers, gradient, need_gradient, space)
+        result += penalties(net, numbers, gradient, need_gradient)
     return result
 
 
-# What a function that calls these declares.
+# What an entry that calls these functions declares.
 SUMS = (*TILES, sum_of_part, penalties)
 
 
-# The types of a plan, a problem and its data, and of the rows' order.
-DATA = (
-    given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1),
-)  # fmt: skip
-PLAN = (given_integers(1), given_doubles(1))
-
-
-@entry(
-    NUMBER,
-    *PLAN, given(1), *DATA, given_integers(1), INTEGER, INTEGER, INTEGER, NUMBER, types.uint64,
-    INTEGER, result(1), FLAG, FLAG, result(1), calls=SUMS,
-)  # fmt: skip
-def part_of_sum(
-    plan, constants, params, terms, numbers, X, targets, labels, weights, order,
-    first, start, count, factor, seed, step, gradient, need_gradient, flush, workspace,
-):  # fmt: skip
-    """`sum_of_part` for a thread of several; `flush` flushes subnormal numbers to zero."""
-    mode = floating_point_mode()
-    if flush:
-        set_floating_point_mode(flushing(mode))
-    q, p, space = pointer(plan), pointer(params), aligned(pointer(workspace))
-    lane_major = is_lane_major(q, PART_ROWS + 1)  # fewer rows are not shared
-    if need_gradient and not lane_major:
-        transpose_weights(q, p, False, at(space, q[TRANSPOSED]))
-    total = sum_of_part(
-        q, pointer(constants), p, pointer(terms), pointer(numbers), pointer(X),
-        pointer(targets), pointer(labels), pointer(weights), pointer(order), order.size > 0,
-        first, start, count, factor, seed, step, pointer(gradient), need_gradient, lane_major,
-        False, space,
-    )  # fmt: skip
-    set_floating_point_mode(mode)
-    return total
-
-
-# For the C functions of the door as well: see kernels.linked_forward.
-@linked(
-    NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGER, INTEGER,
-    reals, INTEGER, reals, calls=SUMS,
-)  # fmt: skip
-def linked_objective(
-    plan, constants, params, terms, numbers, x, targets, labels, weights, n, n_params,
-    gradient, need_gradient, workspace,
-):  # fmt: skip
-    """The objective of n rows and its gradient, if needed."""
-    space, needed = aligned(workspace), need_gradient != 0
-    total = sum_of_rows(
-        plan, constants, params, terms, numbers, x, targets, labels, weights, labels, False,
-        0, n, numbers[SCALE], types.uint64(0), 0, gradient, needed, n_params,
-        False, space,
-    )  # fmt: skip
-    return objective_of(total, numbers[SCALE], plan, params, numbers, gradient, needed, space)
-
-
-@entry(
-    NUMBER, *PLAN, given(1), *DATA, result(1), FLAG, given_doubles(1), result(1),
-    calls=(*SUMS, linked_objective),
-)  # fmt: skip
-def objective(
-    plan, constants, params, terms, numbers, X, targets, labels, weights,
-    gradients, need_gradient, sums, workspace,
-):  # fmt: skip
-    """The objective of all rows; its gradient, if needed, to where `gradients` begins.
-
-    Where `sums` holds something, the parts' sums and gradients are there already.
-    """
-    q, c, p = pointer(plan), pointer(constants), pointer(params)
-    a, g, space = pointer(numbers), pointer(gradients), pointer(workspace)
-    if sums.size == 0:
-        return linked_objective(
-            q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
-            pointer(weights), X.shape[0], params.size, g, int(need_gradient), space,
-        )  # fmt: skip
-    if need_gradient:
-        add_parts(sums.size, params.size, g)
-    total = sum_of_parts(sums.size, pointer(sums))
-    return objective_of(total, a[SCALE], q, p, a, g, need_gradient, aligned(space))
+@entry(NUMBER, PLAN, given(1), DATA, result(1), FLAG, result(1), calls=SUMS)
+def objective(plan, params, data, gradient, need_gradient, workspace):
+    """The objective of all rows, and its gradient (n_params,) if needed."""
+    net, rows, g = net_of(plan, params, workspace), pointers(data), pointer(gradient)
+    factor = rows.numbers[SCALE]
+    batch = all_rows(rows, data.x.shape[0], factor)
+    total = sum_of_rows(net, rows, batch, g, need_gradient, params.size)
+    return objective_of(total, factor, net, rows.numbers, g, need_gradient)

@@ -48,14 +48,15 @@ from .handles import (
     call_jacobian,
     call_objective,
     constant_of,
-    data_of,
+    data_arrays,
     function_of,
     numbers_of,
     places_at,
-    plan_of,
+    plan_arrays,
     type_of_loss,
     user_of,
 )
+from .layer import Act
 from .losses import (
     CONSTANT,
     GROUP,
@@ -67,6 +68,7 @@ from .losses import (
     N_TARGETS,
     SCALE,
     USER_LOSS_FUNCTION,
+    Data,
 )
 from .numba_internals import TypingError
 from .objective import part_size
@@ -345,7 +347,7 @@ def forward(net, params, X, out=None):
         if y.shape != shape:
             raise ShapeError("out has another shape than expected: (n, n_out)")
         space = np.empty(q[SPACE], p.dtype)
-        call_forward(plan_of(net), unmasked(q, p), x, None, False, y, space)
+        call_forward(plan_arrays(net), unmasked(q, p), x, None, False, y, space)
         return y
 
     return implementation
@@ -367,7 +369,7 @@ def jacobian(net, params, X, free_only=False):
         for start in range(0, max(n, 1), size):
             stop = min(start + size, n)
             rows = J[start * of_row : stop * of_row]
-            call_jacobian(plan_of(net), used, x[start:stop], free_only, rows, space)
+            call_jacobian(plan_arrays(net), used, x[start:stop], free_only, rows, space)
         if not free_only:
             without_fixed(q, J)
         return J.reshape((n * n_out, columns))
@@ -424,7 +426,7 @@ def _of_bound(into: bool) -> Callable:
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
         value = call_objective(
-            plan_of(net), unmasked(q, p), data_of(net), gradient, True, None, space
+            plan_arrays(net), unmasked(q, p), data_arrays(net), gradient, True, space
         )
         without_fixed(q, gradient)
         return value, gradient
@@ -463,8 +465,8 @@ def _of_data(kind: LossType, constant: float | None, of_labels: bool, into: bool
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
         value = call_objective(
-            plan_of(net), unmasked(q, p), terms, numbers, x, targets, labels, None,
-            gradient, True, None, space,
+            plan_arrays(net), unmasked(q, p), Data(terms, numbers, x, targets, labels, None),
+            gradient, True, space,
         )  # fmt: skip
         without_fixed(q, gradient)
         return value, gradient
@@ -510,7 +512,7 @@ def dense_forward(X, W, b=None, activation="linear"):
         kept = np.empty_like(y) if keep_z else y
         user = user_function(function, x, has_user)
         call_dense_forward(
-            x, w, bias, has_bias, number, address(x), constant_of(function), user,
+            x, w, bias, has_bias, Act(number, address(x), constant_of(function), user),
             y, kept, keep_z,
         )  # fmt: skip
         return y, DenseCache(x, w, bias, kept, function)
@@ -552,7 +554,7 @@ def dense_backward(dY, cache, need_dX=True):
         transposed = np.empty(w.size, w.dtype) if needed else None
         user = user_function(function, x, has_user)
         call_dense_backward(
-            dz, x, w, kept, number, address(x), constant_of(function), user,
+            dz, x, w, kept, Act(number, address(x), constant_of(function), user),
             dx, needed, dw, db, has_bias, transposed,
         )  # fmt: skip
         return dx, dw, db
