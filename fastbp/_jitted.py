@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
-from numba.core.typing.typeof import Purpose
 from numba.extending import overload, overload_attribute, typeof_impl
 
 from . import _kernels, backends
@@ -27,6 +25,7 @@ from ._objective import Objective
 from .activations import Activation
 from .backends.jit import handles, overloads
 from .backends.jit.compiling import USERS_OPTIONS, real_type
+from .backends.jit.numba_internals import Purpose, TypingError
 from .losses import Loss
 from .network import Network
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import inspect
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -478,6 +479,21 @@ def test_missing_backend_says_what_to_do(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert "numba" not in fb.available_backends()
     with pytest.raises(fb.BackendError, match=f"backend 'numba' cannot run here: {missing}"):
+        backends.load("numba")
+
+
+@pytest.mark.parametrize("version", ["0.59.1", "0.69.0", "1.0.0rc1", "0.70.0dev0+41.g0f0cbb3"])
+def test_an_unknown_series_of_numba_says_what_to_do(monkeypatch, version):
+    why = re.escape(
+        f"Numba {version} is installed, expected 0.60 to 0.68; install one with: "
+        f'pip install "numba>=0.60,<0.69"'
+    )
+    monkeypatch.setattr(backends, "_loaded", {})
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: True)
+    monkeypatch.setattr("importlib.metadata.version", lambda package: version)
+    assert "numba" not in fb.available_backends()
+    assert re.fullmatch(why, backends.why_missing("numba"))
+    with pytest.raises(fb.BackendError, match=f"backend 'numba' cannot run here: {why}"):
         backends.load("numba")
 
 

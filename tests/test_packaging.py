@@ -18,6 +18,8 @@ from pathlib import Path
 import objects
 import pytest
 
+from fastbp import backends
+
 ROOT = Path(__file__).parents[1]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 FAILURE_NOTE = "fastbp/backends/_c_build_failure.txt"
@@ -294,3 +296,9 @@ def test_a_failed_build_still_gives_a_wheel_and_says_why(sdist, tmp_path, sabota
 def test_version_is_the_same_everywhere():
     assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{VERSION}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_requirement_names_the_series_of_numba_that_the_backend_admits():
+    (oldest, last), (_, newest) = backends.OLDEST_NUMBA, backends.NEWEST_NUMBA
+    expected = f'"numba>={oldest}.{last},<{oldest}.{newest + 1};'
+    assert expected in (ROOT / "pyproject.toml").read_text()

@@ -66,7 +66,7 @@ from .elementary import (
     two_numbers,
     two_sum,
 )
-from .vectors import Vector, as_real, call_c, elementwise_of
+from .vectors import Vector, as_real, call_c, elementwise
 
 # What an activation's function computes, beside the function and its derivatives (0, 1, 2).
 BACKWARD = 3
@@ -555,7 +555,7 @@ def _apply(task: int) -> Callable:
         formula = FORMULAS[kind].of(task)
         return lambda out, x, c, low: (formula(x, TwoWords(c, low)),)
 
-    return elementwise_of(formula_of, 2, 1)
+    return elementwise(formula_of, 2, 1, by_kind=True)
 
 
 def _multiply_formula(kind: int) -> Callable:
@@ -564,7 +564,7 @@ def _multiply_formula(kind: int) -> Callable:
 
 
 _apply_f, _apply_df, _apply_d2f = map(_apply, range(3))
-_multiply_by_df = elementwise_of(_multiply_formula, 2, 1)
+_multiply_by_df = elementwise(_multiply_formula, 2, 1, by_kind=True)
 
 
 @family(

@@ -27,13 +27,18 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
 from . import compile_notice
 from .caching import Cache
+from .numba_internals import (
+    address_of,
+    cgutils,
+    entry_point,
+    global_compiler_lock,
+    of_global,
+    set_cache,
+)
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -234,8 +239,7 @@ class Compiled:
         """
         call = self._from_python.get(dtype.char)
         if call is None:
-            (compiled,) = self.version(dtype).overloads.values()
-            call = self._from_python[dtype.char] = compiled.entry_point
+            call = self._from_python[dtype.char] = entry_point(self.version(dtype))
         return call
 
     def version(self, dtype: np.dtype) -> Any:
@@ -261,7 +265,7 @@ class Compiled:
     @property
     def _numba_type_(self) -> types.Type:
         # What Numba takes a global variable of compiled code for that holds this.
-        return cpu_target.typing_context.resolve_value_type(self._call)
+        return of_global(self._call)
 
     def _symbol(self, real: types.Float, builder: ir.IRBuilder, kind: ir.FunctionType) -> ir.Value:
         """The function, in code that is being built."""
@@ -272,16 +276,12 @@ class Compiled:
 
     def _provide(self, dtype: np.dtype) -> int:
         """Define the symbols of the version for a dtype: its address and its exports."""
-        (compiled,) = self.version(dtype).overloads.values()
-        real = real_type(dtype)
+        dispatcher, real = self.version(dtype), real_type(dtype)
         with global_compiler_lock:
-            place = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
+            for variable in (symbol(name, real) for name in self._exports):
+                llvmlite.binding.add_symbol(variable, address_of(dispatcher, variable))
+            place = self._addresses[dtype.char] = address_of(dispatcher)
             llvmlite.binding.add_symbol(symbol(self.function.__name__, real), place)
-            for name in self._exports:
-                engine = compiled.library.codegen._engine
-                exported = engine.get_global_value_address(symbol(name, real))
-                llvmlite.binding.add_symbol(symbol(name, real), exported)
-            self._addresses[dtype.char] = place
         return place
 
     def _compile(self, dtype: np.dtype) -> Any:
@@ -302,7 +302,7 @@ class Compiled:
     def _new(self, signature: Any) -> Any:
         options = {**_OPTIONS, "no_cpython_wrapper": not self._is_entry}
         dispatcher = numba.njit(**options)(self.function)
-        dispatcher._cache = _NoticedCache(self.function)
+        set_cache(dispatcher, _NoticedCache(self.function))
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
@@ -388,7 +388,7 @@ class Family:
 
     @property
     def _numba_type_(self) -> types.Type:
-        return cpu_target.typing_context.resolve_value_type(self._call)
+        return of_global(self._call)
 
 
 def family(

@@ -20,17 +20,16 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
-from numba.np.arrayobj import populate_array
 
 from ...activations import Activation
 from ...losses import Loss
 from ..contract import Plan, Problem
 from . import activations, derivatives, kernels, losses, network, objective
 from .caching import source_fingerprint
-from .compiling import Compiled, Struct, call_at
+from .compiling import INTEGER, INTEGERS, NUMBER, Compiled, Struct, call_at
+from .intrinsics import emits, like, same
+from .numba_internals import TypingError, cgutils, populate_array
 from .prepared import prepared_data, prepared_plan
 
 _INT64 = ir.IntType(64)
@@ -300,25 +299,17 @@ def _integers(context: Any, builder: ir.IRBuilder, kind: Argument, value: ir.Val
     return array.data
 
 
-@intrinsic
-def numbers_of(typingctx: Any, net: Any) -> Any:
+@emits(INTEGERS, same)
+def numbers_of(code, net):
     """The integers of a network or an objective."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _integers(context, builder, signature.args[0], args[0])
-
-    return types.CPointer(types.int64)(net), codegen
+    return _integers(code.context, code.builder, code.types[0], net)
 
 
-@intrinsic
-def places_at(typingctx: Any, numbers: Any, index: Any) -> Any:
+@emits(like(0), same, INTEGER)
+def places_at(code, numbers, index):
     """The integers whose address stands at an index of others."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        address = builder.load(builder.gep(args[0], [args[1]]))
-        return builder.inttoptr(address, args[0].type)
-
-    return numbers(numbers, types.int64), codegen
+    address = code.builder.load(code.builder.gep(numbers, [index]))
+    return code.builder.inttoptr(address, numbers.type)
 
 
 def _arrays_from(first: int, declared: Struct) -> Any:
@@ -467,23 +458,15 @@ def function_of(kind: Argument, constant: float | None) -> Any:
     return taken
 
 
-@intrinsic
-def constant_of(typingctx: Any, function: Any) -> Any:
+@emits(NUMBER, same)
+def constant_of(code, function):
     """The parameter of an activation or a loss."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        inner = _inner(context, builder, signature.args[0], args[0])
-        return builder.extract_value(inner, 0)
-
-    return types.float64(function), codegen
+    inner = _inner(code.context, code.builder, code.types[0], function)
+    return code.builder.extract_value(inner, 0)
 
 
-@intrinsic
-def user_of(typingctx: Any, function: Any, like: Any) -> Any:
+@emits(INTEGER, same, same)
+def user_of(code, function, like):
     """The address of the user's own functions for reals as in an array."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        inner = _inner(context, builder, signature.args[0], args[0])
-        return builder.extract_value(inner, 1 if like.dtype == types.float32 else 2)
-
-    return types.int64(function, like), codegen
+    inner = _inner(code.context, code.builder, code.types[0], function)
+    return code.builder.extract_value(inner, 1 if code.types[1].dtype == types.float32 else 2)

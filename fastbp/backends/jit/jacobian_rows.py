@@ -11,8 +11,6 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from ...activations import LINEAR
 from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
@@ -20,6 +18,7 @@ from ..tiling import DELTA_ROWS
 from . import layout
 from .activations import BACKWARD
 from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, linked, reals
+from .intrinsics import emits, same
 from .layer import apply, layer_input_gradient, multiply_by_derivative, span
 from .network import (
     NET,
@@ -82,41 +81,35 @@ def _pull(net, m, each, lowest):
             )  # fmt: skip
 
 
-@intrinsic
-def _multiples(typingctx: Any, n_in: Any, n_out: Any, a: Any, d: Any, row: Any) -> Any:
+@emits(NOTHING, INTEGER, INTEGER, same, same, same)
+def _multiples(code, n_in, n_out, a, d, row):
     """Rows a_i·d (n_out,) one after another, in whole vectors: some numbers more are written."""
-    i8 = types.int64
+    builder = code.builder
+    lanes = Lanes(builder, code.types[2].dtype)
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        n_in, n_out, a, d, row = args
-        lanes = Lanes(builder, signature.args[2].dtype)
+    def places(start: ir.Value, count: int) -> list[ir.Value]:
+        return [builder.gep(start, [_INT64(v * lanes.width)]) for v in range(count)]
 
-        def places(start: ir.Value, count: int) -> list[ir.Value]:
-            return [builder.gep(start, [_INT64(v * lanes.width)]) for v in range(count)]
+    def of_row(i: ir.Value) -> tuple[Any, ir.Value]:
+        factor = lanes.splat(builder.load(builder.gep(a, [i])))
+        return factor, builder.gep(row, [builder.mul(i, n_out)])
 
-        def of_row(i: ir.Value) -> tuple[Any, ir.Value]:
-            factor = lanes.splat(builder.load(builder.gep(a, [i])))
-            return factor, builder.gep(row, [builder.mul(i, n_out)])
-
-        most = 3
-        for vectors in range(1, most + 1):
-            fits = builder.icmp_signed("<=", n_out, _INT64(vectors * lanes.width))
-            more = builder.icmp_signed(">", n_out, _INT64((vectors - 1) * lanes.width))
-            with builder.if_then(builder.and_(fits, more)):
-                parts = [lanes.load(place) for place in places(d, vectors)]
-                with loop(builder, _INT64(0), n_in, 1) as i:
-                    factor, start = of_row(i)
-                    for vector, place in zip(parts, places(start, vectors), strict=True):
-                        lanes.store(factor * vector, place)
-        with builder.if_then(builder.icmp_signed(">", n_out, _INT64(most * lanes.width))):
+    most = 3
+    for vectors in range(1, most + 1):
+        fits = builder.icmp_signed("<=", n_out, _INT64(vectors * lanes.width))
+        more = builder.icmp_signed(">", n_out, _INT64((vectors - 1) * lanes.width))
+        with builder.if_then(builder.and_(fits, more)):
+            parts = [lanes.load(place) for place in places(d, vectors)]
             with loop(builder, _INT64(0), n_in, 1) as i:
                 factor, start = of_row(i)
-                with loop(builder, _INT64(0), n_out, lanes.width) as j:
-                    vector = lanes.load(builder.gep(d, [j]))
-                    lanes.store(factor * vector, builder.gep(start, [j]))
-        return context.get_dummy_value()
-
-    return types.void(i8, i8, a, d, row), codegen
+                for vector, place in zip(parts, places(start, vectors), strict=True):
+                    lanes.store(factor * vector, place)
+    with builder.if_then(builder.icmp_signed(">", n_out, _INT64(most * lanes.width))):
+        with loop(builder, _INT64(0), n_in, 1) as i:
+            factor, start = of_row(i)
+            with loop(builder, _INT64(0), n_out, lanes.width) as j:
+                vector = lanes.load(builder.gep(d, [j]))
+                lanes.store(factor * vector, builder.gep(start, [j]))
 
 
 _scaled = elementwise(lambda to, x, factor: (x * factor,), 2, 1)

@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import LANE_MAJOR_SHORT_BYTES
 from . import layout
-from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, callee, family, inlined, reals
+from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBER, callee, family, inlined, reals
+from .intrinsics import emits, same
 from .layer import apply, multiply_by_derivative
 from .losses import FIRST, POINTERS, is_softmax, loss_of_rows
 from .network import (
@@ -33,6 +32,7 @@ from .network import (
     number_of_params,
     room,
 )
+from .numba_internals import cgutils
 from .product import RECTIFIED, least_of
 from .vectors import VECTOR_BYTES, Lanes, Sums, Vector, as_real, at, loop, room_for, vector_width
 
@@ -61,162 +61,120 @@ def _for_each_count(builder: ir.IRBuilder, units: ir.Value, emit: Any) -> None:
 # All that follows is for vectors of some size, in bytes, which is known where it is compiled.
 
 
-@intrinsic(prefer_literal=True)
+@emits(
+    NOTHING, same, INTEGER, INTEGER, INTEGER, INTEGER, same, INTEGER, INTEGER, same, FLAG, same,
+    INTEGER, same, prefer_literal=True,
+)  # fmt: skip
 def _combine(
-    typingctx: Any,
-    size: Any,
-    units: Any,
-    rows: Any,
-    ld: Any,
-    depth: Any,
-    w: Any,
-    w_unit: Any,
-    w_depth: Any,
-    bias: Any,
-    has_bias: Any,
-    x: Any,
-    finish: Any,
-    out: Any,
-) -> Any:
+    code, size, units, rows, ld, depth, w, w_unit, w_depth, bias, has_bias, x, finish, out
+):
     """out_u = Σ_k w[u·w_unit + k·w_depth]·x_k, plus bias_u if there is one, finished."""
-    i8 = types.int64
-    signature = types.void(size, i8, i8, i8, i8, w, i8, i8, bias, types.boolean, x, i8, out)
+    builder = code.builder
+    lanes = _lanes(builder, code.types[5].dtype, code.types[0])
+    element = lanes.type.element
+    least = lanes.splat(least_of(builder, finish, element))
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        units, rows, ld, depth, w, w_unit, w_depth, bias, has_bias, x, finish, out = args[1:]
-        lanes = _lanes(builder, signature.args[5].dtype, size)
-        element = lanes.type.element
-        least = lanes.splat(least_of(builder, finish, element))
+    def emit(count: int) -> None:
+        weights = _apart(builder, w, w_unit, count)
+        targets = _apart(builder, out, ld, count)
+        biases = [cgutils.alloca_once_value(builder, element(0.0)) for _ in weights]
+        with builder.if_then(has_bias):
+            for u, place in enumerate(biases):
+                builder.store(builder.load(builder.gep(bias, [_INT64(u)])), place)
+        starts = [lanes.splat(builder.load(place)) for place in biases]
+        with loop(builder, _INT64(0), rows, lanes.width) as r:
+            sums, column = Sums(lanes, starts), builder.gep(x, [r])
+            with loop(builder, _INT64(0), depth, 1) as k:
+                vector = lanes.load(builder.gep(column, [builder.mul(k, ld)]))
+                at_k = [builder.mul(k, w_depth)]
+                factors = [lanes.splat(builder.load(builder.gep(p, at_k))) for p in weights]
+                sums.set([s + f * vector for s, f in zip(sums.get(), factors, strict=True)])
+            for total, target in zip(sums.get(), targets, strict=True):
+                lanes.store(total.at_least(least), builder.gep(target, [r]))
 
-        def emit(count: int) -> None:
-            weights = _apart(builder, w, w_unit, count)
-            targets = _apart(builder, out, ld, count)
-            biases = [cgutils.alloca_once_value(builder, element(0.0)) for _ in weights]
-            with builder.if_then(has_bias):
-                for u, place in enumerate(biases):
-                    builder.store(builder.load(builder.gep(bias, [_INT64(u)])), place)
-            starts = [lanes.splat(builder.load(place)) for place in biases]
-            with loop(builder, _INT64(0), rows, lanes.width) as r:
-                sums, column = Sums(lanes, starts), builder.gep(x, [r])
-                with loop(builder, _INT64(0), depth, 1) as k:
-                    vector = lanes.load(builder.gep(column, [builder.mul(k, ld)]))
-                    at_k = [builder.mul(k, w_depth)]
-                    factors = [lanes.splat(builder.load(builder.gep(p, at_k))) for p in weights]
-                    sums.set([s + f * vector for s, f in zip(sums.get(), factors, strict=True)])
-                for total, target in zip(sums.get(), targets, strict=True):
-                    lanes.store(total.at_least(least), builder.gep(target, [r]))
-
-        _for_each_count(builder, units, emit)
-        return context.get_dummy_value()
-
-    return signature, codegen
+    _for_each_count(builder, units, emit)
 
 
-@intrinsic(prefer_literal=True)
+@emits(
+    NOTHING, same, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, same, same, FLAG, same, same, FLAG,
+    prefer_literal=True,
+)  # fmt: skip
 def _multiply(
-    typingctx: Any,
-    size: Any,
-    units: Any,
-    rows: Any,
-    ld: Any,
-    n_in: Any,
-    n_out: Any,
-    x: Any,
-    d: Any,
-    accumulate: Any,
-    weights: Any,
-    biases: Any,
-    has_bias: Any,
-) -> Any:
+    code, size, units, rows, ld, n_in, n_out, x, d, accumulate, weights, biases, has_bias
+):
     """By lanes, for some units u: Σ_rows x_i·d_u for all inputs i, and Σ_rows d_u; added if so."""
-    i8, flag = types.int64, types.boolean
-    signature = types.void(size, i8, i8, i8, i8, i8, x, d, flag, weights, biases, flag)
+    builder = code.builder
+    lanes = _lanes(builder, code.types[6].dtype, code.types[0])
+    width = lanes.width
+    tail = builder.and_(builder.sub(rows, _INT64(1)), _INT64(-width))
+    exists = lanes.first(builder.sub(rows, tail))
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        units, rows, ld, n_in, n_out, x, d, accumulate, weights, biases, has_bias = args[1:]
-        lanes = _lanes(builder, signature.args[6].dtype, size)
-        width = lanes.width
-        tail = builder.and_(builder.sub(rows, _INT64(1)), _INT64(-width))
-        exists = lanes.first(builder.sub(rows, tail))
+    def start(place: ir.Value) -> Vector:
+        """What is added to."""
+        found = cgutils.alloca_once_value(builder, lanes.constant(0).value)
+        with builder.if_then(accumulate):
+            builder.store(lanes.load(place).value, found)
+        return Vector(lanes, builder.load(found))
 
-        def start(place: ir.Value) -> Vector:
-            """What is added to."""
-            found = cgutils.alloca_once_value(builder, lanes.constant(0).value)
-            with builder.if_then(accumulate):
-                builder.store(lanes.load(place).value, found)
-            return Vector(lanes, builder.load(found))
+    def emit(count: int) -> None:
+        deltas = _apart(builder, d, ld, count)
+        last = [lanes.load(builder.gep(p, [tail])).where(exists, 0.0) for p in deltas]
+        with loop(builder, _INT64(0), n_in, 1) as i:
+            column = builder.gep(x, [builder.mul(i, ld)])
+            first = builder.mul(builder.mul(i, n_out), _INT64(width))
+            places = _apart(builder, builder.gep(weights, [first]), _INT64(width), count)
+            vector = lanes.load(builder.gep(column, [tail])).where(exists, 0.0)
+            pairs = zip(places, last, strict=True)
+            sums = Sums(lanes, [start(place) + vector * dz for place, dz in pairs])
+            with loop(builder, _INT64(0), tail, width) as r:
+                vector = lanes.load(builder.gep(column, [r]))
+                of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
+                sums.set([s + vector * dz for s, dz in zip(sums.get(), of_d, strict=True)])
+            for total, place in zip(sums.get(), places, strict=True):
+                lanes.store(total, place)
+        with builder.if_then(has_bias):
+            places = _apart(builder, biases, _INT64(width), count)
+            pairs = zip(places, last, strict=True)
+            sums = Sums(lanes, [start(place) + dz for place, dz in pairs])
+            with loop(builder, _INT64(0), tail, width) as r:
+                of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
+                sums.set([s + dz for s, dz in zip(sums.get(), of_d, strict=True)])
+            for total, place in zip(sums.get(), places, strict=True):
+                lanes.store(total, place)
 
-        def emit(count: int) -> None:
-            deltas = _apart(builder, d, ld, count)
-            last = [lanes.load(builder.gep(p, [tail])).where(exists, 0.0) for p in deltas]
-            with loop(builder, _INT64(0), n_in, 1) as i:
-                column = builder.gep(x, [builder.mul(i, ld)])
-                first = builder.mul(builder.mul(i, n_out), _INT64(width))
-                places = _apart(builder, builder.gep(weights, [first]), _INT64(width), count)
-                vector = lanes.load(builder.gep(column, [tail])).where(exists, 0.0)
-                pairs = zip(places, last, strict=True)
-                sums = Sums(lanes, [start(place) + vector * dz for place, dz in pairs])
-                with loop(builder, _INT64(0), tail, width) as r:
-                    vector = lanes.load(builder.gep(column, [r]))
-                    of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
-                    sums.set([s + vector * dz for s, dz in zip(sums.get(), of_d, strict=True)])
-                for total, place in zip(sums.get(), places, strict=True):
-                    lanes.store(total, place)
-            with builder.if_then(has_bias):
-                places = _apart(builder, biases, _INT64(width), count)
-                pairs = zip(places, last, strict=True)
-                sums = Sums(lanes, [start(place) + dz for place, dz in pairs])
-                with loop(builder, _INT64(0), tail, width) as r:
-                    of_d = [lanes.load(builder.gep(p, [r])) for p in deltas]
-                    sums.set([s + dz for s, dz in zip(sums.get(), of_d, strict=True)])
-                for total, place in zip(sums.get(), places, strict=True):
-                    lanes.store(total, place)
-
-        _for_each_count(builder, units, emit)
-        return context.get_dummy_value()
-
-    return signature, codegen
+    _for_each_count(builder, units, emit)
 
 
-@intrinsic(prefer_literal=True)
-def _add_lanes(typingctx: Any, size: Any, vectors: Any, sums: Any) -> Any:
+@emits(NOTHING, same, same, same, prefer_literal=True)
+def _add_lanes(code, size, vectors, sums):
     """sums[p] = Σ of vector p, for as many as a vector has lanes.
 
     Interleaving row k with row k + n/2 is a step of a transpose; adding both results halves the
     rows.
     """
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        _, source, sums = args
-        lanes = _lanes(builder, signature.args[1].dtype, size)
-        width = lanes.width
-        rows = [lanes.load(builder.gep(source, [_INT64(k * width)])).value for k in range(width)]
-        indices = ir.VectorType(ir.IntType(32), width)
-        low = [k // 2 + (k % 2) * width for k in range(width)]
-        high = [k + width // 2 for k in low]
-        while len(rows) > 1:
-            half = len(rows) // 2
-            rows = [
-                builder.fadd(
-                    builder.shuffle_vector(a, b, ir.Constant(indices, low)),
-                    builder.shuffle_vector(a, b, ir.Constant(indices, high)),
-                )
-                for a, b in zip(rows[:half], rows[half:], strict=True)
-            ]
-        lanes.store(Vector(lanes, rows[0]), sums)
-        return context.get_dummy_value()
-
-    return types.void(size, vectors, sums), codegen
+    builder = code.builder
+    lanes = _lanes(builder, code.types[1].dtype, code.types[0])
+    width = lanes.width
+    rows = [lanes.load(builder.gep(vectors, [_INT64(k * width)])).value for k in range(width)]
+    indices = ir.VectorType(ir.IntType(32), width)
+    low = [k // 2 + (k % 2) * width for k in range(width)]
+    high = [k + width // 2 for k in low]
+    while len(rows) > 1:
+        half = len(rows) // 2
+        rows = [
+            builder.fadd(
+                builder.shuffle_vector(a, b, ir.Constant(indices, low)),
+                builder.shuffle_vector(a, b, ir.Constant(indices, high)),
+            )
+            for a, b in zip(rows[:half], rows[half:], strict=True)
+        ]
+    lanes.store(Vector(lanes, rows[0]), sums)
 
 
-@intrinsic(prefer_literal=True)
-def _width(typingctx: Any, size: Any, like: Any) -> Any:
+@emits(INTEGER, same, same, prefer_literal=True)
+def _width(code, size, like):
     """Rows in a vector of the type that a pointer points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _INT64(_lanes(builder, signature.args[1].dtype, size).width)
-
-    return types.int64(size, like), codegen
+    return _INT64(_lanes(code.builder, code.types[1].dtype, code.types[0]).width)
 
 
 @inlined

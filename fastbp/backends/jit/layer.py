@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ...activations import LINEAR, RELU
 from .activations import BACKWARD, call_activation
 from .compiling import INTEGER, NUMBER, Struct, inlined
+from .intrinsics import emits, same
+from .numba_internals import cgutils
 from .product import PADDED, RECTIFIED, dots, finished_product, product
 from .vectors import as_real, elementwise, vector_width
 
@@ -44,15 +43,11 @@ class Act(NamedTuple):
 ACT = Struct(Act, INTEGER, INTEGER, NUMBER, INTEGER)
 
 
-@intrinsic
-def _one(typingctx: Any, like: Any) -> Any:
+@emits(lambda like: types.CPointer(like.dtype), same)
+def _one(code, like):
     """A pointer to the number 1 of the type that `like` points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        one = context.get_constant(signature.return_type.dtype, 1)
-        return cgutils.global_constant(builder, "fastbp.one", one)
-
-    return types.CPointer(like.dtype)(like), codegen
+    one = code.context.get_constant(code.returns.dtype, 1)
+    return cgutils.global_constant(code.builder, "fastbp.one", one)
 
 
 @inlined

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
 
 from ..._user import PairFunctions
 from ...losses import (
@@ -49,6 +47,7 @@ from .compiling import (
     inlined,
     reals,
 )
+from .intrinsics import element_of, emits, same
 from .product import transpose
 from .vectors import (
     VECTOR_BYTES,
@@ -59,7 +58,6 @@ from .vectors import (
     at,
     call_c_for_number,
     elementwise,
-    elementwise_of,
     loop,
     pointer,
     room_for,
@@ -253,9 +251,9 @@ def _second_formula(kind: int) -> Callable:
     return second
 
 
-_first = elementwise_of(_first_formula, 3, 1, total=True)
-_first_weighted = elementwise_of(_weighted_formula, 4, 1, total=True)
-_second = elementwise_of(_second_formula, 4, 1)
+_first = elementwise(_first_formula, 3, 1, total=True, by_kind=True)
+_first_weighted = elementwise(_weighted_formula, 4, 1, total=True, by_kind=True)
+_second = elementwise(_second_formula, 4, 1, by_kind=True)
 
 _sum = elementwise(lambda x: (x,), 1, 0, total=True)
 _times = elementwise(lambda x, u: (x * u,), 2, 1)
@@ -292,62 +290,47 @@ def _user(kind):
 _MOST_LANES = VECTOR_BYTES // 4
 
 
-@intrinsic(prefer_literal=True)
-def _softmax_of_lanes(
-    typingctx: Any,
-    kind: Any,
-    rows: Any,
-    n: Any,
-    y: Any,
-    y_unit: Any,  # how far units are apart
-    t: Any,  # a vector for each unit; or one of the labels
-    weights: Any,  # a vector
-    factor: Any,
-    d: Any,
-    d_unit: Any,
-) -> Any:
+@emits(
+    NUMBER, same, INTEGER, INTEGER, same, INTEGER, same, same, element_of(3), same, INTEGER,
+    prefer_literal=True,
+)  # fmt: skip
+def _softmax_of_lanes(code, kind, rows, n, y, y_unit, t, weights, factor, d, d_unit):
     """Σ w ℓ of as many rows as a vector has lanes, or fewer; d becomes factor·w·dℓ/dy."""
-    i8, of_labels = types.int64, kind.literal_value == SOFTMAX_CE_LABELS
-    signature = types.float64(kind, i8, i8, y, i8, t, weights, y.dtype, d, i8)
+    builder, of_labels = code.builder, code.types[0].literal_value == SOFTMAX_CE_LABELS
+    lanes = Lanes(builder, code.types[3].dtype)
+    first, second, zero = ir.IntType(64)(0), ir.IntType(64)(1), lanes.constant(0)
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        _, rows, n, y, y_unit, t, weights, factor, d, d_unit = args
-        lanes = Lanes(builder, signature.args[3].dtype)
-        first, second, zero = ir.IntType(64)(0), ir.IntType(64)(1), lanes.constant(0)
+    def unit(start: ir.Value, stride: ir.Value, j: ir.Value) -> ir.Value:
+        return builder.gep(start, [builder.mul(stride, j)])
 
-        def unit(start: ir.Value, stride: ir.Value, j: ir.Value) -> ir.Value:
-            return builder.gep(start, [builder.mul(stride, j)])
+    def in_class(j: ir.Value, yes: Vector) -> Vector:
+        """Something where the row's target is class j, times its share of it."""
+        if of_labels:
+            number = lanes.splat(builder.sitofp(j, lanes.type.element))
+            return yes.where(number.equals(lanes.load(t)), 0.0)
+        return yes * lanes.load(unit(t, ir.IntType(64)(lanes.width), j))
 
-        def in_class(j: ir.Value, yes: Vector) -> Vector:
-            """Something where the row's target is class j, times its share of it."""
-            if of_labels:
-                number = lanes.splat(builder.sitofp(j, lanes.type.element))
-                return yes.where(number.equals(lanes.load(t)), 0.0)
-            return yes * lanes.load(unit(t, ir.IntType(64)(lanes.width), j))
-
-        top = Sums(lanes, [lanes.load(y)])
-        with loop(builder, second, n, 1) as j:
-            (most,), yj = top.get(), lanes.load(unit(y, y_unit, j))
-            top.set([most.where(yj <= most, yj)])  # NaN passes
-        (most,) = top.get()
-        sums = Sums(lanes, [zero, zero, zero])
-        with loop(builder, first, n, 1) as j:
-            v = lanes.load(unit(y, y_unit, j)) - most
-            e = elementary.exp(v)
-            lanes.store(e, unit(d, d_unit, j))
-            total, dot, share = sums.get()
-            sums.set([total + e, dot + in_class(j, v), share + in_class(j, lanes.constant(1))])
+    top = Sums(lanes, [lanes.load(y)])
+    with loop(builder, second, n, 1) as j:
+        (most,), yj = top.get(), lanes.load(unit(y, y_unit, j))
+        top.set([most.where(yj <= most, yj)])  # NaN passes
+    (most,) = top.get()
+    sums = Sums(lanes, [zero, zero, zero])
+    with loop(builder, first, n, 1) as j:
+        v = lanes.load(unit(y, y_unit, j)) - most
+        e = elementary.exp(v)
+        lanes.store(e, unit(d, d_unit, j))
         total, dot, share = sums.get()
-        w = lanes.load(weights)
-        scale = w * lanes.splat(factor)
-        of_all = share * scale / total
-        with loop(builder, first, n, 1) as j:
-            place = unit(d, d_unit, j)
-            lanes.store(lanes.load(place) * of_all - in_class(j, scale), place)
-        loss = w * (share * elementary.log(total) - dot)
-        return widened(loss.where(lanes.first(rows), 0.0)).sum()
-
-    return signature, codegen
+        sums.set([total + e, dot + in_class(j, v), share + in_class(j, lanes.constant(1))])
+    total, dot, share = sums.get()
+    w = lanes.load(weights)
+    scale = w * lanes.splat(factor)
+    of_all = share * scale / total
+    with loop(builder, first, n, 1) as j:
+        place = unit(d, d_unit, j)
+        lanes.store(lanes.load(place) * of_all - in_class(j, scale), place)
+    loss = w * (share * elementary.log(total) - dot)
+    return widened(loss.where(lanes.first(rows), 0.0)).sum()
 
 
 _exp = elementwise(lambda x: (elementary.exp(x),), 1, 1)

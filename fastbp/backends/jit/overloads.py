@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
 from numba.extending import overload
 
 from ..._errors import ShapeError
@@ -71,6 +70,7 @@ from .losses import (
     USER_LOSS_FUNCTION,
     Data,
 )
+from .numba_internals import TypingError
 from .objective import part_size
 
 KEEPS_Z = {row.kind: row.df_from_y is None for row in ACTIVATIONS.values()} | {USER: True}
