@@ -68,6 +68,17 @@ def callee(function: Callable) -> Callable:
 inlined = numba.njit(inline="always", **_OPTIONS)
 inlined_in_users = numba.njit(inline="always", **_OPTIONS | {"no_rewrites": False})
 
+
+def by_type(choose: Callable) -> Callable:
+    """Decorator: what users' jitted code calls; given the types, `choose` returns a function."""
+
+    def stub(*arguments):
+        raise NotImplementedError  # compiled code alone calls it
+
+    overload(stub, strict=False, jit_options=USERS_OPTIONS)(choose)
+    return stub
+
+
 INTEGER = types.int64
 FLAG = types.boolean
 NUMBER = types.float64
