@@ -144,7 +144,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _NoticedCache(Cache):
-    """A function's cache that says when the function is compiled: see compile_compile_notice."""
+    """A function's cache that says when the function is compiled: see compile_notice."""
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         found = super().load_overload(signature, context)
