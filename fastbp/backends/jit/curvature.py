@@ -9,24 +9,14 @@ from __future__ import annotations
 
 from ..contract import N_IN, N_OUT, W_OFFSET
 from ..tiling import DELTA_ROWS
+from . import layout
 from .compiling import FLAG, NOTHING, callee, entry, given, inlined, result
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian
 from .layer import Affine, apply, layer_input_gradient, linear_forward, weight_gradient
 from .losses import DATA, FIRST, SCALE, SECOND, loss_of_rows, pointers, rows_from
 from .network import (
-    DELTA,
     FORWARD,
-    N_LAYERS,
-    NEXT_DELTA,
-    NEXT_R_DELTA,
-    PART_GRADIENT,
     PLAN,
-    R_DELTA,
-    R_TAPE,
-    R_TRANSPOSED,
-    SPARE,
-    TILE,
-    TRANSPOSED,
     act_of,
     affine_of,
     forward_rows,
@@ -54,8 +44,13 @@ def _weights(affine):
 @callee
 def _forward_tile(net, tangent, x, m):
     """Run m rows x, and their derivatives, through all layers; R_TAPE is the tape."""
-    rx, block, spare, tile = x, room(net, R_TAPE), room(net, SPARE), net.plan[TILE]
-    for index in range(net.plan[N_LAYERS]):
+    rx, block, spare, tile = (
+        x,
+        room(net, layout.R_TAPE),
+        room(net, layout.SPARE),
+        net.plan[layout.TILE],
+    )
+    for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
         n_in, n_out, act = layer[N_IN], layer[N_OUT], act_of(net, layer, index)
         affine, size, count = affine_of(layer, net.params), tile * n_out, m * n_out
@@ -76,9 +71,9 @@ def _forward_tile(net, tangent, x, m):
 @inlined
 def _last_block(net):
     """The last layer's blocks in the tape."""
-    tape = room(net, R_TAPE)
-    for index in range(net.plan[N_LAYERS] - 1):
-        tape = at(tape, BLOCKS * net.plan[TILE] * layer_of(net, index)[N_OUT])
+    tape = room(net, layout.R_TAPE)
+    for index in range(net.plan[layout.N_LAYERS] - 1):
+        tape = at(tape, BLOCKS * net.plan[layout.TILE] * layer_of(net, index)[N_OUT])
     return tape
 
 
@@ -98,10 +93,14 @@ def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
     DELTA is dL/dY of the last layer and R_DELTA its derivative along the tangent; for Gauss and
     Newton's matrix DELTA counts as 0.
     """
-    d, next_d, block = room(net, DELTA), room(net, NEXT_DELTA), _last_block(net)
-    rd, next_rd, spare = room(net, R_DELTA), room(net, NEXT_R_DELTA), room(net, SPARE)
-    tile = net.plan[TILE]
-    for index in range(net.plan[N_LAYERS] - 1, -1, -1):
+    d, next_d, block = room(net, layout.DELTA), room(net, layout.NEXT_DELTA), _last_block(net)
+    rd, next_rd, spare = (
+        room(net, layout.R_DELTA),
+        room(net, layout.NEXT_R_DELTA),
+        room(net, layout.SPARE),
+    )
+    tile = net.plan[layout.TILE]
+    for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
         layer = layer_of(net, index)
         n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
         size, count = tile * n_out, m * n_out
@@ -116,12 +115,12 @@ def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
         weight_gradient(m, to, y, n_in, rd, n_out, accumulate)
         if index == 0:
             break
-        affine, pt = affine_of(layer, net.params), at(room(net, TRANSPOSED), w)
+        affine, pt = affine_of(layer, net.params), at(room(net, layout.TRANSPOSED), w)
         layer_input_gradient(m, affine, rd, n_out, pt, next_rd, n_in)
         if not gauss_newton:
             ry = at(block, RY * tile * n_in)
             weight_gradient(m, _weights(to), ry, n_in, d, n_out, True)
-            of_tangent, vt = affine_of(layer, tangent), at(room(net, R_TRANSPOSED), w)
+            of_tangent, vt = affine_of(layer, tangent), at(room(net, layout.R_TRANSPOSED), w)
             layer_input_gradient(m, of_tangent, d, n_out, vt, spare, n_in)
             add(m * n_in, next_rd, spare)
             layer_input_gradient(m, affine, d, n_out, pt, next_d, n_in)
@@ -136,7 +135,7 @@ def jvp(plan, params, X, tangent, out, r_out, workspace):
     """Write the output (n, n_out) and its derivative in the direction of the tangent."""
     n, n_in = X.shape
     net = net_of(plan, params, workspace)
-    tile, n_out, last = net.plan[TILE], out.shape[1], _last_block(net)
+    tile, n_out, last = net.plan[layout.TILE], out.shape[1], _last_block(net)
     for i in range(0, n, tile):
         m = min(tile, n - i)
         _forward_tile(net, pointer(tangent), at(pointer(X), i * n_in), m)
@@ -151,14 +150,14 @@ def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
     """Write the Hessian, or Gauss and Newton's matrix, times the tangent (n_params,)."""
     n, n_in = data.x.shape
     net, v, whole = net_of(plan, params, workspace), pointer(tangent), pointers(data)
-    tile, n_out, last = net.plan[TILE], last_layer(net)[N_OUT], _last_block(net)
+    tile, n_out, last = net.plan[layout.TILE], last_layer(net)[N_OUT], _last_block(net)
     y, ry = at(last, Y * tile * n_out), at(last, RY * tile * n_out)
-    d, rd, spare = room(net, DELTA), room(net, R_DELTA), room(net, SPARE)
+    d, rd, spare = room(net, layout.DELTA), room(net, layout.R_DELTA), room(net, layout.SPARE)
     f, size = whole.numbers[SCALE], part_size(n)
-    transpose_weights(net, net.params, False, room(net, TRANSPOSED))
-    transpose_weights(net, v, False, room(net, R_TRANSPOSED))
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    transpose_weights(net, v, False, room(net, layout.R_TRANSPOSED))
     for start in range(0, n, size):
-        g = pointer(out) if start == 0 else room(net, PART_GRADIENT)
+        g = pointer(out) if start == 0 else room(net, layout.PART_GRADIENT)
         stop = min(start + size, n)
         for i in range(start, stop, tile):
             m, rows = min(tile, stop - i), rows_from(whole, i, n_in)
@@ -179,10 +178,10 @@ def row_gradients(plan, params, data, gradients, workspace):
     net, whole = net_of(plan, params, workspace), pointers(data)
     last, f = last_layer(net), whole.numbers[SCALE]
     n_out, d = last[N_OUT], deltas_of(net, last)
-    transpose_weights(net, net.params, False, room(net, TRANSPOSED))
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     for i in range(0, n, DELTA_ROWS):
         m, rows = min(DELTA_ROWS, n - i), rows_from(whole, i, n_in)
         y = forward_rows(net, rows.x, m)
-        loss_of_rows(FIRST, rows, m, n_out, 0, y, y, f, d, room(net, DELTA))
+        loss_of_rows(FIRST, rows, m, n_out, 0, y, y, f, d, room(net, layout.DELTA))
         to = at(pointer(gradients), i * n_params)
         rows_of_jacobian(net, rows.x, m, 1, False, to, n_params)

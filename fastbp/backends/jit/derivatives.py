@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from ..contract import N_OUT
+from . import layout
 from .compiling import FLAG, NOTHING, entry, given, result
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .network import (
-    DELTA,
     FORWARD,
     PLAN,
-    TAPE,
-    TILE,
     TILES,
-    TRANSPOSED,
-    X_ROWS,
     backward_tile,
     fill,
     forward_rows,
@@ -34,11 +30,11 @@ def pullback(plan, params, X, tape, dY, need_dx, gradient, dX, workspace):
     """The vector-Jacobian product of dY (n, n_out) to `gradient` and, if needed, dX (n, n_in)."""
     n, n_in = X.shape
     net, x, dx = net_of(plan, params, workspace), pointer(X), pointer(dX)
-    tile, n_out = net.plan[TILE], last_layer(net)[N_OUT]
-    transpose_weights(net, net.params, need_dx, room(net, TRANSPOSED))
+    tile, n_out = net.plan[layout.TILE], last_layer(net)[N_OUT]
+    transpose_weights(net, net.params, need_dx, room(net, layout.TRANSPOSED))
     for i in range(0, max(n, 1), tile):  # no rows at all make a gradient of zeros
         m = min(tile, n - i)
-        copy(room(net, DELTA), at(pointer(dY), i * n_out), m * n_out)
+        copy(room(net, layout.DELTA), at(pointer(dY), i * n_out), m * n_out)
         backward_tile(
             net, at(x, i * n_in), m, pointer(tape), n, i, pointer(gradient), True, i > 0,
             at(dx, i * n_in), need_dx,
@@ -55,7 +51,7 @@ def jacobian(plan, params, X, free_only, J, workspace):
     last = last_layer(net)
     n_out, columns = last[N_OUT], number_of_free(net) if free_only else params.size
     step = samples_of_deltas(n_out)
-    transpose_weights(net, net.params, False, room(net, TRANSPOSED))
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     for i in range(0, n, step):
         m, xi = min(step, n - i), at(x, i * n_in)
         forward_rows(net, xi, m)
@@ -69,9 +65,9 @@ def input_jacobian(plan, params, X, J, workspace):
     """Write dY/dX (n, n_out, n_in)."""
     n, n_in = X.shape
     net, x, to = net_of(plan, params, workspace), pointer(X), pointer(J)
-    tile, n_out, tape = net.plan[TILE], last_layer(net)[N_OUT], room(net, TAPE)
-    d, x_rows = room(net, DELTA), room(net, X_ROWS)
-    transpose_weights(net, net.params, True, room(net, TRANSPOSED))
+    tile, n_out, tape = net.plan[layout.TILE], last_layer(net)[N_OUT], room(net, layout.TAPE)
+    d, x_rows = room(net, layout.DELTA), room(net, layout.X_ROWS)
+    transpose_weights(net, net.params, True, room(net, layout.TRANSPOSED))
     for i in range(0, n, tile):
         m, xi = min(tile, n - i), at(x, i * n_in)
         forward_rows(net, xi, m)

@@ -15,23 +15,13 @@ from llvmlite import ir
 from ...activations import LINEAR
 from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import DELTA_ROWS
+from . import layout
 from .activations import BACKWARD
 from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, linked, reals
 from .intrinsics import emits, same
 from .layer import apply, layer_input_gradient, multiply_by_derivative, span
 from .network import (
-    DELTAS,
-    FREE_BEFORE,
-    FREE_BIASES,
-    FREE_WEIGHTS,
-    LEADING,
-    N_LAYERS,
     NET,
-    PLACES,
-    SPARE_ROW,
-    TAPE,
-    TILE,
-    TRANSPOSED,
     act_of,
     affine_of,
     fill,
@@ -57,15 +47,15 @@ def samples_of_deltas(n_out):
 @inlined
 def deltas_of(net, layer):
     """Where a layer's deltas are."""
-    return at(room(net, DELTAS), max(DELTA_ROWS, last_layer(net)[N_OUT]) * layer[Y_COLUMN])
+    return at(room(net, layout.DELTAS), max(DELTA_ROWS, last_layer(net)[N_OUT]) * layer[Y_COLUMN])
 
 
 @inlined
 def _scale(net, layer, act, m, each, d):
     """d *= act' of the layer, where `each` rows of d share the row of Y (or Z) of their sample."""
-    n_out, ld, slopes = layer[N_OUT], layer[LEADING], room(net, SPARE_ROW)
+    n_out, ld, slopes = layer[N_OUT], layer[layout.LEADING], room(net, layout.SPARE_ROW)
     column = layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]
-    kept = at(room(net, TAPE), net.plan[TILE] * column)
+    kept = at(room(net, layout.TAPE), net.plan[layout.TILE] * column)
     if each == 1:
         multiply_by_derivative(act, span(m, n_out, ld), d, kept)
     elif act.kind != LINEAR:
@@ -79,15 +69,15 @@ def _scale(net, layer, act, m, each, d):
 @callee
 def _pull(net, m, each, lowest):
     """From dL/dY of the last layer to dL/dZ of the layers down to the lowest one."""
-    for index in range(net.plan[N_LAYERS] - 1, lowest - 1, -1):
+    for index in range(net.plan[layout.N_LAYERS] - 1, lowest - 1, -1):
         layer = layer_of(net, index)
         d = deltas_of(net, layer)
         _scale(net, layer, act_of(net, layer, index), m, each, d)
         if index > lowest:
-            below = layer_of(net, index - 1)
+            below, wt = layer_of(net, index - 1), at(room(net, layout.TRANSPOSED), layer[W_OFFSET])
             layer_input_gradient(
-                m * each, affine_of(layer, net.params), d, layer[LEADING],
-                at(room(net, TRANSPOSED), layer[W_OFFSET]), deltas_of(net, below), below[LEADING],
+                m * each, affine_of(layer, net.params), d, layer[layout.LEADING], wt,
+                deltas_of(net, below), below[layout.LEADING],
             )  # fmt: skip
 
 
@@ -140,10 +130,10 @@ def _all_columns(layer, a, d, row):
 @inlined
 def _free_columns(net, layer, a, d, row):
     """Those of its free parameters."""
-    places, weights = at(net.plan, layer[PLACES]), layer[FREE_WEIGHTS]
+    places, weights = at(net.plan, layer[layout.PLACES]), layer[layout.FREE_WEIGHTS]
     for k in range(weights):
         row[k] = a[places[2 * k]] * d[places[2 * k + 1]]
-    for k in range(weights, weights + layer[FREE_BIASES]):
+    for k in range(weights, weights + layer[layout.FREE_BIASES]):
         row[k] = d[places[2 * k + 1]]
 
 
@@ -151,24 +141,24 @@ def _free_columns(net, layer, a, d, row):
 def _fill(net, x, sample, k, free_only, row):
     """A row of J; up to a vector more is written behind its end."""
     a = at(x, sample * layer_of(net, 0)[N_IN])
-    for index in range(net.plan[N_LAYERS]):
+    for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
-        ld = layer[LEADING]
+        ld = layer[layout.LEADING]
         d = at(deltas_of(net, layer), k * ld)
-        if free_only and layer[PLACES] >= 0:
-            _free_columns(net, layer, a, d, at(row, layer[FREE_BEFORE]))
+        if free_only and layer[layout.PLACES] >= 0:
+            _free_columns(net, layer, a, d, at(row, layer[layout.FREE_BEFORE]))
         else:
             _all_columns(layer, a, d, row)
-        a = at(room(net, TAPE), net.plan[TILE] * layer[Y_COLUMN] + sample * ld)
+        a = at(room(net, layout.TAPE), net.plan[layout.TILE] * layer[Y_COLUMN] + sample * ld)
 
 
 @inlined
 def _lowest(net, free_only):
     """The first layer that has columns."""
     index = 0
-    while free_only and index < net.plan[N_LAYERS] - 1:
+    while free_only and index < net.plan[layout.N_LAYERS] - 1:
         layer = layer_of(net, index)
-        if layer[FREE_WEIGHTS] + layer[FREE_BIASES] > 0:
+        if layer[layout.FREE_WEIGHTS] + layer[layout.FREE_BIASES] > 0:
             break
         index += 1
     return index
@@ -184,7 +174,7 @@ def rows_of_jacobian(net, x, m, each, free_only, J, stride):
     Its SPARE_ROW has room for a row and a vector, and for m rows of the widest layer.
     """
     columns = number_of_free(net) if free_only else number_of_params(net)
-    lowest, rows, spare = _lowest(net, free_only), m * each, room(net, SPARE_ROW)
+    lowest, rows, spare = _lowest(net, free_only), m * each, room(net, layout.SPARE_ROW)
     _pull(net, m, each, lowest)
     for k in range(rows):
         row = at(J, k * stride)

@@ -19,31 +19,13 @@ from numba import types
 from ...activations import LINEAR, RELU
 from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import LANE_MAJOR_SHORT_BYTES
-from .compiling import (
-    FLAG,
-    INTEGER,
-    INTEGERS,
-    NOTHING,
-    NUMBER,
-    callee,
-    family,
-    inlined,
-    reals,
-)
+from . import layout
+from .compiling import FLAG, INTEGER, INTEGERS, NOTHING, NUMBER, callee, family, inlined, reals
 from .intrinsics import emits, same
 from .layer import apply, multiply_by_derivative
 from .losses import FIRST, POINTERS, is_softmax, loss_of_rows
 from .network import (
-    COLUMNS,
-    DELTA,
-    LANE_MAJOR_D,
-    LANE_MAJOR_SUMS,
-    LANE_MAJOR_X,
-    LANE_MAJOR_Y,
-    N_LAYERS,
     NET,
-    NEXT_DELTA,
-    TAPE,
     act_of,
     last_layer,
     layer_of,
@@ -238,8 +220,8 @@ def _kept(layer, ld, tape):
 @inlined
 def _forward(size, net, x, rows, ld):
     """Run a tile's inputs through all layers; columns of the tape are units."""
-    tape = room(net, TAPE)
-    for index in range(net.plan[N_LAYERS]):
+    tape = room(net, layout.TAPE)
+    for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
         kind, keeps_z = layer[ACTIVATION], layer[Z_COLUMN] >= 0
         rectified = kind == RELU and not keeps_z
@@ -253,13 +235,13 @@ def _forward(size, net, x, rows, ld):
 @inlined
 def _backward(size, net, x, rows, ld, accumulate):
     """From DELTA, dL/dY of the last layer, to the gradient by lanes; NEXT_DELTA is written too."""
-    tape, lanes = room(net, TAPE), room(net, LANE_MAJOR_SUMS)
-    d, next_d = room(net, DELTA), room(net, NEXT_DELTA)
-    for index in range(net.plan[N_LAYERS] - 1, -1, -1):
+    tape, lanes = room(net, layout.TAPE), room(net, layout.LANE_MAJOR_SUMS)
+    d, next_d = room(net, layout.DELTA), room(net, layout.NEXT_DELTA)
+    for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
         layer = layer_of(net, index)
         act, kept = act_of(net, layer, index), _kept(layer, ld, tape)
         multiply_by_derivative(act, layer[N_OUT] * ld, d, kept)
-        below = x if index == 0 else at(tape, ld * layer[Y_COLUMN - COLUMNS])
+        below = x if index == 0 else at(tape, ld * layer[Y_COLUMN - layout.COLUMNS])
         _gradient(size, layer, rows, ld, below, d, lanes, accumulate)
         if index > 0:
             _input_gradient(size, layer, net.params, rows, ld, d, next_d)
@@ -320,16 +302,20 @@ def call_lane_major(size):
         last = last_layer(net)
         n_in, n_out, width = layer_of(net, 0)[N_IN], last[N_OUT], _width(size, net.params)
         ld = (m + width - 1) // width * width
-        x_units, d, next_d = room(net, LANE_MAJOR_X), room(net, DELTA), room(net, NEXT_DELTA)
+        x_units, d, next_d = (
+            room(net, layout.LANE_MAJOR_X),
+            room(net, layout.DELTA),
+            room(net, layout.NEXT_DELTA),
+        )
         if not resident:
             _across(m, n_in, data.x, order, has_order, ld, x_units)
         _forward(size, net, x_units, m, ld)
-        units = at(room(net, TAPE), ld * last[Y_COLUMN])
+        units = at(room(net, layout.TAPE), ld * last[Y_COLUMN])
         y, dy = units, d
         apart = ld if is_softmax(data.terms) and ld % vector_width(d) == 0 else 0
         through_rows = n_out > 1 and apart == 0
         if through_rows:
-            y, dy = room(net, LANE_MAJOR_Y), room(net, LANE_MAJOR_D)
+            y, dy = room(net, layout.LANE_MAJOR_Y), room(net, layout.LANE_MAJOR_D)
             _along(m, n_out, units, ld, y)
         total = loss_of_rows(FIRST, data, m, n_out, apart, y, y, factor, dy, next_d)
         if need_gradient:
@@ -337,7 +323,7 @@ def call_lane_major(size):
                 _across(m, n_out, dy, order, False, ld, d)
             _backward(size, net, x_units, m, ld, accumulate)
             if is_last:
-                _sum_lanes(size, number_of_params(net), room(net, LANE_MAJOR_SUMS), gradient)
+                _sum_lanes(size, number_of_params(net), room(net, layout.LANE_MAJOR_SUMS), gradient)
         return total
 
     return lane_major

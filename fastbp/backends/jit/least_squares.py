@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..contract import HUBER_RHO, LINEAR_RHO, N_IN, N_OUT, SOFT_L1_RHO, Robust
+from . import layout
 from .compiling import (
     FLAG,
     INTEGER,
@@ -25,13 +26,10 @@ from .compiling import (
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .losses import DATA, HAS_WEIGHTS, POINTERS, pointers, rows_from
 from .network import (
-    DELTA,
     FORWARD,
     NET,
     PLAN,
-    TILE,
     TILES,
-    TRANSPOSED,
     backward_rows,
     forward_rows,
     last_layer,
@@ -132,10 +130,10 @@ def normal_of_part(net, data, robust, first, count, rooms, derive, normal):
     n_in, last, block = layer_of(net, 0)[N_IN], last_layer(net), rooms.block
     n_out, n_free = last[N_OUT], number_of_free(net) if derive else 0
     residuals, roots, J = rooms.rows, at(rooms.rows, block), at(rooms.rows, 2 * block)
-    step, ld = samples_of_deltas(n_out) if derive else net.plan[TILE], _leading(n_free)
+    step, ld = samples_of_deltas(n_out) if derive else net.plan[layout.TILE], _leading(n_free)
     JTr = at(normal, n_free * n_free)
     if derive:
-        transpose_weights(net, net.params, False, room(net, TRANSPOSED))
+        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     total, filled, blocks = 0.0, 0, 0
     for i in range(0, count, step):
         m, rows = min(step, count - i), rows_from(data, first + i, n_in)
@@ -173,9 +171,9 @@ def _weigh_residuals(robust, data, m, n_out, y, d):
 @linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, calls=TILES)
 def jtr_of_part(net, data, robust, first, count, moved, gradient):
     """Write JᵀD r(moved) of `count` rows from the first one on, for all parameters."""
-    n_in, n_out, tile = layer_of(net, 0)[N_IN], last_layer(net)[N_OUT], net.plan[TILE]
-    d, there = room(net, DELTA), with_params(net, moved)
-    transpose_weights(net, net.params, False, room(net, TRANSPOSED))
+    n_in, n_out, tile = layer_of(net, 0)[N_IN], last_layer(net)[N_OUT], net.plan[layout.TILE]
+    d, there = room(net, layout.DELTA), with_params(net, moved)
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     for i in range(0, count, tile):
         m, rows = min(tile, count - i), rows_from(data, first + i, n_in)
         copy(d, forward_rows(there, rows.x, m), m * n_out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from .. import marquardt
 from ..contract import (
     FLAT,
     MU,
@@ -22,19 +23,6 @@ from ..contract import (
     STATUS,
     STUCK,
     USED,
-)
-from ..marquardt import (
-    DECAY,
-    EXACT,
-    LEAST_LENGTH,
-    LEAST_MU,
-    LONGEST_BEND,
-    PROBE,
-    PROMISED,
-    ROUNDED,
-    STRAIGHT,
-    TOO_LITTLE,
-    UNSEEN,
 )
 from ..tiling import FACTOR_ROWS
 from .cholesky import factor, solve
@@ -65,7 +53,7 @@ MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_RULES
 
 
 class SearchArrays(NamedTuple):
-    """A search as Python hands it over: arrays of `contract.Descent`, and those it works with."""
+    """A search as Python hands it over: arrays of `Descent`, and those it works with."""
 
     params: Any  # (n_params,)
     prior: Any  # (n,) as all that follow, where nothing is said
@@ -171,7 +159,7 @@ def _arrive(s, fresh):
         return
     for i in range(n):
         measured = mean if rules[UNIFORM] else s.normal[i * n + i] + s.prior[i]
-        scale = max(measured, DECAY * s.scales[i])
+        scale = max(measured, marquardt.DECAY * s.scales[i])
         s.scales[i] = scale if scale > 0 else 1.0
     flat = steepest <= rules[MIN_GRAD] or not cosine > rules[GTOL]
     s.state[STATUS] = FLAT if flat else RUNNING
@@ -202,9 +190,9 @@ def _bend(s):
     for i in range(n):
         linear = -s.gradient[i] - s.damping[i] * s.step[i]
         more = s.jtr[s.free[i]] - s.normal[n * n + i]
-        s.bend[i] = linear / PROBE - more / (PROBE * PROBE)
+        s.bend[i] = linear / marquardt.PROBE - more / (marquardt.PROBE * marquardt.PROBE)
     solve(n, s.U, s.bend)
-    straight = 2 * _length(s, s.bend) <= LONGEST_BEND * _length(s, s.step)
+    straight = 2 * _length(s, s.bend) <= marquardt.LONGEST_BEND * _length(s, s.step)
     add(n, s.step, s.bend)
     return straight
 
@@ -213,11 +201,12 @@ def _bend(s):
 def _measure(s):
     """Whether the step changes next to nothing, or promises much."""
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
-    relative, predicted = _length(s, s.step) / max(size, LEAST_LENGTH), trial[PREDICTED]
+    relative, predicted = _length(s, s.step) / max(size, marquardt.LEAST_LENGTH), trial[PREDICTED]
     trial[IS_SHORT] = relative <= rules[XTOL]
     trial[IS_SMALL] = abs(predicted) <= rules[FTOL] * trial[SUM]
-    resolved = trial[SUM] > ROUNDED * size * size and predicted > PROMISED * trial[SUM]
-    trial[PROMISES] = resolved and relative > PROMISED
+    promised = predicted > marquardt.PROMISED * trial[SUM]
+    resolved = trial[SUM] > marquardt.ROUNDED * size * size and promised
+    trial[PROMISES] = resolved and relative > marquardt.PROMISED
 
 
 @callee
@@ -228,8 +217,8 @@ def _gains(s):
     gain = trial[GAIN] = trial[SUM] - total if math.isfinite(total) else -math.inf
     if abs(gain) > s.rules[FTOL] * trial[SUM]:
         trial[IS_SMALL] = 0.0
-    enough = gain > TOO_LITTLE * trial[PREDICTED]
-    is_last = trial[IS_SMALL] and gain >= -UNSEEN * trial[SUM]
+    enough = gain > marquardt.TOO_LITTLE * trial[PREDICTED]
+    is_last = trial[IS_SMALL] and gain >= -marquardt.UNSEEN * trial[SUM]
     return trial[PREDICTED] > 0 and (enough or is_last)
 
 
@@ -249,10 +238,11 @@ def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, rules, trial = s.state, s.rules, s.trial
     rho = trial[GAIN] / trial[PREDICTED]
-    factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > EXACT else EXACT
+    exact = marquardt.EXACT
+    factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > exact else exact
     if rules[MU_DEC] > 0:
         factor = rules[MU_DEC]
-    state[USED], state[MU] = state[MU], max(LEAST_MU, state[MU] * factor)
+    state[USED], state[MU] = state[MU], max(marquardt.LEAST_MU, state[MU] * factor)
     state[NIT] += 1
     state[RHO], state[SQUARES] = rho, trial[SQUARES_THERE]
     copy(s.params, s.there, s.n_params)
@@ -260,7 +250,8 @@ def _take(s):
     if state[STATUS] == RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
         state[STATUS] = SMALL if trial[IS_SMALL] else SHORT
     record = at(s.records, 4 * int(trial[TAKEN]))
-    record[0], record[1], record[2], record[3] = trial[SUM] / 2, state[USED], rho, trial[STEEPEST]
+    record[0], record[1] = trial[SUM] / 2, state[USED]
+    record[2], record[3] = rho, trial[STEEPEST]
     trial[TAKEN] += 1
 
 
@@ -293,9 +284,9 @@ def _succeeds(s):
     trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
     if not _first_order(s):
         return False
-    if s.rules[BEND] and trial[PREDICTED] > STRAIGHT * trial[SUM]:
+    if s.rules[BEND] and trial[PREDICTED] > marquardt.STRAIGHT * trial[SUM]:
         state[NFEV] += 1
-        _move(s, PROBE)
+        _move(s, marquardt.PROBE)
         jtr_of_rows(
             s.net, s.data, s.robust, s.n_rows, s.n_params, s.there, s.jtr, s.rooms.part
         )  # fmt: skip
@@ -352,7 +343,7 @@ def _steps(s):
     dtypes="d",  # searches are in float64, whatever the network's type
 )  # fmt: skip
 def descend(plan, data, robust, search, records, rooms, workspace):
-    """The steps of `contract.descend`; returns how many."""
+    """The steps of `descend`; returns how many."""
     n, v, params = search.prior.size, pointer(search.space), pointer(search.params)
     s = _Search(
         n, search.params.size, pointer(search.free), params, pointer(search.prior),

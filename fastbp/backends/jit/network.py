@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 from ..contract import (
     ACTIVATION,
     B_OFFSET,
-    LAYER_COLUMNS,
     N_IN,
     N_OUT,
     W_OFFSET,
     Y_COLUMN,
     Z_COLUMN,
 )
+from . import layout
 from .compiling import (
     FLAG,
     INTEGER,
@@ -47,34 +47,11 @@ from .layer import (
 from .product import PRODUCTS, transpose
 from .vectors import aligned, at, copy, elementwise, pointer
 
-# A plan is, for compiled code, a vector of integers. First come the number of layers, the rows of a
-# tile and where the parts of the workspace begin; from how many rows on these lie along lanes (see
-# lane_major.py), up to how many vectors are short, and the functions for these and the others. They
-# are followed by the layers' columns.
-(
-    N_LAYERS, TILE, TAPE, DELTA, NEXT_DELTA, TRANSPOSED, GRADIENT, PART_GRADIENT, X_ROWS,
-    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, LANE_MAJOR_X, LANE_MAJOR_Y, LANE_MAJOR_D,
-    LANE_MAJOR_SUMS, DELTAS, SPARE_ROW, R_TAPE, R_DELTA, NEXT_R_DELTA, SPARE, R_TRANSPOSED,
-    LANE_MAJOR_ROWS, SHORT_ROWS, LANE_MAJOR_SHORT, LANE_MAJOR_LONG, HEADER,
-) = range(29)  # fmt: skip
-
-# Columns of a layer beside those of `Plan.layers`: the addresses of its activation's function and
-# of the user's own functions, and with dropout the first column of its factors in the tape of a
-# tile (else -1), behind which stands the output times the factors. Then how many parameters before
-# the layer's, of its weights and of its biases are free, and where in the plan their places are:
-# for each one its row and column in W (-1 if all parameters are free). Last, how far apart the rows
-# of Y are, and of Z: in the tape of a tile there is room for whole vectors, since what is written
-# in part can be read again only after a while. Single columns and the last layer have no gaps.
-(
-    FUNCTION, USER_FUNCTION, FACTORS, FREE_BEFORE, FREE_WEIGHTS, FREE_BIASES, PLACES, LEADING,
-    COLUMNS,
-) = range(LAYER_COLUMNS, LAYER_COLUMNS + 9)  # fmt: skip
-
 
 class PlanArrays(NamedTuple):
     """A plan as Python hands it over."""
 
-    integers: Any  # int64: see N_LAYERS
+    integers: Any  # int64: see layout.py
     constants: Any  # float64: those of the activations, then the layers' shares of dropout
 
 
@@ -113,19 +90,21 @@ def room(net, part):
 @inlined
 def layer_of(net, index):
     """The columns of a layer."""
-    return at(net.plan, HEADER + index * COLUMNS)
+    return at(net.plan, layout.HEADER + index * layout.COLUMNS)
 
 
 @inlined
 def last_layer(net):
     """The columns of the last one."""
-    return layer_of(net, net.plan[N_LAYERS] - 1)
+    return layer_of(net, net.plan[layout.N_LAYERS] - 1)
 
 
 @inlined
 def act_of(net, layer, index):
     """The activation of a layer."""
-    return Act(layer[ACTIVATION], layer[FUNCTION], net.constants[index], layer[USER_FUNCTION])
+    return Act(
+        layer[ACTIVATION], layer[layout.FUNCTION], net.constants[index], layer[layout.USER_FUNCTION]
+    )
 
 
 @inlined
@@ -141,7 +120,7 @@ def affine_of(layer, vector):
 def number_of_free(net):
     """How many parameters are free."""
     layer = last_layer(net)
-    return layer[FREE_BEFORE] + layer[FREE_WEIGHTS] + layer[FREE_BIASES]
+    return layer[layout.FREE_BEFORE] + layer[layout.FREE_WEIGHTS] + layer[layout.FREE_BIASES]
 
 
 @inlined
@@ -159,9 +138,9 @@ times = elementwise(lambda to, x, y: (x * y,), 3, 1)
 def forward_tile(net, x, m, tape, n, i):
     """Run m rows x (m, n_in) through all layers; write rows i to i + m of a tape for n rows."""
     ldx = layer_of(net, 0)[N_IN]
-    for index in range(net.plan[N_LAYERS]):
+    for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
-        n_out, ld = layer[N_OUT], layer[LEADING]
+        n_out, ld = layer[N_OUT], layer[layout.LEADING]
         y = at(tape, n * layer[Y_COLUMN] + i * ld)
         z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
         layer_forward(
@@ -169,8 +148,8 @@ def forward_tile(net, x, m, tape, n, i):
             layer[Z_COLUMN] >= 0,
         )  # fmt: skip
         x, ldx = y, ld
-        if layer[FACTORS] >= 0:
-            factors = at(tape, n * layer[FACTORS])
+        if layer[layout.FACTORS] >= 0:
+            factors = at(tape, n * layer[layout.FACTORS])
             x = at(factors, n * n_out)
             times(m * n_out, x, y, factors)  # with dropout there are no gaps
 
@@ -185,7 +164,7 @@ def last_y(net, tape, n, i):
 @inlined
 def forward_rows(net, x, m):
     """Run the m rows x of a tile through all layers, with the workspace's tape; the output."""
-    tape, tile = room(net, TAPE), net.plan[TILE]
+    tape, tile = room(net, layout.TAPE), net.plan[layout.TILE]
     forward_tile(net, x, m, tape, tile, 0)
     return last_y(net, tape, tile, 0)
 
@@ -193,7 +172,7 @@ def forward_rows(net, x, m):
 @inlined
 def transpose_weights(net, vector, need_dx, transposed):
     """Wᵀ of each layer that passes a gradient on, at the place of W in a vector of parameters."""
-    for index in range(0 if need_dx else 1, net.plan[N_LAYERS]):
+    for index in range(0 if need_dx else 1, net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
         if needs_transpose(layer[N_IN], layer[N_OUT]):
             n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
@@ -210,19 +189,22 @@ def backward_tile(net, x, m, tape, n, i, gradient, need_gradient, accumulate, dx
     Of the workspace, DELTA holds dL/dY (m, n_out) and is overwritten, NEXT_DELTA is written, and
     TRANSPOSED holds what `transpose_weights` wrote.
     """
-    d, next_d, transposed = room(net, DELTA), room(net, NEXT_DELTA), room(net, TRANSPOSED)
-    for index in range(net.plan[N_LAYERS] - 1, -1, -1):
+    transposed = room(net, layout.TRANSPOSED)
+    d, next_d = room(net, layout.DELTA), room(net, layout.NEXT_DELTA)
+    for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
         layer = layer_of(net, index)
-        n_in, ld, wt = layer[N_IN], layer[LEADING], at(transposed, layer[W_OFFSET])
-        ld_below = n_in if index == 0 else layer[LEADING - COLUMNS]
+        n_in, ld, wt = layer[N_IN], layer[layout.LEADING], at(transposed, layer[W_OFFSET])
+        ld_below = n_in if index == 0 else layer[layout.LEADING - layout.COLUMNS]
         _through_activation(layer, act_of(net, layer, index), m, tape, n, i, d)
         if need_gradient:
             below = x if index == 0 else _output_below(layer, tape, n, i)
             weight_gradient(m, affine_of(layer, gradient), below, ld_below, d, ld, accumulate)
         if index > 0:
             layer_input_gradient(m, affine_of(layer, net.params), d, ld, wt, next_d, ld_below)
-            if layer[FACTORS - COLUMNS] >= 0:
-                times(m * n_in, next_d, next_d, at(tape, n * layer[FACTORS - COLUMNS]))
+            if layer[layout.FACTORS - layout.COLUMNS] >= 0:
+                times(
+                    m * n_in, next_d, next_d, at(tape, n * layer[layout.FACTORS - layout.COLUMNS])
+                )
             d, next_d = next_d, d
         elif need_dx:
             layer_input_gradient(m, affine_of(layer, net.params), d, ld, wt, dx, n_in)
@@ -232,7 +214,17 @@ def backward_tile(net, x, m, tape, n, i, gradient, need_gradient, accumulate, dx
 def backward_rows(net, x, m, gradient, accumulate):
     """The gradient of the m rows of a tile that `forward_rows` left in the workspace's tape."""
     backward_tile(
-        net, x, m, room(net, TAPE), net.plan[TILE], 0, gradient, True, accumulate, x, False
+        net,
+        x,
+        m,
+        room(net, layout.TAPE),
+        net.plan[layout.TILE],
+        0,
+        gradient,
+        True,
+        accumulate,
+        x,
+        False,
     )
 
 
@@ -244,7 +236,7 @@ TILES = (*FORWARD, backward_tile)
 @inlined
 def _through_activation(layer, act, m, tape, n, i, d):
     """d, dL/dY of a layer for rows i to i + m of a tape, becomes dL/dZ."""
-    n_out, ld = layer[N_OUT], layer[LEADING]
+    n_out, ld = layer[N_OUT], layer[layout.LEADING]
     column = layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]
     multiply_by_derivative(act, span(m, n_out, ld), d, at(tape, n * column + i * ld))
 
@@ -252,10 +244,12 @@ def _through_activation(layer, act, m, tape, n, i, d):
 @inlined
 def _output_below(layer, tape, n, i):
     """The input of a layer that is not the first, from row i of a tape on."""
-    factors = layer[FACTORS - COLUMNS]
+    factors = layer[layout.FACTORS - layout.COLUMNS]
     if factors >= 0:
         return at(tape, n * (factors + layer[N_IN]))
-    return at(tape, n * layer[Y_COLUMN - COLUMNS] + i * layer[LEADING - COLUMNS])
+    return at(
+        tape, n * layer[Y_COLUMN - layout.COLUMNS] + i * layer[layout.LEADING - layout.COLUMNS]
+    )
 
 
 @inlined
@@ -272,7 +266,7 @@ def forward(plan, params, X, tape, all_rows, out, workspace):
     """Write the output to `out` (n, n_out), or if `all_rows` the tape of all rows to `tape`."""
     n, n_in = X.shape
     net, x = net_of(plan, params, workspace), pointer(X)
-    tile, n_out = net.plan[TILE], last_layer(net)[N_OUT]
+    tile, n_out = net.plan[layout.TILE], last_layer(net)[N_OUT]
     for i in range(0, n, tile):
         m, xi = min(tile, n - i), at(x, i * n_in)
         if all_rows:

@@ -13,18 +13,9 @@ import numpy as np
 from numba import types
 
 from ...losses import SOFTMAX_CE_LABELS
-from ..contract import (
-    GOLDEN,
-    HASH_1,
-    HASH_2,
-    MIX_1,
-    MIX_2,
-    MOST_PARTS,
-    N_IN,
-    N_OUT,
-    PART_ROWS,
-    W_OFFSET,
-)
+from .. import contract
+from ..contract import N_IN, N_OUT, W_OFFSET
+from . import layout
 from .compiling import (
     FLAG,
     INTEGER,
@@ -58,26 +49,9 @@ from .losses import (
     rows_from,
 )
 from .network import (
-    DELTA,
-    FACTORS,
-    LABEL_ROWS,
-    LANE_MAJOR_LONG,
-    LANE_MAJOR_ROWS,
-    LANE_MAJOR_SHORT,
-    N_LAYERS,
     NET,
-    NEXT_DELTA,
-    NORMS,
-    PART_GRADIENT,
     PLAN,
-    SHORT_ROWS,
-    TAPE,
-    TARGET_ROWS,
-    TILE,
     TILES,
-    TRANSPOSED,
-    WEIGHT_ROWS,
-    X_ROWS,
     backward_rows,
     fill,
     forward_rows,
@@ -91,8 +65,8 @@ from .vectors import Vector, as_real, at, copy, elementwise, pointer, taken_as
 
 # Dropout, as `contract.train` tells.
 
-_GOLDEN, _MIX_1, _MIX_2 = map(np.uint64, (GOLDEN, MIX_1, MIX_2))
-_HASH_1, _HASH_2 = map(np.uint32, (HASH_1, HASH_2))
+_GOLDEN, _MIX_1, _MIX_2 = map(np.uint64, (contract.GOLDEN, contract.MIX_1, contract.MIX_2))
+_HASH_1, _HASH_2 = map(np.uint32, (contract.HASH_1, contract.HASH_2))
 
 
 @inlined
@@ -123,14 +97,14 @@ def _draw(count, place, key, p, factors):
 @inlined
 def _draw_factors(net, seed, step, row, m):
     """The factors of all layers for m rows of a batch, from the given one on, to the tape."""
-    n_layers = net.plan[N_LAYERS]
+    n_layers = net.plan[layout.N_LAYERS]
     for index in range(n_layers):
         layer = layer_of(net, index)
-        if layer[FACTORS] >= 0:
+        if layer[layout.FACTORS] >= 0:
             n_out = layer[N_OUT]
             of_step = _mix(seed + _GOLDEN * types.uint64(step + 1))
             key = _mix(of_step + _GOLDEN * types.uint64(index + 1))
-            factors = at(room(net, TAPE), net.plan[TILE] * layer[FACTORS])
+            factors = at(room(net, layout.TAPE), net.plan[layout.TILE] * layer[layout.FACTORS])
             _draw(m * n_out, row * n_out, key, net.constants[n_layers + index], factors)
 
 
@@ -176,10 +150,10 @@ def _take_rows(m, width, order, source, to):
 def _ordered(net, data, order, m, n_in, lane_major):
     """The m rows of the data that `order` names, in the workspace; lane-major all of x instead."""
     terms, x = data.terms, data.x
-    t, w = room(net, TARGET_ROWS), room(net, WEIGHT_ROWS)
-    labels = taken_as(data.labels, room(net, LABEL_ROWS))
+    t, w = room(net, layout.TARGET_ROWS), room(net, layout.WEIGHT_ROWS)
+    labels = taken_as(data.labels, room(net, layout.LABEL_ROWS))
     if not lane_major:
-        x = room(net, X_ROWS)
+        x = room(net, layout.X_ROWS)
         _take_rows(m, n_in, order, data.x, x)
     if terms[LOSS] == SOFTMAX_CE_LABELS:
         _take_rows(m, 1, order, data.labels, labels)
@@ -198,7 +172,7 @@ def sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_ma
 
     Wᵀ stands in the workspace, unless the network is `lane_major`.
     """
-    tile, n_in, n_out = net.plan[TILE], layer_of(net, 0)[N_IN], last_layer(net)[N_OUT]
+    tile, n_in, n_out = net.plan[layout.TILE], layer_of(net, 0)[N_IN], last_layer(net)[N_OUT]
     total = 0.0
     for i in range(0, count, tile):
         m, place = min(tile, count - i), batch.first + start + i
@@ -208,15 +182,21 @@ def sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_ma
         else:
             rows = rows_from(data, place, n_in)
         if lane_major:
-            short = count <= net.plan[SHORT_ROWS]
-            function = net.plan[LANE_MAJOR_SHORT] if short else net.plan[LANE_MAJOR_LONG]
+            short = count <= net.plan[layout.SHORT_ROWS]
+            function = (
+                net.plan[layout.LANE_MAJOR_SHORT] if short else net.plan[layout.LANE_MAJOR_LONG]
+            )
             total += call_lane_major(
                 function, net, rows, order, batch.has_order, m, batch.resident, batch.factor,
                 need_gradient, i > 0, gradient, i + m == count,
             )  # fmt: skip
             continue
         _draw_factors(net, batch.seed, batch.step, start + i, m)
-        y, d, scratch = forward_rows(net, rows.x, m), room(net, DELTA), room(net, NEXT_DELTA)
+        y, d, scratch = (
+            forward_rows(net, rows.x, m),
+            room(net, layout.DELTA),
+            room(net, layout.NEXT_DELTA),
+        )
         total += loss_of_rows(FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
         if need_gradient:
             backward_rows(net, rows.x, m, gradient, i > 0)
@@ -225,10 +205,10 @@ def sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_ma
 
 @inlined
 def part_size(n):
-    """The rows of a part: `contract.partition`."""
-    if n <= PART_ROWS:
+    """The rows of a part: `partition`."""
+    if n <= contract.PART_ROWS:
         return max(n, 1)  # a division less
-    most = max(1, min(MOST_PARTS, (n + PART_ROWS - 1) // PART_ROWS))
+    most = max(1, min(contract.MOST_PARTS, (n + contract.PART_ROWS - 1) // contract.PART_ROWS))
     return max(2, 2 * ((n + 2 * most - 1) // (2 * most)))
 
 
@@ -238,12 +218,12 @@ add = elementwise(lambda to, x: (to + x,), 2, 1)
 @inlined
 def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
     """Σ w ℓ of a batch, and its gradient (n_params,) times the factor: part after part."""
-    lane_major = batch.count >= net.plan[LANE_MAJOR_ROWS]
+    lane_major = batch.count >= net.plan[layout.LANE_MAJOR_ROWS]
     if need_gradient and not lane_major:
-        transpose_weights(net, net.params, False, room(net, TRANSPOSED))
+        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     total, size = 0.0, part_size(batch.count)
     for start in range(0, batch.count, size):
-        of_part = gradient if start == 0 else room(net, PART_GRADIENT)
+        of_part = gradient if start == 0 else room(net, layout.PART_GRADIENT)
         count = min(size, batch.count - start)
         total += sum_of_part(
             net, data, batch, start, count, of_part, need_gradient, lane_major
@@ -293,7 +273,7 @@ def penalties(net, numbers, gradient, need_gradient):
     """The penalties, and their gradient added."""
     l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
     total = 0.0
-    for index in range(net.plan[N_LAYERS]):
+    for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
         n_in, n_out, offset = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
         size, w, g = n_in * n_out, at(net.params, offset), at(gradient, offset)
@@ -306,7 +286,7 @@ def penalties(net, numbers, gradient, need_gradient):
             if need_gradient:
                 _add_signs(size, g, w, as_real(w, l1))
         if group != 0.0:
-            norms = taken_as(numbers, room(net, NORMS))
+            norms = taken_as(numbers, room(net, layout.NORMS))
             total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
     return total
 

@@ -1,6 +1,6 @@
 """Plans and problems as compiled functions take them; made once for each and cached in its handles.
 
-A plan becomes a vector of integers and one of numbers: see network.N_LAYERS. The integers begin
+A plan becomes a vector of integers and one of numbers: see layout.N_LAYERS. The integers begin
 with the layout of the workspace, the memory for one call.
 """
 
@@ -22,7 +22,7 @@ from ..tiling import (
     TILE_ROWS,
     WIDE_TILE_ROWS,
 )
-from . import activations, curvature, lane_major, losses, network
+from . import activations, curvature, lane_major, layout, losses, network
 from .vectors import VECTOR_BYTES
 
 _NEVER = 2**62  # more rows than there are
@@ -100,7 +100,7 @@ def _prepare(plan: Plan) -> PreparedPlan:
     ordinary = taped if lane_major_rows < _NEVER else arrays(layers, _leading(plan), -1)
     dropping = ordinary
     if plan.dropout is not None:
-        header[network.LANE_MAJOR_ROWS] = _NEVER  # factors of dropout lie row by row
+        header[layout.LANE_MAJOR_ROWS] = _NEVER  # factors of dropout lie row by row
         dropping = arrays(plan.layers, n_out, np.where(dropped > 0, factors, -1))
     known = PreparedPlan(
         ordinary,
@@ -108,8 +108,8 @@ def _prepare(plan: Plan) -> PreparedPlan:
         taped,
         NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
         plan.dtype,
-        int(places[network.DELTAS - network.TAPE]) + line,  # room to begin at a cache line
-        int(places[network.R_TAPE - network.TAPE]) + line,
+        int(places[layout.DELTAS - layout.TAPE]) + line,  # room to begin at a cache line
+        int(places[layout.R_TAPE - layout.TAPE]) + line,
         int(places[-1]) + line,
     )
     plan.handles["numba"] = known
@@ -117,10 +117,10 @@ def _prepare(plan: Plan) -> PreparedPlan:
 
 
 def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
-    """The layers' last columns, see network.FREE_BEFORE, and what these refer to."""
+    """The layers' last columns, see layout.FREE_BEFORE, and what these refer to."""
     free = np.ones(plan.n_params, bool) if plan.free is None else plan.free
     columns, places, before = [], [], 0
-    start = header + len(plan.layers) * network.COLUMNS
+    start = header + len(plan.layers) * layout.COLUMNS
     for n_in, n_out, _, w, b, *_ in plan.layers.tolist():
         weights = np.flatnonzero(free[w : w + n_in * n_out])
         biases = np.flatnonzero(free[b : b + n_out]) if b >= 0 else NO_INTEGERS
@@ -142,7 +142,7 @@ def _lane_major_rows(plan: Plan) -> int:
 
 
 def _leading(plan: Plan) -> np.ndarray:
-    """How far apart rows of the layers' outputs are in the tape of a tile: see network.LEADING."""
+    """How far apart rows of the layers' outputs are in the tape of a tile: see layout.LEADING."""
     n_out, width = plan.layers[:, N_OUT], VECTOR_BYTES // plan.dtype.itemsize
     leading = np.where(n_out == 1, 1, -(-n_out // width) * width)
     leading[-1] = n_out[-1]
@@ -167,30 +167,30 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
     widest = max(int(plan.layers[:, (N_IN, N_OUT)].max()), int(_leading(plan).max()))
     of_8_bytes = 8 // plan.dtype.itemsize
     return {
-        network.TAPE: tile * max(tape_width, plan.tape_width + 2 * int(n_out[dropped > 0].sum())),
-        network.DELTA: tile * widest,
-        network.NEXT_DELTA: tile * widest,
-        network.TRANSPOSED: plan.n_params,
-        network.GRADIENT: plan.n_params,
-        network.PART_GRADIENT: plan.n_params,
-        network.X_ROWS: tile * plan.n_in,
-        network.TARGET_ROWS: tile * plan.n_out,
-        network.LABEL_ROWS: tile * of_8_bytes,
-        network.WEIGHT_ROWS: tile,
-        network.NORMS: widest * of_8_bytes,
-        network.LANE_MAJOR_X: of_lane_major * tile * plan.n_in,
-        network.LANE_MAJOR_Y: of_lane_major * tile * plan.n_out,
-        network.LANE_MAJOR_D: of_lane_major * tile * plan.n_out,
-        network.LANE_MAJOR_SUMS: of_lane_major * lane_major.lanes_size(plan.dtype, plan.n_params),
+        layout.TAPE: tile * max(tape_width, plan.tape_width + 2 * int(n_out[dropped > 0].sum())),
+        layout.DELTA: tile * widest,
+        layout.NEXT_DELTA: tile * widest,
+        layout.TRANSPOSED: plan.n_params,
+        layout.GRADIENT: plan.n_params,
+        layout.PART_GRADIENT: plan.n_params,
+        layout.X_ROWS: tile * plan.n_in,
+        layout.TARGET_ROWS: tile * plan.n_out,
+        layout.LABEL_ROWS: tile * of_8_bytes,
+        layout.WEIGHT_ROWS: tile,
+        layout.NORMS: widest * of_8_bytes,
+        layout.LANE_MAJOR_X: of_lane_major * tile * plan.n_in,
+        layout.LANE_MAJOR_Y: of_lane_major * tile * plan.n_out,
+        layout.LANE_MAJOR_D: of_lane_major * tile * plan.n_out,
+        layout.LANE_MAJOR_SUMS: of_lane_major * lane_major.lanes_size(plan.dtype, plan.n_params),
         # What follows is for derivatives row by row only.
-        network.DELTAS: max(DELTA_ROWS, plan.n_out) * tape_width,
-        network.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, DELTA_ROWS * widest),
+        layout.DELTAS: max(DELTA_ROWS, plan.n_out) * tape_width,
+        layout.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, DELTA_ROWS * widest),
         # What follows is for second-order products only.
-        network.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
-        network.R_DELTA: tile * widest,
-        network.NEXT_R_DELTA: tile * widest,
-        network.SPARE: tile * widest,
-        network.R_TRANSPOSED: plan.n_params,
+        layout.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
+        layout.R_DELTA: tile * widest,
+        layout.NEXT_R_DELTA: tile * widest,
+        layout.SPARE: tile * widest,
+        layout.R_TRANSPOSED: plan.n_params,
     }
 
 

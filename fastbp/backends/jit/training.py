@@ -7,23 +7,8 @@ from typing import Any, NamedTuple
 
 from numba import types
 
-from ..contract import (
-    CLIP_EPSILON,
-    DONE,
-    EPOCHS_GROWN,
-    EPOCHS_WITHOUT,
-    FIRST_OBJECTIVE,
-    GOAL_MET,
-    GROWN,
-    GROWTH_EPOCHS,
-    GROWTH_LIMIT,
-    LAST_OBJECTIVE,
-    LAST_PROGRESS,
-    LOWEST,
-    NO_PROGRESS,
-    NON_FINITE_OBJECTIVE,
-    NON_FINITE_PARAMETERS,
-)
+from .. import contract
+from . import layout
 from .compiling import (
     INTEGER,
     PAIR,
@@ -37,7 +22,7 @@ from .compiling import (
     result_doubles,
 )
 from .losses import DATA, SCALE, pointers
-from .network import GRADIENT, PART_GRADIENT, PLAN, TILE, net_of, room, with_params
+from .network import PLAN, net_of, room, with_params
 from .objective import SUMS, Batch, all_rows, objective_of, sum_of_rows, sum_of_squares
 from .optimizers import start_powers, update
 from .vectors import (
@@ -69,7 +54,7 @@ _convert = elementwise(lambda to, x: (x,), 2, 1)
 @inlined
 def _clip(n, g, clip_norm):
     """Scale a gradient down to a norm."""
-    factor = clip_norm / (math.sqrt(sum_of_squares(n, g)) + CLIP_EPSILON)
+    factor = clip_norm / (math.sqrt(sum_of_squares(n, g)) + contract.CLIP_EPSILON)
     if factor < 1.0:
         _multiply(n, g, as_real(g, factor))
 
@@ -78,13 +63,14 @@ def _clip(n, g, clip_norm):
 def _check(n_params, params, good, monitor, mean):
     """Whether an epoch was sound: its parameters finite, its mean objective not grown."""
     if _finite_probe(n_params, params) != 0.0:
-        return NON_FINITE_PARAMETERS
-    if mean <= GROWTH_LIMIT * monitor[FIRST_OBJECTIVE]:
+        return contract.NON_FINITE_PARAMETERS
+    if mean <= contract.GROWTH_LIMIT * monitor[contract.FIRST_OBJECTIVE]:
         copy(good, at(good, n_params), n_params)
-        monitor[EPOCHS_GROWN] = 0.0
-        return DONE
-    monitor[EPOCHS_GROWN] += 1.0
-    return GROWN if monitor[EPOCHS_GROWN] == GROWTH_EPOCHS else DONE
+        monitor[contract.EPOCHS_GROWN] = 0.0
+        return contract.DONE
+    monitor[contract.EPOCHS_GROWN] += 1.0
+    diverged = monitor[contract.EPOCHS_GROWN] == contract.GROWTH_EPOCHS
+    return contract.GROWN if diverged else contract.DONE
 
 
 @inlined
@@ -102,7 +88,7 @@ class Config(NamedTuple):
 
 
 class State(NamedTuple):
-    """The arrays of `contract.Run`, or in compiled code pointers to them."""
+    """The arrays of `Run`, or in compiled code pointers to them."""
 
     params: Any
     moments: Any
@@ -113,7 +99,7 @@ class State(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """The arguments of `contract.train` for some steps."""
+    """The arguments of `train` for some steps."""
 
     order: Any
     rates: Any
@@ -135,7 +121,7 @@ def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
     """What follows a sound epoch: the validation on its data, the best parameters, the stops."""
     recipe, settings, monitor, candidate = config.recipe, config.settings, state.monitor, net.params
     if 0 <= recipe[AVERAGE_FROM] < step:
-        candidate = room(net, GRADIENT)
+        candidate = room(net, layout.GRADIENT)
         _convert(n_params, candidate, state.average)
     watched = mean
     if recipe[VALIDATED]:
@@ -145,22 +131,22 @@ def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
         validation[0] = watched
     patience = recipe[PATIENCE]
     if patience > 0:
-        if watched < monitor[LOWEST]:
+        if watched < monitor[contract.LOWEST]:
             copy(state.best, candidate, n_params)
-            monitor[LOWEST] = watched
-        bound = monitor[LAST_PROGRESS]
+            monitor[contract.LOWEST] = watched
+        bound = monitor[contract.LAST_PROGRESS]
         if bound < math.inf:
             bound -= settings[TOL] * abs(bound)
         if watched < bound:
-            monitor[LAST_PROGRESS] = watched
-            monitor[EPOCHS_WITHOUT] = 0.0
+            monitor[contract.LAST_PROGRESS] = watched
+            monitor[contract.EPOCHS_WITHOUT] = 0.0
         else:
-            monitor[EPOCHS_WITHOUT] += 1.0
+            monitor[contract.EPOCHS_WITHOUT] += 1.0
     if mean <= settings[GOAL]:
-        return GOAL_MET
-    if patience > 0 and monitor[EPOCHS_WITHOUT] >= patience:
-        return NO_PROGRESS
-    return DONE
+        return contract.GOAL_MET
+    if patience > 0 and monitor[contract.EPOCHS_WITHOUT] >= patience:
+        return contract.NO_PROGRESS
+    return contract.DONE
 
 
 @entry(
@@ -168,7 +154,7 @@ def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
     calls=SUMS,
 )  # fmt: skip
 def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, workspace):
-    """Do steps as `contract.train` says; returns why it stopped and the steps completed.
+    """Do steps as `train` says; returns why it stopped and the steps completed.
 
     `v_plan` and `v_data` are those of the validation, `step` the steps done before.
     """
@@ -180,14 +166,20 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
         pointer(run.average), pointer(run.monitor),
     )  # fmt: skip
     net, rows = net_of(plan, run.params, workspace), pointers(data)
-    p, m, a, g = state.params, state.monitor, rows.numbers, room(net, GRADIENT)
+    p, m, a, g = state.params, state.monitor, rows.numbers, room(net, layout.GRADIENT)
     n, n_params, batch_size = data.x.shape[0], run.params.size, recipe[BATCH_SIZE]
     steps_per_epoch = (n + batch_size - 1) // batch_size
     epoch, first = 0, step % steps_per_epoch * batch_size
     rate, lost, has_order = pointer(chunk.rates), pointer(chunk.losses), chunk.order.size > 0
-    held, fixed, n_frozen = room(net, PART_GRADIENT), pointer(config.frozen), config.frozen.size
-    watches, status = _watches(recipe, settings), DONE
-    all_in_a_tile = n <= min(batch_size, net.plan[TILE]) and not has_order and not recipe[VALIDATED]
+    held, fixed, n_frozen = (
+        room(net, layout.PART_GRADIENT),
+        pointer(config.frozen),
+        config.frozen.size,
+    )
+    watches, status = _watches(recipe, settings), contract.DONE
+    all_in_a_tile = (
+        n <= min(batch_size, net.plan[layout.TILE]) and not has_order and not recipe[VALIDATED]
+    )
     powers = room_for(m, 2)
     start_powers(settings, step, powers)
     for i in range(n_steps):
@@ -200,12 +192,12 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
         total = sum_of_rows(net, rows, batch, g, True, n_params)
         objective = objective_of(total, factor, net, a, g, True)
         lost[epoch] += objective
-        m[LAST_OBJECTIVE] = objective
+        m[contract.LAST_OBJECTIVE] = objective
         if not math.isfinite(objective):
-            status = NON_FINITE_OBJECTIVE
+            status = contract.NON_FINITE_OBJECTIVE
             break
         if step == 0:
-            m[FIRST_OBJECTIVE] = max(abs(objective), settings[EPSILON])
+            m[contract.FIRST_OBJECTIVE] = max(abs(objective), settings[EPSILON])
         for k in range(n_frozen):
             held[k] = p[fixed[k]]
             g[fixed[k]] = 0.0
@@ -226,13 +218,13 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
         if first >= n:
             mean = lost[epoch] / steps_per_epoch
             status = _check(n_params, p, state.good, m, mean)
-            if status == DONE and watches:
+            if status == contract.DONE and watches:
                 status = _watch(
                     net_of(v_plan, run.params, workspace), pointers(v_data), v_data.x.shape[0],
                     Config(recipe, settings, fixed), state, n_params, step, mean,
                     at(pointer(chunk.validation), epoch),
                 )  # fmt: skip
-            if status != DONE:
+            if status != contract.DONE:
                 break
             epoch, first = epoch + 1, 0
     set_floating_point_mode(mode)
