@@ -346,8 +346,7 @@ def _called(name: str) -> Any:
                 _as_declared(context, builder, value, kind, to)
                 for kind, value, to in zip(arguments, unpacked, declared.args, strict=True)
             ]
-            packed = context.make_tuple(builder, types.Tuple(declared.args), values)
-            return call_at(context, builder, _read(context, builder, address), declared, packed)
+            return call_at(context, builder, _read(context, builder, address), declared, values)
 
         return declared.return_type(types.Tuple(arguments)), codegen
 

@@ -24,6 +24,7 @@ from ...losses import (
     USER_LOSS,
     loss as loss_of,
 )
+from . import losses
 from .compiling import by_type, inlined_in_users as inlined
 from .handles import (
     FIXED,
@@ -54,19 +55,6 @@ from .handles import (
     user_of,
 )
 from .layer import Act
-from .losses import (
-    CONSTANT,
-    GROUP,
-    HAS_WEIGHTS,
-    L1,
-    L2,
-    LOSS,
-    LOSS_FUNCTION,
-    N_TARGETS,
-    SCALE,
-    USER_LOSS_FUNCTION,
-    Data,
-)
 from .numba_internals import TypingError
 from .objective import part_size
 
@@ -438,18 +426,19 @@ def _of_data(kind: LossType, constant: float | None, of_labels: bool, into: bool
         n_targets, targets, labels = targets_of(y, n, n_out)
         function = taken(loss)
         terms, numbers = np.empty(5, np.int64), np.empty(5, np.float64)
-        terms[LOSS] = number
-        terms[LOSS_FUNCTION] = address(p)
-        terms[USER_LOSS_FUNCTION] = user_function(function, p, has_user)
-        terms[N_TARGETS] = n_targets
-        terms[HAS_WEIGHTS] = 0
-        numbers[SCALE] = scale_of(float(n // rows_of_sample), n_out)
-        numbers[CONSTANT] = constant_of(function)
-        numbers[L2], numbers[L1], numbers[GROUP] = penalty(l2), penalty(l1), penalty(group)
+        terms[losses.LOSS] = number
+        terms[losses.LOSS_FUNCTION] = address(p)
+        terms[losses.USER_LOSS_FUNCTION] = user_function(function, p, has_user)
+        terms[losses.N_TARGETS] = n_targets
+        terms[losses.HAS_WEIGHTS] = 0
+        numbers[losses.SCALE] = scale_of(float(n // rows_of_sample), n_out)
+        numbers[losses.CONSTANT] = constant_of(function)
+        numbers[losses.L2], numbers[losses.L1] = penalty(l2), penalty(l1)
+        numbers[losses.GROUP] = penalty(group)
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
         value = call_objective(
-            net, unmasked(q, p), Data(terms, numbers, x, targets, labels, None),
+            net, unmasked(q, p), losses.Data(terms, numbers, x, targets, labels, None),
             gradient, True, space,
         )  # fmt: skip
         without_fixed(q, gradient)
