@@ -1,4 +1,4 @@
-"""Those functions of `fastbp.jitted` that need Numba: in Python, and what Numba is told of them.
+"""Those functions of `fastbp.jitted` that need Numba: in Python, and declared to Numba.
 
 In jitted code they run the machine code of the Numba backend, so results are bitwise those of the
 public functions with ``backend="numba"``. Called from Python they forward to these.
@@ -219,7 +219,7 @@ def _to(out: np.ndarray | None, result: np.ndarray) -> np.ndarray:
     return out
 
 
-# What Numba is told of them.
+# Their declarations to Numba.
 
 for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backward):
     overload(_function, strict=False, jit_options=USERS_OPTIONS, prefer_literal=True)(
@@ -227,27 +227,24 @@ for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backwa
     )
 
 
-def _opened_network(net: Network) -> np.ndarray:
-    return handles.handle_of_plan(net.plan, net._masked)
+def _handle_of_network(net: Network) -> np.ndarray:
+    return handles.handle_of(net.plan, net._masked)
 
 
-def _opened_objective(objective: Objective) -> np.ndarray:
-    return handles.handle_of_problem(objective.problem, objective.net._masked)
+def _handle_of_objective(objective: Objective) -> np.ndarray:
+    problem = objective.problem
+    return handles.handle_of(problem.plan, objective.net._masked, problem)
 
 
 def _type_of_network(net: Network) -> types.Type:
-    return handles.NetworkType(real_type(net.dtype), _opened_network)
+    return handles.NetworkType(real_type(net.dtype), _handle_of_network)
 
 
 def _type_of_objective(objective: Objective) -> types.Type:
-    return handles.ObjectiveType(real_type(objective.net.dtype), _opened_objective)
+    return handles.ObjectiveType(real_type(objective.net.dtype), _handle_of_objective)
 
 
-def _type_of_activation(act: Activation) -> types.Type:
-    return handles.ActivationType(act.kind)
-
-
-def _tell(what: type, type_of: Callable) -> None:
+def _declare(what: type, type_of: Callable) -> None:
     @typeof_impl.register(what)
     def numba_type(value: Any, context: Any) -> types.Type:
         if context.purpose is Purpose.constant:
@@ -258,10 +255,10 @@ def _tell(what: type, type_of: Callable) -> None:
         return type_of(value)
 
 
-_tell(Network, _type_of_network)
-_tell(Objective, _type_of_objective)
-_tell(Activation, _type_of_activation)
-_tell(Loss, handles.type_of_loss)
+_declare(Network, _type_of_network)
+_declare(Objective, _type_of_objective)
+_declare(Activation, lambda act: handles.ActivationType(act.kind))
+_declare(Loss, handles.type_of_loss)
 
 
 def _attribute(name: str, place: int) -> None:

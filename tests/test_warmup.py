@@ -36,7 +36,7 @@ class Terminal(io.StringIO):
 def unused(monkeypatch):
     """As if nothing had been compiled in this process."""
     monkeypatch.setattr(compile_notice, "_spent", 0.0)
-    monkeypatch.setattr(compile_notice, "_told", False)
+    monkeypatch.setattr(compile_notice, "_announced", False)
 
 
 def compiles(seconds=1.0):

@@ -68,6 +68,17 @@ def callee(function: Callable) -> Callable:
 inlined = numba.njit(inline="always", **_OPTIONS)
 inlined_in_users = numba.njit(inline="always", **_OPTIONS | {"no_rewrites": False})
 
+
+def by_type(choose: Callable, options: dict[str, Any] = USERS_OPTIONS) -> Callable:
+    """Decorator: what users' jitted code calls; given the types, `choose` returns a function."""
+
+    def stub(*arguments):
+        raise NotImplementedError  # compiled code alone calls it
+
+    overload(stub, strict=False, jit_options=options)(choose)
+    return stub
+
+
 INTEGER = types.int64
 FLAG = types.boolean
 NUMBER = types.float64
@@ -133,7 +144,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _NoticedCache(Cache):
-    """A function's cache that says when the function is compiled: see compile_compile_notice."""
+    """A function's cache that says when the function is compiled: see compile_notice."""
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         found = super().load_overload(signature, context)
@@ -231,6 +242,8 @@ class Compiled:
         self._addresses: dict[str, int] = {}
         self._from_python: dict[str, Callable] = {}
         self._call = _call_of(declared, self._symbol)
+        if is_entry:
+            _entries.append(self)
 
     def __getitem__(self, dtype: np.dtype) -> Callable:
         """What Python calls for float32 or float64, compiled at first use.
@@ -326,13 +339,8 @@ def entry(
     returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), dtypes: str = "fd"
 ) -> Callable[[Callable], Any]:
     """Decorator: a function that Python calls; see `Declared` and `Compiled`."""
-
-    def decorate(function: Callable) -> Any:
-        declared = Declared(returns, arguments)
-        _entries.append(Compiled(function, declared, calls, dtypes=dtypes, is_entry=True))
-        return _entries[-1]
-
-    return decorate
+    declared = Declared(returns, arguments)
+    return lambda function: Compiled(function, declared, calls, dtypes=dtypes, is_entry=True)
 
 
 def linked(
@@ -370,6 +378,7 @@ class Family:
         self._calls = calls
         self._members: dict[int, Compiled] = {}
         self._call = _call_of(declared, None)
+        _families.append(self)
 
     def member(self, kind: int) -> Compiled:
         """The function of a kind."""
@@ -395,56 +404,42 @@ def family(
     returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), kinds: Collection[int]
 ) -> Callable[[Callable[[int], Callable]], Any]:
     """Decorator: kind -> Python function; see `Declared` and `Family`."""
-
-    def decorate(make: Callable[[int], Callable]) -> Any:
-        _families.append(Family(make, Declared(returns, arguments), calls, kinds))
-        return _families[-1]
-
-    return decorate
+    return lambda make: Family(make, Declared(returns, arguments), calls, kinds)
 
 
 def _call_of(declared: Declared, symbol_of: Callable[..., ir.Value] | None) -> Any:
     """What compiled code calls: f(argument, ...), or without a symbol f(address, argument, ...)."""
+    n_addresses = int(symbol_of is None)
 
-    def code(signature: Any, real: types.Float) -> Callable:
+    @intrinsic
+    def call(typingctx: Any, *arguments: Any) -> Any:
+        real = declared.real_of(arguments[n_addresses:])
+        signature = declared.of(real)
+        packed = types.Tuple((types.int64,) * n_addresses + signature.args)  # as Numba packs them
+
         def codegen(context: Any, builder: ir.IRBuilder, _: Any, args: Any) -> Any:
+            values = cgutils.unpack_tuple(builder, args[0], len(packed))
             if symbol_of is None:
-                return call_at(context, builder, args[0], signature, args[1])
-            kind = context.call_conv.get_function_type(signature.return_type, signature.args)
-            function = symbol_of(real, builder, kind)
-            return call_at(context, builder, function, signature, args[0])
+                function, *values = values
+            else:
+                kind = context.call_conv.get_function_type(signature.return_type, signature.args)
+                function = symbol_of(real, builder, kind)
+            return call_at(context, builder, function, signature, values)
 
-        return codegen
+        return signature.return_type(packed), codegen
 
-    @intrinsic
-    def by_symbol(typingctx: Any, *arguments: Any) -> Any:
-        real = declared.real_of(arguments)
-        signature = declared.of(real)
-        return signature.return_type(types.Tuple(signature.args)), code(signature, real)
-
-    @intrinsic
-    def by_address(typingctx: Any, address: Any, *arguments: Any) -> Any:
-        real = declared.real_of(arguments)
-        signature = declared.of(real)
-        types_ = types.int64, types.Tuple(signature.args)
-        return signature.return_type(*types_), code(signature, real)
-
-    return by_address if symbol_of is None else by_symbol
+    return call
 
 
 def call_at(
-    context: Any, builder: ir.IRBuilder, function: ir.Value, signature: Any, packed: ir.Value
+    context: Any, builder: ir.IRBuilder, function: ir.Value, signature: Any, values: list[ir.Value]
 ) -> ir.Value:
-    """Code for a call of a compiled function or of what is at an address.
-
-    Numba packs *arguments into a tuple.
-    """
+    """Code for a call of a compiled function or of what is at an address."""
     types_ = signature.return_type, signature.args
     if isinstance(function.type, ir.IntType):
         kind = context.call_conv.get_function_type(*types_)
         function = builder.inttoptr(function, kind.as_pointer())
-    arguments = cgutils.unpack_tuple(builder, packed, len(signature.args))
-    _, result = context.call_conv.call_function(builder, function, *types_, arguments)
+    _, result = context.call_conv.call_function(builder, function, *types_, values)
     return context.get_dummy_value() if signature.return_type == types.void else result
 
 

@@ -27,7 +27,7 @@ from ...losses import Loss
 from ..contract import Plan, Problem
 from . import activations, derivatives, kernels, losses, network, objective
 from .caching import source_fingerprint
-from .compiling import INTEGER, INTEGERS, NUMBER, Compiled, Struct, call_at
+from .compiling import INTEGER, INTEGERS, NUMBER, Compiled, call_at
 from .intrinsics import emits, like, same
 from .numba_internals import TypingError, cgutils, populate_array
 from .prepared import prepared_data, prepared_plan
@@ -124,37 +124,24 @@ class Handle(np.ndarray):
     keeps: tuple[np.ndarray, ...]
 
 
-def handle_of_plan(plan: Plan, masked: np.ndarray | None) -> Handle:
-    """Of a network, given which parameters a mask takes away."""
-    found = plan.handles.get("jitted")
-    if found is None:
-        found = plan.handles["jitted"] = _handle(plan, masked, ())
-    return found
-
-
-def handle_of_problem(problem: Problem, masked: np.ndarray | None) -> Handle:
-    """Of an objective."""
-    found = problem.handles.get("jitted")
-    if found is None:
-        found = problem.handles["jitted"] = _handle(problem.plan, masked, prepared_data(problem))
-    return found
-
-
-def _handle(plan: Plan, masked: np.ndarray | None, data: tuple[np.ndarray, ...]) -> Handle:
-    p = prepared_plan(plan)
-    places = [
-        np.empty(0, np.int64) if chosen is None else np.flatnonzero(chosen)
-        for chosen in (masked, None if plan.free is None else ~plan.free)
-    ]
-    numbers = [plan.n_in, plan.n_out, plan.n_params, plan.n_free]
-    numbers += [p.size, p.jacobian_size]
-    for array in places:
-        numbers += [array.ctypes.data, array.size]
-    for array in (*p.arrays, *data):
-        numbers += [array.ctypes.data, *array.shape, 0][:_OF_ARRAY]
-    made = np.array(numbers, np.int64).view(Handle)
-    made.keeps = (*places, *p.arrays, *data)
-    return made
+def handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None = None) -> Handle:
+    """Of a network, given which parameters a mask sets to zero, or of an objective (`problem`)."""
+    owner = plan if problem is None else problem
+    if "jitted" not in owner.handles:
+        p, data = prepared_plan(plan), () if problem is None else prepared_data(problem)
+        places = [
+            np.empty(0, np.int64) if chosen is None else np.flatnonzero(chosen)
+            for chosen in (masked, None if plan.free is None else ~plan.free)
+        ]
+        numbers = [plan.n_in, plan.n_out, plan.n_params, plan.n_free, p.size, p.jacobian_size]
+        for array in places:
+            numbers += [array.ctypes.data, array.size]
+        for array in (*p.arrays, *data):
+            numbers += [array.ctypes.data, *array.shape, 0][:_OF_ARRAY]
+        handle: Handle = np.array(numbers, np.int64).view(Handle)
+        owner.handles["jitted"] = handle
+        handle.keeps = (*places, *p.arrays, *data)
+    return owner.handles["jitted"]
 
 
 class Argument(types.Type):
@@ -175,20 +162,27 @@ class Argument(types.Type):
         super().__init__(name)
 
 
-class NetworkType(Argument):
+class HandleType(Argument):
+    """A network's or an objective's; `opened` makes it a `Handle`."""
+
+    name_of_class: str
+
+    def __init__(self, real: types.Float, opened: Callable):
+        self.real = real
+        name = f"fastbp.{self.name_of_class}({real})"
+        super().__init__(name, types.Array(types.int64, 1, "C"), opened)
+
+
+class NetworkType(HandleType):
     """A network's."""
 
-    def __init__(self, real: types.Float, opened: Callable):
-        self.real = real
-        super().__init__(f"fastbp.Network({real})", types.Array(types.int64, 1, "C"), opened)
+    name_of_class = "Network"
 
 
-class ObjectiveType(Argument):
+class ObjectiveType(HandleType):
     """An objective's."""
 
-    def __init__(self, real: types.Float, opened: Callable):
-        self.real = real
-        super().__init__(f"fastbp.Objective({real})", types.Array(types.int64, 1, "C"), opened)
+    name_of_class = "Objective"
 
 
 # The parameter; the addresses of the user's functions for float32 and float64, 0 without.
@@ -245,10 +239,7 @@ for _kind in (NetworkType, ObjectiveType, ActivationType, LossType):
     register_model(_kind)(_OneMember)
 
 
-@unbox(NetworkType)
-@unbox(ObjectiveType)
-@unbox(ActivationType)
-@unbox(LossType)
+@unbox(Argument)
 def _unbox(kind: Argument, obj: Any, c: Any) -> NativeValue:
     python = c.pyapi
     function = python.unserialize(python.serialize_object(kind.opened))
@@ -264,10 +255,7 @@ def _unbox(kind: Argument, obj: Any, c: Any) -> NativeValue:
     return NativeValue(result._getvalue(), is_error=c.builder.load(failed))
 
 
-@box(NetworkType)
-@box(ObjectiveType)
-@box(ActivationType)
-@box(LossType)
+@box(Argument)
 def _box(kind: Argument, value: Any, c: Any) -> ir.Value:
     raise TypingError(
         f"{kind} cannot leave jitted code, alone or in the cache of fastbp.jitted.dense_forward; "
@@ -276,17 +264,6 @@ def _box(kind: Argument, value: Any, c: Any) -> ir.Value:
 
 
 # Reading them in jitted code. Pointers, so that no call counts references.
-
-
-class Arrays(types.Opaque):
-    """The type of a pointer to the places of the arrays of a NamedTuple of this type."""
-
-    def __init__(self, struct: types.BaseTuple):
-        self.struct = struct
-        super().__init__(f"fastbp.arrays({struct})")
-
-
-register_model(Arrays)(models.OpaqueModel)
 
 
 def _inner(context: Any, builder: ir.IRBuilder, kind: Argument, value: ir.Value) -> ir.Value:
@@ -312,38 +289,23 @@ def places_at(code, numbers, index):
     return code.builder.inttoptr(address, numbers.type)
 
 
-def _arrays_from(first: int, declared: Struct) -> Any:
-    """A function of a handle: its arrays of a NamedTuple, which begin at a place."""
-
-    @intrinsic
-    def arrays(typingctx: Any, net: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            start = _integers(context, builder, signature.args[0], args[0])
-            return builder.bitcast(builder.gep(start, [_INT64(first)]), cgutils.voidptr_t)
-
-        return Arrays(declared(net.real))(net), codegen
-
-    return arrays
-
-
-plan_arrays = _arrays_from(PLAN, network.PLAN)
-data_arrays = _arrays_from(DATA, losses.DATA)
-
-
-def _expanded(context: Any, builder: ir.IRBuilder, kind: Arrays, start: ir.Value) -> ir.Value:
-    """The NamedTuple that a value of type `Arrays` points to."""
-    integers = builder.bitcast(start, _INT64.as_pointer())
+def _expanded(
+    context: Any, builder: ir.IRBuilder, kind: HandleType, handle: ir.Value, struct: Any
+) -> ir.Value:
+    """The NamedTuple of a plan's or a problem's arrays, which a handle refers to."""
+    start = PLAN if struct == network.PLAN(kind.real) else DATA
+    integers = _integers(context, builder, kind, handle)
     numbers = iter(
         [
-            builder.load(builder.gep(integers, [_INT64(i)]))
-            for i in range(_OF_ARRAY * len(kind.struct))
+            builder.load(builder.gep(integers, [_INT64(start + i)]))
+            for i in range(_OF_ARRAY * len(struct))
         ]
     )
     made = []
-    for array in kind.struct.types:
+    for array in struct.types:
         address, *lengths = (next(numbers) for _ in range(_OF_ARRAY))
         made.append(_array(context, builder, array, address, lengths[: array.ndim]))
-    return context.make_tuple(builder, kind.struct, made)
+    return context.make_tuple(builder, struct, made)
 
 
 def _array(
@@ -366,29 +328,25 @@ def _array(
 def _called(name: str) -> Any:
     """What jitted code calls for an entry.
 
-    An argument of type `Arrays` stands for a NamedTuple, None for an array of length 0.
+    A network or an objective stands for the NamedTuple of its plan's arrays, an objective also for
+    that of its data, None for an array of length 0.
     """
     entry = _ENTRIES[name]
 
     @intrinsic
     def call(typingctx: Any, *arguments: Any) -> Any:
-        given = [kind.struct if isinstance(kind, Arrays) else kind for kind in arguments]
-        real = entry.declared.real_of(given)
+        reals = [kind.real for kind in arguments if isinstance(kind, HandleType)]
+        real = reals[0] if reals else entry.declared.real_of(arguments)
         declared = entry.declared.of(real)
         address = _address(name, 0, real.name)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             unpacked = cgutils.unpack_tuple(builder, args[0], len(arguments))
             values = [
-                _expanded(context, builder, kind, value)
-                if isinstance(kind, Arrays)
-                else _as_declared(context, builder, value, kind, to)
+                _as_declared(context, builder, value, kind, to)
                 for kind, value, to in zip(arguments, unpacked, declared.args, strict=True)
             ]
-            form = context.call_conv.get_function_type(declared.return_type, declared.args)
-            function = builder.inttoptr(_read(context, builder, address), form.as_pointer())
-            packed = context.make_tuple(builder, types.Tuple(declared.args), values)
-            return call_at(context, builder, function, declared, packed)
+            return call_at(context, builder, _read(context, builder, address), declared, values)
 
         return declared.return_type(types.Tuple(arguments)), codegen
 
@@ -400,6 +358,8 @@ def _as_declared(
 ) -> ir.Value:
     if given == types.none:
         return _array(context, builder, declared, _INT64(0), [_INT64(0)] * declared.ndim)
+    if isinstance(given, HandleType):
+        return _expanded(context, builder, given, value, declared)
     if isinstance(declared, types.BaseTuple):
         members = zip(
             cgutils.unpack_tuple(builder, value), given.types, declared.types, strict=True

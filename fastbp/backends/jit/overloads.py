@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
-from numba.extending import overload
 
 from ..._errors import ShapeError
 from ...activations import TABLE as ACTIVATIONS, USER, activation as activation_of
@@ -25,7 +24,8 @@ from ...losses import (
     USER_LOSS,
     loss as loss_of,
 )
-from .compiling import USERS_OPTIONS, inlined_in_users as inlined
+from . import losses
+from .compiling import by_type, inlined_in_users as inlined
 from .handles import (
     FIXED,
     JACOBIAN_SPACE,
@@ -48,28 +48,13 @@ from .handles import (
     call_jacobian,
     call_objective,
     constant_of,
-    data_arrays,
     function_of,
     numbers_of,
     places_at,
-    plan_arrays,
     type_of_loss,
     user_of,
 )
 from .layer import Act
-from .losses import (
-    CONSTANT,
-    GROUP,
-    HAS_WEIGHTS,
-    L1,
-    L2,
-    LOSS,
-    LOSS_FUNCTION,
-    N_TARGETS,
-    SCALE,
-    USER_LOSS_FUNCTION,
-    Data,
-)
 from .numba_internals import TypingError
 from .objective import part_size
 
@@ -127,13 +112,9 @@ def user_function(function, like, needed):
     return user
 
 
+@by_type
 def contiguous(array):
     """The array, or a contiguous copy."""
-    return np.ascontiguousarray(array)
-
-
-@overload(contiguous, strict=False, jit_options=USERS_OPTIONS)
-def _contiguous(array):
     if array.layout == "C" and array.aligned:
         return lambda array: array
     return lambda array: np.ascontiguousarray(array)
@@ -239,13 +220,9 @@ _OUTPUTS = {
 }
 
 
+@by_type
 def as_columns(y):
     """Targets as a contiguous matrix."""
-    return y
-
-
-@overload(as_columns, strict=False, jit_options=USERS_OPTIONS)
-def _as_columns(y):
     if y.ndim == 1:
         return lambda y: contiguous(y).reshape((y.size, 1))
     return lambda y: contiguous(y)
@@ -260,34 +237,31 @@ def values_of(y, n, width):
     return width, targets, None
 
 
-@inlined
-def probabilities_of(y, n, n_out):
-    """Probabilities, likewise; NaN passes."""
-    result = values_of(y, n, n_out)
-    for t in result[1].flat:
-        if t < 0.0 or t > 1.0:
-            raise ValueError("y holds a number outside [0, 1], the range of probabilities")
-    return result
+def _checked_values(is_wrong: Callable, message: str) -> Callable:
+    """The same for targets of which none may be wrong; NaN passes."""
+
+    @inlined
+    def values(y, n, width):
+        result = values_of(y, n, width)
+        for t in result[1].flat:
+            if is_wrong(t):
+                raise ValueError(message)
+        return result
+
+    return values
 
 
-@inlined
-def signs_of(y, n, n_out):
-    """Labels -1 and 1, likewise."""
-    result = values_of(y, n, n_out)
-    for t in result[1].flat:
-        if abs(t) != 1.0 and t == t:
-            raise ValueError("y holds a number other than the labels -1 and 1")
-    return result
-
-
-@inlined
-def counts_of(y, n, n_out):
-    """Counts, likewise."""
-    result = values_of(y, n, n_out)
-    for t in result[1].flat:
-        if t < 0.0:
-            raise ValueError("y holds a negative number, expected counts >= 0")
-    return result
+probabilities_of = _checked_values(
+    inlined(lambda t: t < 0.0 or t > 1.0),
+    "y holds a number outside [0, 1], the range of probabilities",
+)
+signs_of = _checked_values(
+    inlined(lambda t: abs(t) != 1.0 and t == t),
+    "y holds a number other than the labels -1 and 1",
+)
+counts_of = _checked_values(
+    inlined(lambda t: t < 0.0), "y holds a negative number, expected counts >= 0"
+)
 
 
 @inlined
@@ -347,7 +321,7 @@ def forward(net, params, X, out=None):
         if y.shape != shape:
             raise ShapeError("out has another shape than expected: (n, n_out)")
         space = np.empty(q[SPACE], p.dtype)
-        call_forward(plan_arrays(net), unmasked(q, p), x, None, False, y, space)
+        call_forward(net, unmasked(q, p), x, None, False, y, space)
         return y
 
     return implementation
@@ -369,7 +343,7 @@ def jacobian(net, params, X, free_only=False):
         for start in range(0, max(n, 1), size):
             stop = min(start + size, n)
             rows = J[start * of_row : stop * of_row]
-            call_jacobian(plan_arrays(net), used, x[start:stop], free_only, rows, space)
+            call_jacobian(net, used, x[start:stop], free_only, rows, space)
         if not free_only:
             without_fixed(q, J)
         return J.reshape((n * n_out, columns))
@@ -425,9 +399,7 @@ def _of_bound(into: bool) -> Callable:
         check_length(q, p)
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
-        value = call_objective(
-            plan_arrays(net), unmasked(q, p), data_arrays(net), gradient, True, space
-        )
+        value = call_objective(net, unmasked(q, p), net, gradient, True, space)
         without_fixed(q, gradient)
         return value, gradient
 
@@ -454,18 +426,19 @@ def _of_data(kind: LossType, constant: float | None, of_labels: bool, into: bool
         n_targets, targets, labels = targets_of(y, n, n_out)
         function = taken(loss)
         terms, numbers = np.empty(5, np.int64), np.empty(5, np.float64)
-        terms[LOSS] = number
-        terms[LOSS_FUNCTION] = address(p)
-        terms[USER_LOSS_FUNCTION] = user_function(function, p, has_user)
-        terms[N_TARGETS] = n_targets
-        terms[HAS_WEIGHTS] = 0
-        numbers[SCALE] = scale_of(float(n // rows_of_sample), n_out)
-        numbers[CONSTANT] = constant_of(function)
-        numbers[L2], numbers[L1], numbers[GROUP] = penalty(l2), penalty(l1), penalty(group)
+        terms[losses.LOSS] = number
+        terms[losses.LOSS_FUNCTION] = address(p)
+        terms[losses.USER_LOSS_FUNCTION] = user_function(function, p, has_user)
+        terms[losses.N_TARGETS] = n_targets
+        terms[losses.HAS_WEIGHTS] = 0
+        numbers[losses.SCALE] = scale_of(float(n // rows_of_sample), n_out)
+        numbers[losses.CONSTANT] = constant_of(function)
+        numbers[losses.L2], numbers[losses.L1] = penalty(l2), penalty(l1)
+        numbers[losses.GROUP] = penalty(group)
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
         value = call_objective(
-            plan_arrays(net), unmasked(q, p), Data(terms, numbers, x, targets, labels, None),
+            net, unmasked(q, p), losses.Data(terms, numbers, x, targets, labels, None),
             gradient, True, space,
         )  # fmt: skip
         without_fixed(q, gradient)
@@ -520,13 +493,9 @@ def dense_forward(X, W, b=None, activation="linear"):
     return implementation
 
 
+@by_type
 def as_bias(b):
     """A contiguous vector, or None."""
-    return b
-
-
-@overload(as_bias, strict=False, jit_options=USERS_OPTIONS)
-def _as_bias(b):
     if _known(b) is None:
         return lambda b: None
     return lambda b: contiguous(b)

@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import overload
 
-from .compiling import _OPTIONS, FLAG, NUMBER, itself, reals
+from .compiling import _OPTIONS, FLAG, NUMBER, by_type, itself, reals
 from .intrinsics import emits, same
 from .numba_internals import BaseTuple, CFunc, Dispatcher, Rules, typed_by, unliteral
 from .scalars import exp, tanh
@@ -35,16 +34,12 @@ from .scalars import exp, tanh
 def _ours_of_numbers(ours: Callable, of_others: Callable) -> Callable:
     """A function for jitted code: ours of numbers, NumPy's of anything else."""
 
-    def either(x):
-        raise NotImplementedError  # called by Numba alone
-
-    @overload(either, jit_options={**_OPTIONS, "forceinline": True})
-    def chosen(x):
+    def choose(x):
         if isinstance(x, _NUMBERS):
             return lambda x: ours(x)
         return lambda x: of_others(x)
 
-    return either
+    return by_type(choose, {**_OPTIONS, "forceinline": True})
 
 
 _NUMBERS = types.Float | types.Integer | types.Boolean
