@@ -6,6 +6,7 @@ nothing else has to be compiled again.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..common.errors import BackendError
 from ..maths.user_functions import PairFunctions, ScalarFunctions
-from . import load, why_missing
+from . import why_missing
 
 _lock = threading.Lock()
 _compiled: dict[tuple[Any, ...], Any] = {}
@@ -61,11 +62,12 @@ def _compile(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> Any
             f"functions of your own run on the compiled backends through Numba: {reason}, or use "
             f"backend='numpy'"
         )
-    user, is_loss = load("numba").user, isinstance(functions, PairFunctions)
+    # By name, since the Numba backend imports this file.
+    user = importlib.import_module(".jit.user", __package__)
+    is_loss = isinstance(functions, PairFunctions)
+    compiled = user.compile_loss if is_loss else user.compile_activation
     try:
-        return (user.compile_loss if is_loss else user.compile_activation)(
-            functions.callables, dtype
-        )
+        return compiled(functions.callables, dtype)
     except Exception as error:  # as a rule `user.Refused`, which says where
         raise BackendError(
             f"Numba cannot compile your function; write it with numbers, math and NumPy's "

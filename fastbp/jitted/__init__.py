@@ -9,6 +9,10 @@ calls. docs/jitted.md explains.
 
 `exp`, `tanh` and `sigmoid` take one number. Unlike those of `math` they do not keep a loop from
 becoming vector code, so activations and losses of your own are best written with them.
+
+    functions   the functions as Python sees them, and what Numba is told of our classes
+    overloads   their checks and implementations for the types of a call
+    handles     networks and objectives as arguments, and the addresses of compiled functions
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from helpers.strategies import (
     EVERY_ACTIVATION,
     EVERY_LOSS,
     OPTIMIZERS,
+    QUARTIC,
     SMOOTH_ACTIVATIONS,
     SMOOTH_LOSSES,
     Case,

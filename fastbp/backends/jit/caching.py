@@ -40,10 +40,10 @@ STALE_SECONDS = 30 * 24 * 3600
 @cache
 def source_fingerprint() -> int:
     """A number that changes with any source file of which the compiled code is made."""
-    maths = _HERE.parents[1] / "maths"
-    digest = hashlib.sha256()
-    for path in (path for f in (_HERE, _HERE.parent, maths) for path in sorted(f.glob("*.py"))):
-        digest.update(path.name.encode() + path.read_bytes())
+    package, digest = _HERE.parents[1], hashlib.sha256()
+    for folder in ("backends", "backends/jit", "jitted", "maths"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
     return int.from_bytes(digest.digest()[:6], "little")
 
 
