@@ -22,6 +22,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
 
+from ..backends import user_code
 from ..backends.contract import Plan, Problem
 from ..backends.jit import activations, derivatives, kernels, losses, network, objective
 from ..backends.jit.caching import source_fingerprint
@@ -226,7 +227,9 @@ def _opened(constant: float, functions: Any, caller: Compiled) -> tuple[float, i
     if functions is None:
         return constant, 0, 0
     # Compiled for the types for which their caller is, which users' code needed before it ran.
-    single, double = (functions.address(d) if d.char in caller.dispatchers else 0 for d in _DTYPES)
+    single, double = (
+        user_code.address(functions, d) if d.char in caller.dispatchers else 0 for d in _DTYPES
+    )
     return constant, single, double
 
 
