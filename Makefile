@@ -51,10 +51,13 @@ bench-compare: $(READY)  ## time again and fail past SLOWDOWN against the saved 
 accuracy: $(READY)   ## measure the activations against mpmath; writes docs/accuracy.md
 	$(BIN)/python tools/accuracy.py
 
-lint: $(READY)       ## ruff and mypy
+lint: $(READY)       ## ruff, mypy, and that imports run downward
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	@! grep -rnE '^ *(import|from) fastbp' fastbp --include='*.py' || \
+	    { echo "inside the package modules import modules, relatively"; exit 1; }
 
 PYTHON_HEADERS := import numpy, sysconfig; \
     print("-isystem", numpy.get_include(), "-isystem", sysconfig.get_path("include"))

@@ -1,8 +1,9 @@
 /* Which instruction set runs, plans, and the public functions.
  *
  * The levels: baseline is what every processor of the platform has (SSE2 on x86-64, NEON on ARM64),
- * avx2 (with FMA) came to x86 with Haswell in 2013 and Zen, avx512 (F, BW, DQ, VL) with Skylake-X in
- * 2017 and Zen 4. Wider vectors stand only in functions compiled for them, chosen here at run time.
+ * avx2 (with FMA) came to x86 with Haswell in 2013 and Zen, avx512 (F, BW, DQ, VL) with Skylake-X
+ * in 2017 and Zen 4. Wider vectors stand only in functions compiled for them, chosen here at run
+ * time.
  */
 #include "core/internal.h"
 
@@ -195,7 +196,8 @@ int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *
     return plan->table->input_jacobian(plan, params, (idx)n, X, J);
 }
 
-/* Lane-major sums whose rows fit half a vector of AVX-512 take 0.7 to 0.85 of the time with AVX2. */
+/* Lane-major sums whose rows fit half a vector of AVX-512 take 0.7 to 0.85 of the time with
+ * AVX2. */
 static const fb_table *table_for_sum(const fb_plan *plan, int64_t rows)
 {
     int64_t bytes = rows * (int64_t)(plan->is_double ? sizeof(double) : sizeof(float));

@@ -1,8 +1,11 @@
-/* The C interface of fastbp: what the Python side calls, and the only header that cffi reads.
+/* The C interface of fastbp: the functions that fastbp/backends/native.py calls. cffi reads this
+ * header and no other. fastbp/backends/contract.py says what the functions compute.
  *
- * Arrays are void *: float or double as the `is_double` of the call or plan says; row-major, without
- * gaps, checked by the caller. Functions that can run out of memory return FB_NO_MEMORY; all others
- * cannot fail. Every function may be called from several threads at once, also on the same plan.
+ * Arrays are void *, of float or double as the `is_double` of the call or plan says, row-major and
+ * without gaps; the caller has checked them. Shapes: X (n, n_in), W (n_in, n_out), b (n_out), Y and
+ * Z (n, n_out), params (n_params), dA as A; `threads` is at least 1. Functions that return int give
+ * FB_DONE, or FB_NO_MEMORY if memory runs out; the others cannot fail. Every function may be called
+ * from several threads at once, also on the same plan.
  */
 #ifndef FASTBP_H
 #define FASTBP_H
@@ -11,13 +14,13 @@
 
 #include "constants.h"
 
-#define FB_NO_MEMORY -1 /* instead of FB_DONE, a stop code or a count */
+#define FB_NO_MEMORY -1 /* in place of FB_DONE, a stop code or a count */
 
-/* A network, and the workspaces that calls on it take turns to use. */
+/* A network, and the workspaces of calls on it. */
 typedef struct fb_plan fb_plan;
 
-/* An objective over fixed data; `y` or `labels` is set as the loss demands, `weights` may be null;
- * `function` is the address of the row function for FB_USER_LOSS. */
+/* An objective over fixed data: X (n, n_in), weights (n) or null, and as the loss demands either y
+ * (n, n_targets) or labels (n). `function` is the address of the user's loss for FB_USER_LOSS. */
 typedef struct {
     const void *X, *y, *weights;
     const int64_t *labels;
@@ -27,8 +30,8 @@ typedef struct {
     double constant, scale, l2, l1, group;
 } fb_problem;
 
-/* A stretch of a training run: the contract's Run, its Recipe, and what else its train() is given,
- * where the fields' meaning is told. `validation` may be null. */
+/* Some steps of a training run. The fields are those of the contract's Run and Recipe, which
+ * explain them, and then the other arguments of its train(). `validation` may be null. */
 typedef struct {
     void *params, *moments, *good, *best;
     double *average, *monitor;
@@ -52,8 +55,8 @@ typedef struct {
     double *losses, *validated;
 } fb_run;
 
-/* A search by Levenberg and Marquardt's method: the contract's Descent and Rules, where the fields'
- * meaning is told; `mu_dec` and `mu_inc` are 0 for None. All are float64. */
+/* A search by Levenberg and Marquardt's method. The fields are those of the contract's Descent and
+ * Rules, which explain them; mu_dec and mu_inc are 0 for None. All numbers are float64. */
 typedef struct {
     double *params, *normal, *scales, *state;
     const double *prior;
@@ -62,22 +65,28 @@ typedef struct {
     double *records;
 } fb_descent;
 
-/* The instruction set in use: "avx512", "avx2" or "baseline"; `fb_set_isa` caps it by name (null:
- * as the processor allows) and returns 0 for an unknown name. Call it before any plan is made. */
+/* fb_isa() names the instruction set in use: "avx512", "avx2" or "baseline". fb_set_isa() chooses
+ * the highest one that the processor has, up to `cap` unless that is null; it returns 0 for an
+ * unknown name. Call it before any plan is made. fb_compiler() names the compiler and its
+ * version. */
 const char *fb_isa(void);
 int fb_set_isa(const char *cap);
 const char *fb_compiler(void);
 
-/* Per layer: a row of the layer table with FB_LAYER_COLUMNS columns, the activation's constant, the
- * address of a user's activation (else 0) and the share of outputs that training drops (or null);
- * per parameter whether training may change it (or null). All is copied. */
+/* layers (n_layers, FB_LAYER_COLUMNS): the contract's layer table. Per layer also the activation's
+ * constant, the address of a user's activation (else 0) and the share of outputs that training
+ * drops (null: none). Per parameter whether it is free, so that training may change it (null: all
+ * are). Copies all arrays; returns null without memory. */
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                      const double *constants, const uintptr_t *functions, const double *dropout,
                      const uint8_t *free, int64_t n_params, int64_t tape_width);
 void fb_plan_free(fb_plan *plan);
 
+/* result (size) = act(Z) for order 0, its first or second derivative for order 1 or 2. */
 void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
                    int64_t size, const void *Z, void *result);
+/* One dense layer. b, Z, dX and db may be null; backward reads Z only if the activation needs
+ * it. */
 int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
                      double constant, uintptr_t function, const void *X, const void *W,
                      const void *b, void *Y, void *Z);
@@ -85,28 +94,38 @@ int fb_dense_backward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int
                       double constant, uintptr_t function, const void *dY, const void *X,
                       const void *W, const void *Y, const void *Z, void *dX, void *dW, void *db);
 
+/* The network. The tape has n·tape_width numbers: a layer's Y (n, n_out), and Z if it has a column,
+ * begins at n times its column in the layer table. */
 int fb_forward(fb_plan *plan, const void *params, int64_t n, const void *X, void *Y);
 int fb_forward_tape(fb_plan *plan, const void *params, int64_t n, const void *X, void *tape);
 int fb_backward(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tape,
                 const void *dY, void *dparams, void *dX);
+/* dY = the derivative of Y along `tangent` (n_params). */
 int fb_jvp(fb_plan *plan, const void *params, int64_t n, const void *X, const void *tangent,
            void *Y, void *dY);
+/* J (n·n_out, n_params), or (n·n_out, n_free) if free_only; input Jacobian J (n, n_out, n_in). */
 int fb_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, int64_t threads,
                 int free_only, void *J);
 int fb_input_jacobian(fb_plan *plan, const void *params, int64_t n, const void *X, void *J);
+/* The objective; grad (n_params) may be null. */
 int fb_value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
                       int64_t threads, double *value, void *grad);
+/* rows (n, n_params): the gradient of each row's term of the objective, without penalties. */
 int fb_row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows);
+/* product (n_params) = the Hessian, or the Gauss-Newton matrix, times v; without penalties. */
 int fb_hvp(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
            int gauss_newton, void *product);
-/* JᵀDJ and below it, as one more row, (JᵀDr)ᵀ: (n_free + 1, n_free), or null if only the sum is
- * wanted. */
+/* normal (n_free + 1, n_free): JᵀDJ and, as its last row, (JᵀDr)ᵀ; null if only the sum of squares
+ * is wanted. D is the diagonal of w·rho' at the residuals r = Y - y. */
 int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
                         int64_t threads, int64_t rho, double rho_scale, void *normal, double *sum);
+/* result (n_free) = JᵀDr with J and D at params, r at moved (n_params). */
 int fb_jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
                        const void *moved, int64_t threads, int64_t rho, double rho_scale,
                        void *result);
-int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* steps taken */
+/* Returns the number of steps. */
+int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent);
+/* Returns why it stopped: a stop code of the contract, FB_DONE after the last step. */
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run);
 
 #endif

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from measuring.race import Contestant
 from measuring.session import QUICK
-from workloads import DTYPES, Training
+from workloads import DTYPES
 
 import fastbp as fb
+from fastbp.cli.workloads import Training
 
 ROWS = (1_000, 10_000, 100_000) if QUICK else (1_000, 10_000, 100_000, 1_000_000)
 ORDERS = ("in order", "shuffled")

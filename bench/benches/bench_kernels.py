@@ -15,12 +15,12 @@ from workloads import (
     DTYPES,
     HAND,
     KERNEL_ACTIVATIONS,
-    KERNELS,
     QUICK_ACTIVATIONS,
     QUICK_KERNELS,
 )
 
 import fastbp as fb
+from fastbp.cli.workloads import KERNELS
 
 
 def contestant(name: str, shape: tuple[int, int, int], activation: str, dtype: str) -> Contestant:

@@ -7,11 +7,12 @@ from functools import partial
 import numpy as np
 import pytest
 from measuring.race import Contestant
-from workloads import DTYPES, TRAINING
+from workloads import DTYPES
 
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends.contract import Recipe
+from fastbp.cli.workloads import TRAINING
 from fastbp.training import loop
 
 BARE = "bare steps"

@@ -17,9 +17,10 @@ from measuring.race import Contestant
 from measuring.session import QUICK
 from peers.handwritten import Dense
 from report.runs import FMA
-from workloads import DTYPES, HAND, KERNELS, QUICK_KERNELS
+from workloads import DTYPES, HAND, QUICK_KERNELS
 
 import fastbp as fb
+from fastbp.cli.workloads import KERNELS
 
 COMPILED = [name for name in ("c", "numba") if name in fb.available_backends()]
 NAMES = (FMA, *COMPILED, HAND)

@@ -15,7 +15,9 @@ from measuring.race import Contestant
 from measuring.session import CORES
 from measuring.workers import STEPS, fits
 from report.runs import ALONE, PROCESSES, THREADS
-from workloads import DTYPES, TRAINING
+from workloads import DTYPES
+
+from fastbp.cli.workloads import TRAINING
 
 NAMES = (ALONE, THREADS, PROCESSES)
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores")

@@ -11,9 +11,10 @@ from measuring import levels
 from measuring.race import Contestant
 from measuring.session import QUICK
 from peers.handwritten import TrainingLoop
-from workloads import CONTESTANTS, DRAWN, DTYPES, HAND, QUICK_TRAINING, TRAINING, Training
+from workloads import CONTESTANTS, DRAWN, DTYPES, HAND, QUICK_TRAINING
 
 import fastbp as fb
+from fastbp.cli.workloads import TRAINING, Training
 
 # A call of fit trains at least so many epochs: it ends with one look at all data, and a fit of
 # fewer epochs would measure that.

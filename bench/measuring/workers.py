@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from workloads import TRAINING
+from fastbp.cli.workloads import TRAINING
 
 # Steps of a fit: about 5 ms.
 STEPS = {"T2": 16384, "T3": 1024, "T6": 56}

@@ -31,7 +31,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from workloads import LeastSquares, Training
+from workloads import LeastSquares
+
+from fastbp.cli.workloads import Training
 
 # One thread for everybody. XLA reads this when it is loaded.
 ONE_THREAD = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"

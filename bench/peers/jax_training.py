@@ -9,7 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from workloads import ADAM_BETAS, ADAM_EPS, MOMENTUM, N_MOMENTS, Training
+from workloads import ADAM_BETAS, ADAM_EPS, MOMENTUM, N_MOMENTS
+
+from fastbp.cli.workloads import Training
 
 ACTIVATIONS = {"relu": jax.nn.relu, "tanh": jnp.tanh, "sigmoid": jax.nn.sigmoid}
 

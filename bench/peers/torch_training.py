@@ -8,7 +8,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from workloads import ADAM_BETAS, ADAM_EPS, MOMENTUM, N_MOMENTS, Training
+from workloads import ADAM_BETAS, ADAM_EPS, MOMENTUM, N_MOMENTS
+
+from fastbp.cli.workloads import Training
 
 MODULES = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "linear": nn.Identity}
 LOSSES = {"mse": F.mse_loss, "softmax_ce": F.cross_entropy}

@@ -32,7 +32,7 @@ from report.runs import (
 LEFT_EDGE = 0.05
 STYLES = {
     "c": ("o", "#1f5fa8"), "c avx2": ("v", "#6aa8e0"), "numba": ("D", "#e07b00"),
-    "numpy": ("x", "#888888"), "by hand": ("s", "#888888"),
+    "numpy": ("x", "#888888"), "jitted": ("^", "#2a9d4a"), "by hand": ("s", "#888888"),
 }  # fmt: skip
 RED = "#c03030"
 

@@ -1,5 +1,6 @@
-/* Activations, their derivatives, and both over memory. activations.py has the formulas; here they
- * are arranged so that nothing cancels, overflows or underflows before the result does:
+/* Activations and their derivatives, of one vector and of arrays. fastbp/maths/activations.py has the
+ * formulas; here they are arranged so that nothing cancels, overflows or underflows before the
+ * result does:
  *
  * - A result that may be subnormal is made of the exponential's mantissa and multiplied by its
  *   power of two at the end, so that it is rounded once.
@@ -8,7 +9,8 @@
  * - Where a derivative crosses zero, its numerator is a sum of differences from the root's values,
  *   which have the same sign; the root is a sum of two numbers.
  *
- * Arguments are cut where the function has become 0, 1 or z, so that infinities need no care.
+ * Arguments are cut where the function has become 0, 1 or z, so that infinities are no special
+ * case.
  */
 #include "elementary.h"
 
@@ -25,7 +27,7 @@ INLINE vec nan_like(vec z, vec value) { return if_equal(z, z, value, z); }
 INLINE vec if_negative(vec z, vec yes, vec no) { return if_greater((vec){0}, z, yes, no); }
 INLINE vec if_positive(vec z, vec yes, vec no) { return if_greater(z, (vec){0}, yes, no); }
 
-/* NaN where z is, in these too. */
+/* These three are NaN where z is. */
 INLINE vec at_least(real least, vec z) { return vmax(splat(least), z); }
 INLINE vec at_most(real most, vec z) { return vmin(splat(most), z); }
 INLINE vec magnitude(vec z, real most) { return at_most(most, vabs(z)); }
@@ -55,9 +57,9 @@ INLINE vec sigmoid_second(vec z)
 
 /* The exponential linear units. */
 
-/* The parameter of a function and what follows from it. */
+/* The parameter of a function, and constants that depend on it. */
 typedef struct {
-    vec c, low; /* what c lacks of the parameter */
+    vec c, low; /* the parameter, rounded, and the rest */
     vec celu_least, celu_linear; /* where celu has become -c, and where it is z */
 } act_constants;
 
@@ -124,7 +126,7 @@ INLINE vec gelu_second(vec z)
 
 /* z·σ(v(z)) with v(z) = c1 z + c3 z³: silu (c1 = 1, c3 = 0) and gelu_tanh. */
 
-/* The function, given |v|. */
+/* The function, from |v|. */
 INLINE vec gated(vec z, two_words v)
 {
     reduced e = reduce_exp(-v.high, -v.low);
@@ -132,12 +134,12 @@ INLINE vec gated(vec z, two_words v)
     return if_negative(z, scale(y, e), y);
 }
 
-/* 2^-k T e^x, T in two words. */
+/* 2^-k T e^x for T = high + low. */
 INLINE vec mantissa(reduced e, vec high, vec low) { return high + (high * e.p + low); }
 
 /* The derivative at z = -a, t (1 + t - a v'(a)) / (1 + t)² with t = e^-v(a). The bracket is 0 at
  * a0, where t is T; with d = a - a0, δ = v(a) - v(a0), s = δ / d and g = 2 (s - c1) it is therefore
- * T (e^-δ - 1) - d (s + g). Given T as the sum of two numbers, δ, d, s and g. */
+ * T (e^-δ - 1) - d (s + g). T = high + low. */
 INLINE vec gated_slope_below(real high, real low, two_words delta, two_words d, vec s, vec g)
 {
     reduced e = reduce_exp(-delta.high, -delta.low);
@@ -256,8 +258,8 @@ INLINE vec mish_second(vec z)
     return slope * (2 + with_sign_of(a, z) * (1 - s - 2 * w * s));
 }
 
-/* One vector of an activation or a derivative. `kind` is a constant where these are inlined, so that
- * of the switch one case remains; a kind without a case traps. */
+/* One vector of an activation or a derivative. `kind` is a constant where these are inlined, so
+ * that of the switch one case remains; a kind without a case traps. */
 
 INLINE vec act(int kind, act_constants c, vec z)
 {
@@ -286,7 +288,7 @@ INLINE vec act(int kind, act_constants c, vec z)
     }
 }
 
-/* g'(z), given g'(-|z|), of a function g with g(z) - g(-z) = z. */
+/* g'(z) from g'(-|z|), for a function g with g(z) - g(-z) = z. */
 INLINE vec both_sides(vec z, vec below) { return if_positive(z, 1 - below, below); }
 
 INLINE vec act_derivative(int kind, act_constants c, vec z)
@@ -362,7 +364,7 @@ INLINE vec act_derivative_from_y(int kind, act_constants c, vec y)
     }
 }
 
-/* The same over memory: each kind has a loop of its own, so that no vector pays for the choice. */
+/* The same for arrays: each kind has its own loop, so that no vector pays for the choice. */
 
 #define EACH_KNOWN_FROM_Y(CASE)                                                                    \
     CASE(FB_RELU) CASE(FB_LEAKY_RELU) CASE(FB_SIGMOID) CASE(FB_TANH) CASE(FB_ELU) CASE(FB_SELU)    \
@@ -376,7 +378,7 @@ INLINE vec act_derivative_from_y(int kind, act_constants c, vec y)
     CASE(FB_HARD_SIGMOID) CASE(FB_RELU6)
 
 #define ONE_MORE(kind) +1
-_Static_assert(1 EACH_BENT(ONE_MORE) == FB_USER, "a kind is in no list: all but FB_LINEAR are bent");
+_Static_assert(1 EACH_BENT(ONE_MORE) == FB_USER, "a kind is in no list; all but FB_LINEAR bend");
 
 /* Whether the derivative needs Z; for the others Y is enough. */
 INLINE int act_needs_z(int kind)
@@ -403,6 +405,8 @@ INLINE int act_needs_z(int kind)
             store_first(out + i_, m_, expression);                                                 \
         }                                                                                          \
     }
+
+/* out (n) = act(Z), act'(Z), act''(Z). */
 
 static void act_values(const fb_act *a, idx n, const real *Z, real *out)
 {
@@ -435,7 +439,7 @@ static void act_seconds(const fb_act *a, idx n, const real *Z, real *out)
     }
 }
 
-/* out = act(Z) (order 0) or a derivative (1, 2), elementwise; they may be the same array. */
+/* out (n) = act(Z) (order 0), act'(Z) (1) or act''(Z) (2); out may be Z. */
 static void act_apply(const fb_act *a, int order, idx n, const real *Z, real *out)
 {
     if (a->kind == FB_USER) a->function(order, n, Z, out);
@@ -444,12 +448,13 @@ static void act_apply(const fb_act *a, int order, idx n, const real *Z, real *ou
     else act_seconds(a, n, Z, out);
 }
 
+/* The public function. */
 static void activation(const fb_act *a, int order, idx n, const void *Z, void *out)
 {
     act_apply(a, order, n, Z, out);
 }
 
-/* out = D times the expression of x, a vector of Y, by rows. */
+/* out = D ∘ the expression of x, a vector of Y, for blocks (rows, columns). */
 #define EACH_ROW(expression)                                                                       \
     for (idx i_ = 0; i_ < rows; i_++) {                                                            \
         const real *d_ = D + i_ * ldd, *y_ = Y + i_ * ldy;                                         \
@@ -466,6 +471,7 @@ static void activation(const fb_act *a, int order, idx n, const void *Z, void *o
         }                                                                                          \
     }
 
+/* out = D ∘ act'(·), from Y; D itself for FB_LINEAR. */
 INLINE void backward_from_y(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                             const real *Y, idx ldy, real *out, idx ldo)
 {
@@ -487,8 +493,8 @@ static void scale_by(idx rows, idx columns, const real *D, idx ldd, const real *
     EACH_ROW(x)
 }
 
-/* By pieces of rows that stay in the cache; rows that share a row of Z (ldz 0) share its slopes. A
- * user's function multiplies by its own slopes. */
+/* out = D ∘ act'(Z), by pieces of rows that stay in the cache. Where all rows of D share one row of
+ * Z (ldz 0), its derivatives are computed once. A user's function multiplies by them itself. */
 static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                             const real *Z, idx ldz, real *out, idx ldo)
 {
@@ -512,7 +518,8 @@ static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *
     }
 }
 
-/* out = D ∘ act'(·), from Y where Y determines it, else from Z; out may be D. */
+/* out = D ∘ act'(·), from Y where Y determines the derivative, else from Z; out may be D. Blocks
+ * (rows, columns); ldy and ldz may be 0 for a row that all rows of D share. */
 static void act_backward(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                          const real *Y, idx ldy, const real *Z, idx ldz, real *out, idx ldo)
 {

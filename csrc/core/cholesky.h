@@ -1,7 +1,6 @@
-/* Cholesky's factor A = UᵀU of a symmetric matrix, and the solution of equations with it.
+/* Cholesky's factorisation A = UᵀU of a symmetric matrix, and the solution of A x = b with it.
  *
- * Matrices are n by n without gaps between rows. Of A only what is on and above the diagonal is
- * read, and U takes its place.
+ * A and U are (n, n). Only the entries of A on and above the diagonal are read; U overwrites them.
  */
 
 /* y += factor · x */
@@ -32,7 +31,8 @@ INLINE real dot(idx n, const real *x, const real *y)
     return hsum(sum);
 }
 
-/* Rows first..last of U, from which what the rows above contribute has been subtracted. */
+/* Factor rows first..last of A, from which the products of the rows of U above have been
+ * subtracted. Returns 0 if a pivot is not positive and finite. */
 static int factor_rows(idx n, idx first, idx last, real *A)
 {
     for (idx k = first; k < last; k++) {
@@ -44,7 +44,8 @@ static int factor_rows(idx n, idx first, idx last, real *A)
     return 1;
 }
 
-/* Returns 0 if A is not positive definite. `negative` has room for n·FB_FACTOR_ROWS numbers. */
+/* A becomes U, FB_FACTOR_ROWS rows at a time. Returns 0 if A is not positive definite. `negative`
+ * has room for n·FB_FACTOR_ROWS numbers, `pack` for PACK_SIZE. */
 static int cholesky(idx n, real *A, real *negative, real *pack)
 {
     for (idx k = 0; k < n; k += FB_FACTOR_ROWS) {
@@ -60,7 +61,7 @@ static int cholesky(idx n, real *A, real *negative, real *pack)
     return 1;
 }
 
-/* x becomes A⁻¹x. */
+/* x (n) becomes A⁻¹x. */
 static void solve_factored(idx n, const real *U, real *x)
 {
     for (idx k = 0; k < n; k++) {

@@ -1,7 +1,8 @@
-/* Directional derivatives: of the outputs, and of the gradient by Pearlmutter's R-operator ("Fast
- * exact multiplication by the Hessian", Neural Computation 6(1), 1994).
+/* Directional derivatives: of the outputs (jvp), and of the gradient (hvp), which is the product of
+ * the Hessian with the direction, by B. A. Pearlmutter's R-operator ("Fast exact multiplication by
+ * the Hessian", Neural Computation 6(1), 1994).
  *
- * R{A} is the derivative of A where the parameters (W, b) move in the direction of (V, c).
+ * R{A} is the derivative of A as the parameters (W, b) move in the direction (V, c).
  */
 
 /* R{Z} = R{X}·W + X·V + c; R{X} is null for the network's input, which does not move. */
@@ -54,8 +55,9 @@ static int jvp(fb_plan *plan, const void *params, idx n, const void *X_, const v
     return FB_DONE;
 }
 
-/* From dL/dA of a layer's output to dL/dZ, and their derivatives: with D = dL/dA ∘ act'(Z),
- * R{D} = R{dL/dA} ∘ act'(Z) + dL/dA ∘ act''(Z) ∘ R{Z}. Z and R{Z} are used up. */
+/* d = dL/dA of a layer's output becomes D = dL/dZ, and Rd its derivative: D = dL/dA ∘ act'(Z) and
+ * R{D} = R{dL/dA} ∘ act'(Z) + dL/dA ∘ act''(Z) ∘ R{Z}. Overwrites Z and R{Z}. For Gauss and
+ * Newton's matrix dL/dA counts as 0. */
 static void differentiate_deltas(const fb_layer *layer, idx rows, const buffers *B, idx l, block d,
                                  block Rd, int gauss_newton)
 {
@@ -70,8 +72,8 @@ static void differentiate_deltas(const fb_layer *layer, idx rows, const buffers 
     add_slot(size, RZ.p, Rd.p);
 }
 
-/* A tile's part of the Hessian's product, or of Gauss and Newton's approximation, which leaves out
- * all that dL/dY enters. */
+/* product (n_params) (+)= the Hessian of a tile times v, or Gauss and Newton's matrix, which leaves
+ * out all terms with dL/dY. */
 static void tile_hvp(const row_sum *s, const buffers *B, const real *v, int gauss_newton, idx rows,
                      rows_of_data data, real *product, int add)
 {
@@ -106,7 +108,7 @@ static void tile_hvp(const row_sum *s, const buffers *B, const real *v, int gaus
 }
 
 typedef struct {
-    row_sum sum; /* first, so that parts are merged as those of a gradient */
+    row_sum sum; /* first, so that merge_part() adds up the parts as those of a gradient */
     const real *v;
     int gauss_newton;
 } hvp_call;

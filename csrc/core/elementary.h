@@ -1,8 +1,9 @@
 /* Elementary functions of vectors: exp, expm1, tanh, sigmoid, log, sin, cos.
  *
  * They are polynomials after argument reduction, without tables, accurate to about 1 to 3 ULP over
- * the whole range of the dtype, subnormal results and NaN included; tools/polynomials.py derives
- * the coefficients and has the limits. What one number of the dtype cannot hold is a sum of two.
+ * the whole range of the dtype, subnormal results and NaN included. tools/polynomials.py derives
+ * the coefficients and the limits. Where one number of the dtype is not precise enough, a value is
+ * the sum of two.
  */
 #include "polynomials.h"
 
@@ -43,8 +44,8 @@ INLINE vec horner(const real *c, int last, int step, vec x)
     return result;
 }
 
-/* The polynomial of a list of coefficients. Of a long one the even and the odd powers go apart, so
- * that the processor can work on both at once. */
+/* The polynomial of a list of coefficients, lowest power first. A long one is split into even and
+ * odd powers, which the processor computes at once. */
 #define POLYNOMIAL(list, x) polynomial(list, (int)(sizeof(list) / sizeof(*list)) - 1, x)
 INLINE vec polynomial(const real *c, int degree, vec x)
 {
@@ -100,7 +101,7 @@ INLINE two_words one_plus_product(vec a, vec b)
     return (two_words){s, product_error(a, b, s - 1)};
 }
 
-/* a + b; the cheaper one where |a| >= |b| or a = 0. */
+/* a + b; ordered_sum() is cheaper and needs |a| >= |b| or a = 0. */
 INLINE two_words sum(vec a, vec b)
 {
     vec s = a + b, b_ = s - a;
@@ -242,7 +243,7 @@ INLINE vec shifted_sin(vec x, real shift)
     return (vec)((ivec)y ^ ((ivec)shifted << (8 * (int)sizeof(real) - 1))); /* k's last bit */
 }
 
-/* Of large numbers, whose reduction takes more digits of pi: the C library has them. */
+/* sin or cos of large numbers, whose reduction takes more digits of pi, by the C library. */
 __attribute__((noinline)) static void shifted_sin_of_large(real *x, int quarter)
 {
     for (int i = 0; i < VL; i++) x[i] = (real)(quarter ? cos((double)x[i]) : sin((double)x[i]));

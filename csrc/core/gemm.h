@@ -5,14 +5,14 @@
  *     dW = Xᵀ·dZ     A = X read by columns: A has arbitrary strides
  *
  * Vectors run along the columns of B and C, elements of A are broadcast. A tile keeps MR x NV
- * accumulators in registers: with NV loads of B and MR broadcasts for MR·NV multiply-adds, 12 x 2 and
- * 8 x 3 fill the 32 registers of AVX-512 and are bound by arithmetic, 6 x 2 the 16 of AVX2. All
+ * accumulators in registers: with NV loads of B and MR broadcasts for MR·NV multiply-adds, 12 x 2
+ * and 8 x 3 fill the 32 registers of AVX-512 and are bound by arithmetic, 6 x 2 the 16 of AVX2. All
  * smaller row counts exist too, and few rows go with more vectors, so that there are sums enough to
  * hide a multiply-add's latency. Rows and columns are split evenly, so that no shape falls off an
  * edge. The last vector of a row is masked, and a half one if that is enough.
  *
- * A product with a large B is cut into blocks KC deep, for which B is packed panel by panel. Below
- * that size packing costs more than it gives.
+ * A product with a large B is cut along K into slices of depth KC, for which B is packed panel by
+ * panel, a panel being PANEL_NV vectors wide. With a small B, packing costs more than it gains.
  */
 
 #if FB_ISA == 2
@@ -39,7 +39,7 @@ INLINE idx vectors_of_tile(idx rows) { return rows <= 2 ? 4 : rows <= 4 ? 3 : 2;
 #define PANEL_NV (FB_ISA == 2 ? 3 : 2) /* vectors of a panel of B with many rows of A */
 
 enum {
-    KC = 512, /* depth of a block; 256 costs 4 to 12 % more in f64 at 1024 x 1024 */
+    KC = 512, /* depth of a slice; 256 costs 4 to 12 % more in f64 at 1024 x 1024 */
     PACK_SIZE = KC * PANEL_NV * VL, /* elements of a packed panel of B, 96 KB at AVX-512 */
     UNPACKED_BYTES = 128 * 1024, /* of a B that is used where it lies: to pack from 28 KB on costs
                                     4 to 7 % more at widths of 64 to 150 */
@@ -48,6 +48,7 @@ enum {
                   and 4 rows, widths of 32, 64 and 128 gain 1 to 40 % and smaller ones lose */
 };
 
+/* What happens to the sums of a product before they are stored in C. */
 typedef struct {
     const real *bias; /* added to each row, or null */
     real least; /* results below become this: 0 for relu, -inf for nothing */
@@ -55,6 +56,8 @@ typedef struct {
     int padded; /* whether rows of C have room for whole vectors */
 } epilogue;
 
+/* C (MR, up to NV vectors) = epilogue(A·B): A (MR, K) with strides ars from row to row and acs from
+ * column to column, B (K, ldb), C (MR, ldc); `last` masks the last vector. */
 typedef void tile(idx K, const real *A, idx ars, idx acs, const real *B, idx ldb, real *C, idx ldc,
                   mask last, const epilogue *e);
 
@@ -142,7 +145,7 @@ INLINE tiles *tiles_for(idx columns)
     return whole_tiles + nv - 1;
 }
 
-/* What a panel's product asks the caches for meanwhile: so many rows of a matrix. */
+/* A part of a matrix that a panel's product prefetches meanwhile; none if rows is 0. */
 typedef struct {
     const real *p;
     idx rows, columns, ld;
@@ -150,14 +153,14 @@ typedef struct {
 
 enum { LINE = 64 / sizeof(real) };
 
-/* Share number `i` of `n`, towards the second-level cache. */
+/* Prefetch share i of n of a region into the second-level cache. */
 INLINE void prefetch_share(region r, idx i, idx n)
 {
     for (idx row = r.rows * i / n; row < r.rows * (i + 1) / n; row++)
         for (idx j = 0; j < r.columns; j += LINE) __builtin_prefetch(r.p + row * r.ld + j, 0, 2);
 }
 
-/* The rows of C in the columns of one panel of B, tile by tile. */
+/* C (M, columns) = epilogue(A (M, K)·B (K, columns)) for one panel B, tile by tile. */
 INLINE void panel_product(idx M, idx columns, idx K, const real *A, idx ars, idx acs, const real *B,
                           idx ldb, real *C, idx ldc, epilogue e, region next)
 {
@@ -176,16 +179,17 @@ INLINE void panel_product(idx M, idx columns, idx K, const real *A, idx ars, idx
     }
 }
 
-/* The columns of the first of so many even shares of n, in whole vectors. */
+/* How many of n columns the first of `shares` even shares has, in whole vectors. */
 INLINE idx share_of(idx n, idx shares)
 {
     idx columns = (n + VL - 1) / VL / shares * VL;
     return columns < n ? columns : n;
 }
 
+/* How many shares of at most `most` vectors n columns need. */
 INLINE idx shares_of(idx n, idx most) { return ((n + VL - 1) / VL + most - 1) / most; }
 
-/* The product with both factors where they lie. */
+/* The product without packing. */
 static void product_in_place(idx M, idx N, idx K, const real *A, idx ars, idx acs, const real *B,
                              idx ldb, real *C, idx ldc, epilogue e)
 {
@@ -197,25 +201,26 @@ static void product_in_place(idx M, idx N, idx K, const real *A, idx ars, idx ac
     }
 }
 
-/* B (K, N) as it lies or as the transpose of a matrix (N, K); rows of what lies there are `ld`
- * apart. */
+/* B (K, N): in memory the matrix itself, or its transpose (N, K); rows in memory are `ld` apart. */
 typedef struct {
     const real *p;
     idx ld;
     int transposed;
 } factor;
 
+/* B without its first k rows and j columns. */
 INLINE factor block_of(factor B, idx k, idx j)
 {
     return (factor){B.p + (B.transposed ? j * B.ld + k : k * B.ld + j), B.ld, B.transposed};
 }
 
+/* The memory of the first K rows and columns of B. */
 INLINE region region_of(factor B, idx K, idx columns)
 {
     return B.transposed ? (region){B.p, columns, K, B.ld} : (region){B.p, K, columns, B.ld};
 }
 
-/* The rows of a panel have room for whole vectors. */
+/* panel (K, round_up(columns)) = the first columns of B. */
 static void pack_panel(idx K, idx columns, factor B, real *panel)
 {
     idx ld = round_up(columns);
@@ -230,31 +235,34 @@ static void pack_panel(idx K, idx columns, factor B, real *panel)
     }
 }
 
-/* The product by panels of B, packed one by one. The rows of a large B are pages apart: the next
- * panel would come from afar at the time it is packed, so it is prefetched during the product. */
+/* The product by panels of B, packed one after another in `pack`. The rows of a large B are pages
+ * apart, so that packing would wait for memory; therefore each panel's product prefetches the next
+ * panel. */
 static void product_of_panels(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B,
                               real *C, idx ldc, epilogue e, real *pack)
 {
-    idx blocks = K > KC ? (K + KC - 1) / KC : 1, depth; /* one even for K = 0: the epilogue is due */
-    for (idx k = 0; blocks > 0; k += depth) {
-        depth = (K - k) / blocks--;
-        epilogue part = {k ? NULL : e.bias, blocks ? (real)-INFINITY : e.least, k ? 1 : e.add,
-                         e.padded};
+    /* For K = 0 there is one slice too, since the epilogue is due. */
+    idx slices = K > KC ? (K + KC - 1) / KC : 1, depth;
+    for (idx k = 0; slices > 0; k += depth) {
+        depth = (K - k) / slices--;
+        epilogue of_slice = {k ? NULL : e.bias, slices ? (real)-INFINITY : e.least, k ? 1 : e.add,
+                             e.padded};
         idx chunks = shares_of(N, PANEL_NV), columns;
         for (idx j = 0; j < N; j += columns) {
             columns = share_of(N - j, chunks--);
             pack_panel(depth, columns, block_of(B, k, j), pack);
-            int more = j + columns < N || blocks;
-            factor after = j + columns < N ? block_of(B, k, j + columns) : block_of(B, k + depth, 0);
+            int more = j + columns < N || slices;
+            factor after =
+                j + columns < N ? block_of(B, k, j + columns) : block_of(B, k + depth, 0);
             panel_product(M, columns, depth, A + k * acs, ars, acs, pack, round_up(columns), C + j,
-                          ldc, part, more ? region_of(after, depth, columns) : (region){0});
-            if (part.bias) part.bias += columns;
+                          ldc, of_slice, more ? region_of(after, depth, columns) : (region){0});
+            if (of_slice.bias) of_slice.bias += columns;
         }
     }
 }
 
-/* y (+)= A (M, K) · x + bias: a product with one column, whose vectors run along K instead. Four
- * rows share the loads of x. */
+/* y_m (+)= A_m·x + bias for `rows` rows m of A (rows, K), 1 or 4, which share the loads of x (K).
+ * A product with one column: vectors run along K. */
 INLINE void dots(int rows, idx K, const real *A, idx lda, const real *x, real *y, epilogue e)
 {
     idx whole = K / VL * VL;
@@ -277,6 +285,7 @@ INLINE void dots(int rows, idx K, const real *A, idx lda, const real *x, real *y
     }
 }
 
+/* The same for M rows. */
 static void row_dots(idx M, idx K, const real *A, idx lda, const real *x, real *y, epilogue e)
 {
     idx i = 0;
@@ -284,7 +293,7 @@ static void row_dots(idx M, idx K, const real *A, idx lda, const real *x, real *
     for (; i < M; i++) dots(1, K, A + i * lda, lda, x, y + i, e);
 }
 
-/* C (M, N) = A·Bᵀ for few rows of A (M, K) and B (N, K), which comes from afar once. */
+/* C (M, N) = A·Bᵀ for few rows of A (M, K); reads B (N, K) from memory once. */
 static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const real *B, idx ldb,
                             real *C, idx ldc, epilogue e)
 {
@@ -295,18 +304,19 @@ static void product_of_dots(idx M, idx N, idx K, const real *A, idx lda, const r
                      C + i * ldc + j, e);
 }
 
-/* Whether a B is packed for many rows of A. */
+/* Whether B (K, N) is packed for products with many rows of A. */
 INLINE int is_large(idx N, idx K) { return K * N * (idx)sizeof(real) > UNPACKED_BYTES; }
 
-/* Whether so few rows of A and a transposed B are multiplied by sums along vectors. */
+/* Whether A (M, K) has so few rows that products with a transposed B are sums along vectors. */
 INLINE int is_dotted(idx M, idx K) { return M <= FEW_ROWS && K >= DOTTED * M * VL; }
 
-/* Whether the product of so many rows with a transposed B reads a copy of B that is not. */
+/* Whether the product of A (M, K) with a transposed B (K, N) is faster with a copy of B that is not
+ * transposed. */
 INLINE int wants_copy(idx M, idx N, idx K) { return !is_dotted(M, K) && !is_large(N, K); }
 
-/* C (M, N) = A (M, K; strides ars, acs) · B (K, N), with the epilogue. If B is transposed, acs is 1
- * and there is no bias. `pack` has PACK_SIZE. The products of small networks are single tiles, for
- * which a call more would count. */
+/* C (M, N) = epilogue(A (M, K)·B (K, N)), A with strides ars and acs. If B is transposed, acs is 1
+ * and there is no bias. `pack` has room for PACK_SIZE numbers. Products of small networks are
+ * single tiles, for which one more call would count. */
 INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B, real *C, idx ldc,
                  epilogue e, real *pack)
 {
@@ -318,7 +328,8 @@ INLINE void gemm(idx M, idx N, idx K, const real *A, idx ars, idx acs, factor B,
     else if (B.transposed || (is_large(N, K) && M > FEW_ROWS) || ragged)
         product_of_panels(M, N, K, A, ars, acs, B, C, ldc, e, pack);
     else if (one_tile)
-        (*tiles_for(N))[M - 1](K, A, ars, acs, B.p, B.ld, C, ldc, first_lanes(N - (nv - 1) * VL), &e);
+        (*tiles_for(N))[M - 1](K, A, ars, acs, B.p, B.ld, C, ldc, first_lanes(N - (nv - 1) * VL),
+                               &e);
     else
         product_in_place(M, N, K, A, ars, acs, B.p, B.ld, C, ldc, e);
 }

@@ -77,7 +77,7 @@ typedef struct {
 typedef struct {
     idx n_in, n_out, w, b; /* sizes; offsets in the parameters, b is -1 without bias */
     idx free_weights, free_biases; /* how many of them training may change */
-    const fb_place *places; /* of the free weights, then of the free biases; null if plan->free is */
+    const fb_place *places; /* of free weights, then of free biases; null if plan->free is */
     idx y_column, z_column; /* columns of Y and Z in the tape, -1 for a Z that is not on it */
     fb_act act;
     double dropout; /* share of the outputs that training drops */
@@ -103,9 +103,9 @@ struct fb_plan {
     fb_layer layers[];
 };
 
-/* Whether a sum over the losses of `rows` rows runs lane-major (core/lane_major.h). Training steps of
- * n-n-n tanh networks up to these widths, on 1 to 64 rows, then take 0.3 to 1 of the time, least with
- * many rows of few units; units of wider networks fill vectors better. */
+/* Whether a sum over the losses of `rows` rows runs lane-major (core/lane_major.h). Training steps
+ * of n-n-n tanh networks up to these widths, on 1 to 64 rows, then take 0.3 to 1 of the time, least
+ * with many rows of few units; units of wider networks fill vectors better. */
 static inline int fb_is_lane_major(const fb_plan *plan, idx rows)
 {
     idx width = rows < FB_LANE_MAJOR_FEW_ROWS ? FB_LANE_MAJOR_WIDTH_FOR_FEW

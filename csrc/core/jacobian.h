@@ -1,16 +1,16 @@
-/* Derivatives row by row: of every output to the parameters (alone or as normal equations) or to
- * the inputs, and of every row's loss.
+/* Jacobians, gradients of single rows, and normal equations.
  *
- * Each row of data has one or more rows of deltas: one for each output in a Jacobian, one for the
- * loss. They pass through the transposed layers together, so that narrow networks still fill the
- * matrix product, and stay, layer by layer, until the rows of J are written.
+ * Each row of data has `each` rows of deltas: in a Jacobian one for each output, for gradients of
+ * rows one, that of its loss. The deltas of a tile pass through the transposed layers together, so
+ * that the matrix product has many rows also where networks are narrow. They stay in B->D, layer by
+ * layer, from which the rows of J are then written.
  */
 
-enum {
-    COLUMN_BLOCK = PANEL_NV * VL /* columns of JᵀJ that are computed at once, down to the diagonal */
-};
+/* So many columns of JᵀJ are computed by one product, down to the diagonal. */
+enum { COLUMN_BLOCK = PANEL_NV * VL };
 
-/* d ∘= act' of the layer, where `each` rows of d share the row of Y (or Z) of their sample. */
+/* d (rows·each, n_out) ∘= act' of the layer; the `each` deltas of a row share its row of Y and
+ * Z. */
 static void scale_deltas(const fb_layer *layer, idx rows, idx each, block Y, block Z, block d)
 {
     if (each == 1) {
@@ -23,8 +23,9 @@ static void scale_deltas(const fb_layer *layer, idx rows, idx each, block Y, blo
     }
 }
 
-/* From `each` rows of dL/dY per sample, in D of the last layer, to dL/dZ of the layers down to
- * `lowest`, and to rows of derivatives to the inputs, if dX is not null and `lowest` is 0. */
+/* B->D of the layers down to `lowest` = the derivatives to Z, from those to Y in D of the last
+ * layer, `each` rows for a row of data. dX (rows·each, n_in) = the derivatives to the inputs,
+ * unless it is null; then `lowest` is 0. */
 static void pull_deltas(const fb_plan *plan, const buffers *B, idx rows, idx each, idx lowest,
                         real *dX)
 {
@@ -40,7 +41,8 @@ static void pull_deltas(const fb_plan *plan, const buffers *B, idx rows, idx eac
 
 /* Rows of J, from deltas. */
 
-/* Rows a_i·d of so many vectors, for which d stays in registers; returns their end. */
+/* J (n_in, n_out) = the outer product of a and d, d being `vectors` vectors that stay in registers.
+ * Returns the end of J. */
 INLINE real *multiples(int vectors, idx n_in, idx n_out, const real *a, const real *d, real *J)
 {
     vec all[3];
@@ -50,8 +52,9 @@ INLINE real *multiples(int vectors, idx n_in, idx n_out, const real *a, const re
     return J;
 }
 
-/* A layer's share of a row: a_i·d_j, then d_j for the biases. Returns where the next layer's
- * begins. Vectors are stored whole: up to VL - 1 numbers beyond the share are overwritten. */
+/* The entries of a layer in a row of J: a_i·d_j for the weights, then d_j for the biases, where a
+ * is the layer's input. Returns their end. It stores whole vectors, so that up to VL - 1 numbers
+ * behind the end are overwritten. */
 INLINE real *fill_all(const fb_layer *layer, const real *a, const real *d, real *J)
 {
     idx n_in = layer->n_in, n_out = layer->n_out;
@@ -83,6 +86,7 @@ INLINE real *fill_free(const fb_layer *layer, const real *a, const real *d, real
     return J;
 }
 
+/* One row of J: of row `sample` of the tile, whose input is x, from row `row` of the deltas. */
 static void fill_row(const fb_plan *plan, const buffers *B, const real *x, idx sample, idx row,
                      int free_only, real *J)
 {
@@ -96,8 +100,9 @@ static void fill_row(const fb_plan *plan, const buffers *B, const real *x, idx s
     }
 }
 
-/* The rows of J of a tile in ascending order, as each may be written beyond its end; where there is
- * no room for that, after the last ones, by way of `spare`. */
+/* The rows of J (rows·each, columns) of a tile, in ascending order, since each overwrites the
+ * beginning of the next one. The last rows go through `spare`, as nothing may be written behind
+ * J. */
 static void fill_rows(const fb_plan *plan, const buffers *B, idx rows, idx each, const real *X,
                       int free_only, block J, real *spare)
 {
@@ -111,9 +116,11 @@ static void fill_rows(const fb_plan *plan, const buffers *B, idx rows, idx each,
     }
 }
 
+/* How many numbers a row of J with the room behind it has. */
 INLINE idx size_of_spare(const fb_plan *plan) { return round_up(plan->n_params) + VL; }
 
-/* Rows of deltas that pick each output of each sample, times a factor if there are some. */
+/* d (rows·n_out, ld) = n_out rows of a unit matrix for each row of data, times one of `factors`
+ * (rows, n_out) for each row of d unless that is null. */
 static void pick_outputs(idx rows, idx n_out, const real *factors, block d)
 {
     memset(d.p, 0, (size_t)(rows * n_out * d.ld) * sizeof(real));
@@ -121,6 +128,7 @@ static void pick_outputs(idx rows, idx n_out, const real *factors, block d)
         for (idx k = 0; k < n_out; k++, d.p += d.ld) d.p[k] = factors ? *factors++ : 1;
 }
 
+/* The rows of data of a tile, so that it has about FB_DELTA_ROWS rows of deltas. */
 INLINE idx delta_tile(idx n_out) { return n_out < FB_DELTA_ROWS ? FB_DELTA_ROWS / n_out : 1; }
 
 typedef struct {
@@ -128,7 +136,7 @@ typedef struct {
     const real *params, *X;
     idx n, n_out, tile;
     int free_only;
-    real *J, *dX; /* one of them is null */
+    real *J, *dX; /* Jacobian to the parameters and to the inputs; one of them is null */
     const buffers *crew;
 } jacobian_call;
 
@@ -172,6 +180,8 @@ static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, id
     return FB_DONE;
 }
 
+/* The public functions. */
+
 static int jacobian(fb_plan *plan, const void *params, idx n, const void *X, idx threads,
                     int free_only, void *J)
 {
@@ -205,13 +215,13 @@ static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *p
     return FB_DONE;
 }
 
-/* The normal equations: blocks of rows of J, in a worker's `extra`, are added to JᵀJ while they are
- * in the cache.
+/* The normal equations. A worker writes a block of rows of J to its B->extra and adds their JᵀJ to
+ * the sum while they are in the cache.
  *
- * Residuals stand behind the last column of J, so that one product gives JᵀJ and below it, as row
- * number n, (Jᵀr)ᵀ. What is computed of its columns are whole vectors down to the diagonal, and of
- * the columns that are left their transpose: rows number whole_columns(n) to n, as such few rows
- * make full vectors. */
+ * The residuals are the last column of the block, number n, so that one product gives JᵀJ and as
+ * its row n (Jᵀr)ᵀ. Of the columns that fill whole vectors it computes what is on and above the
+ * diagonal. Of the fewer than VL columns that are left it computes the transpose, rows
+ * whole_columns(n) to n, whose vectors are full. mirror() fills in the rest at the end. */
 
 INLINE idx whole_columns(idx n) { return n / VL * VL; }
 
@@ -220,16 +230,18 @@ typedef struct {
     const fb_problem *problem;
     const real *params;
     fb_rho rho;
-    idx tile, block_rows, lowest; /* samples of a tile; rows of a block; first layer to derive to */
-    real *normal; /* null if only the sum of squares is wanted */
-    real *slots; /* the same of parts but the first */
+    idx tile; /* rows of data of a tile */
+    idx block_rows; /* rows of J of a block */
+    idx lowest; /* the first layer with free parameters */
+    real *normal; /* (n_free + 1, n_free); null if only the sum of squares is wanted */
+    real *slots; /* (n_slots, n_free + 1, n_free): the sums of parts, but of the first one */
     idx n_slots;
-    double sums[FB_MOST_PARTS];
+    double sums[FB_MOST_PARTS]; /* sums of squares of the parts */
     const buffers *crew;
     const outputs *at_params; /* the layers' outputs at params, or null */
 } normal_call;
 
-/* scale²·rho((r/scale)²), and rho' there. */
+/* scale²·rho(z) with z = (r/scale)², and *slope = rho'(z). */
 INLINE double robust_square(fb_rho rho, double r, double *slope)
 {
     *slope = 1;
@@ -246,8 +258,8 @@ INLINE double robust_square(fb_rho rho, double r, double *slope)
     }
 }
 
-/* Σ of a tile, and unless they are null the roots of w·rho', one for each residual, and the
- * residuals times them. */
+/* Σ w·scale²·rho of a tile whose outputs are Y. Unless it is null, roots (rows, n_out) =
+ * sqrt(w·rho'), and r (rows, n_out) = the residuals times them. */
 static double sum_squares(const normal_call *c, block Y, idx rows, rows_of_data data, real *roots,
                           real *r)
 {
@@ -266,7 +278,8 @@ static double sum_squares(const normal_call *c, block Y, idx rows, rows_of_data 
     return sum;
 }
 
-/* The same, and these rows of J with the residuals in its last column. */
+/* The same sum, and J (rows·n_out, n_free + 1) = sqrt(D) times the rows of the Jacobian, with
+ * sqrt(D)·r as the last column. */
 static double tile_normal(const normal_call *c, const buffers *B, idx rows, rows_of_data data,
                           block J, real *spare)
 {
@@ -281,7 +294,7 @@ static double tile_normal(const normal_call *c, const buffers *B, idx rows, rows
     return sum;
 }
 
-/* C (+)= rows i.. of JᵀJ in columns j.. */
+/* C (+)= M rows from i on and N columns from j on of JᵀJ, for `rows` rows of J; C (n + 1, n). */
 static void add_product(idx i, idx M, idx j, idx N, idx rows, block J, real *C, idx n, int add,
                         real *pack)
 {
@@ -289,6 +302,7 @@ static void add_product(idx i, idx M, idx j, idx N, idx rows, block J, real *C, 
     gemm(M, N, rows, J.p + i, 1, J.ld, (factor){J.p + j, J.ld, 0}, C + i * n + j, n, e, pack);
 }
 
+/* normal (+)= JᵀJ of a block of rows, as far as it is computed. */
 static void add_normal(idx n, idx rows, block J, real *normal, int add, real *pack)
 {
     idx whole = whole_columns(n);
@@ -307,10 +321,12 @@ static real *normal_slot(const normal_call *c, idx part)
     return c->slots + part % c->n_slots * n * (n + 1);
 }
 
-/* An odd number of vectors apart, as rows that are a power of two apart share few places of a
- * cache. */
+/* The leading dimension of a block of J: an odd number of vectors, since rows whose distance is a
+ * power of two share few sets of a cache. */
 INLINE idx leading_of_normal(idx n) { return (n / VL + 1) / 2 * 2 * VL + VL; }
 
+/* The work of one part: its sum of squares to c->sums, its JᵀJ to its slot (of part 0 to
+ * c->normal). */
 static void normal_part(void *context, idx worker, idx part)
 {
     normal_call *c = context;
@@ -321,7 +337,7 @@ static void normal_part(void *context, idx worker, idx part)
     block J = {B.extra, leading_of_normal(n)};
     real *normal = c->normal && part ? normal_slot(c, part) : c->normal;
     double sum = 0;
-    idx filled = 0; /* rows of the block */
+    idx filled = 0; /* rows of J in the block */
     for (idx i = all.start, blocks = 0; i < all.stop; i += c->tile) {
         idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
         rows_of_data data = stored_rows(plan, c->problem, i);
@@ -341,6 +357,7 @@ static void normal_part(void *context, idx worker, idx part)
     c->sums[part] = sum;
 }
 
+/* Add the JᵀJ of a part, as far as it is computed, to that of the parts before. */
 static void merge_normal(void *context, idx part)
 {
     const normal_call *c = context;
@@ -354,8 +371,8 @@ static void merge_normal(void *context, idx part)
     add_slot((n + 1 - whole) * n, slot + whole * n, c->normal + whole * n);
 }
 
-/* Copy what is above the diagonal below it, by squares that fit the cache, and from the last rows
- * to the last columns. */
+/* Make A (n, n) whole: copy the entries above the diagonal to those below, by squares that fit the
+ * cache, and the last rows to the last columns. */
 static void mirror(idx n, real *A)
 {
     enum { SIDE = 32 };
@@ -422,6 +439,7 @@ static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *par
     return FB_DONE;
 }
 
+/* The public function. */
 static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
                             idx threads, fb_rho rho, void *normal, double *sum)
 {

@@ -1,5 +1,5 @@
-/* One dense layer by itself, for loops that are the caller's own; large batches go in tiles of rows
- * so that the scratch memory stays bounded. */
+/* One dense layer: the public dense_forward() and dense_backward(). The backward pass goes in tiles
+ * of rows, so that its workspace stays small for any batch. */
 
 static int dense_forward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
                          const void *X, const void *W, const void *b, void *Y, void *Z)

@@ -1,12 +1,13 @@
-/* Lane-major sums: rows lie along the lanes of vectors, for networks of at most 4 to 8 units a layer,
- * whose units are too few to fill vectors. fb_is_lane_major() says for which; objective.h calls
- * lane_major_forward() and lane_major_backward() in place of tile_forward() and tile_backward().
+/* Lane-major sums: rows lie along the lanes of vectors, for networks of at most 4 to 8 units a
+ * layer, whose units are too few to fill vectors. fb_is_lane_major() says for which; objective.h
+ * calls lane_major_forward() and lane_major_backward() in place of tile_forward() and
+ * tile_backward().
  *
- * X, targets, Y, Z and deltas of a tile are transposed, (units, ld): the rows' values of one unit are
- * side by side, in whole vectors. A product is then a sum of vectors times broadcast weights, which
- * needs neither Wᵀ nor a mask per row, and activations and losses run over full vectors. Each entry
- * of the gradient has VL partial sums, one per lane, (n_params, VL); add_lanes() adds them up once
- * all rows are done.
+ * X, targets, Y, Z and deltas of a tile are transposed, (units, ld): the rows' values of one unit
+ * are side by side, in whole vectors. A product is then a sum of vectors times broadcast weights,
+ * which needs neither Wᵀ nor a mask per row, and activations and losses run over full vectors. Each
+ * entry of the gradient has VL partial sums, one per lane, (n_params, VL); add_lanes() adds them up
+ * once all rows are done.
  *
  * Lanes after the last row hold harmless numbers; only sums over rows have to leave them out.
  */
@@ -41,8 +42,8 @@ static void lay_out_lane_major(const fb_plan *plan, buffers *B, idx rows)
 }
 
 /* out (columns, ld) = the transpose of A (rows, columns), or of the rows of A that `order` lists
- * unless it is null; zeros after the last row. Interleaving row i with row i + VL/2, log2(VL) times,
- * transposes. */
+ * unless it is null; zeros after the last row. Interleaving row i with row i + VL/2, log2(VL)
+ * times, transposes. */
 static void transpose_rows(idx rows, idx columns, const real *A, const int64_t *order, real *out,
                            idx ld)
 {
@@ -133,8 +134,8 @@ static void lane_major_pullback(const fb_layer *layer, const lane_major_tile *t,
     IN_BLOCKS(n_in, PULLBACK)
 }
 
-/* For `units` units j the partial sums of Σ_rows x_i·dz_j, for all inputs i, to `sums`, and those of
- * Σ_rows dz_j to `biases`, unless it is null. */
+/* For `units` units j the partial sums of Σ_rows x_i·dz_j, for all inputs i, to `sums`, and those
+ * of Σ_rows dz_j to `biases`, unless it is null. */
 INLINE void multiply_some(int units, const lane_major_tile *t, idx n_in, idx n_out, const real *X,
                           const real *dZ, real *sums, real *biases)
 {
@@ -201,9 +202,9 @@ INLINE void lane_major_backward(const fb_plan *plan, const buffers *B, const lan
     }
 }
 
-/* sums (n,) = the row sums of lanes (n, VL), VL rows at a time. Interleaving row i with row i + VL/2
- * is a step of a transpose; adding its two results halves the number of rows. With `padded`, sums
- * has room for whole vectors. */
+/* sums (n,) = the row sums of lanes (n, VL), VL rows at a time. Interleaving row i with row i +
+ * VL/2 is a step of a transpose; adding its two results halves the number of rows. With `padded`,
+ * sums has room for whole vectors. */
 static void add_lanes(idx n, const real *lanes, real *sums, int padded)
 {
     for (idx p = 0; p < n; p += VL, lanes += VL * VL) {

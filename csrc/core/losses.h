@@ -1,11 +1,11 @@
 /* Losses of a tile of rows: Σ w ℓ(Y, T) in double, and dL/dY = scale · w · ℓ'(Y, T), or the product
- * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U.
+ * scale · w · ℓ''(Y, T)·U of the Hessian with a direction U. fastbp/maths/losses.py has the formulas.
  *
  * Y and dL/dY are (rows, ld), or lane-major (n_out, ld), which a single output always is.
  */
 
-/* A user's loss of n pairs: returns Σ w ℓ, to d go factor·w·ℓ' (order 1) or factor·w·ℓ'' (2). Without
- * weights all w are 1. */
+/* A user's loss of n pairs (y, t): returns Σ w ℓ, and writes d (n) = factor·w·ℓ' (order 1) or
+ * factor·w·ℓ'' (order 2). w are the weights (n); null: all are 1. */
 typedef double user_loss_function(int64_t order, int64_t n, const real *y, const real *t,
                                   const real *weights, real factor, real *d);
 
@@ -14,8 +14,8 @@ typedef struct {
     const real *Y; /* leading dimension ld */
     const real *T; /* targets; null for labels */
     const int64_t *labels;
-    const real *weights; /* or null */
-    const real *U; /* leading dimension ld; null unless ℓ''·U is wanted, which then is all */
+    const real *weights; /* (rows), or null */
+    const real *U; /* leading dimension ld; null unless ℓ''·U is wanted, and then nothing else is */
     real *D; /* dL/dY or ℓ''·U, leading dimension ld; null if only the value is wanted */
     real *scratch; /* room for outputs and targets of VL rows */
     int lane_major; /* whether Y, U and D are (n_out, ld), T (n_out, ldt) */
@@ -90,7 +90,7 @@ INLINE vec quantile_slope(vec d, vec tau) /* d = t - y */
     return if_positive(d, -tau, if_negative(d, 1 - tau, d));
 }
 
-/* Probabilities within [eps, 1 - eps]. */
+/* Probabilities y, cut to [eps, 1 - eps]. */
 INLINE vec clipped(vec y, vec eps) { return vmin(1 - eps, vmax(eps, y)); }
 INLINE vec bce(vec y, vec t, vec eps)
 {
@@ -132,7 +132,7 @@ ELEMENTWISE(squared_hinge_loss, positive_part(1 - t * y) * positive_part(1 - t *
             -2 * t * positive_part(1 - t * y), if_positive(1 - t * y, 2 * t * t * u, zero))
 ELEMENTWISE(poisson_loss, vexp(y) - t * y, vexp(y) - t, vexp(y) * u)
 
-/* e^(y - max y) to `row`; returns their sum. */
+/* row (n) = e^(y - max y), for y (n); *max = max y. Returns the sum of row. */
 INLINE real exponentials(const real *y, idx n, real *row, real *max)
 {
     const vec least = splat((real)-INFINITY);
@@ -153,8 +153,8 @@ INLINE real exponentials(const real *y, idx n, real *row, real *max)
 }
 
 /* Cross-entropy of softmax(y), log Σ e^(y - max) + max - y_label or Σ t (log Σ + max - y), of up to
- * VL rows, one in each lane, from row `first` on: y and t by units, dL/dY to `d`, which may be y
- * or null. */
+ * VL rows from row `first` on, one in each lane; y and t are lane-major. Returns w ℓ by rows; d =
+ * dL/dY unless d is null, which may be y. */
 INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const real *y, idx ldy,
                             const real *t, idx ldt, real *d, idx ldd)
 {
@@ -207,7 +207,7 @@ static double softmax_loss(const loss_tile *tile)
     return total_of(sum);
 }
 
-/* With p = softmax(y) the Hessian's product is Σt · p ∘ (u - p·u). */
+/* D = the product of the Hessian with U: with p = softmax(y) it is Σt · p ∘ (u - p·u). */
 static void softmax_curve(const loss_tile *tile)
 {
     idx n = tile->n_out;
@@ -230,9 +230,9 @@ static void softmax_curve(const loss_tile *tile)
     }
 }
 
-/* Columns 0 to k - 1 of Y are means m, columns k to 2k - 1 logarithms v of variances. From `terms`
- * are made ℓ, its derivatives to m and v, and the Hessian's products with um and uv. The number in
- * NLL is ½ log 2π. */
+/* Columns 0 to k - 1 of Y are means m, columns k to 2k - 1 logarithms v of variances. `terms`
+ * declares variables, from which the other arguments compute ℓ (term), its derivatives to m and v,
+ * and the products of the Hessian with um and uv. The number in NLL is ½ log 2π. */
 #define GAUSSIAN(name, terms, term, slope_m, slope_v, curve_m, curve_v)                            \
     static double name(const loss_tile *tile)                                                      \
     {                                                                                              \
@@ -278,7 +278,7 @@ GAUSSIAN(gaussian_nll_loss, NLL_TERMS, (v + e * e * p) * half + (real)0.91893853
 GAUSSIAN(gaussian_kl_loss, KL_TERMS, ((less - v) + m * m) * half, m, half * less, um,
          half * exp_v * uv)
 
-/* Rows 2i and 2i + 1 are a pair, better and worse. */
+/* Rows 2i and 2i + 1 are a pair, the better one first. */
 static double margin_ranking_loss(const loss_tile *tile)
 {
     double sum = 0;
@@ -294,7 +294,8 @@ static double margin_ranking_loss(const loss_tile *tile)
     return sum;
 }
 
-/* The user's function on one line of `length` numbers, by pieces that stay in the cache. */
+/* The user's function on line i of `length` numbers (a row, or lane-major a unit), by pieces that
+ * stay in the cache. */
 static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
 {
     enum { PIECE = 256 };
@@ -311,7 +312,7 @@ static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
     return sum;
 }
 
-/* Copy lines, `from` apart, to places `length` apart; a vector after the last one is overwritten. */
+/* joined (lines, length) = x (lines, from); up to a vector behind its end is overwritten. */
 INLINE void join_lines(idx lines, idx length, const real *x, idx from, real *joined)
 {
     for (idx i = 0; i < lines; i++)
@@ -319,7 +320,7 @@ INLINE void join_lines(idx lines, idx length, const real *x, idx from, real *joi
             store(joined + i * length + j, load_first(x + i * from + j, first_lanes(length - j)));
 }
 
-/* Short lines are joined, as many as find room, since the function works on vectors. */
+/* The user's function works on vectors, so that short lines are joined, as many as have room. */
 static double user_loss(const loss_tile *tile)
 {
     enum { LONG = 32, ROOM = 256 };
@@ -353,6 +354,7 @@ static double user_loss(const loss_tile *tile)
     return tile->U ? 0 : sum;
 }
 
+/* Σ w ℓ of the tile, with D as described above; a kind without a case traps. */
 static double tile_loss(int64_t kind, const loss_tile *tile)
 {
     switch (kind) {

@@ -1,22 +1,29 @@
-/* Levenberg and Marquardt's method over the rows of a problem: the contract's descend(), step by
- * step as in backends/marquardt.py, which explains it.
+/* Levenberg and Marquardt's method for the sum of squares of a problem: the contract's descend().
+ *
+ * The steps are those of fastbp/backends/marquardt.py, which explains the method and its numbers;
+ * normal_sums() gives the linear model, jtr_sum() the second derivative along a step.
  */
 
-/* A search: places in the workspace, and how its last trial went. Vectors have n = n_free entries;
- * `moved` and `trial` are of all parameters. */
+/* A search: its vectors in the workspace, and the results of its last trial. Vectors have n =
+ * n_free entries, `moved` and `trial` n_params. */
 typedef struct {
     fb_plan *plan;
     const fb_problem *problem;
     fb_descent *d;
     idx n;
-    real *U, *negative, *pack; /* the factor, and what is needed to find it */
+    real *U, *negative, *pack; /* the factor, and memory for cholesky() */
     real *x, *gradient, *damping, *step, *bend, *moved, *trial;
-    outputs kept[2], *here, *there; /* at d->params and at the trial; null if they are not kept */
-    double total, steepest, nu;
-    double predicted, gain, squares; /* of a trial */
-    int small, is_short, promises;
+    outputs records[2]; /* of the layers' outputs */
+    outputs *here, *there; /* at d->params and at the trial; null if outputs are not recorded */
+    double total; /* sum of squares with the prior, at d->params */
+    double steepest; /* largest |gradient| */
+    double nu; /* next factor of the damping */
+    double predicted, gain; /* of the trial, and `squares`: its sum of squares */
+    double squares;
+    int small, is_short, promises; /* see try_step() */
 } search;
 
+/* sqrt(Σ scales v²) */
 INLINE double length(idx n, const real *v, const real *scales)
 {
     double sum = 0;
@@ -24,7 +31,7 @@ INLINE double length(idx n, const real *v, const real *scales)
     return sqrt(sum);
 }
 
-/* `base` with the free entries moved by v times the factor. */
+/* moved (n_params) = base, and factor·v (n_free) added to its free entries. */
 static void move(const search *s, const real *base, double factor, const real *v, real *moved)
 {
     const fb_plan *plan = s->plan;
@@ -32,6 +39,7 @@ static void move(const search *s, const real *base, double factor, const real *v
         moved[i] = base[i] + (!plan->free || plan->free[i] ? factor * *v++ : 0);
 }
 
+/* Σ prior·p² over the free parameters. */
 static double prior_of(const search *s, const real *params)
 {
     const real *prior = s->d->prior;
@@ -41,13 +49,15 @@ static double prior_of(const search *s, const real *params)
     return sum;
 }
 
-static int linearise(search *s, const real *params, outputs *kept, double *squares)
+/* d->normal = the normal equations at params, *squares = the sum of squares there. */
+static int linearise(search *s, const real *params, outputs *at_params, double *squares)
 {
     fb_descent *d = s->d;
     return normal_sums(s->plan, s->problem, params, (idx)d->threads,
-                       (fb_rho){(int)d->rho, d->rho_scale}, kept, d->normal, squares);
+                       (fb_rho){(int)d->rho, d->rho_scale}, at_params, d->normal, squares);
 }
 
+/* s->squares = the sum of squares at the trial. */
 static int sum_at_trial(search *s)
 {
     fb_descent *d = s->d;
@@ -57,8 +67,8 @@ static int sum_at_trial(search *s)
                        (fb_rho){(int)d->rho, d->rho_scale}, s->there, NULL, &s->squares);
 }
 
-/* Be at d->params, whose linear model is in d->normal. `fresh` says that it has just come there, so
- * that the scales follow. */
+/* Set what follows from d->params and the linear model there, in d->normal: total, gradient and
+ * status. `fresh` says that the search has just arrived there; then the scales are updated too. */
 static void arrive(search *s, int fresh)
 {
     fb_descent *d = s->d;
@@ -86,7 +96,8 @@ static void arrive(search *s, int fresh)
     if (fresh) d->state[FB_STATUS] = flat ? FB_FLAT : FB_RUNNING;
 }
 
-/* The first-order step v, in s->step; its factor stays in U. Returns whether there is one. */
+/* s->step = the first-order step v, with the factor in U. Returns 0 if there is none, as the damped
+ * matrix is not positive definite or v not finite. */
 static int first_order(search *s)
 {
     fb_descent *d = s->d;
@@ -106,7 +117,8 @@ static int first_order(search *s)
     return isfinite(s->predicted);
 }
 
-/* Bend the step; returns FB_DONE or FB_NO_MEMORY, and whether the bend is short. */
+/* Add the bend, half the acceleration, to the step. *is_straight: whether the bend is short enough
+ * for the step to count. Returns FB_DONE or FB_NO_MEMORY. */
 static int bend_step(search *s, int *is_straight)
 {
     fb_descent *d = s->d;
@@ -129,7 +141,9 @@ static int bend_step(search *s, int *is_straight)
     return FB_DONE;
 }
 
-/* Try a step with the present damping: whether it is to be taken, or FB_NO_MEMORY. */
+/* Try a step with the present damping. Returns 1 if it is to be taken, 0 if not, or FB_NO_MEMORY.
+ * Afterwards `is_short` says that the step is short next to x, `small` that it changes the sum by
+ * little, `promises` that the linear model predicts more than rounding could hide. */
 static int try_step(search *s)
 {
     fb_descent *d = s->d;
@@ -165,7 +179,8 @@ static int is_finite(idx n, const real *x)
     return hsum(zero) == 0;
 }
 
-/* Go to the trial; returns whether the linear model there is finite, or FB_NO_MEMORY. */
+/* Move to the trial. Returns 0, and stays, if the linear model there is not finite; else 1, or
+ * FB_NO_MEMORY. */
 static int take(search *s)
 {
     fb_descent *d = s->d;
@@ -174,7 +189,7 @@ static int take(search *s)
     if (code < 0) return code;
     state[FB_NJEV]++;
     if (!is_finite(s->n * (s->n + 1), d->normal)) {
-        /* Back: what was there is computed again. */
+        /* d->normal is that of the trial: compute the one at d->params again. */
         code = linearise(s, d->params, s->here, &state[FB_SQUARES]);
         return code < 0 ? code : 0;
     }
@@ -194,7 +209,8 @@ static int take(search *s)
     return 1;
 }
 
-/* One iteration: whether a step was taken, or FB_NO_MEMORY. */
+/* One iteration: raise the damping until a step is taken (1), or the search ends (0). Or
+ * FB_NO_MEMORY. */
 static int iterate(search *s)
 {
     fb_descent *d = s->d;
@@ -215,8 +231,9 @@ static int iterate(search *s)
     return 0;
 }
 
-/* Outputs are kept if they stay in the cache, for one worker, and for activations that need no Z. */
-static int keeps_outputs(const fb_plan *plan, idx n, idx threads)
+/* Whether the layers' outputs are recorded: where they fit into the cache, for one worker, and if
+ * no activation needs Z. */
+static int records_outputs(const fb_plan *plan, idx n, idx threads)
 {
     enum { MOST = 1 << 20 }; /* bytes */
     for (idx l = 0; l < plan->n_layers; l++)
@@ -225,42 +242,49 @@ static int keeps_outputs(const fb_plan *plan, idx n, idx threads)
            size_of_outputs(plan, n) * (idx)sizeof(real) <= MOST;
 }
 
+/* How many numbers the table of an `outputs` takes. */
 INLINE idx size_of_table(const fb_plan *plan)
 {
     return round_up(plan->n_layers * (idx)(sizeof(block) / sizeof(real)));
 }
 
-static idx size_of_search(const fb_plan *plan, idx n_kept)
+/* How many numbers lay_out_search() needs; n_recorded rows of data, or 0, have their outputs
+ * recorded. */
+static idx size_of_search(const fb_plan *plan, idx n_recorded)
 {
-    idx n = plan->n_free, kept = n_kept ? size_of_table(plan) + size_of_outputs(plan, n_kept) : 0;
-    return n * n + n * FB_FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * kept;
+    idx n = plan->n_free;
+    idx record = n_recorded ? size_of_table(plan) + size_of_outputs(plan, n_recorded) : 0;
+    return n * n + n * FB_FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * record;
 }
 
-static void lay_out_search(search *s, real *place, idx n_kept)
+static void lay_out_search(search *s, real *place, idx n_recorded)
 {
     idx n = s->n, padded = round_up(n);
     real **vectors[] = {&s->x, &s->gradient, &s->damping, &s->step, &s->bend};
-    for (int i = 0; n_kept && i < 2; i++) {
-        s->kept[i].table = (block *)(void *)place, place += size_of_table(s->plan);
-        s->kept[i].Y = place, place += size_of_outputs(s->plan, n_kept);
+    for (int i = 0; n_recorded && i < 2; i++) {
+        s->records[i].table = (block *)(void *)place, place += size_of_table(s->plan);
+        s->records[i].Y = place, place += size_of_outputs(s->plan, n_recorded);
     }
-    s->here = n_kept ? s->kept : NULL, s->there = n_kept ? s->kept + 1 : NULL;
+    s->here = n_recorded ? s->records : NULL, s->there = n_recorded ? s->records + 1 : NULL;
     s->moved = place, place += round_up(s->plan->n_params);
     s->trial = place, place += round_up(s->plan->n_params);
-    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++) *vectors[i] = place, place += padded;
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        *vectors[i] = place, place += padded;
     s->negative = place, place += n * FB_FACTOR_ROWS;
     s->U = place;
 }
 
+/* The public function: up to d->steps steps; returns how many it took, with a row of d->records
+ * (total/2, damping, rho, steepest) for each, or FB_NO_MEMORY. */
 static int descend(fb_plan *plan, const fb_problem *problem, fb_descent *d)
 {
     search s = {.plan = plan, .problem = problem, .d = d, .n = plan->n_free};
-    idx n = (idx)problem->n, n_kept = keeps_outputs(plan, n, (idx)d->threads) ? n : 0;
+    idx n = (idx)problem->n, n_recorded = records_outputs(plan, n, (idx)d->threads) ? n : 0;
     buffers B;
-    if (!take_buffers(&B, plan, (needs){0, 0, 0, size_of_search(plan, n_kept)}))
+    if (!take_buffers(&B, plan, (needs){0, 0, 0, size_of_search(plan, n_recorded)}))
         return FB_NO_MEMORY;
     s.pack = B.pack;
-    lay_out_search(&s, B.extra, n_kept);
+    lay_out_search(&s, B.extra, n_recorded);
     int code = 0, fresh = d->state[FB_NJEV] == 0;
     if (fresh) {
         code = linearise(&s, d->params, s.here, &d->state[FB_SQUARES]);

@@ -1,60 +1,66 @@
-/* Whole networks: forward and backward, over tiles of rows.
+/* Whole networks: forward and backward, by tiles of rows.
  *
- * A tile of rows goes through all layers while it is hot in the cache. Layer outputs and deltas lie
- * in the workspace with rows padded to whole vectors (a single column is not padded, so that its
- * rows fill vectors). For dX = dZ·Wᵀ a W that is not large is transposed once per parameter vector,
- * a large one as each product packs it.
+ * A tile goes through all layers while it is in the cache. The outputs and deltas of layers lie in
+ * the workspace, each row padded to whole vectors; a single column is not padded, so that its rows
+ * fill vectors. For dX = dZ·Wᵀ, a W that is not large is transposed once per parameter vector; a
+ * large one is transposed as each product packs it.
  */
 
 typedef struct {
     real *p;
     idx ld;
-} block; /* rows of a matrix in memory */
+} block; /* a matrix whose rows are ld apart */
+
+/* The buffers of a worker: all point into one workspace. A null pointer: the call needs none. */
 
 typedef struct {
-    real *pack, *scratch; /* of gemm; of losses, for outputs and targets of VL rows */
-    block *Y, *Z; /* per layer; no Z where it is not kept */
-    block *A; /* what the next layer gets: Y, or what dropout leaves of it */
-    block *factors; /* of dropout, for layers that have it; null if none has */
-    factor *Wt; /* per layer but the first: the transpose of W */
+    real *pack; /* PACK_SIZE numbers, for gemm() */
+    real *scratch; /* outputs and targets of VL rows, for losses */
+    block *Y, *Z; /* per layer (rows, ld); Z only where the backward pass reads it */
+    block *A; /* per layer: the input of the next layer, which is Y, or Y times dropout's factors */
+    block *factors; /* of dropout, per layer; null if no layer has dropout */
+    factor *Wt; /* per layer, but the first unless dX is wanted: the transpose of W */
     block *RZ, *RY; /* per layer: derivatives of Z and Y in a direction of the parameters */
-    factor *Vt; /* per layer but the first: the transpose of that direction's W */
-    block delta[4];
-    block *D; /* per layer: dL/dZ, where rows are taken apart */
-    real *X; /* gathered rows of a shuffled batch, with their targets and weights */
-    real *T, *weights;
+    factor *Vt; /* as Wt, of the direction's W */
+    block delta[4]; /* dL/dZ of two layers, and their derivatives in the direction */
+    block *D; /* per layer: rows of dL/dZ, where each row of data has its own */
+    real *X, *T, *weights; /* rows gathered from a shuffled batch */
     int64_t *labels;
-    real *params, *grad, *moments; /* padded copies that training works on */
-    real *extra; /* what else a call wants */
-    fb_workspace *workspace; /* where all of these are */
+    real *params, *grad, *moments; /* padded copies, for training */
+    real *extra; /* need.extra numbers, which the call lays out itself */
+    fb_workspace *workspace;
 } buffers;
 
+/* The leading dimension of a block with so many columns. */
 INLINE idx leading(idx columns) { return columns == 1 ? 1 : round_up(columns); }
 
+/* The rows of a tile, for n rows in all. */
 INLINE idx tile_rows(const fb_plan *plan, idx n)
 {
     idx most = plan->max_width <= FB_NARROW ? FB_TILE_ROWS : FB_WIDE_TILE_ROWS;
     return n < most ? n : most;
 }
 
+/* Which buffers a call needs. */
 enum {
     FOR_FORWARD = 1, /* Y */
-    FOR_BACKWARD = 2, /* Z where kept, deltas */
-    FOR_WEIGHTS = 4, /* transposes of W */
-    FOR_BATCHES = 8, /* gathered rows */
-    FOR_DROPOUT = 16,
-    FOR_TRAINING = 32,
-    FOR_DIRECTION = 64, /* Z everywhere, and all that belongs to a direction */
-    FOR_ROWS = 128, /* all layers' deltas side by side */
+    FOR_BACKWARD = 2, /* deltas, and Z where the derivative needs it */
+    FOR_WEIGHTS = 4, /* Wt */
+    FOR_BATCHES = 8, /* X, T, weights, labels */
+    FOR_DROPOUT = 16, /* A and factors */
+    FOR_TRAINING = 32, /* params, grad, moments */
+    FOR_DIRECTION = 64, /* RZ, RY, Vt, and Z of all layers */
+    FOR_ROWS = 128, /* D in place of delta */
 };
 
 typedef struct {
-    int what;
+    int what; /* FOR_... */
     idx rows, deltas; /* of a tile; rows of deltas */
-    idx extra; /* numbers */
+    idx extra; /* how many numbers */
 } needs;
 
-/* The next `bytes` of a workspace, and one line more than that: whole-vector reads stay inside. */
+/* Take the next `bytes` bytes of a workspace. A line more lies behind them, so that loads of whole
+ * vectors stay inside the workspace. */
 static void *carve(char **end, size_t bytes)
 {
     char *here = *end;
@@ -62,6 +68,7 @@ static void *carve(char **end, size_t bytes)
     return here;
 }
 
+/* The next `count` numbers. */
 #define CARVE(count) carve(&end, sizeof(real) * (size_t)(count))
 
 static char *lay_out_dropout(buffers *B, char *end, const fb_plan *plan, idx rows)
@@ -75,7 +82,8 @@ static char *lay_out_dropout(buffers *B, char *end, const fb_plan *plan, idx row
     return end;
 }
 
-/* Whether the product of so many rows with the transpose of W reads a copy; a column is its own. */
+/* Whether the product of `rows` rows with the transpose of W reads a copy. The transpose of a
+ * single column is the column itself. */
 INLINE int copies_transpose(idx rows, idx n_in, idx n_out)
 {
     return n_out > 1 && wants_copy(rows, n_in, n_out);
@@ -100,8 +108,8 @@ static char *lay_out_direction(buffers *B, char *end, const fb_plan *plan, idx r
 }
 
 enum {
-    TABLES = 7, /* of blocks per layer, and two of factors */
-    MOST_MOMENTS = 3 /* of an optimizer */
+    TABLES = 7, /* arrays of a block per layer; there are two arrays of factors besides */
+    MOST_MOMENTS = 3 /* vectors of moments that an optimizer has at most */
 };
 
 INLINE size_t size_of_tables(const fb_plan *plan)
@@ -109,7 +117,8 @@ INLINE size_t size_of_tables(const fb_plan *plan)
     return (size_t)plan->n_layers * (TABLES * sizeof(block) + 2 * sizeof(factor)) + 256;
 }
 
-/* The workspace's layout, which begins with the tables; returns its end. */
+/* Lay out a workspace from `end` on: set the pointers of B, first those to the tables. Returns the
+ * end of the layout. */
 static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
 {
     idx L = plan->n_layers, rows = need.rows;
@@ -152,8 +161,8 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     return end;
 }
 
-/* Take a workspace and lay it out for the call, again if it turns out too small; returns whether
- * there was memory. */
+/* Take a workspace and lay it out for the call; if it is too small, take one of the size that the
+ * layout came to. Returns 0 without memory. */
 static int take_buffers(buffers *B, fb_plan *plan, needs need)
 {
     size_t size = size_of_tables(plan);
@@ -170,7 +179,8 @@ static int take_buffers(buffers *B, fb_plan *plan, needs need)
 
 static void give_buffers(buffers *B, fb_plan *plan) { fb_pool_give(&plan->pool, B->workspace); }
 
-/* One layer: Y = act(XW + b), and Z if it has room. */
+/* One layer: Y = act(XW + b), and Z = XW + b unless Z.p is null. X (rows, ldx), W (n_in, n_out), b
+ * (n_out) or null. */
 static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
                           const real *W, const real *b, block Y, block Z, real *pack)
 {
@@ -185,11 +195,12 @@ static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, cons
         gemm(rows, n_out, n_in, X, ldx, 1, (factor){W, n_out, 0}, out.p, out.ld, e, pack);
     }
     if (rectified || (act->kind == FB_LINEAR && !Z.p)) return;
-    /* Rows with gaps shorter than a vector are one long row; gaps hold harmless numbers. */
+    /* Gaps between rows are shorter than a vector and hold harmless numbers: one long row. */
     act_apply(act, 0, (rows - 1) * out.ld + n_out, out.p, Y.p);
 }
 
-/* Column sums of so many vectors side by side, which hide an addition's latency. */
+/* sums (+)= the column sums of A (rows, columns), `vectors` vectors wide, at most 4. Several
+ * vectors side by side hide the latency of an addition. */
 INLINE void column_sums(int vectors, idx rows, idx columns, block A, real *sums, int add)
 {
     vec s[4];
@@ -223,7 +234,7 @@ static void sum_of_rows(idx rows, idx n_out, block dZ, real *db, int add)
     }
 }
 
-/* dW (+)= Xᵀ·dZ and db (+)= Σ_rows dZ. Rows of dZ are padded. */
+/* dW (+)= Xᵀ·dZ and db (+)= Σ_rows dZ, unless db is null. Rows of dZ are padded. */
 static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx, block dZ, real *dW,
                            real *db, int add, real *pack)
 {
@@ -235,7 +246,8 @@ static void layer_gradient(idx rows, idx n_in, idx n_out, const real *X, idx ldx
     if (db) sum_of_rows(rows, n_out, dZ, db, add);
 }
 
-/* What the product with the transpose of W takes: `copy`, unless that has no place. */
+/* The transpose of W as a factor of products: written to `copy` if that has memory, else W
+ * itself. */
 INLINE factor transpose_of(idx n_in, idx n_out, const real *W, factor copy)
 {
     if (n_out == 1) return (factor){W, n_in, 0};
@@ -253,6 +265,7 @@ static void layer_pullback(idx rows, idx n_in, idx n_out, block dZ, factor Wt, b
     gemm(rows, n_in, n_out, dZ.p, dZ.ld, 1, Wt, dX.p, dX.ld, e, pack);
 }
 
+/* Wt of all layers; of the first one only with `first_too`, as only dL/dX needs it. */
 static void transpose_weights(const fb_plan *plan, const real *params, int first_too, factor *Wt)
 {
     for (idx l = !first_too; l < plan->n_layers; l++) {
@@ -271,7 +284,7 @@ static void multiply(idx rows, idx columns, block a, block b, block out)
     }
 }
 
-/* All layers' Y (and Z, and A) of a tile of rows. */
+/* Y, A and where it has memory Z of all layers, for a tile X (rows, n_in). */
 static void tile_forward(const fb_plan *plan, const buffers *B, const real *params, idx rows,
                          const real *X)
 {
@@ -323,7 +336,8 @@ static buffers recorded_forward(const fb_plan *plan, const buffers *B, const out
     return K;
 }
 
-/* From dL/dY of the last layer, in delta[0], to the gradient, and to dL/dX if dX is not null. */
+/* grad (n_params) (+)= the gradient, from dL/dY of the last layer in delta[0], which it overwrites;
+ * dX (rows, n_in) = dL/dX unless dX is null. */
 static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const real *X, real *grad,
                           int add, real *dX)
 {

@@ -1,16 +1,18 @@
-/* The objective and its gradient: losses of rows, summed tile by tile and part by part, with
- * penalties on the weights.
+/* The objective and its gradient: the sum of the rows' losses, and penalties on the weights.
  *
- * Within a part of the rows tiles add to one gradient; parts are summed apart and added in order,
- * so that it does not matter how many threads share them. Up to FB_PART_ROWS rows are one part.
+ * The rows are cut into parts, whatever the number of threads; up to FB_PART_ROWS rows are one
+ * part. Within a part the tiles add to one gradient. The sums of the parts are then added in order,
+ * so that the result does not depend on how many workers there are.
  */
 
+/* The data of some rows: X (rows, n_in), T (rows, n_targets) or labels, weights or null. */
 typedef struct {
     const real *X, *T, *weights;
     const int64_t *labels;
     int lane_major; /* whether X and T are transposed, see lane_major.h */
 } rows_of_data;
 
+/* Rows i.. of the problem, where they are. */
 INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, idx i)
 {
     const real *X = problem->X, *T = problem->y, *weights = problem->weights;
@@ -19,7 +21,8 @@ INLINE rows_of_data stored_rows(const fb_plan *plan, const fb_problem *problem, 
                           problem->labels ? problem->labels + i : NULL, 0};
 }
 
-/* Start to load a row; of a long one the processor fetches the rest itself. */
+/* Prefetch the beginning and the end of a row of n numbers; the processor itself goes on with the
+ * rest of a long one. */
 INLINE void prefetch(const real *row, idx n)
 {
     enum { LINE = 64 / sizeof(real), MOST = 4 * LINE };
@@ -28,8 +31,8 @@ INLINE void prefetch(const real *row, idx n)
     __builtin_prefetch(row + n - 1);
 }
 
-/* The same for all that belongs to the row AHEAD places later in the order, if `left` says that it
- * is there: at 10^6 rows of 20 numbers it makes gathering 1.4 to 1.7 times as fast. */
+/* Prefetch the data of the row AHEAD places later in `order`, which has `left` rows from here on.
+ * At 10^6 rows of 20 numbers it makes gathering 1.4 to 1.7 times as fast. */
 INLINE void prefetch_ahead(const fb_plan *plan, const fb_problem *problem, const int64_t *order,
                            idx left)
 {
@@ -43,13 +46,14 @@ INLINE void prefetch_ahead(const fb_plan *plan, const fb_problem *problem, const
     if (problem->labels) __builtin_prefetch(problem->labels + row);
 }
 
-/* `to` has room for whole vectors. */
+/* Copy n numbers; `to` has room for whole vectors. */
 INLINE void copy_row(idx n, const real *from, real *to)
 {
     for (idx i = 0; i < n; i += VL) store(to + i, load_first(from + i, first_lanes(n - i)));
 }
 
-/* Rows of a shuffled batch, copied side by side; after the first of them `left` rows are left. */
+/* Copy the n rows that `order` lists to B->X, B->T, B->weights and B->labels. `order` has `left`
+ * rows from here on. */
 static rows_of_data gather(const fb_plan *plan, const buffers *B, const fb_problem *problem,
                            const int64_t *order, idx n, idx left)
 {
@@ -89,8 +93,8 @@ static rows_of_data gather_lane_major(const fb_plan *plan, const buffers *B,
     return data;
 }
 
-/* Σ w ℓ of a tile whose outputs are there, and dL/dY to `D`, or with a direction `U` the product
- * ℓ''·U, unless `D` is null. */
+/* Σ w ℓ of a tile whose outputs are in B->Y. Unless D is null, it also writes D (rows, ld) = dL/dY,
+ * or with a direction U (rows, ld) the product scale·w·ℓ''·U. */
 static double tile_objective(const fb_plan *plan, const buffers *B, const fb_problem *problem,
                              rows_of_data data, idx rows, double scale, const real *U, real *D)
 {
@@ -116,7 +120,7 @@ static double tile_objective(const fb_plan *plan, const buffers *B, const fb_pro
 /* Parts. */
 
 typedef struct {
-    idx size, count; /* rows of a part, but for the last one; parts */
+    idx size, count; /* rows of a part, the last one may have fewer; number of parts */
 } parts;
 
 INLINE parts partition(idx n)
@@ -137,7 +141,7 @@ INLINE range part_of(idx n, idx part)
     return (range){start, n - start < size ? n : start + size};
 }
 
-/* How many workers can be of use. */
+/* How many workers a sum over n rows can use, at most `threads`. */
 INLINE idx useful_workers(idx n, idx threads)
 {
     if (n <= FB_PART_ROWS || threads <= 1) return 1;
@@ -145,8 +149,8 @@ INLINE idx useful_workers(idx n, idx threads)
     return threads < count ? threads : count;
 }
 
-/* Buffers for workers, the first of whom has needs of its own; returns how many there was memory
- * for. */
+/* Take the buffers of a call's workers: worker 0 has the needs `first`, the other ones `others`.
+ * Returns the number of workers for which there was memory. */
 static idx take_crew(buffers *crew, fb_plan *plan, idx workers, needs first, needs others)
 {
     idx got = 0;
@@ -154,7 +158,7 @@ static idx take_crew(buffers *crew, fb_plan *plan, idx workers, needs first, nee
     return got;
 }
 
-/* A worker's buffers with the first one's transposed weights, which all share. */
+/* The buffers of a worker, with the transposed weights of worker 0, which all workers read. */
 INLINE buffers worker_buffers(const buffers *crew, idx worker)
 {
     buffers B = crew[worker];
@@ -167,8 +171,9 @@ static void give_crew(buffers *crew, fb_plan *plan, idx workers)
     for (idx i = 0; i < workers; i++) give_buffers(crew + i, plan);
 }
 
-/* How many sums of parts, of `size` numbers each, find room at once: those of all parts, so that no
- * worker ever waits, unless they are large. One worker adds each as soon as it is there. */
+/* How many slots there are for sums of parts, of `size` numbers each: one for each part, so that no
+ * worker waits, unless they are large. A single worker needs one slot, since it adds each sum as
+ * soon as it is computed. */
 static idx slots_for(idx n, idx workers, idx size)
 {
     enum { ROOM = 1 << 26 }; /* bytes */
@@ -178,7 +183,7 @@ static idx slots_for(idx n, idx workers, idx size)
     return fitting < workers ? workers : fitting < count ? fitting : count;
 }
 
-/* target += slot */
+/* target (n) += slot (n) */
 static void add_slot(idx n, const real *slot, real *target)
 {
     for (idx i = 0; i < n; i += VL) {
@@ -192,16 +197,16 @@ typedef struct {
     const fb_plan *plan;
     const fb_problem *problem;
     const real *params;
-    const buffers *crew; /* of each worker; the first has the transposed weights */
-    const int64_t *order; /* the rows, or null: as stored, from row `first` */
-    idx first, n, tile; /* rows in all, of a tile */
+    const buffers *crew; /* of the workers; those of worker 0 have the transposed weights */
+    const int64_t *order; /* the rows to take, from place `first` on; null: rows first.. */
+    idx first, n, tile; /* n: rows of the sum; tile: rows of a tile */
     int resident; /* whether the first tile's rows are in B->X and B->T; lane-major only */
     double scale;
     int lane_major, penalised; /* whether rows lie along lanes; whether there are penalties */
     const uint64_t *dropout; /* key of the step, or null */
     int flush; /* whether to flush subnormal numbers */
     real *grad; /* null if only the value is wanted */
-    real *slots; /* for the gradients of parts but the first */
+    real *slots; /* (n_slots, round_up(n_params)): gradients of parts, but of the first one */
     idx n_slots;
     double sums[FB_MOST_PARTS]; /* Σ w ℓ of the parts */
 } row_sum;
@@ -238,7 +243,7 @@ static double sum_lane_major_tile(const row_sum *s, const buffers *B, idx i, idx
     return sum;
 }
 
-/* Σ w ℓ of rows start..stop, and their part of the gradient to `grad` if it is not null. */
+/* Σ w ℓ of rows start..stop of the sum; their gradient to `grad` (n_params) unless it is null. */
 static double sum_rows(const row_sum *s, const buffers *B, idx start, idx stop, real *grad)
 {
     double sum = 0;
@@ -251,11 +256,13 @@ static double sum_rows(const row_sum *s, const buffers *B, idx start, idx stop, 
     return sum;
 }
 
+/* The slot of a part's gradient, which part p - n_slots used before. */
 static real *slot_of(const row_sum *s, idx part)
 {
     return s->slots + part % s->n_slots * round_up(s->plan->n_params);
 }
 
+/* The work of one part: its sum to s->sums, its gradient to its slot (of part 0 to s->grad). */
 static void sum_part(void *context, idx worker, idx part)
 {
     row_sum *s = context;
@@ -265,13 +272,14 @@ static void sum_part(void *context, idx worker, idx part)
     s->sums[part] = sum_rows(s, &B, rows.start, rows.stop, grad);
 }
 
+/* Add the gradient of a part to that of the parts before. */
 static void merge_part(void *context, idx part)
 {
     row_sum *s = context;
     if (s->grad && part) add_slot(s->plan->n_params, slot_of(s, part), s->grad);
 }
 
-/* The same with subnormal numbers flushed, whichever worker it is. */
+/* The same with subnormal numbers flushed, a mode that belongs to each thread. */
 
 static void sum_part_flushing(void *context, idx worker, idx part)
 {
@@ -287,7 +295,7 @@ static void merge_part_flushing(void *context, idx part)
     restore_mode(mode);
 }
 
-/* Σ w ℓ, and the gradient of scale · Σ w ℓ. */
+/* Σ w ℓ over all rows; the gradient of scale · Σ w ℓ to s->grad unless it is null. */
 INLINE double sum_parts(row_sum *s, fb_team *team)
 {
     if (s->n <= FB_PART_ROWS) return sum_rows(s, s->crew, 0, s->n, s->grad);
@@ -301,9 +309,9 @@ INLINE double sum_parts(row_sum *s, fb_team *team)
     return sum;
 }
 
-/* Penalties; each returns its value and adds its derivative to `grad` unless that is null. */
+/* Penalties. Each returns its value and, unless grad is null, adds its derivative to grad. */
 
-/* factor · Σ term(w) over the weights, whose derivative is `slope`. */
+/* factor · Σ term over the weights w, without biases; `slope` is the derivative to w. */
 #define SUM_OVER_WEIGHTS(factor, term, slope)                                                      \
     double_sum sum = {{{0}}};                                                                      \
     for (idx l = 0; l < plan->n_layers; l++) {                                                     \
@@ -363,6 +371,7 @@ INLINE int has_penalties(const fb_problem *problem)
     return problem->l2 != 0 || problem->l1 != 0 || problem->group != 0;
 }
 
+/* The objective, penalties included; its gradient to s->grad unless that is null. */
 INLINE double objective(row_sum *s, fb_team *team)
 {
     const fb_problem *problem = s->problem;
@@ -375,6 +384,7 @@ INLINE double objective(row_sum *s, fb_team *team)
     return value;
 }
 
+/* The public function; grad (n_params) may be null. */
 static int value_and_grad(fb_plan *plan, const fb_problem *problem, const void *params,
                           idx threads, double *value, void *grad)
 {

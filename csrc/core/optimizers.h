@@ -1,10 +1,12 @@
-/* The optimizers' update rules: one pass over the parameters each. Formulas: the contract's
- * Optimizer.
+/* The update rules of the optimizers: each is one pass over parameters p, gradient g and moments.
+ * The contract's Optimizer has the formulas.
  *
- * Vectors are padded, so that the rules work on whole vectors: a gradient of 0 moves no parameter,
- * and it is 0 in the padding as it is for parameters that are not free. Weight decay alone would
- * move those and has a pass of its own.
+ * All are (n,), n a multiple of VL, so that the rules work on whole vectors. The gradient is 0 in
+ * the padding and for parameters that are not free, and a gradient of 0 moves no parameter. Weight
+ * decay would move them, so it has a pass of its own.
  */
+
+/* v: the velocity, null without momentum. */
 
 static void sgd_step(idx n, real *p, real *v, const real *g, double momentum, double lr,
                      int nesterov)
@@ -28,9 +30,9 @@ static void decay_weights(idx n, real *p, const uint8_t *free, double share)
     for (idx i = 0; i < n; i++) p[i] *= 1 - lost * (real)(free ? free[i] : 1);
 }
 
-/* a / d for d >= 0, to about 1.5 ULP. The divider is busy with the square root, so the reciprocal
- * comes from an estimate of 14 bits and Newton's steps. Adam's steps of 100-100-10 on 2 rows, which
- * are mostly the rule, take 0.85 (f64) and 0.9 (f32) of the time. */
+/* a / d for d >= 0, to about 1.5 ULP. The divider is busy with the square root, so at AVX-512 the
+ * reciprocal is computed from an estimate of 14 bits by Newton's steps. Adam's steps of 100-100-10
+ * on 2 rows, which are mostly the rule, take 0.85 (f64) and 0.9 (f32) of the time. */
 INLINE vec divide(vec a, vec d)
 {
 #if FB_ISA == 2
@@ -43,8 +45,8 @@ INLINE vec divide(vec a, vec d)
 #endif
 }
 
-/* β^t, by products from the multiple of 64 before on, so that next_power() comes to the same bits
- * wherever a run is resumed; exactly 0 from where 1 - β^t rounds to 1. */
+/* β^t: a power up to the last multiple of 64, products from there. So next_power() gives the same
+ * bits wherever a run is resumed. Exactly 0 where 1 - β^t rounds to 1. */
 static double power(double beta, int64_t t)
 {
     int64_t i = t - t % 64;
@@ -53,11 +55,13 @@ static double power(double beta, int64_t t)
     return result;
 }
 
+/* β^t, where `before` is β^(t - 1). */
 INLINE double next_power(double beta, int64_t t, double before)
 {
     return t % 64 == 0 ? power(beta, t) : before * beta;
 }
 
+/* m, s: first and second moment; powers: β1^t and β2^t. */
 static void adam_step(idx n, real *p, real *m, real *s, const real *g, const double *constants,
                       double lr, const double *powers)
 {
@@ -76,7 +80,7 @@ static void adam_step(idx n, real *p, real *m, real *s, const real *g, const dou
     }
 }
 
-/* With momentum if there is a `v`, centered if there is an `a`. */
+/* s: mean square. v: velocity, null without momentum. a: mean gradient, null unless centered. */
 static void rmsprop_step(idx n, real *p, real *s, real *v, real *a, const real *g,
                          const double *constants, double lr)
 {
@@ -100,6 +104,7 @@ static void rmsprop_step(idx n, real *p, real *s, real *v, real *a, const real *
     }
 }
 
+/* s: sum of squares. */
 static void adagrad_step(idx n, real *p, real *s, const real *g, double epsilon, double lr)
 {
     vec eps = splat((real)epsilon), rate = splat((real)lr);
@@ -110,8 +115,8 @@ static void adagrad_step(idx n, real *p, real *s, const real *g, double epsilon,
     }
 }
 
-/* One step of the run's rule; moments lie one after another, `n` numbers each. `powers` of the two
- * constants that Adam's rule calls β go on by one. */
+/* One step of the run's optimizer. moments (n_moments, n); `powers` are those of Adam's β1 and β2
+ * for the step before, and become those of this one. */
 static void update(const fb_run *run, const uint8_t *free, idx n_params, idx n, real *p,
                    real *moments, const real *g, double lr, double *powers)
 {

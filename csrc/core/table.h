@@ -1,9 +1,32 @@
 /* The root of a target: all functions of one instruction set and dtype, and the table of them.
  *
- * A stub defines FB_ISA (0 baseline, 1 AVX2 with FMA, 2 AVX-512) and FB_DOUBLE and includes this
- * file, which names the table after them, such as fb_avx2_f32. The instruction set is given to the
- * functions here by the compiler's pragma, not to the file by a flag, so that nothing else in the
- * library can come to use it.
+ * A file of targets/ defines FB_ISA (0 baseline, 1 AVX2 with FMA, 2 AVX-512) and FB_DOUBLE and
+ * includes this one, which names the table after them, such as fb_avx2_f32. A pragma sets the
+ * instruction set for the functions here; a compiler flag would set it for the system's headers
+ * too, whose inline functions the linker may then use in other files.
+ *
+ * The headers, each of which uses those above it:
+ *     vec.h          vectors and masks of the instruction set; transposes
+ *     gemm.h         the matrix product
+ *     activations.h  activations and derivatives, on elementary.h: exp, tanh, log, sin
+ *     losses.h       losses of a tile of rows
+ *     network.h      a tile through all layers, forward and backward; the buffers of a call
+ *     kernels.h      one layer
+ *     dropout.h      the factors of dropout
+ *     lane_major.h   a tile through a network of few units a layer
+ *     objective.h    sums over rows in parts; the objective and its gradient
+ *     jacobian.h     Jacobians, gradients of rows, normal equations
+ *     curvature.h    Jacobian-vector and Hessian-vector products
+ *     jtr_at.h       Jᵀr at params + step
+ *     cholesky.h     the factor of the normal equations
+ *     marquardt.h    Levenberg and Marquardt's method
+ *     optimizers.h   the update rules
+ *     training.h     the training loop
+ *
+ * In these files a row is a sample, a tile is some rows that pass through all layers together, and
+ * a part is a fixed share of the rows whose sum one worker computes. A worker is a thread of the
+ * call with its buffers; the buffers of all workers are the call's crew. A block is a matrix in
+ * memory whose rows are `ld` (leading dimension) apart.
  */
 #include "internal.h"
 

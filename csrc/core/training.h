@@ -1,19 +1,20 @@
-/* Training: the loop that runs stretches of steps, and what it does after the last one of an epoch.
+/* Training: the contract's train(), a loop of steps, and the bookkeeping at the end of each epoch.
  *
- * Parameters, gradient and moments lie in padded copies, so that loops over them work on whole
- * vectors; the padding holds zeros. Subnormal numbers are flushed to zero meanwhile. The validation
- * is a row_sum like the batch, over the same workers' buffers.
+ * It works on copies of parameters and moments that are padded with zeros, so that loops over them
+ * need whole vectors only, and writes them back at the end. Meanwhile subnormal numbers are flushed
+ * to zero. The validation is a row_sum like the batch, over the buffers of the same workers.
  */
 
 typedef struct {
     const fb_plan *plan;
     fb_run *run;
-    real *params, *moments, *grad;
+    real *params, *moments, *grad; /* padded */
     fb_team *team;
     row_sum batch, validation;
-    double powers[2]; /* of Adam's constants, for the step before */
+    double powers[2]; /* of Adam's β1 and β2, for the step before */
 } training;
 
+/* to (n) = from */
 INLINE void copy(idx n, const real *from, real *to)
 {
     idx i = 0;
@@ -23,12 +24,13 @@ INLINE void copy(idx n, const real *from, real *to)
 
 /* A step. */
 
-/* The gradient of parameters that are not free counts as 0. */
+/* Set the gradient of parameters that are not free to 0. */
 static void freeze(idx n, const uint8_t *free, real *grad)
 {
     for (idx i = 0; i < n; i++) grad[i] = free[i] ? grad[i] : 0;
 }
 
+/* Scale the gradient down to a norm of about `most`, if its norm is larger. */
 static void clip(idx n, real *grad, double most)
 {
     double_sum squares = {{{0}}};
@@ -42,13 +44,14 @@ static void clip(idx n, real *grad, double most)
     for (idx i = 0; i < n; i += VL) store(grad + i, f * load(grad + i));
 }
 
-/* The average of `count` vectors, of which `p` is the last. */
+/* average (n) = the mean of `count` vectors, from the mean of count - 1 and the last one, p. */
 static void add_to_average(idx n, double *average, const real *p, int64_t count)
 {
     double share = 1 / (double)count;
     for (idx i = 0; i < n; i++) average[i] += share * ((double)p[i] - average[i]);
 }
 
+/* One step from the gradient, with learning rate lr. */
 static void step(training *t, double lr)
 {
     const fb_plan *plan = t->plan;
@@ -65,7 +68,7 @@ static void step(training *t, double lr)
 
 /* The end of an epoch. */
 
-/* Whether all are finite: x·0 is 0 for those, NaN for others. */
+/* Whether all x are finite: x·0 is 0 for finite x, else NaN. */
 static int all_finite(idx n, const real *x)
 {
     vec sum = {0};
@@ -73,7 +76,8 @@ static int all_finite(idx n, const real *x)
     return hsum(sum) == 0;
 }
 
-/* What a fit would return now. The average is rounded to where the gradient lies between steps. */
+/* The parameters that a fit would return now: the present ones, or the average, which it rounds
+ * into the memory of the gradient, unused between steps. */
 static const real *candidate(const training *t)
 {
     const fb_run *run = t->run;
@@ -82,7 +86,8 @@ static const real *candidate(const training *t)
     return t->grad;
 }
 
-/* Keep the best of the candidates, and count the epochs without progress. */
+/* Record the candidate in run->best if its value `watched` is the lowest, and count the epochs
+ * without progress. */
 static void watch(const training *t, const real *params, double watched)
 {
     fb_run *run = t->run;
@@ -99,7 +104,8 @@ static void watch(const training *t, const real *params, double watched)
     }
 }
 
-/* `mean` is the epoch's mean objective, `validated` is where the validation's value belongs. */
+/* Checks and records at the end of an epoch with mean objective `mean`; *validated = the objective
+ * of the validation. Returns a stop code, FB_DONE to go on. */
 static int end_of_epoch(training *t, double mean, double *validated)
 {
     fb_run *run = t->run;
@@ -126,6 +132,7 @@ static int end_of_epoch(training *t, double mean, double *validated)
 
 /* The loop. */
 
+/* Up to run->n_steps steps; returns the stop code. */
 static int run_steps(training *t)
 {
     const fb_plan *plan = t->plan;
@@ -163,7 +170,7 @@ static int run_steps(training *t)
     return FB_DONE;
 }
 
-/* `count` vectors of the plan's parameters to padded ones, and back. */
+/* padded (count, round_up(n_params)) = vectors (count, n_params), and back. */
 static void pad(const fb_plan *plan, const real *vectors, idx count, real *padded)
 {
     idx n = plan->n_params, size = round_up(n);
@@ -180,7 +187,7 @@ static void unpad(const fb_plan *plan, const real *padded, idx count, real *vect
         memcpy(vectors + i * n, padded + i * size, (size_t)n * sizeof(real));
 }
 
-/* Over n rows of the problem; all workers flush subnormal numbers. */
+/* A sum over n rows of the problem in which all workers flush subnormal numbers. */
 static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, const buffers *crew,
                             idx n, int lane_major)
 {
@@ -195,6 +202,7 @@ static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, cons
                      .flush = 1};
 }
 
+/* The public function. */
 static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
 {
     idx batch = (idx)run->batch_size, n_validated = run->validation ? (idx)run->validation->n : 0;

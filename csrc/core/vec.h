@@ -1,9 +1,10 @@
 /* Vectors of one instruction set and dtype, as GNU vector extensions with few intrinsics.
  *
- * `real` is the dtype, `vec` a vector of VL of them. A `mask` selects the first lanes; masked loads
- * give 0 in the others. AVX-512 masks everything for free and has 32 registers; AVX2 masks loads and
- * stores by a vector and has 16; the baseline (SSE2, NEON, or whatever the compiler makes of 16-byte
- * vectors) has no masks, so that its partial accesses go lane by lane and callers pack instead.
+ * `real` is the dtype, `vec` a vector of VL numbers. A `mask` selects the first lanes; masked loads
+ * give 0 in the others. AVX-512 masks everything for free and has 32 registers. AVX2 masks loads
+ * and stores by a vector and has 16 registers. The baseline (SSE2, NEON, or what the compiler makes
+ * of 16-byte vectors) has no masks: its partial accesses go lane by lane, so that callers rather
+ * pack.
  */
 #include <math.h>
 #include <string.h>
@@ -48,8 +49,9 @@ INLINE vec splat(real x) { return x - (vec){0}; } /* {0} + x would turn -0 into 
 INLINE vec load(const real *p) { return *(const vec_in_memory *)p; }
 INLINE void store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
-/* Masks, choice and extremes. vmax(a, b) and vmin(a, b) are b where either is NaN;
- * fill_after(v, m, rest) has the lanes of v that m selects, and those of rest after them. */
+/* Masks, choice, maximum and minimum. vmax(a, b) and vmin(a, b) are b where either is NaN;
+ * fill_after(v, m, rest) has the lanes of v that m selects, and those of rest after them;
+ * if_greater(a, b, yes, no) is yes where a > b, else no; hsum and hmax reduce the lanes. */
 #if FB_ISA == 2
 
 #define HAVE_MASKS 1
@@ -211,7 +213,7 @@ INLINE double total_of(double_sum sum)
     return total;
 }
 
-/* Halves of vectors. Processors that work through 512 bits in two passes do a half in one. */
+/* Halves of vectors: processors that compute 512 bits in two passes compute a half in one. */
 #if FB_ISA == 2
 #define HAVE_HALVES 1
 typedef real half __attribute__((vector_size(VBYTES / 2)));
@@ -295,9 +297,10 @@ INLINE vec join(const real *const *p) { return load(p[0]); }
 #endif
 #endif
 
-/* Up to VL rows of a transpose: LANE columns of A at a time, whose pieces join() stacks so that
- * interleaving within lanes, log2(LANE) times over, transposes. Missing rows are zeros; the last
- * pieces of a row may reach into the next one, which is harmless, but not beyond the matrix. */
+/* T (columns, ldt) = the transpose of up to VL rows of A. It takes LANE columns of A at a time,
+ * whose pieces join() stacks so that interleaving within lanes, log2(LANE) times, transposes. Rows
+ * that A lacks are zeros. The last piece of a row may reach into the next row, which is harmless;
+ * `ends` says that these rows include A's last one, of which nothing may be read past the end. */
 INLINE void transpose_some(idx rows, idx columns, const real *A, idx lda, int ends, real *T, idx ldt)
 {
     static const real zeros[LANE];
@@ -329,12 +332,12 @@ INLINE void transpose_some(idx rows, idx columns, const real *A, idx lda, int en
     }
 }
 
-/* T (columns, ldt) = transpose of A (rows, lda). Rows of T have room for whole vectors, which zeros
- * fill. */
+/* T (columns, ldt) = the transpose of A (rows, lda). Rows of T have room for whole vectors; zeros
+ * fill them. */
 static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, idx ldt)
 {
     idx whole = rows / VL * VL, left = rows - whole;
-    if (lda == 1) { /* pieces of more rows than the last would reach beyond it */
+    if (lda == 1) { /* a single column; pieces of other rows than the last would pass its end */
         memcpy(T, A, (size_t)rows * sizeof(real));
         if (left) store(T + whole, load_first(A + whole, first_lanes(left)));
         return;
@@ -344,7 +347,7 @@ static void transpose(idx rows, idx columns, const real *A, idx lda, real *T, id
     if (left) transpose_some(left, columns, A + whole * lda, lda, 1, T + whole, ldt);
 }
 
-/* The sums of four vectors: adding what interleaving within lanes gives is half of a transpose. */
+/* sums[i] = the sum of the lanes of s[i], i < 4, by interleaving within lanes and adding. */
 INLINE void hsum4(const vec *s, real *sums)
 {
     enum { PER_LANE = LANE < 4 ? LANE : 4 };
@@ -363,8 +366,9 @@ INLINE void hsum4(const vec *s, real *sums)
     }
 }
 
-/* Flushing of subnormal numbers to zero: results of a converging optimizer go subnormal, and each
- * operation on one costs about a hundred cycles. A training call switches it on and back. */
+/* Flushing of subnormal numbers to zero. The state of a converging optimizer becomes subnormal, and
+ * each operation on such a number costs about a hundred cycles. A training call switches flushing
+ * on and restores the mode before it returns. */
 #if defined(__x86_64__)
 typedef unsigned int fp_mode;
 INLINE fp_mode flush_subnormals(void)

@@ -1,12 +1,12 @@
 /* Fast calls: one C function checks the arguments, makes the results and calls the C library.
  *
  * A layer of 8 units takes the library 0.1 µs, while Python and cffi take 3 µs to call it. So
- * fastbp/_kernels.py first calls dense_forward and dense_backward of this module. They serve the
- * usual call: the C backend is in use, the activation is built in, and the arrays are plain ones of
- * one float type, contiguous and of shapes that fit. For any other call they return None; then
- * Python converts the arguments, or raises the error. value_and_grad does the same for native.py,
- * is_ready for fastbp/_arrays.py. Only those files call the functions of this module, which
- * therefore do not count their arguments.
+ * fastbp/networks/single_layers.py first calls dense_forward and dense_backward of this module. They
+ * serve the usual call: the C backend is in use, the activation is built in, and the arrays are plain
+ * ones of one float type, contiguous and of shapes that fit. For any other call they return None;
+ * then Python converts the arguments, or raises the error. value_and_grad does the same for
+ * backends/native.py, is_ready for common/arrays.py. Only those files call the functions of this
+ * module, which therefore do not count their arguments.
  *
  * native.py hands over the addresses of the library's functions when it has loaded the library. So
  * the library needs no Python, and this module, which needs Python's limited API and NumPy's, may
@@ -93,7 +93,8 @@ static PyObject *result(int needed, const layer *l, int ndim, npy_intp n, npy_in
     return needed ? PyArray_SimpleNew(ndim, shape, l->type->type_num) : Py_NewRef(Py_None);
 }
 
-/* The module of the backend in use, a borrowed reference; null if connect_kernels() was not called. */
+/* The module of the backend in use, a borrowed reference; null if connect_kernels() was not
+ * called. */
 static PyObject *backend_in_use(PyObject *default_backend)
 {
     PyObject *backend = PyObject_CallNoArgs(backend_of_context);
@@ -189,7 +190,8 @@ static PyObject *connect_kernels(PyObject *Py_UNUSED(module), PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* connect_library(native.py, addresses of fb_dense_forward, fb_dense_backward, fb_value_and_grad) */
+/* connect_library(native.py, addresses of fb_dense_forward, fb_dense_backward,
+ * fb_value_and_grad) */
 static PyObject *connect_library(PyObject *Py_UNUSED(module), PyObject *args)
 {
     unsigned long long forward, backward, objective;

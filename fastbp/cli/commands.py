@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        The exit status: 0; 1 if a fit diverged or the demo's backends disagree; 2 after an error of
-        the user's, which is one line on stderr; 130 after Ctrl-C.
+        The exit status: 0; 1 if a fit diverged or the demo's backends disagree; 2 after a wrong
+        argument or file, with one line on stderr; 130 after Ctrl-C.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # µ and θ where the encoding has none
+        sys.stdout.reconfigure(errors="replace")  # µ and θ, which some encodings lack
     try:
         status = commands.main(arguments, prog_name="fastbp", standalone_mode=False)
         return status if isinstance(status, int) else 0
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failure(message: str, status: int) -> int:
+    """Print a message in one line on stderr, and return the exit status."""
     click.echo(f"fastbp: {' '.join(message.split())}", err=True)
     return status
 
@@ -115,6 +116,7 @@ def info(model: str | None, as_json: bool) -> None:
 
 
 def _plain(value: Any) -> str:
+    """A value of `fastbp info` as the text of a cell."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The commands ``fastbp fit`` and ``fastbp predict``, and what ``fastbp info`` says of a model."""
+"""The commands ``fastbp fit`` and ``fastbp predict``, and ``fastbp info`` of a model."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ import click
 if TYPE_CHECKING:
     import numpy as np
 
-    from .tables.fitting import Fitted
+    from .tables.fitting import TableFit
     from .tables.model import TableModel
     from .tables.reading import Table
 
-# What options mean, and how they are completed.
+# Options: their conversion, and their completion in a shell.
 
 FILE = click.Path(exists=True, dir_okay=False)
 
 
 def _names(_: click.Context, parameter: click.Parameter, text: str | None) -> tuple[str, ...]:
-    """Column names, separated as the cells of a CSV file are: one with a comma stands in quotes."""
+    """Column names, separated like the cells of a CSV file: a name with a comma is in quotes."""
     if text is None:
         return ()
     try:
@@ -69,7 +69,7 @@ def _batch_size(_: click.Context, parameter: click.Parameter, text: str) -> int 
 
 
 def _known(what: str, names: Callable[[], Iterable[str]]) -> Any:
-    """A check that need not wait until DATA are read."""
+    """A callback of click that raises for an unknown name before DATA is read."""
 
     def check(_: click.Context, __: click.Parameter, text: str) -> str:
         if text.lower() not in {name.lower() for name in names()}:
@@ -82,7 +82,7 @@ def _known(what: str, names: Callable[[], Iterable[str]]) -> Any:
 
 
 def _one_of(names: Callable[[], Iterable[str]]) -> Any:
-    """Completion for an option."""
+    """Completion of an option whose values are these names."""
 
     def complete(_: click.Context, __: click.Parameter, begun: str) -> list[str]:
         return [name for name in names() if name.startswith(begun)]
@@ -110,12 +110,12 @@ def _losses() -> Iterable[str]:
 
 
 def _complete_columns(context: click.Context, _: click.Parameter, begun: str) -> list[str]:
-    """The columns of DATA; after a comma, of one more name."""
+    """Completion of column names of DATA, after a comma of the next name."""
     from .tables.reading import open_table
 
     before, comma, name = begun.rpartition(",")
-    with contextlib.suppress(Exception):  # without a readable table there is nothing to say
-        # Click leaves DATA among the arguments where an option still lacks its value.
+    with contextlib.suppress(Exception):  # a table that cannot be read has no names to complete
+        # While an option lacks its value, click has DATA among the remaining arguments.
         data = context.params["data"] or context.args[0]
         with open_table(data, context.params["delimiter"]) as table:
             return [before + comma + n for n in table.names if n and n.startswith(name)]
@@ -250,28 +250,28 @@ def fit(data: str, out: str, plot: str | None, as_json: bool, **options: Any) ->
         _require_place(plot, "--plot", data)
         _require_figures(plot)
     options["scale"] = None if options["scale"] == "none" else options["scale"]
-    given = {k: v for k, v in options.items() if v is not None or k == "batch_size"}
-    fitted = fit_table(data, **given)
-    interrupted = fitted.result.status == Status.INTERRUPTED
-    if interrupted and not fitted.result.nfev:
+    options = {k: v for k, v in options.items() if v is not None or k == "batch_size"}
+    table_fit = fit_table(data, **options)
+    interrupted = table_fit.result.status == Status.INTERRUPTED
+    if interrupted and not table_fit.result.nfev:
         raise KeyboardInterrupt
-    fitted.model.save(out)
+    table_fit.model.save(out)
     files = {"model": out}
     if plot is not None:
-        X, y = fitted.held_out if len(fitted.held_out[0]) else (None, None)
-        fitted.result.plot(X, y, classes=fitted.model.target.classes).savefig(plot)
+        X, y = table_fit.held_out if len(table_fit.held_out[0]) else (None, None)
+        table_fit.result.plot(X, y, classes=table_fit.model.target.classes).savefig(plot)
         files["plot"] = plot
     if as_json:
-        history = {name: losses.tolist() for name, losses in fitted.result.history.items()}
-        click.echo(as_json_text(files | _sections(fitted.model) | {"history": history}))
+        history = {name: losses.tolist() for name, losses in table_fit.result.history.items()}
+        click.echo(as_json_text(files | _sections(table_fit.model) | {"history": history}))
     else:
-        _print_fit(fitted, files)
+        _print_fit(table_fit, files)
     if interrupted:
         raise KeyboardInterrupt
 
 
 def _require_place(path: str, option: str, data: str) -> None:
-    """Raise before the work is done if a file could not be written, or would replace the data."""
+    """Raise ValueError if a file of this path could not be written, or would replace the data."""
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise ValueError(f"{option}: there is no folder {folder}; make it first")
@@ -280,7 +280,7 @@ def _require_place(path: str, option: str, data: str) -> None:
 
 
 def _require_figures(path: str) -> None:
-    """Raise if Matplotlib is missing or cannot draw into such a file."""
+    """Raise ImportError without Matplotlib, ValueError if it cannot write this kind of file."""
     from ..common.errors import unknown_name
 
     try:
@@ -294,8 +294,8 @@ def _require_figures(path: str) -> None:
         raise ValueError(f"--plot: {unknown_name('kind of file', kind, known)}")
 
 
-def _print_fit(fitted: Fitted, files: dict[str, str]) -> None:
-    model, result = fitted.model, fitted.result
+def _print_fit(table_fit: TableFit, files: dict[str, str]) -> None:
+    model, result = table_fit.model, table_fit.result
     target, training = model.target, model.training
     rows, score = training["rows"], training["score"]
     click.echo(f"target    {', '.join(target.names)}: {_task(model)}")
@@ -327,7 +327,7 @@ def _task(model: TableModel) -> str:
 
 
 def _curve(history: dict[str, np.ndarray]) -> Iterator[str]:
-    """The losses of epochs 1, 2, 5, 10, 20, 50, ... and the last one."""
+    """The lines of a table of losses, of epochs 1, 2, 5, 10, 20, 50, ... and the last one."""
     n = len(history["loss"])
     shown = {e for k in range(len(str(n))) for e in (10**k, 2 * 10**k, 5 * 10**k) if e < n} | {n}
     titles = {"loss": "loss", "val_loss": "validation"}
@@ -346,9 +346,9 @@ def _curve(history: dict[str, np.ndarray]) -> Iterator[str]:
 def predict(model: str, data: str, delimiter: str, out: str | None) -> None:
     """Predict the target for the rows of a CSV file.
 
-    MODEL is a file that fastbp fit wrote. DATA has its features, found by their names, in any
-    order. Prints CSV: the values, or for classes the most probable one and all probabilities. If
-    DATA has the target too, the score is told on stderr.
+    MODEL is a file that fastbp fit wrote. DATA has its features, by their names, in any order.
+    Prints CSV: the values, or for classes the most probable one and all probabilities. If DATA has
+    the target too, prints the score on stderr.
     """
     import numpy as np
 
@@ -357,33 +357,35 @@ def predict(model: str, data: str, delimiter: str, out: str | None) -> None:
 
     if out is not None:
         _require_place(out, "--out", data)
-    fitted = TableModel.load(model)
+    table_model = TableModel.load(model)
+    target = table_model.target
     with open_table(data, delimiter) as table:
-        _require_features(table, fitted)
-        known = {field.name for field in fitted.features} | set(fitted.target.names)
+        _require_features(table, table_model)
+        known = {field.name for field in table_model.features} | set(target.names)
         _note_ignored([name for name in table.names if name and name not in known])
-        columns = fitted.columns()
-        answers = fitted.target.columns() if {*fitted.target.names} <= {*table.names} else []
-        n = table.read([*columns, *answers])
-    (X,) = encode(columns, [np.arange(n)], fitted.net.dtype)
-    predictions = fitted.predict(X)
+        columns = table_model.columns()
+        target_columns = target.columns() if {*target.names} <= {*table.names} else []
+        n = table.read([*columns, *target_columns])
+    (X,) = encode(columns, [np.arange(n)], table_model.net.dtype)
+    predictions = table_model.predict(X)
     with _output(out) as file:
-        _write(file, fitted, predictions)
-    if answers:
-        _note_score(fitted, predictions, answers)
+        _write(file, table_model, predictions)
+    if target_columns:
+        _note_score(table_model, predictions, target_columns)
 
 
 def _require_features(table: Table, model: TableModel) -> None:
+    """Raise ValueError, with the nearest names, if the table lacks features of the model."""
     missing = [field.name for field in model.features if field.name not in table.names]
     if not missing:
         return
-    told = []
+    names = []
     for name in missing:
         near = difflib.get_close_matches(name.lower(), [n.lower() for n in table.names], n=1)
         nearest = next((n for n in table.names if near and n.lower() == near[0]), None)
-        told.append(repr(name) + (f" (it has {nearest!r})" if nearest else ""))
+        names.append(repr(name) + (f" (it has {nearest!r})" if nearest else ""))
     raise ValueError(
-        f"{table.path} lacks {', '.join(told)}; expected the columns that the model was fitted to"
+        f"{table.path} lacks {', '.join(names)}; expected the columns that the model was fitted to"
     )
 
 
@@ -392,13 +394,14 @@ def _note_ignored(names: Sequence[str]) -> None:
         _note(f"the model does not take {', '.join(map(repr, names))}: ignored")
 
 
-def _note_score(model: TableModel, predictions: np.ndarray, answers: Sequence[Any]) -> None:
+def _note_score(model: TableModel, predictions: np.ndarray, columns: Sequence[Any]) -> None:
+    """Print on stderr the score of the predictions, or why the target columns give none."""
     target = model.target
     try:
-        for column in answers:
+        for column in columns:
             if column.fault:
                 raise ValueError(column.fault)
-        y = target.values(answers)
+        y = target.values(columns)
     except ValueError as error:
         _note(f"no score: {error}")
         return
@@ -411,16 +414,18 @@ def _note(text: str) -> None:
 
 @contextlib.contextmanager
 def _output(path: str | None) -> Iterator[TextIO]:
+    """The file to write to; stdout without a path."""
     if path is not None:
         with open(path, "w", encoding="utf-8", newline="") as file:
             yield file
         return
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", newline="")  # names come out as they came in
+        sys.stdout.reconfigure(encoding="utf-8", newline="")  # as the file of the model
     yield sys.stdout
 
 
 def _write(file: TextIO, model: TableModel, predictions: np.ndarray) -> None:
+    """Write predictions (n, n_columns) or probabilities (n, n_classes) as CSV."""
     target = model.target
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(target.prediction_names)
@@ -431,11 +436,11 @@ def _write(file: TextIO, model: TableModel, predictions: np.ndarray) -> None:
             writer.writerow([target.classes[label], *row])
 
 
-# What a model is.
+# The description of a model.
 
 
 def describe(path: str) -> dict[str, Any]:
-    """What `fastbp info` tells of a file of `fastbp.save`, in sections."""
+    """What `fastbp info` prints of a file of `fastbp.save`, in sections."""
     from ..io import load
     from .tables.model import KIND, TableModel
 
@@ -471,7 +476,7 @@ def _network(net: Any) -> dict[str, Any]:
 
 
 def as_json_text(content: Any) -> str:
-    """JSON, which has no NaN and no infinity: these become null."""
+    """The content as JSON; NaN and infinity, which JSON does not have, become null."""
     return json.dumps(_finite(content), indent=1)
 
 

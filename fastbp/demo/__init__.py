@@ -1,4 +1,4 @@
-"""What `fastbp demo` does: real data, every backend, the same answers, and how long they take."""
+"""The command `fastbp demo`: real data, the same results on every backend, and their times."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
     from .jobs import Job
 
-# How far parameters and losses of two backends may be apart at the end, relative to the largest
-# parameter and to the loss. Each step rounds by about 1e-16, and the steps after it carry that on:
-# a contracting method forgets it, L-BFGS-B multiplies it by about 10 in 10 iterations.
+# How far the final parameters and the losses of two backends may differ, relative to the largest
+# parameter and to the loss. Each step rounds by about 1e-16, and later steps change that error: a
+# contracting method reduces it, L-BFGS-B multiplies it by about 10 in 10 iterations.
 AGREEMENT = 1e-8
 
 
 def run(out: str | Path, chosen: tuple[str, ...] = (), quick: bool = False) -> dict[str, Any]:
-    """Do the jobs, print tables, and write figures and ``demo.json`` into a folder.
+    """Run the jobs, print tables, and write figures and ``demo.json`` into a folder.
 
     Parameters
     ----------
     out : str or Path
-        The folder; made if it is missing.
+        The folder, which is made if it is missing.
     chosen : tuple of str, default ()
-        The backends; all that can run here by default. The NumPy reference always runs, the
-        others being compared with it.
+        The backends; by default all that can run here. The NumPy reference always runs, since the
+        others are compared with it.
     quick : bool, default False
         Fewer epochs and fewer repetitions.
 
     Returns
     -------
     dict
-        What ``demo.json`` holds.
+        The content of ``demo.json``.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def run(out: str | Path, chosen: tuple[str, ...] = (), quick: bool = False) -> d
 
 
 def _require_writable(folder: Path) -> None:
-    """Make the folder and try it, before the work and not after."""
+    """Make the folder and write into it; OSError if that fails, before any work is done."""
     trial = folder / "demo.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +99,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def worst_difference(job: Job) -> float:
-    """The largest relative difference of any backend, or by hand, from the NumPy reference."""
+    """The largest relative difference of a row's parameters and losses from the reference's."""
     return max(max(job.differences(name)) for name in job.runs)
 
 
@@ -120,7 +120,7 @@ def check_agreement(report: dict[str, Any]) -> None:
             )
 
 
-# What is printed.
+# Printed tables.
 
 
 def _print_job(console: Console, name: str, job: Job) -> None:
@@ -161,6 +161,7 @@ def _print_job(console: Console, name: str, job: Job) -> None:
 
 
 def _print_lines(console: Console, job: Job) -> None:
+    """Print the coefficients of the line by each method of the job `cars`."""
     from .jobs import CAR_KM
 
     details = job.details
@@ -187,12 +188,13 @@ def _print_lines(console: Console, job: Job) -> None:
     console.print("Gradient descent is not there yet; fmincg and trf are.")
 
 
-# What is written down.
+# The report.
 
 
 def _report(
     done: dict[str, Job], names: tuple[str, ...], quick: bool, threads: str
 ) -> dict[str, Any]:
+    """The content of ``demo.json``, of the jobs done by name."""
     jobs = {}
     for key, job in done.items():
         rows = {}

@@ -1,4 +1,4 @@
-"""The demo's figures: one a job, and one that compares the times."""
+"""The figures of the demo: one for each job, and one that compares the times."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METHODS = {"gradient descent": "tab:purple", "fmincg": "tab:orange", "trf": "tab
 
 
 def draw(done: dict[str, Job], folder: Path) -> list[Path]:
-    """Write the figures as PNG files; returns where they are."""
+    """Write the figures of the jobs as PNG files; returns their paths."""
     written = []
     for name, figure in {
         "digits": _digits(done["digits"]),
@@ -85,7 +85,7 @@ def _diabetes(job: Job) -> Figure:
 
 
 def _losses(axes: Any, job: Job, step: str, label: str) -> None:
-    """Losses of all runs, markers of each at other places since the curves lie on each other."""
+    """Draw the losses of all runs; since the curves coincide, their markers are at other places."""
     names = sorted(job.runs, key=list(COLORS).index)
     for place, name in enumerate(names):
         losses = job.runs[name].losses
@@ -110,7 +110,7 @@ def _losses(axes: Any, job: Job, step: str, label: str) -> None:
 
 
 def _distances(axes: Any, job: Job, step: str) -> None:
-    """How far the losses are from the reference's; where they are equal there is no point."""
+    """Draw the relative differences of the losses from the reference's, where they are not 0."""
     reference = job.runs["numpy"].losses
     for name in sorted(set(job.runs) - {"numpy"}, key=list(COLORS).index):
         n = min(len(reference), len(job.runs[name].losses))

@@ -1,6 +1,6 @@
-"""The demo's three jobs: each done with fastbp on every backend, and once by hand in NumPy.
+"""The three jobs of the demo: each fitted by fastbp on every backend, and by hand in NumPy.
 
-The loops written by hand do the same updates on the same rows in the same order, and they are
+The loops written by hand make the same updates on the same rows in the same order, and they are
 written to be fast: parameters in one flat vector, results in place, rows gathered once per epoch.
 """
 
@@ -29,7 +29,7 @@ SEED = 0
 
 
 class Run(NamedTuple):
-    """The final parameters, the losses on the way, and the number of steps or evaluations."""
+    """The final parameters, the loss of each epoch or iteration, and the steps or evaluations."""
 
     params: np.ndarray
     losses: np.ndarray
@@ -38,10 +38,10 @@ class Run(NamedTuple):
 
 @dataclass
 class Job:
-    """What a job came to; `runs`, `first` and `best` also have the row "by hand".
+    """The results of a job, by the names of the backends and "by hand" (`scores` without this).
 
-    `first` is the seconds of a backend's first call, loading and compiling included, `best` the
-    seconds of its fastest later call. `unit` says what a run's work is counted in.
+    `first` has the seconds of the first call, loading and compiling included, `best` those of the
+    fastest later call. `unit` is what `Run.work` counts. `details` is for figures and the report.
     """
 
     title: str
@@ -52,7 +52,6 @@ class Job:
     score_name: str
     scores: dict[str, float]
     baseline: tuple[str, float]
-    # What the job's figure, its further table and the report show besides.
     details: dict[str, Any] = field(default_factory=dict)
 
     def microseconds(self, name: str) -> float:
@@ -64,7 +63,7 @@ class Job:
         return self.best[BY_HAND] / self.best[name]
 
     def differences(self, name: str) -> tuple[float, float]:
-        """The largest differences of parameters and losses from the reference, both relative."""
+        """The largest relative differences of parameters and of losses from the reference."""
         (params, losses, _), (params0, losses0, _) = self.runs[name], self.runs["numpy"]
         n = min(len(losses), len(losses0))
         return (
@@ -74,7 +73,7 @@ class Job:
 
 
 def fit(*args: Any, **options: Any) -> FitResult:
-    """`fastbp.fit`, which returns what it has after Ctrl-C; here that ends everything."""
+    """`fastbp.fit`, but that Ctrl-C, after which it returns a result, raises here."""
     result = _fit.fit(*args, **options)
     if result.status == Status.INTERRUPTED:
         raise KeyboardInterrupt

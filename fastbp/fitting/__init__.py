@@ -1,1 +1,1 @@
-"""`fit` and `multistart`: arguments, methods, results, and what follows from a result."""
+"""`fit` and `multistart` of networks: their arguments, methods and results."""

@@ -1,4 +1,4 @@
-"""`multistart`: fits of a network from many initial parameters, the best of them first."""
+"""`multistart` of networks: `fit` from many initial parameters, the best results first."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ import numpy as np
 
 from ..common.arrays import whole_number
 from ..common.terminal import progress_shown
-from ..maths.losses import loss as loss_of
 from ..networks.network import Network
-from ..optimize.minima import Ending, MultistartResult, collected, tolerance
-from ..optimize.starts import Halt, one_at_a_time, run, seed_of, spawned
+from ..optimize.minima import (
+    EndPoint,
+    MultistartResult,
+    as_multistart_result,
+    checked_tolerance,
+)
+from ..optimize.starts import Halt, checked_seed, child_seeds, one_at_a_time, run_starts
 from ..optimize.symmetry import canonical
 from ..reports.words import Status
 from ..training import progress as progress_bar
-from ..training.data import Data, Rows, prepare
 from ..training.watch import INTERRUPTION, Epoch
-from ._fit import HELD_OUT, INITIAL, _callbacks, _child, _require_finite_target, fit
+from ._fit import fit
+from .arguments import INITIAL, checked_callbacks, child_seed, prepared_data
 from .result import FitResult
 
 
@@ -38,7 +42,7 @@ def multistart(
     atol: float = 1e-8,
     **fit_options: Any,
 ) -> MultistartResult:
-    """Fit a network from many initial parameters, and tell the minima apart.
+    """Fit a network from many initial parameters, and sort the minima into clusters.
 
     Parameters
     ----------
@@ -47,15 +51,15 @@ def multistart(
         As `fit` takes them; checked and converted once.
     n_starts : int, default 32
     seed : int, optional
-        Of it come the starts' own seeds, the same however many there are; each draws what `fit`
-        draws. By default a new one, kept in the result.
+        Determines the seed of each start, the same however many there are, with which `fit` is
+        called. By default a new one, which the result has.
     threads : int, default 1
-        How many fits run at once; each is one thread's work. The results do not depend on it.
-        Methods whose loop is in the backend gain most: in SciPy's, Python's part is one thread's
-        at a time.
+        How many fits run at once, each in one thread. The results do not depend on it. Methods
+        whose loop is in the backend gain most: the Python code of SciPy's runs in one thread at a
+        time.
     max_time : float, optional
-        Seconds for all fits together. Those that run then end with what they have, those that have
-        not begun are left out.
+        Seconds for all fits together. The fits that are running then end with what they have, and
+        no more are begun.
     progress : {"auto", True, False}
         A bar that counts the fits, as that of `fit`.
     rtol, atol : float
@@ -70,7 +74,7 @@ def multistart(
     -------
     MultistartResult
         Of `FitResult`, the lowest ``fun`` first, those that diverged last; also after Ctrl-C, with
-        what had been reached. ``fb.fit(net, X, y, seed=ms.seeds[k], **fit_options)`` gives
+        the results so far. ``fb.fit(net, X, y, seed=ms.seeds[k], **fit_options)`` gives
         ``ms[k]`` again, bit for bit (with ``on_divergence="return"`` if it diverged).
 
     Raises
@@ -100,89 +104,83 @@ def multistart(
     True
     """
     n_starts, threads = whole_number("n_starts", n_starts), whole_number("threads", threads)
-    clustering = {"rtol": tolerance("rtol", rtol), "atol": tolerance("atol", atol)}
-    halt, seed = Halt(max_time), seed_of(seed)
-    options = _options(net, X, y, fit_options)
-    data = _prepared(net, X, y, options)
+    clustering = {
+        "rtol": checked_tolerance("rtol", rtol),
+        "atol": checked_tolerance("atol", atol),
+    }
+    halt, seed = Halt(max_time), checked_seed(seed)
+    arguments = _checked_arguments(net, X, y, fit_options)
+    data = prepared_data(
+        net,
+        X,
+        y,
+        arguments["sample_weight"],
+        arguments["loss"],
+        seed=0,  # no rows are drawn
+        validation=arguments["validation"],
+        scale=arguments["scale"],
+        terms={name: arguments[name] for name in ("l2", "l1", "group", "threads", "backend")},
+    )
     X, y = data.raw.problem.X, data.raw.targets
-    seeds = spawned(seed, n_starts)
-    told = [one_at_a_time(callback) for callback in _callbacks(options["callbacks"])]
-    same = {"on_divergence": "return"} | fit_options
+    seeds = child_seeds(seed, n_starts)
+    callbacks = [one_at_a_time(callback) for callback in checked_callbacks(arguments["callbacks"])]
+    common_options = {"on_divergence": "return"} | fit_options
 
-    def one(k: int) -> FitResult:
+    def run_one(k: int) -> FitResult:
         INTERRUPTION.set(halt.interrupted)
-        own = {
+        start_options = {
             "seed": seeds[k],
             "max_time": max(halt.seconds_left, 1e-9),
-            "callbacks": [partial(_call, callback, k) for callback in told],
+            "callbacks": [partial(_call, callback, k) for callback in callbacks],
         }
         with progress_shown(progress):
-            res = fit(net, X, y, progress=False, **same | own)
+            res = fit(net, X, y, progress=False, **common_options | start_options)
         if res.status == Status.INTERRUPTED:
             halt.interrupted.set()
         return res
 
-    outcomes, status = run(
-        one, n_starts, threads, halt, progress_bar.bar(progress, n_starts), lambda res: res.fun
-    )
-    return collected(
+    bar = progress_bar.bar(progress, n_starts)
+    outcomes, status = run_starts(run_one, n_starts, threads, halt, bar, lambda res: res.fun)
+    return as_multistart_result(
         outcomes,
-        lambda res: Ending(res.fun, res.params, res.message, res.status == Status.DIVERGED),
-        np.array([data.outside(net.init(_child(child, INITIAL))) for child in seeds]),
+        lambda res: EndPoint(res.fun, res.params, res.message, res.status == Status.DIVERGED),
+        np.array([data.outside(net.init(child_seed(start_seed, INITIAL))) for start_seed in seeds]),
         seeds,
         partial(canonical, net),
         **clustering,
         **status,
         seed=seed,
-        method=str(options["method"]),
+        method=str(arguments["method"]),
     )
 
 
-def _options(net: Network, X: Any, y: Any, given: dict[str, Any]) -> dict[str, Any]:
-    """All arguments of `fit`, checked as far as they are about many starts."""
+def _checked_arguments(net: Network, X: Any, y: Any, fit_options: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of `fit`, with its defaults; raises for those that many starts cannot share."""
     if not isinstance(net, Network):
         raise TypeError(
             f"net is {type(net).__name__}, expected fastbp.Network; multistart(net, X, y)"
         )
-    bound = inspect.signature(fit).bind(net, X, y, **given)
+    bound = inspect.signature(fit).bind(net, X, y, **fit_options)
     bound.apply_defaults()
-    options = bound.arguments
-    if options["params"] is not None:
+    arguments = bound.arguments
+    if arguments["params"] is not None:
         raise ValueError(
             "params are where one fit starts, and multistart draws the starts from its seed; leave "
             "params out, or pass fastbp.optimize.multistart an objective and an array of starts"
         )
-    if options["state"] is not None:
+    if arguments["state"] is not None:
         raise ValueError("state is of one run; go on from it with fastbp.fit(..., state=state)")
-    validation = options["validation"]
+    validation = arguments["validation"]
     if not (validation is None or isinstance(validation, tuple | list)):
         raise ValueError(
             f"validation is {validation!r}, of which each start would hold out other rows, so that "
             f"their objectives could not be compared; pass the same rows to all, as a tuple "
             f"(X, y) or (X, y, sample_weight)"
         )
-    return options
-
-
-def _prepared(net: Network, X: Any, y: Any, options: dict[str, Any]) -> Data:
-    """The data as each fit will see them; raises for them what `fit` would."""
-    loss = loss_of(options["loss"])
-    if loss.target != "values":
-        _require_finite_target(y)
-    terms = {name: options[name] for name in ("l2", "l1", "group", "threads", "backend")}
-    return prepare(
-        net,
-        Rows(X, y, options["sample_weight"]),
-        loss,
-        validation=options["validation"],
-        seed=lambda: _child(0, HELD_OUT),
-        scale=options["scale"],
-        scalers=None,
-        terms=terms,
-    )
+    return arguments
 
 
 def _call(callback: Callable[[Epoch], Any], k: int, epoch: Epoch) -> Any:
-    """Tell a callback of an epoch of the k-th start."""
+    """Call a callback with an epoch of the k-th start."""
     epoch.start = k
     return callback(epoch)

@@ -1,4 +1,4 @@
-"""What a fit of a network leaves behind, from which the uncertainty of its result is computed."""
+"""`FittedProblem`: the least-squares problem of a fit, and the uncertainty of its solution."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from ..networks.objective import Objective
 from ..networks.scaling import Scaler, inverse
 from ..optimize.scipy_methods import LEAST_SQUARES, as_bounds, main_memory
 
-# How many matrices are held at once: with a row and a column per free parameter, and with a row per
-# parameter.
+# Matrices in memory at once: (n_free, n_free), and (n_params, n_free).
 SQUARE, TALL = 6, 2
-# Parameters are at a bound if they are so close to it, relative to bounds of 1 or more (float32
-# rounds them), or at this share of a step that it stops: interior methods come to rest before it.
+# A parameter is at a bound if its distance is at most this, relative to bounds of 1 or more (for
+# float32 rounds it), or this share of the step that the bound stops: interior methods stop earlier.
 AT_BOUND, STOPPED_SHARE = 1e-7, 0.01
 # Jacobians of predictions are formed in blocks of rows of about so many bytes.
 BLOCK_BYTES = 2**24
 
 
 @dataclass(frozen=True, eq=False)
-class Fitted:
-    """A fit without its result.
+class FittedProblem:
+    """What `fit` minimised, from which the uncertainty of its parameters is computed.
 
     Attributes
     ----------
     objective : Objective
-        Over the training rows as they were given.
+        Over the raw training rows.
     start : numpy.ndarray (n_params,)
-        Where it began, for data as they were given.
+        The initial parameters, for raw data.
     x_scaler, y_scaler : Scaler or None
-        Of the columns inside, about which penalties are.
+        Of the columns of X and y, if `fit` scaled them; penalties are on parameters for scaled
+        columns.
     method : str
     options : dict
         Those of the method; bounds are among them.
     l2 : float or None
-        The penalty that the method found itself.
+        The penalty that the method determined by itself, if it did.
     """
 
     objective: Objective
@@ -53,14 +53,14 @@ class Fitted:
     l2: float | None = None
 
     def uncertainty(self, params: np.ndarray) -> Uncertainty:
-        """Of the result `params` (n_params,), for data as they were given.
+        """The uncertainty of the fitted parameters (n_params,), for raw data.
 
         Raises
         ------
         ValueError
-            If it was not a sum of squares that was minimised.
+            If `fit` did not minimise a plain sum of squares.
         MemoryError
-            If its matrices are larger than the machine's memory.
+            If the matrices are larger than the machine's memory.
         """
         if self.obstacle:
             raise ValueError(
@@ -69,16 +69,16 @@ class Fitted:
                 f"and bounds if need be"
             )
         _require_memory(self.objective.net)
-        objective, inside = self._scaled(params)
+        objective, scaled_params = self._scaled(params)
         net = objective.net
-        JTJ, gradient, sse = objective.normal_equations(inside)
+        JTJ, gradient, sse = objective.normal_equations(scaled_params)
         prior = objective.prior(self.l2)[net.free]
-        gradient = gradient + prior * inside[net.free]
+        gradient = gradient + prior * scaled_params[net.free]
         curvature = np.diag(JTJ) + prior
         steps = -gradient / np.where(curvature == 0, 1, curvature)
         movable = ~self._at_bound(params, net.free, steps)
         free = net.free[movable]
-        found = of_normal_equations(
+        uncertainty = of_normal_equations(
             JTJ[np.ix_(movable, movable)],
             gradient[movable],
             prior[movable],
@@ -94,11 +94,11 @@ class Fitted:
             ),
         )
         scale = np.ones(net.n_out) if self.y_scaler is None else np.abs(self.y_scaler.scale)
-        return replace(found, output_scale=scale)
+        return replace(uncertainty, output_scale=scale)
 
     @property
     def obstacle(self) -> str:
-        """What of the fit is not least squares, in words; empty if nothing is."""
+        """What makes this other than a plain sum of squares, in words; empty if nothing does."""
         obj, options = self.objective, self.options
         if not obj.loss.least_squares:
             return f"loss {obj.loss.name!r}"
@@ -110,23 +110,26 @@ class Fitted:
 
     @property
     def work(self) -> float:
-        """About how many multiplications `uncertainty` takes."""
+        """The approximate number of multiplications that `uncertainty` takes."""
         p = float(self.objective.net.n_free)
         return self.objective.n_residuals * p**2 + 10 * p**3
 
     def _at_bound(self, x: np.ndarray, free: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """Which parameters x[free] are at a bound; `steps` would take each to its best value."""
+        """Which of the parameters x[free], x (n_params,), are at a bound; bool (n_free,).
+
+        `steps` (n_free,) would take each to its best value.
+        """
         bounds = self.options.get("bounds")
         if bounds is None:
             return np.zeros(len(free), bool)
-        found = as_bounds(bounds, len(x), pairs=self.method not in LEAST_SQUARES)
-        x, lower, upper = x[free], found.lb[free], found.ub[free]
+        bounds = as_bounds(bounds, len(x), pairs=self.method not in LEAST_SQUARES)
+        x, lower, upper = x[free], bounds.lb[free], bounds.ub[free]
         return _stopped(x - lower, lower, -steps) | _stopped(upper - x, upper, steps)
 
-    # Columns as they were scaled, in float64.
+    # Scaled columns, in float64.
 
     def _scaled(self, params: np.ndarray) -> tuple[Objective, np.ndarray]:
-        """The objective inside, and its parameters (n_params,)."""
+        """The objective over scaled columns, and its parameters (n_params,)."""
         obj, p = self.objective, self.objective._stored
         net, x, y = obj.net.astype(FLOAT64), self.x_scaler, self.y_scaler
         if x is None or y is None:
@@ -138,7 +141,7 @@ class Fitted:
         return scaled, net.fold_scaling(params, inverse(x), inverse(y))
 
     def _unscaled(self, changes: np.ndarray) -> np.ndarray:
-        """Changes (n_params, k) of the parameters inside as those of the result."""
+        """Changes (n_params, k) of parameters for scaled columns as changes for raw columns."""
         if self.x_scaler is None or self.y_scaler is None:
             return changes
         net, y_scale = self.objective.net.astype(FLOAT64), (0.0, self.y_scaler.scale)
@@ -149,7 +152,10 @@ class Fitted:
 def prediction_deviations(
     uncertainty: Uncertainty, net: Network, params: np.ndarray, X: Any
 ) -> np.ndarray:
-    """Standard deviations (n, n_out) of the outputs for X (n, n_in): those of J times the error."""
+    """Standard errors (n, n_out) of the outputs for X (n, n_in).
+
+    They are those of J e, where J is the Jacobian of the outputs and e the error of the parameters.
+    """
     net, X = net.astype(FLOAT64), as_array("X", X)
     result = np.empty((len(X), net.n_out))
     size = max(1, BLOCK_BYTES // (8 * net.n_out * net.n_params))
@@ -160,13 +166,16 @@ def prediction_deviations(
 
 
 def _stopped(distances: np.ndarray, limits: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Whether parameters are at a limit to rounding, or much nearer than their steps to it go."""
+    """Whether parameters are at a limit but for rounding, or their steps go far beyond it.
+
+    All arguments are (n_free,): the distances from the limits, these, and the steps towards them.
+    """
     rounding = AT_BOUND * np.maximum(1, np.abs(limits))
     return np.isfinite(limits) & (distances <= np.maximum(rounding, STOPPED_SHARE * steps))
 
 
 def _require_memory(net: Description) -> None:
-    """Raise MemoryError if what is computed of its free parameters cannot be held."""
+    """Raise MemoryError if the matrices for its free parameters exceed the main memory."""
     needed = 8 * net.n_free * (SQUARE * net.n_free + TALL * net.n_params)
     memory = main_memory()
     if needed > memory:
@@ -178,7 +187,7 @@ def _require_memory(net: Description) -> None:
 
 
 def _named(net: Description, places: np.ndarray) -> str:
-    """Parameters of a network as "W[0, 2], b[2] of layer 1"."""
+    """The parameters at these places, in words such as "W[0, 2], b[2] of layer 1"."""
     layers = net.plan.layers.tolist()
     names: dict[int, list[str]] = {}
     for place in places[:N_LISTED].tolist():

@@ -1,27 +1,30 @@
-"""Levenberg and Marquardt's method inside `fit`."""
+"""`LM`, and Levenberg and Marquardt's method within `fit`."""
 
 from __future__ import annotations
 
 import time as clock
 from dataclasses import dataclass, fields
 from functools import cached_property
+from math import isfinite
 from typing import Any
 
 import numpy as np
 
+from ..common.arrays import FLOAT64
 from ..maths.linear_models import effective_number
 from ..maths.marquardt import RUNNING, STUCK as NO_STEP, LMSolver, Rules
 from ..networks.objective import Objective
-from ..optimize._levenberg_marquardt import RECORDED, checked_rules, ending
+from ..optimize._levenberg_marquardt import RECORDED, checked_rules, end_message
 from ..optimize.free_coordinates import FreeCoordinates
-from ..optimize.network_rows import Fused, NetworkRows
+from ..optimize.network_least_squares import BackendSearch, NetworkSquares
 from ..optimize.scipy_methods import as_bounds, require_memory
 from ..reports.words import ALL_DONE, Status
 from ..training import state as states
-from .iterations import Limits, Outcome, Stop, Trace, stopped
+from .iterations import IterationRecorder, Stop, cannot_start
+from .task import FitTask, Limits, MethodResult
 
-CHUNK_SECONDS = 0.1  # between looks at Ctrl-C
-SETTLED = 1e-3  # the change, as a share, of an l2 that has been found
+CHUNK_SECONDS = 0.1  # of steps in one call, after which Ctrl-C is answered
+SETTLED = 1e-3  # l2 has converged if it changes by no more than this share
 MOST_UNMOVED = 20  # changes of l2 in a row after each of which no step helped
 
 
@@ -29,14 +32,14 @@ MOST_UNMOVED = 20  # changes of l2 in a row after each of which no step helped
 class LM:
     """Levenberg and Marquardt's method for a network's least squares.
 
-    As `fastbp.optimize.levenberg_marquardt`, with steps measured alike in all parameters unless
-    `uniform` is False: weights of scaled data are of one kind.
+    As `fastbp.optimize.levenberg_marquardt`, but that all parameters are damped alike unless
+    `uniform` is False: weights for scaled data are of one kind.
 
     Parameters
     ----------
     mu, mu_max : float
-        The first damping, relative to the mean of JᵀJ's diagonal, and the one beyond which the fit
-        is stuck.
+        The first damping, relative to the mean of JᵀJ's diagonal, and the largest, where the fit
+        stops as stuck.
     mu_dec, mu_inc : float, optional
         The factors of mu after a step and after a failure, such as 0.1 and 10; by default they
         follow what the steps gain, and the failures.
@@ -58,8 +61,8 @@ class LM:
         Between which the parameters stay: (lower, upper), or scipy.optimize.Bounds. A start
         outside is moved to the nearest point within.
     bayesian : bool, default False
-        Find l2 on the way, as the ratio of the precisions of weights and residuals that is the most
-        probable [1]_ [2]_. ``history`` then has it as "l2", and as "n_effective" the effective
+        Determine l2 during the fit, as the most probable ratio of the precisions of weights and
+        residuals [1]_ [2]_. ``history`` then has it as "l2", and as "n_effective" the effective
         number of parameters.
     max_fail, time : int, float, optional
         Other names of the arguments `patience` and `max_time` of `fit`.
@@ -97,161 +100,172 @@ class LM:
     time: float | None = None
 
     def rules(self, tol: float | None) -> Rules:
-        """The numbers of the search, checked; `tol` is for all three tolerances."""
-        names = [field.name for field in fields(Rules)]
-        given = {name: getattr(self, name) for name in names}
+        """The numbers of the search, checked; `tol` replaces all three tolerances."""
+        numbers = {field.name: getattr(self, field.name) for field in fields(Rules)}
         if tol is not None:
-            given |= dict.fromkeys(("ftol", "xtol", "gtol"), tol)
-        return checked_rules(**given)
+            numbers |= dict.fromkeys(("ftol", "xtol", "gtol"), tol)
+        return checked_rules(**numbers)
 
 
 NAMES = tuple(field.name for field in fields(LM))
 
 
-def minimise(
-    obj: Objective,
-    x0: np.ndarray,
-    limits: Limits,
-    trace: Trace,
-    method: LM,
-    identity: dict[str, Any],
-    state: dict[str, Any] | None,
-) -> Outcome:
-    """Run it from x0 (n_params,); the other arguments are those of `_full_batch.minimise`."""
-    own = None
-    if state is not None:
-        states.require_same(state, identity)
-        own = _restored(state, obj.net.n_params, obj.net.n_free)
-        trace.restore(state, own["nit"])
-        x0 = own.pop("x")
-    run = _Run(obj, x0, limits, trace, method, own)
-    kept = run.state()
+def run(task: FitTask) -> MethodResult:
+    """Run Levenberg and Marquardt's method on a task, whose options are fields of `LM`.
 
-    def keep() -> None:
-        nonlocal kept
-        kept = run.state()
-
-    trace.keep, trace.state = keep, lambda: identity | trace.records() | kept
+    Raises
+    ------
+    TypeError, ValueError, ShapeError, MemoryError
+        As `fit`: for what the method or the loss cannot take.
+    """
+    obj, method = task.data.training.astype(FLOAT64), LM(**task.options)
+    x0 = obj.net.checked_params(task.start).copy()
+    loss = obj.problem_scale * obj.sum_of_squares(x0, method.robust, method.f_scale)
+    if not isfinite(loss):
+        return cannot_start("lm", x0, loss)
+    recorder, run_state = IterationRecorder(task, x0), None
+    if task.saved_state is not None:
+        states.require_same(task.saved_state, task.identity)
+        run_state = _run_state(task.saved_state, obj.net.n_params, obj.net.n_free)
+        x0 = run_state["x"]
+        recorder.restore(task.saved_state, run_state["search"]["nit"], x0)
+    lm_run = _LMRun(obj, x0, task.limits, recorder, method, run_state)
+    recorder.save_states(lm_run.state)
     try:
-        status, message = run.to_the_end()
+        status, message = lm_run.to_the_end()
     except (KeyboardInterrupt, Stop) as stop:
-        out = stopped(trace, stop)
+        result = recorder.stopped(stop, lm_run.search.nfev)
     else:
-        params = trace.params if trace.best is None else trace.best
-        loss = trace.losses[-1] if trace.losses else np.nan
-        out = Outcome(
-            params, status, message, run.search.nit, run.search.nfev, trace.losses,
-            trace.validation, loss,
-        )  # fmt: skip
-    out.nfev, out.state, out.history = run.search.nfev, trace.state(), run.history()
-    out.l2 = run.l2
-    return out
+        result = recorder.result(status, message, lm_run.search.nfev)
+    result.history, result.l2 = lm_run.history(), lm_run.l2
+    return result
 
 
-class _Run:
-    """A search and what was recorded of its steps."""
+class _LMRun:
+    """A search by Levenberg and Marquardt's method, and the records of its steps.
+
+    Parameters
+    ----------
+    obj : Objective
+        Over scaled columns, in float64.
+    x0 : numpy.ndarray (n_params,)
+        Where to start or continue; moved into the bounds in place.
+    limits : Limits
+    recorder : IterationRecorder
+    method : LM
+    run_state : dict or None
+        What `_run_state` returned, to continue a run.
+
+    Attributes
+    ----------
+    search : marquardt.LMSolver or BackendSearch
+        In the free parameters.
+    records : list of numpy.ndarray (k, 4)
+        A row per step, with the columns RECORDED.
+    evidence : list of tuple
+        With `bayesian`, l2 and the effective number of parameters after each step.
+    """
 
     def __init__(
         self,
         obj: Objective,
         x0: np.ndarray,
         limits: Limits,
-        trace: Trace,
+        recorder: IterationRecorder,
         method: LM,
-        own: dict[str, Any] | None,
+        run_state: dict[str, Any] | None,
     ):
-        self.obj, self.limits, self.trace, self.method = obj, limits, trace, method
+        self.obj, self.limits, self.recorder, self.method = obj, limits, recorder, method
         self.scale = obj.problem_scale  # of the sum of squares in the objective
         self.records = [np.empty((0, 4))]
-        self.evidence: list[tuple[float, float]] = []  # l2, the effective number of parameters
+        self.evidence: list[tuple[float, float]] = []
         self.unmoved = 0
         self.rules = method.rules(limits.tol)
-        free, within = obj.net.free, None
+        free, bounds = obj.net.free, None
         if method.bounds is not None:
-            bounds = as_bounds(method.bounds, len(x0), pairs=False)
-            within = bounds.lb[free], bounds.ub[free]
-            x0[free] = np.clip(x0[free], *within)
-        self.inside = FreeCoordinates(obj, x0)
-        rows = NetworkRows(obj, self.inside, method.robust, method.f_scale)
-        prior, x = obj.prior(None if own is None else own["l2"])[free], self.inside.x0
+            pair = as_bounds(method.bounds, len(x0), pairs=False)
+            bounds = pair.lb[free], pair.ub[free]
+            x0[free] = np.clip(x0[free], *bounds)
+        self.free = FreeCoordinates(obj, x0)
+        squares = NetworkSquares(obj, self.free, method.robust, method.f_scale)
+        prior, x = obj.prior(None if run_state is None else run_state["l2"])[free], self.free.x0
         require_memory("lm", 3 * len(x) * min(len(x), obj.n_residuals))
         if method.bayesian and obj.prior().any():
             raise ValueError(
                 "bayesian=True finds l2 itself, and l2 was given; leave one of them out"
             )
-        self.search: LMSolver | Fused
-        if rows.wide or method.bayesian or within is not None or obj._blocks:
-            self.search = LMSolver(rows, x, self.rules, prior, within)
+        self.search: LMSolver | BackendSearch
+        if squares.wide or method.bayesian or bounds is not None or obj._blocks:
+            self.search = LMSolver(squares, x, self.rules, prior, bounds)
         else:
-            self.search = Fused(rows, self.rules, prior)
-        if own is not None:
-            self.records, self.evidence = [own["records"]], own["evidence"].tolist()
-            self.search.restore(own["search"])
+            self.search = BackendSearch(squares, self.rules, prior)
+        if run_state is not None:
+            self.records, self.evidence = [run_state["records"]], run_state["evidence"].tolist()
+            self.search.restore(run_state["search"])
 
-    # Along the way.
+    # Steps.
 
     def to_the_end(self) -> tuple[int, str]:
-        """Steps until the search ends or has made `epochs`; status and message for the result."""
+        """Step until the search ends or has made `epochs` steps; the status and message then."""
         search, epochs = self.search, self.limits.epochs
-        if search.nit >= epochs:
-            raise ValueError(
-                f"state is of a run with {search.nit} iterations, and epochs is {epochs}: it "
-                f"counts those before it too; pass a larger number to go on"
-            )
+        self.recorder.require_unfinished(search.nit)
         count = 1
         while search.status == RUNNING and search.nit < epochs:
             before = clock.perf_counter()
-            found = search.steps(min(count, epochs - search.nit), self.limits.goal / self.scale)
+            records = search.steps(min(count, epochs - search.nit), self.limits.goal / self.scale)
             if self.method.bayesian:
-                self._weigh_evidence(len(found) > 0)
-            if len(found):
-                count = self._next(count, clock.perf_counter() - before)
-                self._record(found)
+                self._update_l2(len(records) > 0)
+            if len(records):
+                count = self._next_count(count, clock.perf_counter() - before)
+                self._record(records)
         if search.status == RUNNING:
             return Status.LIMIT, ALL_DONE
-        return (Status.STUCK if search.status == NO_STEP else Status.FINISHED), ending(
-            search, self.rules
-        )
+        status = Status.STUCK if search.status == NO_STEP else Status.FINISHED
+        return status, end_message(search, self.rules)
 
-    def _next(self, count: int, seconds: float) -> int:
-        """How many steps to take at once, where nobody looks at each of them."""
-        if not self.trace.unwatched or self.method.bayesian:
+    def _next_count(self, count: int, seconds: float) -> int:
+        """How many steps to take in the next call, after `count` steps took so many seconds."""
+        if not self.recorder.unwatched or self.method.bayesian:
             return 1
         return max(1, min(2 * count, int(CHUNK_SECONDS * count / max(seconds, 1e-6))))
 
-    def _record(self, found: np.ndarray) -> None:
-        self.records.append(found)
-        losses = 2 * self.scale * found[:, 0]
-        if isinstance(self.search, LMSolver) and self.method.bayesian:  # l2 changes: without it
+    def _record(self, records: np.ndarray) -> None:
+        """Record the steps of a call (k, 4); callbacks see the last of them."""
+        self.records.append(records)
+        losses = 2 * self.scale * records[:, 0]
+        if isinstance(self.search, LMSolver) and self.method.bayesian:
+            # l2 changes from step to step: the objective is without it.
             losses[-1] = self.scale * self.search.squares
-        self.trace.losses += losses[:-1].tolist()
-        self.trace.record(self.inside.full(self.search.x), float(losses[-1]))
+        self.recorder.losses += losses[:-1].tolist()
+        self.recorder.record(self.free.full(self.search.x), float(losses[-1]))
 
     def history(self) -> dict[str, np.ndarray]:
-        """What is told of each step beside the objective."""
+        """The history of the steps beside the objective, an array (iterations,) each."""
         columns = np.concatenate(self.records).T
-        told = dict(zip(RECORDED[1:], columns[1:], strict=True))
+        history = dict(zip(RECORDED[1:], columns[1:], strict=True))
         if self.method.bayesian:
             l2, effective = np.array(self.evidence).reshape(-1, 2).T
-            told |= {"l2": l2, "n_effective": effective}
-        return told
+            history |= {"l2": l2, "n_effective": effective}
+        return history
 
     # Bayesian regularisation.
 
     @property
     def l2(self) -> float | None:
-        """The penalty that was found, None if it was not looked for."""
+        """The penalty that a bayesian search has reached, else None."""
         if not (self.method.bayesian and isinstance(self.search, LMSolver)):
             return None
         return 2 * self.scale * float(self.search.prior.max())
 
     @cached_property
     def weights(self) -> np.ndarray:
-        """Which free parameters are weights, not biases."""
+        """Which free parameters are weights, not biases; bool (n_free,)."""
         return np.isin(self.obj.net.free, self.obj._weight_indices)
 
-    def _weigh_evidence(self, moved: bool) -> None:
-        """Set l2 to the ratio of the precisions of weights and residuals, where the search is.
+    def _update_l2(self, moved: bool) -> None:
+        """Set l2 to the ratio of the precisions of weights and residuals at the search's x.
+
+        `moved` says whether a step was taken since the last update.
 
         With H = JᵀJ + Λ, γ = n - tr(Λ H⁻¹) parameters are determined by the data. The residuals'
         precision is then (m - γ)/r·r, that of the weights γ less the parameters without a prior
@@ -268,7 +282,7 @@ class _Run:
         w = search.x[self.weights]
         ratio = determined * search.squares / max(freedom * float(w @ w), 1e-300)
         ended = search.status
-        search.set_prior(ratio * self.weights)
+        search.set_prior(ratio * self.weights)  # which also resets the status
         if moved:
             self.evidence.append((2 * self.scale * ratio, effective))
         self.unmoved = 0 if moved else self.unmoved + 1
@@ -278,25 +292,24 @@ class _Run:
 
     def state(self) -> dict[str, Any]:
         """What the next steps depend on, and the records."""
-        found = {
-            "x": self.inside.full(self.search.x),
+        state = {
+            "x": self.free.full(self.search.x),
             "records": np.concatenate(self.records),
             "evidence": np.array(self.evidence, float).reshape(-1, 2),
             **self.search.state(),
         }
-        return found if self.l2 is None else found | {"l2": self.l2}
+        return state if self.l2 is None else state | {"l2": self.l2}
 
 
-def _restored(state: dict[str, Any], n_params: int, n_free: int) -> dict[str, Any]:
-    """What a run goes on from, out of its state."""
+def _run_state(state: dict[str, Any], n_params: int, n_free: int) -> dict[str, Any]:
+    """What `_LMRun` continues from, from the state of a fit; "search" is that of its search."""
     nit = states.number(state, "nit")
     search = {name: states.number(state, name) for name in ("nit", "nfev", "njev")}
     search |= {"scales": states.array(state, "scales", (n_free,))}
     search |= {"mu": states.number(state, "mu", float)}
-    l2 = states.number(state, "l2", float) if "l2" in state else None  # bayesian alone
+    l2 = states.number(state, "l2", float) if "l2" in state else None  # of bayesian runs alone
     return {
         "search": search,
-        "nit": nit,
         "x": states.array(state, "x", (n_params,)),
         "l2": l2,
         "records": states.array(state, "records", (nit, 4)),

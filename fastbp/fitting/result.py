@@ -1,4 +1,4 @@
-"""What `fit` returns."""
+"""`FitResult`, what `fit` returns: predictions, uncertainty, score, summary and plot of a fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..maths.losses import BCE, Loss
 from ..maths.uncertainty import Uncertainty, t_quantile
 from ..networks.network import Network
 from ..networks.targets import prepare_target
-from .covariance import Fitted, prediction_deviations
+from .covariance import FittedProblem, prediction_deviations
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,18 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False, repr=False)
 class FitResult:
-    """What `fit` came to.
+    """The result of `fit`: the parameters, how the fit ended, and its history.
 
     Attributes
     ----------
     params : numpy.ndarray (n_params,)
-        The fitted parameters, of the network's dtype, for data as they were given: with patience
-        the best ones, with averaging their mean, after a divergence the last good ones, after
-        Ctrl-C those of the last complete chunk of steps or iteration. Masked and frozen entries are
-        those of the start.
+        The fitted parameters, of the network's dtype, for raw data: with patience the best ones,
+        with averaging their mean, after a divergence the last good ones, after Ctrl-C those of the
+        last complete chunk of steps or iteration. Masked and frozen entries are those of the start.
     fun : float
-        The objective at `params` over the training data as given, penalties included, without
-        dropout.
+        The objective at `params` over the raw training data, penalties included, without dropout.
     grad : numpy.ndarray (n_params,)
         Its gradient there.
     success : bool
@@ -45,7 +43,7 @@ class FitResult:
         1: the time was over, or a full-batch method did `epochs` iterations and had not converged.
         2: a full-batch method could not go on. 3: divergence. 4: Ctrl-C. 5: a callback stopped it.
     message : str
-        The same as a sentence.
+        The status as a sentence, with the reason.
     nit : int
         Complete epochs, or iterations; those before `state` included.
     nfev : int
@@ -57,10 +55,10 @@ class FitResult:
         full-batch methods the objective after each iteration. "val_loss", with validation: its
         objective at the end of each epoch. Both in scaled units if `fit` scaled y.
     state : dict or None
-        What ``fit(state=...)`` goes on from, as if it had not stopped; `fastbp.save` stores it.
+        ``fit(state=...)`` continues from it as if the fit had not stopped; `fastbp.save` stores it.
         None after a divergence, and for methods that cannot be continued.
     epoch, step : int
-        The epoch and the step of the run in which it stopped, both counted from 1; iterations and
+        The epoch and the step in which the fit stopped, both counted from 1; iterations and
         evaluations for full-batch methods.
     loss : float
         The last objective met, NaN if there was none.
@@ -72,11 +70,12 @@ class FitResult:
     n_rows : int
         Rows trained on.
     scale : {"standard", "minmax"} or None
-        How `fit` scaled them.
+        How `fit` scaled the data.
     net : Network
     loss_function : Loss
-    fitted : Fitted or None
-        The rows and what else is needed for `covariance`; None in a result that was pickled.
+    fitted : FittedProblem or None
+        The training rows and the method, from which `covariance` is computed; None in a result that
+        was pickled.
     """
 
     params: np.ndarray
@@ -100,15 +99,15 @@ class FitResult:
     scale: str | None
     net: Network
     loss_function: Loss
-    fitted: Fitted | None = None
+    fitted: FittedProblem | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # The rows that it was fitted to stay behind: they may be many.
+        # Without the training rows: they may be many.
         return self.__dict__ | {"fitted": None}
 
     @property
     def data(self) -> tuple[np.ndarray, np.ndarray | None] | None:
-        """X and the targets that it was fitted to; None in a result that was pickled."""
+        """X (n, n_in) and the targets of the training rows; None in a result that was pickled."""
         if self.fitted is None:
             return None
         obj = self.fitted.objective
@@ -130,17 +129,18 @@ class FitResult:
         ----------
         X : array_like (n, n_in)
         return_std : bool, default False
-            Also the standard deviation of the outputs, of what the errors of the parameters come to
-            in them (the delta method): it is about the mean of many observations.
+            Also return the standard error of the outputs that results from the covariance of the
+            parameters, to first order (the delta method): that of the mean of many observations.
         interval : float in (0, 1), optional
-            Also an interval that a new observation of weight 1 is in with this probability: to that
-            deviation comes the residuals', and Student's t with the degrees of freedom.
+            Also return the ends of an interval that contains a new observation of weight 1 with
+            this probability. It adds the variance of the residuals to that of the outputs, and uses
+            Student's t with the degrees of freedom.
 
         Returns
         -------
         Y : numpy.ndarray (n, n_out)
         std : numpy.ndarray (n, n_out)
-            With `return_std`; infinite where the training rows do not tell.
+            With `return_std`; infinite where the training rows do not determine the output.
         lower, upper : numpy.ndarray (n, n_out)
             With `interval`.
 
@@ -149,7 +149,7 @@ class FitResult:
         ShapeError, TypeError
             As `Network.forward`.
         ValueError
-            With `return_std` or `interval` as `covariance`, and for both at once.
+            With both `return_std` and `interval`, and where `covariance` raises one.
 
         Examples
         --------
@@ -179,13 +179,13 @@ class FitResult:
 
     @cached_property
     def uncertainty(self) -> Uncertainty:
-        """How sure the parameters of a least-squares fit are, whatever the method.
+        """The uncertainty of the parameters of a least-squares fit, whatever the method.
 
-        It has ``variance`` (s²), ``dof`` (degrees of freedom), ``n_effective`` (parameters that the
-        rows determine), ``condition`` (number, of the scaled JᵀJ), ``noise`` (n_out,), the standard
-        deviation of observations, and in ``notes`` what is to be said against standard errors, in
-        words. Computed at the first use, and kept from then on, also in a pickled result. Errors as
-        for `covariance`.
+        It has ``variance`` (s²), ``dof`` (degrees of freedom), ``n_effective`` (the number of
+        parameters that the rows determine), ``condition`` (that of the scaled JᵀJ), ``noise``
+        (n_out,), the standard deviation of observations, and ``notes``, which say in words what
+        speaks against standard errors. It is computed at the first use and then stays, also in a
+        pickled result. Errors as for `covariance`.
         """
         if self.fitted is None:
             raise ValueError(
@@ -197,14 +197,14 @@ class FitResult:
     def covariance(self, *, absolute_sigma: bool = False) -> np.ndarray:
         """The covariance of the parameters as estimates, for a fit by least squares.
 
-        s²(JᵀJ + Λ)⁻¹ at `params`, J being the derivatives of the weighted residuals and Λ what
-        `l2` adds to the sum of squares, as if it were a Gaussian prior [1]_.
+        It is s²(JᵀJ + Λ)⁻¹ at `params`, where J is the Jacobian of the weighted residuals, and Λ
+        the diagonal matrix of `l2` in the sum of squares, taken as a Gaussian prior [1]_.
 
         Parameters
         ----------
         absolute_sigma : bool, default False
-            Sample weights are inverse variances: up to a common factor, which is estimated as s²,
-            or, if True, exactly, so that it is 1.
+            Whether sample weights are exactly the inverse variances, so that s² = 1; by default
+            they are so up to a common factor, which is estimated as s².
 
         Returns
         -------
@@ -216,15 +216,15 @@ class FitResult:
         ------
         ValueError
             If the loss is not "mse", "half_mse" or "sse", with l1, group, robust losses or
-            constraints, and for a result that was pickled and had not been asked before.
+            constraints, and for a result that was pickled before `uncertainty` was computed.
 
         Notes
         -----
         s² is the weighted sum of squared residuals divided by the degrees of freedom: residuals
         (rows of positive weight times outputs) less γ = tr(JᵀJ(JᵀJ + Λ)⁻¹), the number of free
-        parameters where there is no penalty. Outputs have one s² in common, as in the loss; it is
-        that of scaled outputs if `fit` scaled y. What is to be said against the figures stands in
-        ``uncertainty.notes`` and in `summary`.
+        parameters where there is no penalty. All outputs share one s², as in the loss; it is that
+        of scaled outputs if `fit` scaled y. ``uncertainty.notes`` and `summary` say what speaks
+        against the figures.
 
         References
         ----------
@@ -244,12 +244,12 @@ class FitResult:
     def standard_errors(self, *, absolute_sigma: bool = False) -> np.ndarray:
         """The standard deviations (n_params,) of the parameters: roots of `covariance`'s diagonal.
 
-        `net.unpack` tells which is which.
+        `net.unpack` gives them layer by layer.
         """
         return self.uncertainty.standard_errors(absolute_sigma)
 
     def score(self, X: Any, y: Any) -> float:
-        """How well the network does on these rows: R², or accuracy for classes and pairs.
+        """The score of the network on these rows: R², or the accuracy for classes and pairs.
 
         Parameters
         ----------
@@ -264,14 +264,14 @@ class FitResult:
             probable class's); for "bce", "bce_logits", "hinge" and "squared_hinge" the share of
             rows all of whose outputs are on the right side of ½ ("bce") or 0; for "margin_ranking"
             the share of pairs whose better one has the larger output. Else
-            R² = 1 - Σ(Y - y)²/Σ(y - mean)², averaged over columns, Y being the outputs, e to their
-            power for "poisson", the means for "gaussian_nll"; a constant column counts 1 if it is
-            met exactly and 0 if not, and one row has no R² (NaN).
+            R² = 1 - Σ(Y - y)²/Σ(y - mean)², averaged over columns, where Y are the outputs, their
+            exponentials for "poisson", the means for "gaussian_nll"; for a constant column it is 1
+            if Y = y and else 0, and for a single row NaN.
 
         Raises
         ------
         ShapeError, TypeError, ValueError
-            As `fit`; ValueError too for "gaussian_kl", which has nothing to compare outputs with.
+            As `fit`; ValueError also for "gaussian_kl", which has no targets.
         """
         loss, Y = self.loss_function, self.predict(X).astype(np.float64)
         n, n_out = Y.shape
@@ -297,7 +297,7 @@ class FitResult:
         return r_squared(Y[:, : T.shape[1]], T)
 
     def summary(self) -> str:
-        """The fit in words and figures: network, method, what was reached, why it ended."""
+        """The fit in words and figures: network, method, objective, and why it ended."""
         from ..reports.summaries import fit_summary
 
         return fit_summary(self)
@@ -313,7 +313,7 @@ class FitResult:
         X, y : array_like, optional
             As `fit` takes them; by default the rows that it trained on.
         classes : sequence, optional
-            What classes are called, in the order of their labels.
+            The names of the classes, in the order of their labels.
 
         Returns
         -------
@@ -324,7 +324,7 @@ class FitResult:
         ImportError
             Without matplotlib.
         ValueError
-            If the result was loaded or pickled, so that the rows are not there, and X is missing.
+            If X is missing and the result was pickled, so that it has no rows.
         """
         from ..reports.plots import fit_result
 
@@ -342,11 +342,12 @@ class FitResult:
         from scipy.optimize import OptimizeResult
 
         names = ("fun", "success", "status", "message", "nit", "nfev")
-        found = {name: getattr(self, name) for name in names}
-        return OptimizeResult(x=self.params, jac=self.grad, **found)
+        fields = {name: getattr(self, name) for name in names}
+        return OptimizeResult(x=self.params, jac=self.grad, **fields)
 
 
 def r_squared(Y: np.ndarray, T: np.ndarray) -> float:
+    """R² of predictions Y for targets T, both (n, n_out), averaged over columns."""
     if len(T) == 1:
         return float("nan")
     with np.errstate(over="ignore", invalid="ignore"):

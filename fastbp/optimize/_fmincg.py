@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..common.arrays import whole_number
 from ..networks.objective import Objective
-from .free_coordinates import FreeCoordinates
+from .free_coordinates import free_coordinates
 from .function import (
     CONVERGED,
     MAXFUN,
@@ -19,11 +18,12 @@ from .function import (
     STOPPED,
     STUCK,
     Function,
-    listener,
-    require_unbounded,
+    Termination,
+    checked_termination,
     require_usable,
+    result_of,
     starting_point,
-    tolerance,
+    stop_test,
     unresolvable,
 )
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 RHO = 0.01
 SIG = 0.3
 INT = 0.1  # an interpolated step keeps this share of the bracket from either end
-EXT = 100.0  # how many times the last step an extrapolated one is where the slopes do not tell
+EXT = 100.0  # an extrapolated step is so many times the last one where no cubic gives a minimum
 MAX = 20  # evaluations in a line search
-RATIO = 2.0  # a line search starts at most so much farther away than the last one ended
+RATIO = 2.0  # the first step of a line search is at most so many times as long as the last one's
 FIRST = 0.01  # the first step straight downhill moves x by at least this share of its largest entry
 
 _MESSAGES = MESSAGES | {
@@ -47,13 +47,13 @@ _MESSAGES = MESSAGES | {
 
 
 class _Point(NamedTuple):
-    """A point of a line: step from its start, value, derivative along it, and place, gradient."""
+    """A point x = start + t·direction of a line, with f, the derivative along the line, and g."""
 
     t: float
     f: float
     slope: float
-    x: np.ndarray
-    g: np.ndarray
+    x: np.ndarray  # (n,)
+    g: np.ndarray  # (n,)
 
     @property
     def finite(self) -> bool:
@@ -161,25 +161,28 @@ def fmincg(
     >>> np.round(result.x, 6).tolist()
     [1.0, 2.0]
     """
-    from scipy.optimize import OptimizeResult
-
-    if isinstance(fun, Objective) and fun.net.plan.free is not None:
-        inside = FreeCoordinates(fun, x0)
-        return inside.full(
-            fmincg(
-                inside.value_and_grad, inside.x0, args, maxiter=maxiter, maxfun=maxfun, red=red,
-                tol=tol, callback=inside.callback(callback), bounds=bounds, constraints=constraints,
-            )
-        )  # fmt: skip
-    require_unbounded("fmincg", bounds, constraints)
-    maxiter = whole_number("maxiter", maxiter)
-    budget = inf if maxfun is None else whole_number("maxfun", maxfun)
+    free = free_coordinates(fun, x0)
+    if free is not None:
+        fun, jac, x0, callback = free.value_and_grad, True, free.x0, free.callback(callback)
+    limits = checked_termination("fmincg", maxiter, maxfun, tol, bounds, constraints)
     if not (isfinite(red) and red > 0):
         raise ValueError(f"red is {red}, expected a finite number > 0 (1.0 usually)")
-    tol = tolerance(tol)
-    function = _Lines("fmincg", fun, jac, args)
-    tell = listener(callback)
+    function = _LineFunction("fmincg", fun, jac, args)
+    result = _minimise(function, x0, red, limits, stop_test(callback))
+    return result if free is None else free.full(result)
 
+
+# The iteration.
+
+
+def _minimise(
+    function: _LineFunction,
+    x0: Any,
+    red: float,
+    limits: Termination,
+    wants_to_stop: Callable[[np.ndarray, float], bool],
+) -> OptimizeResult:
+    """Conjugate gradients from x0 (n,); the arguments are those of `fmincg`, checked."""
     here = function.start(x0)
     direction = -here.g
     step = _first_step(here, red)
@@ -188,19 +191,19 @@ def fmincg(
     nit = 0
     status = None
     while status is None:
-        if here.slope == 0 or (tol and np.abs(function.best.g).max() <= tol):
+        if here.slope == 0 or (limits.tol and np.abs(function.best.g).max() <= limits.tol):
             status = CONVERGED
-        elif function.calls >= budget:
+        elif function.calls >= limits.maxfun:
             status = MAXFUN
-        elif nit == maxiter:
+        elif nit == limits.maxiter:
             status = MAXITER
         else:
             nit += 1
-            trials = int(min(MAX, budget - function.calls))
-            found, reach = _line_search(function.along(here, direction), here, step, trials)
-            if found is not None:
-                here, direction, step = _conjugate(here, found, direction)
-            elif function.calls >= budget:
+            trials = int(min(MAX, limits.maxfun - function.calls))
+            end, reach = _line_search(function.along(here, direction), here, step, trials)
+            if end is not None:
+                here, direction, step = _conjugate(here, end, direction)
+            elif function.calls >= limits.maxfun:
                 status = MAXFUN
             elif failed:
                 resolved = not unresolvable(here.f, here.slope, here.x, direction, reach)
@@ -208,26 +211,15 @@ def fmincg(
             else:  # once more, from the best point and straight downhill
                 here = _steepest(function.best)
                 direction, step = -here.g, _first_step(here, red)
-            failed = found is None
+            failed = end is None
             history.append(function.best.f)
-            if tell(here) and status is None:
+            if wants_to_stop(here.x, here.f) and status is None:
                 status = STOPPED
     best = function.best
-    return OptimizeResult(
-        x=best.x,
-        fun=best.f,
-        jac=best.g,
-        nit=nit,
-        nfev=function.calls,
-        njev=function.calls,
-        status=status,
-        success=status == CONVERGED,
-        message=_MESSAGES[status],
-        history=np.array(history),
+    calls = function.calls
+    return result_of(
+        best.x, best.f, best.g, status, _MESSAGES[status], history, nit=nit, nfev=calls, njev=calls
     )
-
-
-# The iteration.
 
 
 def _steepest(point: _Point) -> _Point:
@@ -237,37 +229,37 @@ def _steepest(point: _Point) -> _Point:
 
 
 def _first_step(start: _Point, red: float) -> float:
-    """The first step straight downhill: for the reduction asked for, or to be felt at all."""
+    """The first step straight downhill: for a reduction `red`, and not too short to matter."""
     steepest = np.abs(start.g).max()
-    felt = FIRST * np.abs(start.x).max() / steepest if steepest else 0.0
-    return float(max(red / (1 - start.slope), felt))
+    shortest = FIRST * np.abs(start.x).max() / steepest if steepest else 0.0
+    return float(max(red / (1 - start.slope), shortest))
 
 
 @np.errstate(over="ignore", invalid="ignore")  # the next line is straight downhill then
 def _conjugate(
     start: _Point, end: _Point, direction: np.ndarray
 ) -> tuple[_Point, np.ndarray, float]:
-    """The next line: its start, its direction and its first step."""
+    """The next line: its start, its direction (n,) and its first step."""
     rise = end.slope - start.slope  # direction·(end.g - start.g)
     beta = float(end.g.dot(end.g - start.g)) / rise if rise > 0 else 0.0
-    following = max(beta, 0.0) * direction - end.g
-    slope = float(end.g.dot(following))
+    next_direction = max(beta, 0.0) * direction - end.g
+    slope = float(end.g.dot(next_direction))
     if -inf < slope < 0:
         here = end._replace(t=0.0, slope=slope)
     else:
-        here, following = _steepest(end), -end.g
-    return here, following, _next_step(end.t, rise, direction, following, here.slope)
+        here, next_direction = _steepest(end), -end.g
+    return here, next_direction, _next_step(end.t, rise, direction, next_direction, here.slope)
 
 
 def _next_step(
-    last: float, rise: float, direction: np.ndarray, following: np.ndarray, slope: float
+    last: float, rise: float, direction: np.ndarray, next_direction: np.ndarray, slope: float
 ) -> float:
     """The first step of the next line: to its minimum, if it curves as much as the last one.
 
-    The last step raised the slope along its direction by `rise`: in units of x a curvature of
-    rise / (last·‖direction‖²).
+    The step `last` raised the slope along `direction` (n,) by `rise`: in units of x a curvature of
+    rise / (last·‖direction‖²). `slope` is that at the start of the next line.
     """
-    unit, norm = sqrt(direction.dot(direction)), sqrt(following.dot(following))
+    unit, norm = sqrt(direction.dot(direction)), sqrt(next_direction.dot(next_direction))
     if norm == 0:
         return 0.0
     length = last * unit
@@ -286,9 +278,9 @@ def _line_search(
     Returns
     -------
     point : _Point or None
-        None if none was found in so many trials.
+        None if none of so many trials meets them.
     reach : float
-        The step to the minimum as the slopes at the start and at the first trial put it.
+        The step to the minimum, estimated from the slopes at the start and at the first trial.
     """
     before = low = start  # `low` decreases enough and still slopes down: the minimum is beyond
     high = None  # the minimum is before it
@@ -299,7 +291,7 @@ def _line_search(
             rise = trial.slope - start.slope
             reach = step * min(1.0, -start.slope / rise) if rise > 0 else step
         if high is not None and np.array_equal(trial.x, low.x):
-            break  # nothing is left between them
+            break  # no number lies between them
         enough = trial.finite and trial.f <= start.f + RHO * step * start.slope
         if not enough or trial.slope > -SIG * start.slope:
             high = trial
@@ -312,7 +304,7 @@ def _line_search(
 
 
 def _interpolate(low: _Point, high: _Point) -> float:
-    """A step between: the minimum of a polynomial through both points, kept off the ends."""
+    """A step between both points: the minimum of a polynomial through them, kept off the ends."""
     width = high.t - low.t
     if not high.finite:
         return low.t + width / 2
@@ -326,7 +318,7 @@ def _interpolate(low: _Point, high: _Point) -> float:
 
 
 def _extrapolate(before: _Point, last: _Point) -> float:
-    """A step beyond `last`: the minimum of the cubic through both, if that is where it is."""
+    """A step beyond `last`: the minimum of the cubic through both points, if it lies there."""
     step = _cubic_minimum(before, last)
     if not last.t < step < inf:
         return EXT * last.t
@@ -354,8 +346,16 @@ def _cubic_minimum(a: _Point, b: _Point) -> float:
 # The function.
 
 
-class _Lines(Function):
-    """The caller's function on lines: counts calls and remembers the best point."""
+class _LineFunction(Function):
+    """The caller's function along lines.
+
+    Attributes
+    ----------
+    best : _Point
+        The point with the lowest f so far.
+    calls : int
+        Evaluations so far.
+    """
 
     best: _Point
     calls = 0
@@ -365,6 +365,7 @@ class _Lines(Function):
         return super().__call__(x)
 
     def start(self, x0: Any) -> _Point:
+        """x0 as the start of a line straight downhill; raises if it cannot be used."""
         x = starting_point(x0)
         f, g = self(x)
         require_usable(f, g)
@@ -372,7 +373,7 @@ class _Lines(Function):
         return self.best
 
     def along(self, start: _Point, direction: np.ndarray) -> Callable[[float], _Point]:
-        """The function on a line."""
+        """The function of the step along a line."""
 
         def point(t: float) -> _Point:
             with np.errstate(over="ignore", invalid="ignore"):  # infinities are backed off from

@@ -1,9 +1,8 @@
-"""Levenberg and Marquardt's method for residual functions."""
+"""`levenberg_marquardt`: least squares of a function of residuals, or of a network's objective."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -17,14 +16,14 @@ from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates
-from .function import listener, starting_point
-from .network_rows import NetworkRows
+from .function import starting_point, stop_test
+from .network_least_squares import NetworkSquares
 from .scipy_methods import as_bounds
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
-CALLBACK, GOAL = -2, 4  # beside those of a search
+CALLBACK, GOAL = -2, 4  # statuses beside those of `marquardt.LMSolver`
 
 MESSAGES = {
     CALLBACK: "`callback` stopped the minimisation.",
@@ -36,11 +35,11 @@ MESSAGES = {
     SHORT: "Converged: the next step is no longer than xtol of the parameters.",
     GOAL: "The goal has been reached.",
 }
-RECORDED = ("cost", "mu", "rho", "gradient")  # of each step
+RECORDED = ("cost", "mu", "rho", "gradient")  # the columns of `marquardt.LMSolver.record`
 
 _EPS = float(np.finfo(float).eps)
 
-# The numbers of a search, and what they may be.
+# The numbers of `Rules`, and the ranges in which they may be.
 _RANGES = {"> 0": (0, inf), ">= 0": (0, inf), "between 0 and 1": (0, 1), "> 1": (1, inf)}
 _EXPECTED = {
     "mu": "> 0",
@@ -180,33 +179,33 @@ def levenberg_marquardt(
     if isinstance(fun, Objective):
         if jac is not None:
             raise TypeError("jac was given with an objective, which brings its own; leave it out")
-        inside, obj = FreeCoordinates(fun, x0), fun.astype(FLOAT64)
-        limits = None
+        free, obj = FreeCoordinates(fun, x0), fun.astype(FLOAT64)
+        pair = None
         if bounds is not None:
-            all_of_them, free = as_bounds(bounds, obj.net.n_params, pairs=False), obj.net.free
-            limits = checked_bounds((all_of_them.lb[free], all_of_them.ub[free]), inside.x0)
-        rows = NetworkRows(obj, inside, loss, f_scale)
-        search = LMSolver(rows, inside.x0, rules, obj.prior()[obj.net.free], limits)
-        run = _run(search, maxiter, goal, listener(inside.callback(callback)))
-        r, J = inside.residuals(search.x), inside.jacobian(search.x)
-        found: OptimizeResult = inside.full(_result(search, *run, r, J))
-        found.x = found.x.astype(fun.net.dtype, copy=False)
-        return found
+            bounds = as_bounds(bounds, obj.net.n_params, pairs=False)
+            pair = checked_bounds((bounds.lb[obj.net.free], bounds.ub[obj.net.free]), free.x0)
+        squares = NetworkSquares(obj, free, loss, f_scale)
+        search = LMSolver(squares, free.x0, rules, obj.prior()[obj.net.free], pair)
+        end = _run(search, maxiter, goal, stop_test(free.callback(callback)))
+        r, J = free.residuals(search.x), free.jacobian(search.x)
+        result: OptimizeResult = free.full(_result(search, *end, r, J))
+        result.x = result.x.astype(fun.net.dtype, copy=False)
+        return result
     x = starting_point(x0)
-    limits = checked_bounds(bounds, x)
-    system = Residuals(fun, jac, args, robust, limits)
+    pair = checked_bounds(bounds, x)
+    system = Residuals(fun, jac, args, robust, pair)
     system.start(x)
-    search = LMSolver(system, x, rules, None, limits)
+    search = LMSolver(system, x, rules, None, pair)
     require_finite("the Jacobian at x0", system.at(x)[1])
-    run = _run(search, maxiter, goal, listener(callback))
-    result = _result(search, *run, *system.at(search.x))
+    end = _run(search, maxiter, goal, stop_test(callback))
+    result = _result(search, *end, *system.at(search.x))
     if loss == "linear":
         _add_errors(result, x)
     return result
 
 
-def ending(search: Any, rules: Rules) -> str:
-    """How a search has ended, in words."""
+def end_message(search: Any, rules: Rules) -> str:
+    """How a `marquardt.LMSolver` has ended, in words."""
     if search.status == STUCK and search.mu > rules.mu_max:
         return (
             f"mu has grown beyond mu_max, {rules.mu_max:g}, and no step decreases the sum of "
@@ -215,28 +214,20 @@ def ending(search: Any, rules: Rules) -> str:
     return MESSAGES[search.status]
 
 
-@dataclass(frozen=True)
-class _Reached:
-    """What a callback is told of."""
-
-    x: np.ndarray
-    f: float
-
-
 def _run(
-    search: LMSolver, maxiter: int, goal: float, tell: Callable[[Any], bool]
+    search: LMSolver, maxiter: int, goal: float, wants_to_stop: Callable[[np.ndarray, float], bool]
 ) -> tuple[int, dict[str, np.ndarray]]:
-    """Steps until the search ends, or is ended; its status and history."""
+    """Step until the search ends or is stopped; its status, and its history by RECORDED's names."""
     status = GOAL if search.total / 2 <= goal and search.status == RUNNING else RUNNING
     records = [search.record]
     while status == RUNNING and search.nit < maxiter:
-        found = search.steps(1)
-        if not len(found):
+        record = search.steps(1)
+        if not len(record):
             break
-        records.append(found[0])
+        records.append(record[0])
         if search.total / 2 <= goal:
             status = GOAL
-        elif tell(_Reached(search.x, search.total / 2)):
+        elif wants_to_stop(search.x, search.total / 2):
             status = CALLBACK
     columns = np.array(records).T
     return status or search.status, dict(zip(RECORDED, columns, strict=True))
@@ -245,6 +236,7 @@ def _run(
 def _result(
     search: LMSolver, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
 ) -> OptimizeResult:
+    """The result as SciPy's least squares have it, with r (m,) and J (m, n) at the search's x."""
     from scipy.optimize import OptimizeResult
 
     held = np.zeros(len(search.x), int)
@@ -264,19 +256,20 @@ def _result(
         njev=search.njev,
         status=status,
         success=status > 0,
-        message=ending(search, search.rules) if status == search.status else MESSAGES[status],
+        message=end_message(search, search.rules) if status == search.status else MESSAGES[status],
         history=history,
     )
 
 
 def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
-    """Add the covariance of x, standard errors, and what is to be said against them."""
+    """Add the covariance of x, the standard errors, and the notes on what speaks against them."""
     fixed = result.active_mask != 0
-    found = of_jacobian(result.jac, result.cost, result.x, start, fixed)
-    result.covariance, result.standard_errors = found.covariance(), found.standard_errors()
-    result.notes = found.notes
+    uncertainty = of_jacobian(result.jac, result.cost, result.x, start, fixed)
+    result.covariance = uncertainty.covariance()
+    result.standard_errors = uncertainty.standard_errors()
+    result.notes = uncertainty.notes
     result.message = " ".join(
-        [result.message, *(f"Standard errors: {note}." for note in found.notes)]
+        [result.message, *(f"Standard errors: {note}." for note in result.notes)]
     )
 
 
@@ -284,7 +277,17 @@ def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
 
 
 class Residuals:
-    """The sum of squares of the caller's residuals, checked; a `marquardt.SumOfSquares`."""
+    """The sum of squares of the caller's residuals, which are checked; a `marquardt.SumOfSquares`.
+
+    Parameters
+    ----------
+    fun, jac, args
+        As `levenberg_marquardt` takes them.
+    robust : Robust
+        How residuals count.
+    bounds : pair of numpy.ndarray (n,), or None
+        Between which differences are taken.
+    """
 
     def __init__(
         self,
@@ -303,24 +306,24 @@ class Residuals:
         self.fun, self.jac, self.robust, self.bounds = fun, jac, robust, bounds
         self.args = args if isinstance(args, tuple) else (args,)
         self.m: int | None = None
-        self.last: tuple[np.ndarray, np.ndarray] | None = None
-        self._there: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._last: tuple[np.ndarray, np.ndarray] | None = None  # x, r
+        self._last_linear: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None  # x, r, J
 
     def start(self, x: np.ndarray) -> None:
-        """Raise for what cannot be started from."""
+        """Set the number of residuals; raise if no search can start from x (n,)."""
         r = self.residuals(x)
         self.m = len(r)
         require_finite("the residuals at x0", r)
-        self.last = (x, r)
+        self._last = (x, r)
 
     def total(self, x: np.ndarray) -> float:
-        """The sum of squares, as they count."""
+        """The sum of squares at x (n,), after the robust loss."""
         r = self.residuals(x)
-        self.last = (x, r)
+        self._last = (x, r)
         return float(rho(r, self.robust)[0].sum())
 
     def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
-        """The same with its linear model."""
+        """The same sum with its linear model."""
         r, J = self.at(x)
         squares, slope = rho(r, self.robust)
         root = np.sqrt(slope)
@@ -330,14 +333,15 @@ class Residuals:
         )
 
     def at(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """r and J at x, which are not computed again where the last ones were asked for."""
-        if self._there is None or self._there[0] is not x:
-            r = self.last[1] if self.last is not None and self.last[0] is x else self.residuals(x)
-            self._there = x, r, self._jacobian(x, r)
-        return self._there[1:]
+        """r (m,) and J (m, n) at x; not computed again if x is the same array as the last one."""
+        if self._last_linear is None or self._last_linear[0] is not x:
+            last = self._last
+            r = last[1] if last is not None and last[0] is x else self.residuals(x)
+            self._last_linear = x, r, self._jacobian(x, r)
+        return self._last_linear[1:]
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
-        """r at x (m,), a new array."""
+        """r (m,) at x (n,), a new array."""
         r = real_array("what fun returned", self.fun(x.copy(), *self.args), FLOAT64)
         if r.ndim != 1 or len(r) == 0:
             what = "a number" if r.ndim == 0 else f"an array of shape {r.shape}"
@@ -350,7 +354,7 @@ class Residuals:
         return r.copy()
 
     def _jacobian(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
-        """J at x (m, n), a new array."""
+        """J (m, n) at x (n,), where the residuals are r (m,); a new array."""
         if not callable(self.jac):
             return self._differences(x, r)
         J = real_array("what jac returned", self.jac(x.copy(), *self.args), FLOAT64)
@@ -364,7 +368,7 @@ class Residuals:
         return J.copy()
 
     def _differences(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
-        """J by differences over steps that balance truncation and rounding, within the bounds."""
+        """J (m, n) by differences, within the bounds; the steps balance truncation and rounding."""
         central = self.jac == "3-point"
         lower, upper = self.bounds or (np.full_like(x, -np.inf), np.full_like(x, np.inf))
         J = np.empty((len(r), len(x)))
@@ -383,22 +387,22 @@ class Residuals:
 # Arguments.
 
 
-def checked_rules(**given: Any) -> Rules:
-    """The rules with their numbers checked.
+def checked_rules(**fields: Any) -> Rules:
+    """`Rules` of these fields, whose numbers are checked.
 
     Raises
     ------
     TypeError, ValueError
-        For what is no number, or out of range.
+        For a value that is no number, or out of range.
     """
     for name, expected in _EXPECTED.items():
-        if given.get(name) is None:
+        if fields.get(name) is None:
             continue
-        given[name] = value = number(name, given[name], f"a number {expected}")
+        fields[name] = value = number(name, fields[name], f"a number {expected}")
         low, high = _RANGES[expected]
         if not (low < value < high or (value == low == 0.0 and expected.startswith(">="))):
             raise ValueError(f"{name} is {value}, expected a number {expected}")
-    return Rules(**given)
+    return Rules(**fields)
 
 
 def checked_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -1,4 +1,4 @@
-"""`multistart` for functions: the same method from many points."""
+"""`multistart` of functions and objectives: one method from many starting points."""
 
 from __future__ import annotations
 
@@ -14,24 +14,23 @@ from ..networks.objective import Objective
 from ..training import progress as progress_bar
 from ._levenberg_marquardt import levenberg_marquardt
 from .function import STOPPED
-from .minima import Ending, MultistartResult, collected, tolerance
-from .scipy_methods import LEAST_SQUARES, METHODS, _lookup, least_squares, minimize
-from .starts import Halt, one_at_a_time, run, seed_of, spawned
+from .minima import EndPoint, MultistartResult, as_multistart_result, checked_tolerance
+from .scipy_methods import LEAST_SQUARES, MINIMIZERS, canonical_name, least_squares, minimize
+from .starts import Halt, checked_seed, child_seeds, one_at_a_time, run_starts
 from .symmetry import canonical
 
 if TYPE_CHECKING:
     from scipy.optimize import Bounds, OptimizeResult
 
-OWN = "levenberg_marquardt"
-SQUARES = (OWN, *LEAST_SQUARES)
-# How many starts are drawn unless the caller says.
-N_STARTS = 32
+LM = "levenberg_marquardt"
+BY_RESIDUALS = (LM, *LEAST_SQUARES)  # methods for functions that return residuals
+N_STARTS = 32  # are drawn by default
 
 
 def multistart(
     fun: Callable[..., Any] | Objective,
     starts: Any,
-    method: str = OWN,
+    method: str = LM,
     *,
     n_starts: int | None = None,
     jac: Any = None,
@@ -43,7 +42,7 @@ def multistart(
     atol: float = 1e-8,
     **options: Any,
 ) -> MultistartResult:
-    """Minimise a function from many starts, and tell the minima apart.
+    """Minimise a function from many starts, and sort the minima into clusters.
 
     Parameters
     ----------
@@ -58,19 +57,20 @@ def multistart(
         "levenberg_marquardt"; a least-squares method of SciPy, "trf", "dogbox" or "lm"; or one that
         `minimize` knows, such as "L-BFGS-B" or "fmincg".
     n_starts : int, optional
-        How many are drawn, 32 by default; not with points given.
+        How many are drawn, 32 by default; not allowed if `starts` are points.
     jac : callable, optional
         The derivative: of residuals ``jac(x, *args)`` (m, n), or what else the method takes as
         such; of a function that returns f alone its gradient.
     seed : int, optional
-        Draws the starts; by default a new one, kept in the result. Not with points given.
+        Draws the starts; by default a new one, which the result has. Not allowed if `starts` are
+        points.
     threads : int, default 1
         How many starts run at once. The results do not depend on it. Python runs one thread at a
         time: functions of Python's own gain nothing, those that compute in NumPy's or a network's
         larger calls do.
     max_time : float, optional
-        Seconds for all starts together. Those that run then end at the best point they met, those
-        that have not begun are left out; starts of an `Objective` run to their end.
+        Seconds for all starts together. The starts that are running then end at the best point they
+        met, and no more are begun; starts of an `Objective` run to their end.
     progress : {"auto", True, False}
         A bar that counts the starts, as that of `fastbp.fit`.
     rtol, atol : float
@@ -82,7 +82,7 @@ def multistart(
     Returns
     -------
     MultistartResult
-        Also after Ctrl-C, with what had been reached.
+        Also after Ctrl-C, with the results so far.
 
     Raises
     ------
@@ -91,7 +91,7 @@ def multistart(
     NonFiniteError
         If a start is not finite.
     Exception
-        What the first start raised, if none came to a result.
+        That of the first start, if all raised one.
 
     Notes
     -----
@@ -110,29 +110,32 @@ def multistart(
     >>> import numpy as np, fastbp as fb
     >>> def two_wells(x):
     ...     return float((x[0] ** 2 - 1) ** 2 + 0.2 * x[0]), 4 * x * (x**2 - 1) + 0.2
-    >>> found = fb.optimize.multistart(two_wells, [[-2.0], [0.5], [2.0]], "L-BFGS-B")
-    >>> found.x.round(3).ravel()
+    >>> ms = fb.optimize.multistart(two_wells, [[-2.0], [0.5], [2.0]], "L-BFGS-B")
+    >>> ms.x.round(3).ravel()
     array([-1.024,  0.974,  0.974])
-    >>> [len(cluster.members) for cluster in found.clusters]
+    >>> [len(cluster.members) for cluster in ms.clusters]
     [1, 2]
     """
-    method = _lookup(method, (*SQUARES, *METHODS))
+    method = canonical_name(method, (*BY_RESIDUALS, *MINIMIZERS))
     solve = _solver(method, fun, jac, options)
-    clustering = {"rtol": tolerance("rtol", rtol), "atol": tolerance("atol", atol)}
+    clustering = {
+        "rtol": checked_tolerance("rtol", rtol),
+        "atol": checked_tolerance("atol", atol),
+    }
     points, seed, seeds = _points(starts, n_starts, seed)
     halt = Halt(max_time)
-    outcomes, status = run(
+    outcomes, status = run_starts(
         lambda k: solve(points[k].copy(), halt),
         len(points),
         whole_number("threads", threads),
         halt,
         progress_bar.bar(progress, len(points)),
-        value,
+        objective_of,
     )
     net = fun.net if isinstance(fun, Objective) else None
-    return collected(
+    return as_multistart_result(
         outcomes,
-        _ending,
+        _end_point,
         points,
         seeds,
         np.asarray if net is None else partial(canonical, net),
@@ -153,23 +156,24 @@ def _points(
     from scipy.optimize import Bounds
 
     if not (callable(starts) or isinstance(starts, Bounds)):
-        for name, given in (("n_starts", n_starts), ("seed", seed)):
-            if given is not None:
+        for name, value in (("n_starts", n_starts), ("seed", seed)):
+            if value is not None:
                 raise ValueError(
-                    f"{name} is {given!r}, but starts are points, not a function or bounds to draw "
+                    f"{name} is {value!r}, but starts are points, not a function or bounds to draw "
                     f"them from; leave {name} out"
                 )
-        return _checked(real_array("starts", starts, FLOAT64)), None, None
+        return _checked_points(real_array("starts", starts, FLOAT64)), None, None
     n = whole_number("n_starts", N_STARTS if n_starts is None else n_starts)
-    seed = seed_of(seed)
+    seed = checked_seed(seed)
     if isinstance(starts, Bounds):
         return _latin_hypercube(starts, n, np.random.default_rng(seed)), seed, None
-    seeds = spawned(seed, n)
-    drawn = [np.ravel(starts(np.random.default_rng(child))) for child in seeds]
-    return _checked(real_array("starts", drawn, FLOAT64)), seed, seeds
+    seeds = child_seeds(seed, n)
+    points = [np.ravel(starts(np.random.default_rng(child))) for child in seeds]
+    return _checked_points(real_array("starts", points, FLOAT64)), seed, seeds
 
 
-def _checked(points: np.ndarray) -> np.ndarray:
+def _checked_points(points: np.ndarray) -> np.ndarray:
+    """The points (n_starts, n); raises for another shape and for numbers that are not finite."""
     if points.ndim != 2 or points.size == 0:
         hint = "; one start is starts.reshape(1, -1)" if points.ndim == 1 and points.size else ""
         raise ShapeError(
@@ -180,7 +184,7 @@ def _checked(points: np.ndarray) -> np.ndarray:
 
 
 def _latin_hypercube(box: Bounds, n: int, rng: np.random.Generator) -> np.ndarray:
-    """n points in a box: along each axis one in each of n equal slices, in random order."""
+    """n points (n, n_params) in a box: along each axis one in each of n equal slices."""
     lower, upper = np.broadcast_arrays(*map(np.atleast_1d, (box.lb, box.ub)))
     if lower.ndim != 1 or not (np.isfinite(lower) & np.isfinite(upper) & (lower <= upper)).all():
         raise ValueError(
@@ -198,31 +202,34 @@ def _solver(
     method: str, fun: Any, jac: Any, options: dict[str, Any]
 ) -> Callable[[np.ndarray, Halt], OptimizeResult]:
     """A function that runs the method from x0 (n,)."""
-    squares = method in SQUARES
+    by_residuals = method in BY_RESIDUALS
     if not callable(fun) and not isinstance(fun, Objective):
         raise TypeError(f"fun is {fun!r}, expected a function or a network's objective")
     if options.get("callback") is not None:
         options = options | {"callback": one_at_a_time(options["callback"])}
 
     def solve(x0: np.ndarray, halt: Halt) -> OptimizeResult:
-        watched = fun if isinstance(fun, Objective) else _Watched(fun, squares, x0, halt)
+        function = fun
+        if not isinstance(fun, Objective):
+            function = _HaltableFunction(fun, by_residuals, x0, halt)
         try:
-            return _lean(_solved(method, watched, x0, jac, options), squares)
+            result = _run_method(method, function, x0, jac, options)
+            return _without_matrices(result, by_residuals)
         except KeyboardInterrupt as error:
-            if isinstance(watched, Objective):
+            if isinstance(function, Objective):
                 raise
             if not isinstance(error, _Halted):
                 halt.interrupted.set()
-            return watched.reached()
+            return function.best_result()
 
     return solve
 
 
-def _solved(method: str, fun: Any, x0: np.ndarray, jac: Any, options: dict[str, Any]) -> Any:
-    if method in SQUARES:
+def _run_method(method: str, fun: Any, x0: np.ndarray, jac: Any, options: dict[str, Any]) -> Any:
+    if method in BY_RESIDUALS:
         if jac is not None:
             options = options | {"jac": jac}
-        if method == OWN:
+        if method == LM:
             return levenberg_marquardt(fun, x0, **options)
         return least_squares(fun, x0, method, **options)
     if jac is None:
@@ -231,63 +238,72 @@ def _solved(method: str, fun: Any, x0: np.ndarray, jac: Any, options: dict[str, 
 
 
 class _Halted(KeyboardInterrupt):
-    """Ends a method from inside the function; not an Exception, which a method may deal with."""
+    """Ends a method from within the function; not an Exception, which a method may catch."""
 
 
-class _Watched:
-    """The caller's function, which notes the best point and ends the run when all is to end."""
+class _HaltableFunction:
+    """The caller's function, which keeps the best point and raises _Halted when `halt` says so.
 
-    def __init__(self, fun: Callable[..., Any], squares: bool, x0: np.ndarray, halt: Halt):
-        self._fun, self._squares, self._halt = fun, squares, halt
+    Parameters
+    ----------
+    fun : callable
+    by_residuals : bool
+        Whether it returns residuals.
+    x0 : numpy.ndarray (n,)
+    halt : Halt
+    """
+
+    def __init__(self, fun: Callable[..., Any], by_residuals: bool, x0: np.ndarray, halt: Halt):
+        self._fun, self._by_residuals, self._halt = fun, by_residuals, halt
         self._x, self._lowest, self._calls = x0.copy(), np.inf, 0
 
     def __call__(self, x: np.ndarray, *args: Any, **named: Any) -> Any:
         if self._calls and self._halt.reason:
             raise _Halted
         self._calls += 1
-        found = self._fun(x.copy(), *args, **named)
-        fun = self._objective(found)
-        if fun < self._lowest:
-            self._x, self._lowest = x.copy(), fun
-        return found
+        returned = self._fun(x.copy(), *args, **named)
+        objective = self._objective(returned)
+        if objective < self._lowest:
+            self._x, self._lowest = x.copy(), objective
+        return returned
 
-    def _objective(self, found: Any) -> float:
-        """NaN for what the method will refuse."""
+    def _objective(self, returned: Any) -> float:
+        """The objective of what the function returned; NaN if the method will reject it."""
         try:
-            if self._squares:
-                return float(np.square(found).sum()) / 2
-            return float(found[0] if isinstance(found, tuple) else found)
+            if self._by_residuals:
+                return float(np.square(returned).sum()) / 2
+            return float(returned[0] if isinstance(returned, tuple) else returned)
         except (TypeError, ValueError):
             return np.nan
 
-    def reached(self) -> OptimizeResult:
-        """The best point as a method would return it."""
+    def best_result(self) -> OptimizeResult:
+        """The best point as the result of a method."""
         from scipy.optimize import OptimizeResult
 
-        found = OptimizeResult(
+        result = OptimizeResult(
             x=self._x,
             success=False,
             status=STOPPED,
             message=self._halt.reason,
             nfev=self._calls,
         )
-        found["cost" if self._squares else "fun"] = self._lowest
-        return found
+        result["cost" if self._by_residuals else "fun"] = self._lowest
+        return result
 
 
-def _lean(found: OptimizeResult, squares: bool) -> OptimizeResult:
-    """The result without matrices and what has an entry for each residual: there may be many."""
-    per_residual = {"fun", "jac"} if squares else set()
-    for key in [*found]:
-        if key in per_residual or key == "hess_inv" or getattr(found[key], "ndim", 0) == 2:
-            del found[key]
-    return found
+def _without_matrices(result: OptimizeResult, by_residuals: bool) -> OptimizeResult:
+    """The result without matrices and without an entry per residual: there may be many."""
+    per_residual = {"fun", "jac"} if by_residuals else set()
+    for key in [*result]:
+        if key in per_residual or key == "hess_inv" or getattr(result[key], "ndim", 0) == 2:
+            del result[key]
+    return result
 
 
-def value(found: OptimizeResult) -> float:
-    """The objective of a result."""
-    return float(found["cost"] if "cost" in found else found["fun"])
+def objective_of(result: OptimizeResult) -> float:
+    """The objective of a result; half the sum of squares of a least-squares method."""
+    return float(result["cost"] if "cost" in result else result["fun"])
 
 
-def _ending(found: OptimizeResult) -> Ending:
-    return Ending(value(found), found.x, str(found.message))
+def _end_point(result: OptimizeResult) -> EndPoint:
+    return EndPoint(objective_of(result), result.x, str(result.message))

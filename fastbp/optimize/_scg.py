@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..common.arrays import FLOAT64, whole_number
+from ..common.arrays import FLOAT64
 from ..networks.objective import Objective
-from .free_coordinates import FreeCoordinates
+from .free_coordinates import free_coordinates
 from .function import (
     CONVERGED,
     MAXFUN,
@@ -19,34 +19,35 @@ from .function import (
     STOPPED,
     STUCK,
     Function,
+    Termination,
+    checked_termination,
     derivative,
-    listener,
-    require_unbounded,
     require_usable,
+    result_of,
     starting_point,
-    tolerance,
+    stop_test,
     unresolvable,
 )
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
-SIGMA = 1e-4  # how far away the second gradient of a difference is taken
-DAMPING = 1e-6  # what is first added to the curvature
+SIGMA = 1e-4  # the distance between the two gradients of a difference
+DAMPING = 1e-6  # the first λ, which is added to the curvature
 # The comparison parameter of a step, gained/expected: below POOR the curvature is damped more, from
 # GOOD on less. Steps become at most CUT times shorter at once, however bad they were.
 POOR = 0.25
 GOOD = 0.75
 CUT = 10.0
 
-_TINY = float(np.finfo(float).tiny)  # a quotient by this is a number, if need be infinite
+_TINY = float(np.finfo(float).tiny)  # the least δ: a quotient by it may be infinite, but not NaN
 
 _MESSAGES = MESSAGES | {
     STUCK: "No step straight downhill decreases the function: the gradient is wrong (see "
     "fastbp.check_grad) or the function has a kink or a steep wall here."
 }
 
-# What a search consists of beside its function.
+# The attributes of a search on which its next steps depend.
 _STATE = "x f g direction curvature damping nit nfev nhev status".split()
 
 
@@ -160,63 +161,51 @@ def scg(
     >>> np.round(result.x, 6).tolist()
     [1.0, 2.0]
     """
-    from scipy.optimize import OptimizeResult
-
     if isinstance(fun, Objective):
         if callable(hessp):
             raise TypeError(
                 "hessp was given with an objective, which brings its own; pass hessp=True for it, "
                 "or leave it out"
             )
-        if fun.net.plan.free is not None:
-            inside = FreeCoordinates(fun, x0)
-            return inside.full(
-                scg(
-                    inside.value_and_grad, inside.x0, hessp=inside.hessp if hessp else None,
-                    maxiter=maxiter, maxfun=maxfun, sigma=sigma, tol=tol,
-                    callback=inside.callback(callback), bounds=bounds, constraints=constraints,
-                )
-            )  # fmt: skip
         fun = fun.astype(FLOAT64)
-    require_unbounded("scg", bounds, constraints)
-    maxiter = whole_number("maxiter", maxiter)
-    budget = inf if maxfun is None else whole_number("maxfun", maxfun)
+    free = free_coordinates(fun, x0)
+    if free is not None:
+        fun, jac, args, x0, callback = (
+            free.value_and_grad, True, (), free.x0, free.callback(callback)
+        )  # fmt: skip
+        hessp = free.hessp if hessp else None
+    limits = checked_termination("scg", maxiter, maxfun, tol, bounds, constraints)
     function = Function("scg", fun, jac, args)
     products = _products(fun, hessp, function.args)
-    search = Search(function, products, x0, tol=tolerance(tol), sigma=sigma)
-    tell = listener(callback)
+    search = SCGSearch(function, products, x0, tol=limits.tol, sigma=sigma)
+    result = _run(search, limits, stop_test(callback))
+    return result if free is None else free.full(result)
 
+
+def _run(
+    search: SCGSearch, limits: Termination, wants_to_stop: Callable[[np.ndarray, float], bool]
+) -> OptimizeResult:
+    """Iterate until the search ends or is stopped."""
     history = [search.f]
     status = search.status
     while status is None:
-        if search.nfev + search.cost > budget:
+        if search.nfev + search.cost > limits.maxfun:
             status = MAXFUN
-        elif search.nit == maxiter:
+        elif search.nit == limits.maxiter:
             status = MAXITER
         else:
             search.step()
             history.append(search.f)
-            stopped = tell(search)
+            stopped = wants_to_stop(search.x, search.f)
             status = STOPPED if stopped and search.status is None else search.status
-    return OptimizeResult(
-        x=search.x,
-        fun=search.f,
-        jac=search.g,
-        nit=search.nit,
-        nfev=search.nfev,
-        njev=search.nfev,
-        nhev=search.nhev,
-        status=status,
-        success=status == CONVERGED,
-        message=_MESSAGES[status],
-        history=np.array(history),
-    )
+    counts = {"nit": search.nit, "nfev": search.nfev, "njev": search.nfev, "nhev": search.nhev}
+    return result_of(search.x, search.f, search.g, status, _MESSAGES[status], history, **counts)
 
 
 def _products(
     fun: Any, hessp: Any, args: tuple[Any, ...]
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """The Hessian's products as `Search` takes them."""
+    """The Hessian's products as `SCGSearch` takes them."""
     if hessp is None or hessp is False:
         return None
     if isinstance(fun, Objective):
@@ -229,8 +218,8 @@ def _products(
     return lambda x, p: derivative("what hessp gave", hessp(x.copy(), p.copy(), *args), x)
 
 
-class Search:
-    """A search by scaled conjugate gradients, one `step` at a time.
+class SCGSearch:
+    """Scaled conjugate gradients, one `step` at a time.
 
     Parameters
     ----------
@@ -245,13 +234,13 @@ class Search:
     sigma : float, default 1e-4
         See `scg`.
     state : dict, optional
-        What `state` gave: go on from there instead of from x0, with the same iterates as if the
-        search had not been interrupted.
+        What `state` returned: continue from there instead of from x0, with the same iterates as if
+        the search had not been interrupted.
 
     Attributes
     ----------
     x, f, g : numpy.ndarray (n,), float, numpy.ndarray (n,)
-        The point that has been reached, its value and gradient.
+        The point reached, its value and gradient.
     nit, nfev, nhev : int
         Iterations, evaluations and Hessian products so far.
     status : int or None
@@ -266,8 +255,8 @@ class Search:
     x: np.ndarray
     f: float
     g: np.ndarray
-    direction: np.ndarray  # a unit vector
-    curvature: float | None  # along the direction; None until it is asked for
+    direction: np.ndarray  # (n,), a unit vector
+    curvature: float | None  # along the direction; None until it is measured
     damping: float
     status: int | None
 
@@ -302,14 +291,14 @@ class Search:
         self._restart()
 
     def state(self) -> dict[str, Any]:
-        """Everything that the next steps depend on: numbers, and vectors (n,) of float64.
+        """All that the next steps depend on: numbers, and vectors (n,) of float64.
 
-        What is None is left out.
+        Attributes that are None are left out.
         """
-        found = {name: getattr(self, name) for name in _STATE}
+        values = {name: getattr(self, name) for name in _STATE}
         return {
             name: value.copy() if isinstance(value, np.ndarray) else value
-            for name, value in found.items()
+            for name, value in values.items()
             if value is not None
         }
 
@@ -323,13 +312,13 @@ class Search:
         """How many evaluations the next step takes."""
         return 2 if self.curvature is None and self._hessp is None else 1
 
-    @np.errstate(over="ignore", invalid="ignore")  # what overflows is backed off from
+    @np.errstate(over="ignore", invalid="ignore")  # a step that overflows is not taken
     def step(self) -> None:
-        """One iteration: try a step along the direction, and take it if f does not rise."""
+        """Try a step along the direction, and take it if f does not rise: one iteration."""
         self.nit += 1
         u, slope = self.direction, float(self.g.dot(self.direction))
         if self.curvature is None:
-            self.curvature = self._measured(u)
+            self.curvature = self._measured_curvature(u)
         if self.curvature + self.damping <= 0:
             self.damping = -2 * self.curvature
         delta = max(self.curvature + self.damping, _TINY)
@@ -346,45 +335,46 @@ class Search:
         elif ratio >= GOOD:
             self.damping /= 4
         exhausted = not ratio > 0 and unresolvable(self.f, slope, self.x, u, length)
-        ended = self._ending(self.curvature, slope) if exhausted else None
+        status = self._status_if_exhausted(self.curvature, slope) if exhausted else None
         if ratio >= 0:
             self._accept(x, f, g, slope)
         if self._flat:
-            ended = CONVERGED
+            status = CONVERGED
         elif exhausted:
             self._restart()
-        self.status = ended
+        self.status = status
 
-    def _measured(self, u: np.ndarray) -> float:
-        """The curvature u·Hu at x, 0 if it is not finite."""
+    def _measured_curvature(self, u: np.ndarray) -> float:
+        """The curvature u·Hu at x along the unit vector u (n,), 0 if it is not finite."""
         if self._hessp is not None:
             self.nhev += 1
             curvature = float(u.dot(self._hessp(self.x, u)))
         else:
-            _, beyond = self._evaluate(self.x + self.sigma * u)
-            curvature = float(u.dot(beyond - self.g)) / self.sigma
+            _, g = self._evaluate(self.x + self.sigma * u)
+            curvature = float(u.dot(g - self.g)) / self.sigma
         return curvature if isfinite(curvature) else 0.0
 
     def _accept(self, x: np.ndarray, f: float, g: np.ndarray, slope: float) -> None:
-        """Go there and turn into the next direction."""
+        """Move to x, where f and g hold, and choose the next direction."""
         beta = float(g.dot(g - self.g)) / -slope
-        following = beta * self.direction - g
+        conjugate = beta * self.direction - g
         self.x, self.f, self.g = x, f, g
-        usable = isfinite(following.dot(following)) and self.nit % len(x)
-        self._turn(following if usable else -g)
+        usable = isfinite(conjugate.dot(conjugate)) and self.nit % len(x)
+        self._set_direction(conjugate if usable else -g)
 
-    def _turn(self, direction: np.ndarray) -> None:
+    def _set_direction(self, direction: np.ndarray) -> None:
         self.direction, self.curvature = _unit(direction), None
 
     def _restart(self) -> None:
-        self._turn(-self.g)
+        """Search along -g, with the first damping."""
+        self._set_direction(-self.g)
         self.damping = DAMPING
 
-    def _ending(self, curvature: float, slope: float) -> int | None:
-        """How the search ends if nothing is gained along its direction; None if others are left."""
+    def _status_if_exhausted(self, curvature: float, slope: float) -> int | None:
+        """The status where no step along the direction gains; None if it was not that of -g."""
         if not np.array_equal(self.direction, _unit(-self.g)):
             return None
-        # Without damping, is there still something to gain? Then the slope does not tell the truth.
+        # If an undamped step should gain, but none does, the slope is wrong.
         reach = -slope / curvature if curvature > 0 else inf
         resolved = not unresolvable(self.f, slope, self.x, self.direction, reach)
         return STUCK if resolved else CONVERGED
@@ -401,6 +391,6 @@ class Search:
 
 
 def _unit(v: np.ndarray) -> np.ndarray:
-    """v over its norm; 0 remains."""
+    """v (n,) divided by its norm; 0 stays 0."""
     norm = np.sqrt(v.dot(v))
     return v / norm if norm else v

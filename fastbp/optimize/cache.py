@@ -1,4 +1,4 @@
-"""What was computed is remembered: SciPy asks for value and gradient apart, and comes back."""
+"""Caches of function values: SciPy asks for value and gradient apart, and for points again."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import numpy as np
 from ..common.arrays import FLOAT64
 from ..networks.objective import Objective
 
-# How much is kept: points, and bytes of them, and of Hessian products at one point.
+# How much a cache holds: points, and bytes of them, or of Hessian products at one point.
 POINTS = 64
 BYTES = 2**24
 
 
-class Memory:
-    """A function of a vector that keeps its last results.
+class CachedFunction:
+    """A function of a vector, with a cache of its last results.
 
     Parameters
     ----------
@@ -32,8 +32,9 @@ class Memory:
 
     def __init__(self, function: Callable[..., Any]):
         self._function = function
-        self._kept: OrderedDict[bytes, Any] = OrderedDict()
-        self._key = b""  # the last one, by far the most asked for
+        self._results: OrderedDict[bytes, Any] = OrderedDict()
+        # The last point and its result: by far the most calls ask for them again.
+        self._key = b""
         self._result: Any = None
         self.calls = 0
 
@@ -41,35 +42,37 @@ class Memory:
         key = x.tobytes()
         if key == self._key:
             return self._result
-        result = self._kept.get(key)
+        result = self._results.get(key)
         if result is None:
             self.calls += 1
-            result = self._kept[key] = self._function(x, *args, **kwargs)
-            if len(self._kept) > POINTS or len(self._kept) * len(key) > BYTES:
-                self._kept.popitem(last=False)
+            result = self._results[key] = self._function(x, *args, **kwargs)
+            if len(self._results) > POINTS or len(self._results) * len(key) > BYTES:
+                self._results.popitem(last=False)
         self._key, self._result = key, result
         return result
 
-    def known(self, x: np.ndarray) -> Any:
-        """The result at x if it is kept, else None."""
-        return self._kept.get(x.tobytes())
+    def cached(self, x: np.ndarray) -> Any:
+        """The result at x if the cache has it, else None."""
+        return self._results.get(x.tobytes())
 
 
-class Pairs(Memory):
-    """A function that returns value and gradient, as SciPy asks for them: one after the other."""
+class CachedValueAndGrad(CachedFunction):
+    """A cached function x (n,) -> (f, g (n,)), which also gives f and g apart, as SciPy asks."""
 
     def value(self, x: np.ndarray) -> float:
+        """f at x."""
         return self(x)[0]
 
     def grad(self, x: np.ndarray) -> np.ndarray:
-        # Nearly always where the value was asked for: not a call more than it takes.
+        """g (n,) at x."""
+        # SciPy nearly always asks for the value there first: then no further call is made.
         return self._result[1] if x.tobytes() == self._key else self(x)[1]
 
 
-class Products:
-    """A Hessian's products, each computed once as long as the point stays the same.
+class CachedProducts:
+    """Products of a Hessian with vectors, cached as long as the point stays the same.
 
-    A trust region that was cut makes a method walk the same directions again.
+    A method that reduces its trust region takes the same directions again.
 
     Parameters
     ----------
@@ -80,25 +83,26 @@ class Products:
     def __init__(self, hessp: Callable[..., np.ndarray]):
         self._hessp = hessp
         self._point = b""
-        self._kept: dict[bytes, np.ndarray] = {}
+        self._products: dict[bytes, np.ndarray] = {}
 
     def __call__(self, x: np.ndarray, p: np.ndarray, *args: Any) -> np.ndarray:
         p = np.asarray(p, FLOAT64)  # SciPy tries its operators on zeros of another type
         point, direction = x.tobytes(), p.tobytes()
         if point != self._point:
-            self._point, self._kept = point, {}
-        product = self._kept.get(direction)
+            self._point, self._products = point, {}
+        product = self._products.get(direction)
         if product is None:
             product = self._hessp(x, p, *args)
-            if len(self._kept) * len(direction) < BYTES:  # those of a cut region come first
-                self._kept[direction] = product
+            if len(self._products) * len(direction) < BYTES:  # the first ones are asked for again
+                self._products[direction] = product
         return product
 
 
-class Remembered(Objective):
-    """An objective that computes nothing twice at the points where it has been last.
+class CachedObjective(Objective):
+    """An objective that computes nothing twice at its last points.
 
-    What it returns is shared and must not be modified.
+    The arrays that it returns are those of the cache: they must not be modified, but for the
+    residuals.
 
     Parameters
     ----------
@@ -106,30 +110,29 @@ class Remembered(Objective):
 
     Attributes
     ----------
-    pairs : Pairs
-        Value and gradient.
+    cached_value_and_grad : CachedValueAndGrad
     """
 
     def __init__(self, obj: Objective):
         self.__dict__ |= obj.__dict__
-        self.pairs = Pairs(super().value_and_grad)
-        self._residuals = Memory(super().residuals)
-        self._products = Products(super().hvp)
+        self.cached_value_and_grad = CachedValueAndGrad(super().value_and_grad)
+        self._residuals = CachedFunction(super().residuals)
+        self._products = CachedProducts(super().hvp)
 
     @property
     def nfev(self) -> int:
         """How often the objective was evaluated."""
-        return self.pairs.calls + self._residuals.calls
+        return self.cached_value_and_grad.calls + self._residuals.calls
 
-    def known(self, params: np.ndarray) -> tuple[float, np.ndarray] | None:
-        """Value and gradient at `params` if they are remembered."""
-        return self.pairs.known(params)
+    def cached(self, params: np.ndarray) -> tuple[float, np.ndarray] | None:
+        """Value and gradient (n_params,) at `params` if the cache has them, else None."""
+        return self.cached_value_and_grad.cached(params)
 
     def value(self, params: Any) -> float:
-        return self.pairs(params)[0]
+        return self.cached_value_and_grad(params)[0]
 
     def value_and_grad(self, params: Any) -> tuple[float, np.ndarray]:
-        return self.pairs(params)
+        return self.cached_value_and_grad(params)
 
     def hvp(self, params: Any, v: Any) -> np.ndarray:
         return self._products(params, v)

@@ -1,4 +1,4 @@
-"""A network's objective in its free parameters alone: what solvers see where some are fixed."""
+"""A network's objective as a function of its free parameters: what solvers work on."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def require_free(net: Description) -> None:
 class FreeCoordinates:
     """An objective with masked or frozen parameters as a function of the others, in float64.
 
-    The solver works on vectors x (n_free,). What the caller passes it and gets from it has an entry
-    per parameter: `restricted` and `callback` translate on the way in, `full` on the way out.
+    A solver works on vectors x (n_free,). The caller's arguments and results have an entry per
+    parameter: `restricted` and `callback` translate arguments, `full` translates results.
 
     Parameters
     ----------
     obj : Objective
     start : array_like (n_params,)
-        The free ones of its entries are `x0`; the others stay as they are.
+        Its free entries are `x0`; the others stay as they are.
 
     Raises
     ------
@@ -54,41 +54,45 @@ class FreeCoordinates:
         self._start = self._obj.net.checked_vector(start).copy()
         self.x0 = self._start[self._free]
 
-    # What the solver calls.
+    # Functions for the solver.
 
     def value_and_grad(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """The objective and its gradient (n_free,) at x (n_free,)."""
         value, grad = self._obj.value_and_grad(self._expanded(x))
         return value, grad[self._free]
 
     def hessp(self, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+        """The Hessian's product (n_free,) with p (n_free,)."""
         return self._obj.hvp(self._expanded(x), self._spread(p))[self._free]
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
+        """The residuals (m,); see `Objective.residuals`."""
         return self._obj.residuals(self._expanded(x))
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
+        """The Jacobian (m, n_free) of the residuals."""
         return self._obj.jacobian(self._expanded(x))[:, self._free]
 
     def callback(self, function: Callable[..., Any] | None) -> Callable[..., Any] | None:
-        """The caller's function, told whole vectors and results; its signature stays visible."""
+        """The caller's function, called with all parameters; its signature stays visible."""
         if function is None:
             return None
 
         @wraps(function)
-        def told(*args: Any, **named: Any) -> Any:
+        def with_full(*args: Any, **named: Any) -> Any:
             return function(
                 *map(self.full, args), **{key: self.full(value) for key, value in named.items()}
             )
 
-        return told
+        return with_full
 
-    # What comes out.
+    # Results.
 
-    def full(self, found: Any) -> Any:
-        """A vector x, or a result that holds one, with entries for all parameters."""
-        if isinstance(found, np.ndarray):
-            return self._expanded(found)
-        result = type(found)(found)
+    def full(self, free: Any) -> Any:
+        """A vector x (n_free,), or a result that holds one, with an entry per parameter."""
+        if isinstance(free, np.ndarray):
+            return self._expanded(free)
+        result = type(free)(free)
         for name in _DERIVATIVES:
             if isinstance(result.get(name), np.ndarray):
                 result[name] = self._spread(result[name])
@@ -103,20 +107,20 @@ class FreeCoordinates:
         return params
 
     def _spread(self, derivative: np.ndarray) -> np.ndarray:
-        """(..., n_free) as (..., n_params), zero for what is fixed."""
+        """(..., n_free) as (..., n_params), zero for fixed parameters."""
         result = np.zeros((*derivative.shape[:-1], len(self._start)), derivative.dtype)
         result[..., self._free] = derivative
         return result
 
-    # What goes in.
+    # Arguments.
 
     def restricted(self, keywords: dict[str, Any]) -> dict[str, Any]:
-        """Keywords and options with what belongs to the free parameters of each.
+        """SciPy's keywords and options with the entries of the free parameters alone.
 
         Raises
         ------
         ShapeError
-            If one does not have an entry per parameter.
+            If one of them does not have an entry per parameter.
         """
         return {key: self._restricted(key, value) for key, value in keywords.items()}
 
@@ -175,42 +179,55 @@ class FreeCoordinates:
             fixed = constraint.A @ self._effective(np.zeros(len(self._free)))
             lower, upper = constraint.lb - fixed, constraint.ub - fixed
             return LinearConstraint(A, lower, upper, constraint.keep_feasible)
-        inside = copy.copy(constraint)
+        free = copy.copy(constraint)
         if isinstance(constraint, NonlinearConstraint):
-            inside.fun, inside.jac = self._inside(constraint.fun), self._jacobian(constraint.jac)
-            inside.hess = self._hessian(constraint.hess)
-            for key, part in (("rel_step", self._entries), ("jac_sparsity", self._columns)):
+            free.fun, free.jac = self._of_free(constraint.fun), self._jacobian(constraint.jac)
+            free.hess = self._hessian(constraint.hess)
+            for key, restrict in (("rel_step", self._entries), ("jac_sparsity", self._columns)):
                 key = f"finite_diff_{key}"
-                if getattr(inside, key) is not None:
-                    setattr(inside, key, part(key, getattr(inside, key)))
+                if getattr(free, key) is not None:
+                    setattr(free, key, restrict(key, getattr(free, key)))
         elif isinstance(constraint, dict):
-            for key, wrapped in (("fun", self._inside), ("jac", self._jacobian)):
-                if key in inside:
-                    inside[key] = wrapped(inside[key])
-        return inside
+            for key, wrapped in (("fun", self._of_free), ("jac", self._jacobian)):
+                if key in free:
+                    free[key] = wrapped(free[key])
+        return free
 
     def _effective(self, x: np.ndarray) -> np.ndarray:
+        """All parameters (n_params,), zero where masked."""
         return self._obj.net.checked_params(self._expanded(x))
 
-    def _inside(self, function: Any) -> Any:
+    def _of_free(self, function: Any) -> Any:
+        """A function of all parameters as one of x (n_free,); other values stay as they are."""
         if not callable(function):
             return function
         return lambda x, *args: function(self._effective(x), *args)
 
     def _jacobian(self, jac: Any) -> Any:
-        """The constraint's Jacobian; names of numerical ones and None pass."""
-        whole = self._inside(jac)
+        """The constraint's Jacobian (..., n_free); None and names of differences stay."""
+        whole = self._of_free(jac)
         if not callable(jac):
             return whole
         return lambda x, *args: self._columns("jac of a constraint", whole(x, *args))
 
     def _hessian(self, hess: Any) -> Any:
-        """The Hessian of v·fun, of whatever form SciPy takes; what approximates it passes."""
+        """The Hessian of v·fun as an operator; SciPy's approximations of it stay."""
         if not callable(hess):
             return hess
         from scipy.sparse import csc_array, eye_array
         from scipy.sparse.linalg import aslinearoperator
 
         spread = aslinearoperator(csc_array(eye_array(len(self._start)))[:, self._free])
-        whole = self._inside(hess)
+        whole = self._of_free(hess)
         return lambda x, v: spread.T @ aslinearoperator(whole(x, v)) @ spread
+
+
+def free_coordinates(obj: Any, start: Any) -> FreeCoordinates | None:
+    """The free coordinates of an objective that has fixed parameters.
+
+    None for an objective without fixed parameters and for a function, which are used as they are.
+    Errors as `FreeCoordinates`.
+    """
+    if isinstance(obj, Objective) and obj.net.plan.free is not None:
+        return FreeCoordinates(obj, start)
+    return None

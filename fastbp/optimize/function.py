@@ -1,17 +1,20 @@
-"""What the minimisers share: the caller's function, where a search starts and ends, who listens."""
+"""What `fmincg`, `scg` and `levenberg_marquardt` share: checked functions, arguments, callbacks."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from math import isfinite
-from typing import Any, Protocol
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..common.arrays import FLOAT64, real_array, require_finite
+from ..common.arrays import FLOAT64, real_array, require_finite, whole_number
 from ..common.errors import NonFiniteError, ShapeError
 from ..networks.objective import Objective
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 CONVERGED, MAXITER, MAXFUN, STUCK, STOPPED = 0, 1, 2, 3, 99
 
@@ -23,19 +26,26 @@ MESSAGES = {
     STOPPED: "`callback` stopped the minimisation.",
 }
 
-# What this many units in the last place of f or x amount to is below what a fit can resolve.
+# A relative change of f or x by less than this many units in the last place is rounding.
 _ROUNDING = 1000 * float(np.finfo(float).eps)
 
 
 class Function:
-    """The caller's function and its gradient, checked: x (n,) -> (f, g (n,)).
+    """The caller's function with its gradient: x (n,) -> (f, g (n,)), the results checked.
+
+    Parameters
+    ----------
+    method : str
+        The name of the method, for messages.
+    fun, jac, args
+        As `fmincg` takes them.
 
     Raises
     ------
     TypeError
-        If there is no function, or later if it does not return a pair of real numbers.
+        If `fun` is no function; in a call, if it does not return a pair of real numbers.
     ValueError
-        Without a gradient; the message names the `method` that needs it.
+        Without a gradient.
     """
 
     def __init__(self, method: str, fun: Any, jac: Any, args: Any):
@@ -52,7 +62,7 @@ class Function:
         self.args = args if isinstance(args, tuple) else (args,)
 
     def __call__(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        x = x.copy()  # theirs to write to
+        x = x.copy()  # the function may write to it
         if self.jac is True:
             pair = self.fun(x, *self.args)
             try:
@@ -69,32 +79,50 @@ class Function:
 
 
 def derivative(name: str, value: Any, x: np.ndarray) -> np.ndarray:
-    """A vector that the caller's function gave at x, checked and copied."""
+    """A vector (n,) that the caller's function returned at x (n,), checked and copied."""
     if type(value) is not np.ndarray or value.dtype is not FLOAT64:
         value = real_array(name, value, FLOAT64)
     if value.shape != x.shape:
         raise ShapeError(f"{name} has shape {value.shape}, expected {x.shape}, that of x0")
-    return value.copy()  # they may write into the same array again
+    return value.copy()  # the function may write into the same array again
 
 
-# Where a search starts and ends.
+# Arguments and start.
 
 
-def require_unbounded(method: str, bounds: Any, constraints: Any) -> None:
-    """Raise ValueError for the limits that `scipy.optimize.minimize` passes on."""
+class Termination(NamedTuple):
+    """When `fmincg` and `scg` stop: after maxiter iterations or maxfun evaluations, or by tol.
+
+    `maxfun` is inf without a limit; `tol` is the largest entry of a gradient that counts as zero.
+    """
+
+    maxiter: int
+    maxfun: float
+    tol: float
+
+
+def checked_termination(
+    method: str, maxiter: Any, maxfun: Any, tol: Any, bounds: Any, constraints: Any
+) -> Termination:
+    """The numbers of a `Termination`, checked, for a method without bounds and constraints.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For numbers out of range, and for the bounds and constraints that
+        `scipy.optimize.minimize` passes to every method.
+    """
     if bounds is not None or np.size(constraints):
         raise ValueError(
             f"{method} takes neither bounds nor constraints; SciPy's 'L-BFGS-B' takes bounds, "
             f"'SLSQP' and 'trust-constr' take both"
         )
-
-
-def tolerance(tol: Any) -> float:
-    """The largest entry of a gradient that counts as zero."""
+    maxiter = whole_number("maxiter", maxiter)
+    maxfun = inf if maxfun is None else whole_number("maxfun", maxfun)
     tol = 0.0 if tol is None else float(tol)
     if not tol >= 0:
         raise ValueError(f"tol is {tol}, expected a number >= 0")
-    return tol
+    return Termination(maxiter, maxfun, tol)
 
 
 def starting_point(x0: Any) -> np.ndarray:
@@ -121,30 +149,40 @@ def require_usable(f: float, g: np.ndarray) -> None:
 
 
 def unresolvable(f: float, slope: float, x: np.ndarray, direction: np.ndarray, step: float) -> bool:
-    """Whether a step along a direction of this slope changes f or x by no more than rounding."""
+    """Whether a step from x along `direction` (n,) changes f or x by no more than rounding.
+
+    `slope` is the derivative of f along the direction; `step` is a multiple of it.
+    """
     return bool(
         -slope * step <= _ROUNDING * abs(f)
         or np.abs(direction).max() * abs(step) <= _ROUNDING * np.abs(x).max()
     )
 
 
-# Who listens.
+# Results and callbacks.
 
 
-class Reached(Protocol):
-    """What a callback is told of."""
+def result_of(
+    x: np.ndarray, f: float, g: np.ndarray, status: int, message: str, history: list[float],
+    **counts: int,
+) -> OptimizeResult:  # fmt: skip
+    """A result in SciPy's form; `counts` are nit, nfev and so on."""
+    from scipy.optimize import OptimizeResult
 
-    @property
-    def x(self) -> np.ndarray: ...
+    return OptimizeResult(
+        x=x, fun=f, jac=g, **counts, status=status, success=status == CONVERGED, message=message,
+        history=np.array(history),
+    )  # fmt: skip
 
-    @property
-    def f(self) -> float: ...
 
+def stop_test(callback: Callable[..., Any] | None) -> Callable[[np.ndarray, float], bool]:
+    """A function (x, f) -> bool that calls the callback, and returns whether it asks to stop.
 
-def listener(callback: Callable[..., Any] | None) -> Callable[[Reached], bool]:
-    """A function of the current point that says whether the callback wants to stop."""
+    As SciPy does, it passes an ``intermediate_result`` if the callback's only argument has that
+    name, else a copy of x. To return True or to raise StopIteration asks to stop.
+    """
     if callback is None:
-        return lambda point: False
+        return lambda x, f: False
     from scipy.optimize import OptimizeResult
 
     try:
@@ -152,15 +190,15 @@ def listener(callback: Callable[..., Any] | None) -> Callable[[Reached], bool]:
     except ValueError:  # some built-in functions have no signature
         named = False
 
-    def tell(point: Reached) -> bool:
-        x = point.x.copy()
+    def wants_to_stop(x: np.ndarray, f: float) -> bool:
+        x = x.copy()
         try:
             if named:
-                answer = callback(intermediate_result=OptimizeResult(x=x, fun=point.f))
+                answer = callback(intermediate_result=OptimizeResult(x=x, fun=f))
             else:
                 answer = callback(x)
         except StopIteration:
             return True
         return isinstance(answer, bool | np.bool_) and bool(answer)
 
-    return tell
+    return wants_to_stop

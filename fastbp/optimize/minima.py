@@ -1,4 +1,4 @@
-"""What many starts came to: their results, best first, in clusters of the same objective."""
+"""`MultistartResult`: the results of many starts, best first, in clusters of equal objectives."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from ..common.arrays import number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# A cluster runs away if its parameters are so many times as large as the starts'...
-FAR = 1000.0
-# ... or only so many, but the lower the objective is the larger they are.
-FARTHER = 10.0
+# A cluster runs away if its parameters are so many times as large as the starts', or so many times
+# as large and the larger the lower the objective is.
+RUNAWAY_GROWTH, ORDERED_GROWTH = 1000.0, 10.0
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Starts that came to the same objective.
+    """Starts that reached the same objective.
 
     Attributes
     ----------
     fun : float
-        The lowest.
+        The lowest objective of the members.
     members : range
         Their places in the list of results.
     n_points : int
-        At how many different points they are, symmetries of the network apart.
+        The number of different points among them; points that differ only by symmetries of the
+        network count once.
     growth : float
-        How many times as large as in the starts a parameter has become, at the lowest.
+        At the lowest objective, the largest ratio of a parameter to its size in the starts.
     runaway : bool
         Whether the parameters grow without limit while the objective tends to a finite one: there
         is no minimum, and the parameters that grow mean nothing.
@@ -47,10 +47,9 @@ class Cluster:
 
 @dataclass(eq=False, repr=False)
 class MultistartResult(Sequence[Any]):
-    """What many starts came to, best first; a sequence of their results.
+    """The results of many starts, as a sequence: the lowest objective first.
 
-    Those that diverged or failed come last, and starts that the time did not suffice for are not
-    in it.
+    Starts that diverged or failed come last; starts that `max_time` or Ctrl-C left out are missing.
 
     Attributes
     ----------
@@ -60,26 +59,26 @@ class MultistartResult(Sequence[Any]):
     fun : numpy.ndarray (n,)
         Their objectives, for least-squares methods half the sum of squares; NaN where it raised.
     params : numpy.ndarray (n, n_params)
-        Where they ended, NaN where it raised; `x` is the same.
+        The final parameters, NaN where it raised; `x` is the same.
     starts : numpy.ndarray (n, n_params)
-        Where they began.
+        The initial parameters.
     order : numpy.ndarray (n,)
-        The number of each in the order in which they began, from 0.
+        The number of each start, from 0, in the order in which they began.
     seeds : numpy.ndarray (n,) or None
-        With its seed, `fit` gives the result again, bit for bit; of starts drawn by a function that
-        of its Generator. None if they were given or drawn together.
+        The seed of each start: with it `fit` gives the same result, bit for bit. For starts drawn
+        by a function, the seed of its Generator; None for points and for bounds.
     messages : list of str
         How each ended.
     failed : numpy.ndarray of bool (n,)
-        Which diverged, raised an exception or ended in no finite numbers.
+        Which diverged, raised an exception or ended at numbers that are not finite.
     clusters : list of Cluster
-        Of the others, lowest first.
+        The clusters of the others, lowest objective first.
     n_starts : int
-        How many were asked for.
+        The number of starts that the call asked for.
     seed : int or None
         With it the same call gives the same results.
     success : bool
-        Whether all were begun and none was interrupted.
+        Whether all starts were begun and none was interrupted.
     message : str
     method : str
     elapsed : float
@@ -149,8 +148,8 @@ class MultistartResult(Sequence[Any]):
 
 
 @dataclass(frozen=True)
-class Ending:
-    """What is looked at of a start's result."""
+class EndPoint:
+    """Where a start ended: objective, parameters (n_params,), message; whether it diverged."""
 
     fun: float
     params: np.ndarray
@@ -158,45 +157,45 @@ class Ending:
     failed: bool = False
 
 
-def collected(
+def as_multistart_result(
     outcomes: Sequence[Any],
-    ending: Callable[[Any], Ending],
+    end_point: Callable[[Any], EndPoint],
     starts: np.ndarray,
     seeds: np.ndarray | None,
     canonical: Callable[[np.ndarray], np.ndarray],
     rtol: float,
     atol: float,
-    **told: Any,
+    **attributes: Any,
 ) -> MultistartResult:
-    """Sort what the starts came to, and find the clusters.
+    """Sort the results of the starts, and find the clusters.
 
     Parameters
     ----------
     outcomes : sequence
-        What `_starts.run` returned.
-    ending : callable
-        Reads a result.
+        The first value that `run_starts` returned.
+    end_point : callable
+        A result -> its EndPoint.
     starts : numpy.ndarray (n_starts, n_params)
     seeds : numpy.ndarray (n_starts,) or None
     canonical : callable
-        Parameters -> a vector that is the same for all that do the same.
+        Parameters (n_params,) -> a vector that is equal for parameters that differ by a symmetry.
     rtol, atol : float
         Objectives f and g, f the lowest of a cluster, belong together if g - f <= rtol·|f| + atol.
-    **told
-        Other attributes of the result.
+    **attributes
+        The attributes of the result that are about the call.
     """
     begun = [k for k, outcome in enumerate(outcomes) if outcome is not None]
     results = [None if isinstance(outcomes[k], Exception) else outcomes[k] for k in begun]
-    nowhere = np.full(starts.shape[1], np.nan, starts.dtype)
-    endings = [
-        Ending(np.nan, nowhere, f"{type(outcomes[k]).__name__}: {outcomes[k]}", True)
+    no_params = np.full(starts.shape[1], np.nan, starts.dtype)
+    ends = [
+        EndPoint(np.nan, no_params, f"{type(outcomes[k]).__name__}: {outcomes[k]}", True)
         if result is None
-        else ending(result)
+        else end_point(result)
         for k, result in zip(begun, results, strict=True)
     ]
-    fun = np.array([e.fun for e in endings], np.float64)
-    params = np.array([e.params for e in endings])
-    failed = np.array([e.failed for e in endings])
+    fun = np.array([end.fun for end in ends], np.float64)
+    params = np.array([end.params for end in ends])
+    failed = np.array([end.failed for end in ends])
     failed |= ~(np.isfinite(fun) & np.isfinite(params).all(axis=1))
     best_first = np.lexsort((np.where(np.isnan(fun), np.inf, fun), failed))
     order = np.array(begun)[best_first]
@@ -209,20 +208,20 @@ def collected(
         starts=starts[order],
         order=order,
         seeds=None if seeds is None else seeds[order],
-        messages=[endings[k].message for k in best_first],
+        messages=[ends[k].message for k in best_first],
         failed=failed,
         clusters=_clusters(fun[:good], params[:good], starts, canonical, rtol, atol),
         n_starts=len(outcomes),
-        **told,
+        **attributes,
     )
 
 
-def tolerance(name: str, value: Any) -> float:
+def checked_tolerance(name: str, value: Any) -> float:
     """A tolerance as a float; ValueError unless it is finite and >= 0."""
-    found = number(name, value)
-    if not 0 <= found < np.inf:
-        raise ValueError(f"{name} is {found}, expected a finite number >= 0, such as 1e-3")
-    return found
+    tolerance = number(name, value)
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"{name} is {tolerance}, expected a finite number >= 0, such as 1e-3")
+    return tolerance
 
 
 # Clusters.
@@ -236,7 +235,10 @@ def _clusters(
     rtol: float,
     atol: float,
 ) -> list[Cluster]:
-    """Of objectives in ascending order, and of the parameters there."""
+    """The clusters of objectives (k,) in ascending order, with the parameters (k, n_params) there.
+
+    The other arguments are those of `as_multistart_result`.
+    """
     if not len(fun):
         return []
     # Near a minimum the objective grows with the square of the distance.
@@ -262,7 +264,10 @@ def _clusters(
 
 
 def _n_points(points: np.ndarray, typical: np.ndarray, near: float) -> int:
-    """How many of the points (k, n) are not near, relative to their sizes, to one before them."""
+    """How many of the points (k, n) are not near, relative to their sizes, to an earlier one.
+
+    `typical` (n,) are the sizes of the coordinates; `near` is the relative distance.
+    """
     count = 0
     while len(points):
         distance = np.abs(points - points[0])
@@ -272,18 +277,23 @@ def _n_points(points: np.ndarray, typical: np.ndarray, near: float) -> int:
 
 
 def _growth(params: np.ndarray, starts: np.ndarray) -> np.ndarray:
-    """The largest of the parameters as shares of the largest in the starts, (k,)."""
+    """The largest ratio of a parameter to its size in the starts, (k,), for params (k, n)."""
     sizes = np.abs(starts).max(axis=0)
     sizes[sizes == 0] = sizes.max() or 1.0  # biases start at 0
     return (np.abs(params) / sizes).max(axis=1)
 
 
 def _runs_away(growth: np.ndarray, near: float) -> bool:
-    """Whether parameters that have grown so in a cluster, lowest objective first, have no limit."""
+    """Whether the parameters of a cluster have no limit.
+
+    `growth` (k,) is that of its members, lowest objective first; `near` as in `_n_points`.
+    """
     k, largest = len(growth), growth.max()
-    if k > 1 and largest - growth.min() <= near * largest:  # they agree on one
+    if k > 1 and largest - growth.min() <= near * largest:  # all ended equally large
         return False
-    if growth[0] > FAR:
+    if growth[0] > RUNAWAY_GROWTH:
         return True
     ranks = growth.argsort().argsort()
-    return bool(k > 2 and growth[0] > FARTHER and np.corrcoef(ranks, np.arange(k))[0, 1] < -0.5)
+    return bool(
+        k > 2 and growth[0] > ORDERED_GROWTH and np.corrcoef(ranks, np.arange(k))[0, 1] < -0.5
+    )

@@ -1,4 +1,4 @@
-"""SciPy's methods on a network's objective, with exact derivatives."""
+"""`minimize` and `least_squares`: SciPy's methods, with exact derivatives for objectives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,17 +16,17 @@ from ..common.errors import ShapeError, unknown_name
 from ..networks.objective import Objective
 from ._fmincg import fmincg
 from ._scg import scg
-from .cache import Memory, Pairs, Remembered
-from .free_coordinates import FreeCoordinates
-from .function import MESSAGES, STOPPED, listener
+from .cache import CachedFunction, CachedObjective, CachedValueAndGrad
+from .free_coordinates import FreeCoordinates, free_coordinates
+from .function import MESSAGES, STOPPED, stop_test
 
 if TYPE_CHECKING:
     from scipy.optimize import Bounds, OptimizeResult
 
 
 @dataclass(frozen=True)
-class Method:
-    """What a method of `scipy.optimize.minimize` takes.
+class Minimizer:
+    """What a method of `minimize` takes.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class Method:
     constrained : frozenset of str
         Which of "bounds" and "constraints" it knows.
     hessian : {"", "hessp", "hess"}
-        How it uses second derivatives: not at all, by products, or as a matrix.
+        How it uses second derivatives: not at all, as products, or as a matrix.
     matrices : int
         Matrices (n_free, n_free) that it holds at once.
     """
@@ -46,44 +46,43 @@ class Method:
     matrices: int = 0
 
 
-def _method(options: str, constrained: str = "", hessian: str = "", matrices: int = 0) -> Method:
-    return Method(frozenset(options.split()), frozenset(constrained.split()), hessian, matrices)
+def _row(options: str, constrained: str = "", hessian: str = "", matrices: int = 0) -> Minimizer:
+    return Minimizer(frozenset(options.split()), frozenset(constrained.split()), hessian, matrices)
 
 
 _REGION = "initial_trust_radius max_trust_radius eta gtol maxiter disp return_all"
 
-# SciPy passes over unknown options with a warning, and does not list the known ones in a form for
-# programs; a test compares these with its functions. The matrices were counted by tracing what its
-# methods allocate.
-METHODS = {
-    "CG": _method("gtol norm maxiter disp return_all c1 c2"),
-    "BFGS": _method("gtol norm maxiter disp return_all xrtol c1 c2 hess_inv0", matrices=6),
-    "Newton-CG": _method("xtol eps maxiter disp return_all c1 c2", hessian="hessp"),
-    "L-BFGS-B": _method("maxcor ftol gtol maxfun maxiter maxls disp iprint", "bounds"),
-    "TNC": _method(
+# SciPy ignores unknown options with a warning, and has no list of the known ones; a test compares
+# these with its functions. The matrices were counted by tracing the allocations of its methods.
+MINIMIZERS = {
+    "CG": _row("gtol norm maxiter disp return_all c1 c2"),
+    "BFGS": _row("gtol norm maxiter disp return_all xrtol c1 c2 hess_inv0", matrices=6),
+    "Newton-CG": _row("xtol eps maxiter disp return_all c1 c2", hessian="hessp"),
+    "L-BFGS-B": _row("maxcor ftol gtol maxfun maxiter maxls disp iprint", "bounds"),
+    "TNC": _row(
         "scale offset mesg_num maxCGit eta stepmx accuracy minfev ftol xtol gtol rescale disp "
         "maxfun",
         "bounds",
     ),
-    "SLSQP": _method("maxiter ftol iprint disp", "bounds constraints", matrices=10),
-    "trust-constr": _method(
+    "SLSQP": _row("maxiter ftol iprint disp", "bounds constraints", matrices=10),
+    "trust-constr": _row(
         "xtol gtol barrier_tol sparse_jacobian maxiter verbose initial_constr_penalty "
         "initial_tr_radius initial_barrier_parameter initial_barrier_tolerance "
         "factorization_method disp",
         "bounds constraints",
         "hessp",
     ),
-    "trust-ncg": _method(_REGION, hessian="hessp"),
-    "trust-krylov": _method(_REGION + " inexact", hessian="hessp", matrices=4),
-    "trust-exact": _method(_REGION, hessian="hess", matrices=4),
-    "dogleg": _method(_REGION, hessian="hess", matrices=2),
-    "fmincg": _method("maxiter maxfun red"),
-    "scg": _method("maxiter maxfun sigma hessp"),
+    "trust-ncg": _row(_REGION, hessian="hessp"),
+    "trust-krylov": _row(_REGION + " inexact", hessian="hessp", matrices=4),
+    "trust-exact": _row(_REGION, hessian="hess", matrices=4),
+    "dogleg": _row(_REGION, hessian="hess", matrices=2),
+    "fmincg": _row("maxiter maxfun red"),
+    "scg": _row("maxiter maxfun sigma hessp"),
 }
-_OWN: dict[str, Callable[..., Any]] = {"fmincg": fmincg, "scg": scg}
+_OF_FASTBP: dict[str, Callable[..., Any]] = {"fmincg": fmincg, "scg": scg}
 _KEYWORDS = ("args", "bounds", "callback", "constraints", "hess", "hessp", "options", "tol")
 LEAST_SQUARES = ("trf", "dogbox", "lm")
-# How many times the memory of the Jacobian (for trf with bounds, of one with n_free more rows).
+# Memory of a method in Jacobians (for trf with bounds, of Jacobians with n_free more rows).
 _JACOBIANS = {"trf": 7, "dogbox": 5, "lm": 4}
 
 
@@ -120,8 +119,8 @@ def minimize(
 
     Notes
     -----
-    Where parameters are masked or frozen, the method works on the others alone. ``x``, what
-    ``callback`` is told, ``bounds`` and ``constraints`` have an entry per parameter all the same;
+    Where parameters are masked or frozen, the method works on the others alone. ``x``, the
+    arguments of ``callback``, ``bounds`` and ``constraints`` still have an entry per parameter;
     fixed entries of ``x`` are those of `p0`, those of derivatives are zero, and bounds of fixed
     parameters do not count. Fields that only SciPy knows, such as ``hess_inv``, are those of the
     free parameters.
@@ -131,8 +130,8 @@ def minimize(
     ShapeError
         If `p0` has a wrong shape.
     ValueError
-        For an unknown method, bounds or constraints with a method that knows none, bounds that
-        nothing fits between, a method with second derivatives where the loss or an activation has
+        For an unknown method, bounds or constraints with a method that takes none, bounds that
+        cross, a method with second derivatives where the loss or an activation has
         none, or if nothing is free.
     TypeError
         For an unknown option (the message suggests the nearest), or `p0` that is not real.
@@ -149,41 +148,43 @@ def minimize(
     >>> np.round(result.x, 4).tolist()
     [3.0, 1.0]
     """
-    name = _lookup(method, METHODS)
+    name = canonical_name(method, MINIMIZERS)
     callback = scipy_options.get("callback")
     if callback is not None:
-        scipy_options["callback"] = _stopping(callback)
-    return minimized(obj, p0, name, scipy_options)
+        scipy_options["callback"] = _raising_to_stop(callback)
+    return run_minimizer(obj, p0, name, scipy_options)
 
 
-def minimized(
+def run_minimizer(
     obj: Objective | Callable[..., Any], p0: Any, name: str, scipy_options: dict[str, Any]
 ) -> OptimizeResult:
-    """What `minimize` returns, for the name of a method as METHODS has it.
+    """`minimize` for a name of MINIMIZERS and a callback that raises StopIteration to stop.
 
-    A callback takes an ``intermediate_result``, or x alone, and returns None.
+    The callback takes an ``intermediate_result``, or x alone, and returns None.
     """
-    keywords, options = _divided(name, scipy_options)
-    objective, p0 = _float64(obj, p0)
-    if name in _OWN:
-        return _finished(obj, None, _OWN[name](objective, p0, **keywords, **options))
-    _bound(keywords, len(p0), pairs=True)
-    inside = _inside(objective, p0)
-    if inside is not None:
-        keywords, options = inside.restricted(keywords), inside.restricted(options)
-        p0 = inside.x0
-    require_memory(name, METHODS[name].matrices * len(p0) ** 2)
-    if isinstance(objective, Remembered):
-        pairs = objective.pairs if inside is None else Pairs(inside.value_and_grad)
-        keywords |= _second(objective, inside, name, keywords)
+    keywords, options = _split_keywords(name, scipy_options)
+    objective, p0 = _in_float64(obj, p0)
+    if name in _OF_FASTBP:
+        return _full_result(obj, None, _OF_FASTBP[name](objective, p0, **keywords, **options))
+    _convert_bounds(keywords, len(p0), pairs=True)
+    free = free_coordinates(objective, p0)
+    if free is not None:
+        keywords, options = free.restricted(keywords), free.restricted(options)
+        p0 = free.x0
+    require_memory(name, MINIMIZERS[name].matrices * len(p0) ** 2)
+    if isinstance(objective, CachedObjective):
+        function = objective.cached_value_and_grad
+        if free is not None:
+            function = CachedValueAndGrad(free.value_and_grad)
+        keywords |= _second_derivatives(objective, free, name, keywords)
     else:
         args = keywords.pop("args", ())
         args = args if isinstance(args, tuple) else (args,)
-        pairs = Pairs(_copying(objective, args))
+        function = CachedValueAndGrad(_with_copies(objective, args))
         for key in ("hess", "hessp"):
             if callable(keywords.get(key)):
-                keywords[key] = _with(keywords[key], args)
-    return _finished(obj, inside, _by_scipy(pairs, p0, name, keywords, options))
+                keywords[key] = _with_args(keywords[key], args)
+    return _full_result(obj, free, _by_scipy(function, p0, name, keywords, options))
 
 
 def least_squares(
@@ -219,8 +220,8 @@ def least_squares(
         If `p0` has a wrong shape.
     ValueError
         For an unknown method, a loss or penalty that is not a sum of squares, "lm" with fewer
-        residuals than free parameters, bounds that nothing fits between or that `p0` is outside of,
-        or if nothing is free.
+        residuals than free parameters, bounds that cross or that `p0` is outside of, or if nothing
+        is free.
     TypeError
         For an unknown keyword, a function without ``jac``, or an objective with one.
     MemoryError
@@ -238,19 +239,19 @@ def least_squares(
     """
     import scipy.optimize
 
-    name = _lookup(method, LEAST_SQUARES)
+    name = canonical_name(method, LEAST_SQUARES)
     _check_names(scipy_options, least_squares_names(), (), "keyword of least_squares")
 
-    objective, p0 = _float64(obj, p0)
-    _bound(scipy_options, len(p0), pairs=False)
-    inside = _inside(objective, p0)
+    objective, p0 = _in_float64(obj, p0)
+    _convert_bounds(scipy_options, len(p0), pairs=False)
+    free = free_coordinates(objective, p0)
     fun, jac = objective, scipy_options.pop("jac", None)
     if isinstance(obj, Objective):
         if jac is not None:
             raise TypeError("jac was given with an objective, which brings its own; leave it out")
-        if inside is not None:
-            scipy_options, p0 = inside.restricted(scipy_options), inside.x0
-        fun, jac = (inside or objective).residuals, (inside or objective).jacobian
+        if free is not None:
+            scipy_options, p0 = free.restricted(scipy_options), free.x0
+        fun, jac = (free or objective).residuals, (free or objective).jacobian
     elif jac is None:
         raise TypeError(
             "jac is missing: with a function pass jac=its derivative (m, n), or jac='2-point' for "
@@ -260,9 +261,9 @@ def least_squares(
     if isinstance(obj, Objective) and scipy_options.get("tr_solver") != "lsmr":
         rows = len(fun(p0)) + (len(p0) if name == "trf" and "bounds" in scipy_options else 0)
         require_memory(name, _JACOBIANS[name] * rows * len(p0))
-    if name == "lm":  # around MINPACK, SciPy asks twice at both ends
-        fun = Memory(fun)
-        jac = Memory(jac) if callable(jac) else jac
+    if name == "lm":  # SciPy evaluates the start and the end once more than MINPACK does
+        fun = CachedFunction(fun)
+        jac = CachedFunction(jac) if callable(jac) else jac
         args, kwargs = scipy_options.get("args", ()), scipy_options.get("kwargs") or {}
         n_residuals = np.size(fun(p0, *args, **kwargs))
         if n_residuals < p0.size:
@@ -271,8 +272,8 @@ def least_squares(
                 f"{n_residuals} residuals and {p0.size} parameters; 'trf', and fastbp's own "
                 f"levenberg_marquardt and fit(method='lm'), take any number"
             )
-    found = scipy.optimize.least_squares(fun, p0, jac=jac, method=name, **scipy_options)
-    return _finished(obj, inside, found)
+    result = scipy.optimize.least_squares(fun, p0, jac=jac, method=name, **scipy_options)
+    return _full_result(obj, free, result)
 
 
 def least_squares_names() -> set[str]:
@@ -283,14 +284,16 @@ def least_squares_names() -> set[str]:
     return set(signature.parameters) - {"fun", "x0", "method"}
 
 
-# What goes in.
+# Arguments.
 
 
-def _divided(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What `scipy.optimize.minimize` takes as keywords, and what as options of the method."""
-    known = METHODS[name]
-    keywords, options = {}, dict(given.get("options") or {})
-    for key, value in given.items():
+def _split_keywords(
+    name: str, scipy_options: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keywords of `scipy.optimize.minimize`, and the options of the method."""
+    known = MINIMIZERS[name]
+    keywords, options = {}, dict(scipy_options.get("options") or {})
+    for key, value in scipy_options.items():
         if key == "options":
             continue
         if key in known.options or key not in _KEYWORDS:
@@ -300,14 +303,14 @@ def _divided(name: str, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str
         elif key not in ("bounds", "constraints") or key in known.constrained:
             keywords[key] = value
         elif value is not None and np.size(value):
-            able = [other for other, row in METHODS.items() if key in row.constrained]
+            able = [other for other, row in MINIMIZERS.items() if key in row.constrained]
             raise ValueError(f"method {name!r} takes no {key}; {', '.join(able)} do")
     _check_names(options, known.options, _KEYWORDS, f"option of method {name!r}")
     return keywords, options
 
 
-def _bound(keywords: dict[str, Any], n: int, pairs: bool) -> None:
-    """Bring bounds into SciPy's form."""
+def _convert_bounds(keywords: dict[str, Any], n: int, pairs: bool) -> None:
+    """Convert the entry "bounds", if there is one, by `as_bounds`."""
     if keywords.get("bounds") is not None:
         keywords["bounds"] = as_bounds(keywords["bounds"], n, pairs)
 
@@ -321,14 +324,14 @@ def as_bounds(bounds: Any, n: int, pairs: bool) -> Bounds:
         (lower, upper), numbers or vectors (n,); or n pairs (lower, upper), None for infinity.
     n : int
     pairs : bool
-        Which of both forms two pairs for two parameters are.
+        For n = 2, where both forms are two pairs: whether it is the second one.
 
     Raises
     ------
     ShapeError
-        If there are not so many entries.
+        If the number of entries is not n.
     ValueError
-        If nothing fits between two bounds.
+        If a lower bound is above the upper one.
     TypeError
         For anything else.
     """
@@ -387,7 +390,7 @@ def _require_inside(p0: np.ndarray, bounds: Bounds | None) -> None:
 
 
 def require_memory(name: str, numbers: int) -> None:
-    """Raise MemoryError if so many float64 cannot be held, before anything tries to."""
+    """Raise MemoryError if so many float64 numbers exceed the main memory."""
     needed, memory = 8 * numbers, main_memory()
     if needed > memory:
         raise MemoryError(
@@ -397,19 +400,19 @@ def require_memory(name: str, numbers: int) -> None:
 
 
 def main_memory() -> float:
-    """Bytes of main memory; inf where the system does not tell."""
+    """Bytes of main memory; inf if the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
         return float("inf")
 
 
-def _float64(obj: Any, p0: Any) -> tuple[Any, np.ndarray]:
-    """The objective in float64, remembered, or the function, and a new start (n_params,)."""
+def _in_float64(obj: Any, p0: Any) -> tuple[Any, np.ndarray]:
+    """The objective in float64 with caches, or the function, and a copy of the start (n,)."""
     if isinstance(obj, Objective):
         double = obj.astype(FLOAT64)
-        if not isinstance(double, Remembered):
-            double = Remembered(double)
+        if not isinstance(double, CachedObjective):
+            double = CachedObjective(double)
         return double, double.net.checked_vector(p0).copy()
     if not callable(obj):
         raise TypeError(f"obj is {obj!r}, expected a network's objective or a function")
@@ -419,23 +422,19 @@ def _float64(obj: Any, p0: Any) -> tuple[Any, np.ndarray]:
     return obj, p0
 
 
-def _inside(objective: Any, p0: np.ndarray) -> FreeCoordinates | None:
-    """The free parameters' coordinates, where some are fixed."""
-    if isinstance(objective, Objective) and objective.net.plan.free is not None:
-        return FreeCoordinates(objective, p0)
-    return None
-
-
 # Second derivatives.
 
 
-def _second(
-    objective: Objective, inside: FreeCoordinates | None, name: str, keywords: dict[str, Any]
+def _second_derivatives(
+    objective: Objective, free: FreeCoordinates | None, name: str, keywords: dict[str, Any]
 ) -> dict[str, Callable[..., np.ndarray]]:
-    """What the method is given of an objective's second derivatives, by keyword."""
-    kind, hess = METHODS[name].hessian, keywords.get("hess")
+    """The second derivatives of an objective that the method uses, by SciPy's keyword.
+
+    `keywords` are the caller's, who may choose an approximation instead.
+    """
+    kind, hess = MINIMIZERS[name].hessian, keywords.get("hess")
     if kind == "hessp" and hess is not None and not callable(hess):
-        return {}  # a quasi-Newton strategy of SciPy's, or the name of differences
+        return {}  # a quasi-Newton strategy of SciPy's, or the name of finite differences
     for key in ("hess", "hessp"):
         if keywords.get(key) is not None:
             raise TypeError(
@@ -452,7 +451,7 @@ def _second(
             f"method {name!r} needs second derivatives: {error}; or take 'L-BFGS-B', 'BFGS' or "
             f"'CG', with constraints 'SLSQP'"
         ) from None
-    products = objective.hvp if inside is None else inside.hessp
+    products = objective.hvp if free is None else free.hessp
     if kind == "hessp":
         return {"hessp": products}
     return {"hess": lambda x: np.column_stack([products(x, unit) for unit in np.eye(len(x))])}
@@ -462,69 +461,69 @@ def _second(
 
 
 def _by_scipy(
-    pairs: Pairs, p0: np.ndarray, name: str, keywords: dict[str, Any], options: dict[str, Any]
+    function: CachedValueAndGrad,
+    p0: np.ndarray,
+    name: str,
+    keywords: dict[str, Any],
+    options: dict[str, Any],
 ) -> OptimizeResult:
+    """Call `scipy.optimize.minimize`, with a callback that works alike for all methods."""
     import scipy.optimize
 
-    jac, callback = pairs.grad, keywords.pop("callback", None)
+    jac, callback = function.grad, keywords.pop("callback", None)
     if callback is not None and name in ("SLSQP", "TNC"):
-        told = _Told(callback, pairs)
-        jac, callback = (told.grad, None) if name == "SLSQP" else (pairs.grad, told)
+        adapter = _CallbackAdapter(callback, function)
+        jac, callback = (adapter.grad, None) if name == "SLSQP" else (jac, adapter)
     try:
-        found = scipy.optimize.minimize(
-            pairs.value, p0, jac=jac, method=name, callback=callback, options=options, **keywords
+        result = scipy.optimize.minimize(
+            function.value, p0, jac=jac, method=name, callback=callback, options=options, **keywords
         )
-    except _Stopped as stopped:
-        return stopped.result
-    if name == "dogleg" and found.status == 3:
-        found.message = (
+    except _CallbackStop as stop:
+        return stop.result
+    if name == "dogleg" and result.status == 3:
+        result.message = (
             "dogleg needs a positive definite Hessian, and here it is not; 'trust-exact', "
             "'trust-ncg' and 'trust-krylov' take any."
         )
-    return found
+    return result
 
 
-def _copying(
+def _with_copies(
     fun: Callable[..., Any], args: tuple[Any, ...]
 ) -> Callable[[np.ndarray], tuple[Any, np.ndarray]]:
-    """The user's function, which may write to x, and into the same array again."""
+    """The user's function, which may modify x, and return the same array in each call."""
 
-    def both(x: np.ndarray) -> tuple[Any, np.ndarray]:
+    def value_and_grad(x: np.ndarray) -> tuple[Any, np.ndarray]:
         value, grad = fun(x.copy(), *args)
         return value, np.array(grad)
 
-    return both
+    return value_and_grad
 
 
-def _with(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
+def _with_args(function: Callable[..., Any], args: tuple[Any, ...]) -> Callable[..., Any]:
     return lambda *vectors: function(*vectors, *args)
 
 
 # Callbacks.
 
 
-class _Stopped(Exception):
-    """A callback wants to end a method that cannot be asked to."""
+class _CallbackStop(Exception):
+    """Ends a method that offers a callback no way to stop; carries the result so far."""
 
     def __init__(self, result: OptimizeResult):
         super().__init__()
         self.result = result
 
 
-class _Place(NamedTuple):
-    x: np.ndarray
-    f: float
+class _CallbackAdapter:
+    """Calls a callback after each iteration of TNC and SLSQP as the other methods call theirs.
 
-
-class _Told:
-    """Tells a callback what the other methods tell theirs.
-
-    TNC tells x alone, and knows no stop. SLSQP tells the first point that it tries, not where an
-    iteration ends; but there, and at the start, it asks for the gradient.
+    TNC passes x alone, and takes no request to stop. SLSQP passes the first point that it tries,
+    not the end of an iteration; but it evaluates the gradient there and at the start alone.
     """
 
-    def __init__(self, callback: Callable[..., Any], pairs: Pairs):
-        self._tell, self._pairs = listener(callback), pairs
+    def __init__(self, callback: Callable[..., Any], function: CachedValueAndGrad):
+        self._wants_to_stop, self._function = stop_test(callback), function
         self._nit = 0
         self._begun = False
 
@@ -532,9 +531,9 @@ class _Told:
         from scipy.optimize import OptimizeResult
 
         self._nit += 1
-        value, grad = self._pairs(x)
-        if self._tell(_Place(x, value)):
-            raise _Stopped(
+        value, grad = self._function(x)
+        if self._wants_to_stop(x, value):
+            raise _CallbackStop(
                 OptimizeResult(
                     x=x.copy(),
                     fun=value,
@@ -547,31 +546,31 @@ class _Told:
             )
 
     def grad(self, x: np.ndarray) -> np.ndarray:
-        """The gradient; an iteration is over unless this is the start."""
+        """The gradient (n,) at x; unless this is the start, an iteration has ended there."""
         if self._begun:
             self(x)
         self._begun = True
-        return self._pairs.grad(x)
+        return self._function.grad(x)
 
 
-def _stopping(callback: Callable[..., Any]) -> Callable[..., None]:
-    """The callback, which may return True instead of raising StopIteration; its signature stays."""
+def _raising_to_stop(callback: Callable[..., Any]) -> Callable[..., None]:
+    """The callback with the same signature; where it returns True, this raises StopIteration."""
 
     @wraps(callback)
-    def told(*args: Any, **named: Any) -> None:
+    def raising(*args: Any, **named: Any) -> None:
         answer = callback(*args, **named)
         if isinstance(answer, bool | np.bool_) and answer:
             raise StopIteration
 
-    return told
+    return raising
 
 
-# What comes out.
+# Results.
 
 
-def _finished(obj: Any, inside: FreeCoordinates | None, found: Any) -> Any:
-    """The result with all parameters, in the network's dtype."""
-    result = found if inside is None else inside.full(found)
+def _full_result(obj: Any, free: FreeCoordinates | None, result: Any) -> Any:
+    """The result with all parameters, `x` in the network's dtype."""
+    result = result if free is None else free.full(result)
     if isinstance(obj, Objective):
         result.x = result.x.astype(obj.net.dtype, copy=False)
     return result
@@ -580,7 +579,8 @@ def _finished(obj: Any, inside: FreeCoordinates | None, found: Any) -> Any:
 # Names.
 
 
-def _lookup(method: Any, names: Iterable[str]) -> str:
+def canonical_name(method: Any, names: Iterable[str]) -> str:
+    """The one of these names that `method` is but for upper and lower case; ValueError if none."""
     names = list(names)
     for name in names:
         if isinstance(method, str) and method.lower() == name.lower():
@@ -589,9 +589,9 @@ def _lookup(method: Any, names: Iterable[str]) -> str:
 
 
 def _check_names(
-    given: Iterable[str], known: Iterable[str], more: Iterable[str], what: str
+    names: Iterable[str], known: Iterable[str], more: Iterable[str], what: str
 ) -> None:
-    """Raise for the first name that is not `known`, suggesting from `known` and `more`."""
-    for name in given:
+    """Raise TypeError for a name that is not `known`; suggestions are from `known` and `more`."""
+    for name in names:
         if name not in known:
             raise TypeError(unknown_name(what, name, sorted([*known, *more])))

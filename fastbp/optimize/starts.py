@@ -1,4 +1,4 @@
-"""Many starts: the threads that run them, and what ends them all at once."""
+"""Runs many starts: their seeds, the threads that run them, and the end of all of them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ POLL_SECONDS = 0.1
 
 
 class Halt:
-    """When all starts are to end: after so many seconds, or once `interrupted` is set.
+    """Ends all starts after so many seconds, or once `interrupted` is set.
 
     Parameters
     ----------
     seconds : float or None
-        None for no limit.
+        `max_time` of the call; None for no limit.
 
     Raises
     ------
     ValueError, TypeError
-        If that is not a positive number.
+        If `seconds` is not a positive number.
     """
 
     def __init__(self, seconds: Any):
@@ -46,69 +46,69 @@ class Halt:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the call began."""
         return time.perf_counter() - self._begun
 
     @property
     def seconds_left(self) -> float:
-        """Never negative."""
+        """Seconds until `max_time` is over, 0 from then on."""
         return max(0.0, self._seconds - self.elapsed)
 
     @property
     def reason(self) -> str:
-        """Why all is to end, in words; empty if nothing is."""
+        """Why all starts must end, in words; empty while they need not."""
         if self.interrupted.is_set():
             return "interrupted (Ctrl-C)"
         return "" if self.seconds_left else "max_time is over"
 
 
-def run(
-    one: Callable[[int], Any],
+def run_starts(
+    run_one: Callable[[int], Any],
     n: int,
     threads: int,
     halt: Halt,
     bar: Bar | None,
-    value: Callable[[Any], float],
+    objective_of: Callable[[Any], float],
 ) -> tuple[list[Any], dict[str, Any]]:
-    """Call one(k) for all k < n.
+    """Call run_one(k) for all k < n.
 
-    Once there is a reason to end, those that have not begun do not; but the first begins however
-    short the time is. What `one` does to context variables stays with it.
+    Once `halt` has a reason no more calls begin; but the first one is always made, however short
+    the time is. Each call has its own copy of the context variables.
 
     Parameters
     ----------
-    one : callable
-        Called in the order of k, by `threads` threads, or by the caller's own if that is 1.
+    run_one : callable
+        Called in the order of k, in `threads` threads, or in the caller's thread if that is 1.
     n, threads : int
     halt : Halt
-        Ctrl-C sets `interrupted`, and those running, which are to look at it, are waited for.
+        Ctrl-C sets `interrupted`; calls that are running must look at it, and are waited for.
     bar : Bar or None
         Closed at the end.
-    value : callable
-        The objective of what `one` returns, for the bar.
+    objective_of : callable
+        A value that `run_one` returned -> its objective, for the bar.
 
     Returns
     -------
     outcomes : list
-        What each returned, or the exception that it raised, or None.
+        For each k the value returned or the exception raised; None if it was not called.
     status : dict
-        "success", whether nothing ended it before; "message", "elapsed".
+        "success", whether all ended by themselves; "message", "elapsed".
 
     Raises
     ------
     KeyboardInterrupt
-        If nothing came of any.
+        If none returned or raised.
     Exception
-        That of the first, if all raised one: then it is not about where they start.
+        That of the first, if all raised one: then the reason is not the starting point.
     """
     outcomes: list[Any] = [None] * n
-    report = _reporter(bar, value)
+    report = _reporter(bar, objective_of)
 
     def attempt(k: int) -> Any:
         if not halt.interrupted.is_set() and (k == 0 or halt.seconds_left):
             try:
-                outcomes[k] = one(k)
-            except Exception as error:  # reported with its message: the others go on
+                outcomes[k] = run_one(k)
+            except Exception as error:  # its message is reported; the other starts go on
                 outcomes[k] = error
         return outcomes[k]
 
@@ -141,8 +141,8 @@ def run(
     return outcomes, status
 
 
-def _reporter(bar: Bar | None, value: Callable[[Any], float]) -> Callable[[Any], None]:
-    """A function that moves the bar on: how many are done, and the lowest objective."""
+def _reporter(bar: Bar | None, objective_of: Callable[[Any], float]) -> Callable[[Any], None]:
+    """A function of an outcome that moves the bar on: the number done, the lowest objective."""
     done, lowest = 0, np.inf
 
     def report(outcome: Any) -> None:
@@ -150,7 +150,7 @@ def _reporter(bar: Bar | None, value: Callable[[Any], float]) -> Callable[[Any],
         if bar is not None and outcome is not None:
             done += 1
             if not isinstance(outcome, Exception):
-                lowest = min(lowest, value(outcome))
+                lowest = min(lowest, objective_of(outcome))
             bar.update(done, lowest, None, None)
 
     return report
@@ -159,8 +159,10 @@ def _reporter(bar: Bar | None, value: Callable[[Any], float]) -> Callable[[Any],
 def _in_threads(
     tasks: Sequence[Callable[[], Any]], threads: int, halt: Halt, report: Callable[[Any], None]
 ) -> None:
+    """Run the tasks in threads, and report their results as they finish, until Ctrl-C."""
     finished: queue.SimpleQueue[Future[Any]] = queue.SimpleQueue()
-    # A pool that Ctrl-C interrupts while it begins a thread does not wait for that one.
+    # A pool that Ctrl-C interrupts while it begins a thread does not wait for that thread: tasks
+    # begin only once all threads exist.
     complete = threading.Event()
     with ThreadPoolExecutor(threads, "multistart") as pool:
         try:
@@ -169,7 +171,7 @@ def _in_threads(
             complete.set()
             for _ in tasks:
                 report(_next(finished).result())
-        except KeyboardInterrupt:  # before the pool waits for those that run
+        except KeyboardInterrupt:  # here, since the pool then waits for the running tasks
             halt.interrupted.set()
             complete.set()
 
@@ -181,33 +183,33 @@ def _after(event: threading.Event, task: Callable[[], Any]) -> Any:
 
 def _next(finished: queue.SimpleQueue[Future[Any]]) -> Future[Any]:
     while True:
-        try:  # where Ctrl-C does not wake a thread that waits
+        try:  # on some systems Ctrl-C does not wake a thread that waits without a timeout
             return finished.get(timeout=POLL_SECONDS)
         except queue.Empty:
             pass
 
 
-def spawned(seed: int, n: int) -> np.ndarray:
-    """The first n child seeds, as whole numbers below 2^53 (n,); further ones change none."""
+def child_seeds(seed: int, n: int) -> np.ndarray:
+    """n child seeds (n,), whole numbers below 2^53; the first ones do not depend on n."""
     children = np.random.SeedSequence(seed).spawn(n)
     states = [child.generate_state(1, np.uint64)[0] >> np.uint64(11) for child in children]
     return np.array(states).astype(np.int64)
 
 
-def seed_of(seed: Any) -> int:
-    """The seed given, or a new one."""
+def checked_seed(seed: Any) -> int:
+    """The seed as an int >= 0; a new one for None."""
     if seed is None:
         return secrets.randbits(53)  # survives JSON and spreadsheets
     return whole_number("seed", seed, least=0)
 
 
 def one_at_a_time(callback: Callable[..., Any]) -> Callable[..., Any]:
-    """The caller's function under a lock: the threads of all starts share it."""
+    """The caller's function under a lock, since the threads of all starts share it."""
     lock = threading.Lock()
 
     @functools.wraps(callback)
-    def told(*args: Any, **named: Any) -> Any:
+    def locked(*args: Any, **named: Any) -> Any:
         with lock:
             return callback(*args, **named)
 
-    return told
+    return locked

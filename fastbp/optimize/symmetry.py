@@ -1,4 +1,4 @@
-"""What parameters of a network do the same: a form that all of these share."""
+"""The symmetries of a network: one form for all parameters that compute the same function."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..common.arrays import FLOAT64
 from ..networks.description import Description
 
-# Activations with act(-z) = c - act(z), and c: a unit's signs can be turned.
+# Activations with act(-z) = c - act(z), and their c: a unit's signs can be turned.
 MIRRORED = {
     "linear": 0.0,
     "tanh": 0.0,
@@ -19,18 +19,19 @@ MIRRORED = {
     "sigmoid": 1.0,
     "hard_sigmoid": 1.0,
 }
-# Activations with act(s·z) = s·act(z) for s > 0: what comes in can be small and go out large.
+# Activations with act(s·z) = s·act(z) for s > 0: a factor can move from the incoming weights of a
+# unit to the outgoing ones.
 HOMOGENEOUS = ("linear", "relu", "leaky_relu")
 
 
 def canonical(net: Description, params: Any) -> np.ndarray:
-    """Parameters that do the same, of a form that does not depend on symmetries of the network.
+    """Parameters of the same function, in a form that symmetries of the network do not change.
 
-    The units of a hidden layer may be in any order. The signs of what comes into a unit and what
-    goes out of it may be turned together if its activation is odd, and also, with the next layer's
-    bias, if it is a sigmoid [1]_; their sizes traded if it is a relu. Here units have a positive
-    product of their incoming weights with a fixed direction and are sorted by it, and those of relu
-    layers have incoming weights of norm 1.
+    The units of a hidden layer may be in any order. The signs of a unit's incoming and outgoing
+    weights may be turned together if its activation is odd, and also, with a change of the next
+    layer's bias, if it is a sigmoid [1]_; a factor may be moved from the ones to the others if it
+    is a relu. In the form returned, the product of a unit's incoming weights with a fixed direction
+    is positive, units are sorted by it, and the incoming weights of relu layers have norm 1.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def canonical(net: Description, params: Any) -> np.ndarray:
     """
     double = net.astype(FLOAT64)
     effective = double.checked_params(np.asarray(params, FLOAT64))
-    # Biases as a last row: incoming weights are columns, outgoing ones the next layer's rows.
+    # Biases are a last row: incoming weights are columns, outgoing ones rows of the next layer.
     layers = [
         np.vstack([W, np.zeros(W.shape[1]) if b is None else b])
         for W, b in double.unpack(effective)

@@ -1,1 +1,1 @@
-"""What people read of a result: summaries, figures, and the words that they share."""
+"""Summaries and figures of results, and the words that they share."""

@@ -1,4 +1,4 @@
-"""Figures of results. They are Matplotlib's without its state: nothing pops up, nothing is set."""
+"""Figures of results, made without pyplot: no window opens and no global setting changes."""
 
 from __future__ import annotations
 
@@ -38,16 +38,13 @@ BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW, BLACK = (
 )  # fmt: skip
 COLORS = (BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE, YELLOW, BLACK)
 
-# More points than these do not show more.
-MAX_POINTS = 5000
-# More outputs than these have no matrix of their own.
-MAX_MATRICES = 6
-# More classes than these have no numbers in their matrix.
-MAX_NUMBERED = 20
+MAX_POINTS = 5000  # in a scatter plot; more do not show more
+MAX_MATRICES = 6  # confusion matrices, one per output; more outputs get a bar each
+MAX_NUMBERED = 20  # classes whose confusion matrix has numbers
 
 
 class _Figure(Figure):
-    """A figure that notebooks show even where pyplot was never imported."""
+    """A figure that notebooks show although pyplot was never imported."""
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
@@ -56,7 +53,7 @@ class _Figure(Figure):
 
 
 def fit_result(res: Any, X: Any, y: Any, classes: Sequence[Any] | None = None) -> Figure:
-    """Losses of the epochs, and how well the outputs meet the targets.
+    """A figure of the losses of the epochs, and of the outputs beside the targets.
 
     Parameters
     ----------
@@ -65,7 +62,7 @@ def fit_result(res: Any, X: Any, y: Any, classes: Sequence[Any] | None = None) -
     y : array_like or None
         As `fit` takes it.
     classes : sequence, optional
-        What classes are called, in the order of the labels.
+        The names of the classes, in the order of their labels.
 
     Returns
     -------
@@ -93,8 +90,8 @@ def fit_result(res: Any, X: Any, y: Any, classes: Sequence[Any] | None = None) -
     elif loss.target == "classes":
         draw, panels = partial(_classes, names=classes or range(n_out)), 1
     elif loss.target in ("probabilities", "signs"):
-        usual = (-1, 1) if loss.target == "signs" else (0, 1)
-        draw = partial(_two_classes, names=classes or usual)
+        labels = (-1, 1) if loss.target == "signs" else (0, 1)
+        draw = partial(_two_classes, names=classes or labels)
         panels = 2 if 1 < n_out <= MAX_MATRICES else 1
     else:
         draw, panels = _values, 2
@@ -109,7 +106,7 @@ def fit_result(res: Any, X: Any, y: Any, classes: Sequence[Any] | None = None) -
 
 
 def _quality(res: Any, X: Any, y: Any, n: int) -> str:
-    """The score as a title says it."""
+    """The score on the n rows, as a title."""
     loss = res.loss_function
     rows = counted(n // 2, "pair") if loss.paired else counted(n, "row")
     if loss.target == "none" and not loss.paired:
@@ -120,7 +117,7 @@ def _quality(res: Any, X: Any, y: Any, n: int) -> str:
 
 
 def multistart_result(ms: Any) -> Figure:
-    """The objectives of many starts from the lowest to the highest, a colour for each cluster.
+    """A figure of the objectives of many starts, lowest first, with a colour for each cluster.
 
     Parameters
     ----------
@@ -129,7 +126,7 @@ def multistart_result(ms: Any) -> Figure:
     Returns
     -------
     matplotlib.figure.Figure
-        Rings are those whose parameters run away; starts that failed are not shown.
+        Clusters whose parameters run away are rings; starts that failed are not shown.
     """
     figure = _Figure(figsize=(7, 4.5), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06))
     axes: Any = figure.subplots()
@@ -163,7 +160,7 @@ def multistart_result(ms: Any) -> Figure:
 
 
 def _losses(axes: Any, res: Any) -> None:
-    """The objective of each epoch, and where what was watched is least."""
+    """Draw the objective of each epoch, and mark the least one of the last curve."""
     curves = {"training": res.history["loss"]}
     if "val_loss" in res.history:
         curves["validation"] = res.history["val_loss"]
@@ -200,7 +197,7 @@ def _mark_least(axes: Any, values: np.ndarray, noun: str, color: str) -> None:
 
 
 def _scale(axes: Any, values: np.ndarray) -> None:
-    """A logarithmic scale where it shows more: over a decade of positive values."""
+    """Set a logarithmic scale if the values are positive and span a decade or more."""
     values = values[np.isfinite(values)]
     if not len(values) or values.min() <= 0 or values.max() < 10 * values.min():
         return
@@ -215,7 +212,10 @@ def _scale(axes: Any, values: np.ndarray) -> None:
 
 
 def _values(panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str) -> None:
-    """Predictions against targets, and residuals against predictions with their histogram."""
+    """Draw predictions against targets, and residuals against predictions with a histogram.
+
+    Y (n, n_out) are outputs, T (n, width) targets, `quality` the title; so in the functions below.
+    """
     loss, width = res.loss_function, T.shape[1]
     fit, residuals, histogram = panel.subplots(1, 3, width_ratios=(4, 4, 1))
     histogram.sharey(residuals)
@@ -261,7 +261,10 @@ def _values(panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: s
 
 
 def _comparable(T: np.ndarray, P: np.ndarray) -> tuple[str, np.ndarray, np.ndarray]:
-    """Columns of very different size in units of their deviation, and what to say about it."""
+    """Targets and predictions for axes that all columns share, and a word for their labels.
+
+    Columns of T (n, width) that differ much in size, and those of P, are standardised.
+    """
     spread = np.ptp(T, axis=0)
     if T.shape[1] == 1 or np.ptp(T) <= 10 * spread.min():
         return "", T, P
@@ -271,6 +274,7 @@ def _comparable(T: np.ndarray, P: np.ndarray) -> tuple[str, np.ndarray, np.ndarr
 
 
 def _thinned(rows: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the rows, drawn with a fixed seed."""
     if len(rows) <= max(most, 1):
         return rows
     return np.random.default_rng(0).choice(rows, max(most, 1), replace=False)
@@ -300,11 +304,11 @@ def _classes(
 def _two_classes(
     panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str, names: Sequence[Any]
 ) -> None:
-    """A matrix for each output, or accuracies of many."""
+    """Draw a confusion matrix for each output, or the accuracies of many outputs."""
     loss, width = res.loss_function, Y.shape[1]
-    found, true = Y > (0.5 if loss.kind == BCE else 0.0), T > 0.5
+    predicted, true = Y > (0.5 if loss.kind == BCE else 0.0), T > 0.5
     if width > MAX_MATRICES:
-        _accuracies(panel.subplots(), found, true, quality)
+        _accuracies(panel.subplots(), predicted, true, quality)
         return
     columns = 2 if width == 4 else min(width, 3)
     grid = panel.subplots(-(-width // columns), columns, squeeze=False)
@@ -312,20 +316,21 @@ def _two_classes(
         if j >= width:
             axes.set_axis_off()
             continue
-        _matrix(axes, _confusion(true[:, j].astype(int), found[:, j].astype(int), 2), names)
+        _matrix(axes, _confusion(true[:, j].astype(int), predicted[:, j].astype(int), 2), names)
         axes.label_outer()
-        share = np.mean(true[:, j] == found[:, j])
+        share = np.mean(true[:, j] == predicted[:, j])
         axes.set_title(f"output {j}: {share:.1%}" if width > 1 else quality)
     if width > 1:
         panel.suptitle(f"{quality} in all outputs", fontsize="medium")
 
 
-def _confusion(true: np.ndarray, found: np.ndarray, k: int) -> np.ndarray:
-    return np.bincount(true * k + found, minlength=k * k).reshape(k, k)
+def _confusion(true: np.ndarray, predicted: np.ndarray, k: int) -> np.ndarray:
+    """Counts (k, k) of labels (n,), a row for each true one."""
+    return np.bincount(true * k + predicted, minlength=k * k).reshape(k, k)
 
 
 def _matrix(axes: Any, counts: np.ndarray, names: Sequence[Any]) -> None:
-    """Counts (true, predicted), coloured by their share of the row."""
+    """Draw counts (k, k), a row for each true class, coloured by their share of the row."""
     k = len(counts)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -333,7 +338,7 @@ def _matrix(axes: Any, counts: np.ndarray, names: Sequence[Any]) -> None:
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_xticks(range(0, k, every), names[::every])
     axes.set_yticks(range(0, k, every), names[::every])
-    if sum(len(str(name)) for name in names[::every]) > 30:  # they would run into each other
+    if sum(len(str(name)) for name in names[::every]) > 30:  # else they overlap
         axes.tick_params("x", labelrotation=90)
     if k > MAX_NUMBERED:
         bar = axes.figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
@@ -347,10 +352,13 @@ def _matrix(axes: Any, counts: np.ndarray, names: Sequence[Any]) -> None:
             axes.text(j, i, number, ha="center", va="center", color=color, fontsize=size)
 
 
-def _accuracies(axes: Any, found: np.ndarray, true: np.ndarray, quality: str) -> None:
-    """The share of right rows per output, beside that of always answering the commoner class."""
+def _accuracies(axes: Any, predicted: np.ndarray, true: np.ndarray, quality: str) -> None:
+    """Draw the accuracy of each output, beside that of always predicting the commoner class.
+
+    Both arrays are bool (n, n_out).
+    """
     places, share = np.arange(true.shape[1]), true.mean(axis=0)
-    axes.bar(places, (found == true).mean(axis=0), color=BLUE, label="network")
+    axes.bar(places, (predicted == true).mean(axis=0), color=BLUE, label="network")
     axes.plot(
         places,
         np.maximum(share, 1 - share),
@@ -370,7 +378,7 @@ def _accuracies(axes: Any, found: np.ndarray, true: np.ndarray, quality: str) ->
 
 
 def _pairs(panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str) -> None:
-    """The better one's score minus the worse one's."""
+    """Draw a histogram of the differences of scores within the pairs."""
     axes = panel.subplots()
     margin = res.loss_function.constant
     _histogram(axes, Y[0::2, 0] - Y[1::2, 0], BLUE, "pairs")
@@ -381,7 +389,7 @@ def _pairs(panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: st
 
 
 def _outputs(panel: SubFigure, res: Any, Y: np.ndarray, T: np.ndarray, quality: str) -> None:
-    """The means and the logarithms of variances; all are 0 where the divergence is least."""
+    """Draw the means and the log-variances of "gaussian_kl", which is least where all are 0."""
     means, logs = panel.subplots(2, 1)
     for axes, values, name in ((means, 0, "means"), (logs, 1, "logarithms of variances")):
         _histogram(axes, np.hsplit(Y, 2)[values].ravel(), (BLUE, GREEN)[values], "outputs")

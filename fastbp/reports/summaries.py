@@ -1,4 +1,4 @@
-"""`FitResult.summary` and that of many starts: a few lines of text."""
+"""The text of `FitResult.summary` and `MultistartResult.summary`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from ..training.optimizers import METHODS
 from .words import Status, counted
 
 WIDTH = 80
-# Multiplications that a summary may cost: about a tenth of a second.
-QUICK = 1e9
-N_NOISES = 4
+QUICK = 1e9  # multiplications that a summary may take: about a tenth of a second
+N_NOISES = 4  # outputs whose noise is listed
 
 
 def fit_summary(res: Any) -> str:
@@ -26,10 +25,10 @@ def fit_summary(res: Any) -> str:
     Returns
     -------
     str
-        A line for each of the network, the method, the loss, what was done, how it ended, the
-        objective and its gradient, for least squares the noise of the outputs and what speaks
-        against standard errors, the validation if there was one, the time, the seed and the
-        backend; long ones go on below.
+        A line for each of the network, the method, the loss, the work done, the end, the objective
+        and its gradient, for least squares the noise of the outputs and what speaks against
+        standard errors, the validation if there was one, the time, the seed and the backend. Long
+        lines are wrapped.
     """
     rows = {
         "network": _network(res.net),
@@ -58,8 +57,8 @@ def multistart_summary(ms: Any) -> str:
     Returns
     -------
     str
-        A line for each of the method, what was done, the spread of the objectives, the first of
-        the starts that failed, the time and the seed; a row for each of at most 10 clusters.
+        A line for each of the method, the work done, the spread of the objectives, the first of the
+        starts that failed, the time and the seed; a row for each of at most 10 clusters.
     """
     good, failed = ms.fun[~ms.failed], np.flatnonzero(ms.failed)
     rows = {"method": ms.method, "starts": ms.message, "objective": "all failed"}
@@ -76,7 +75,7 @@ def multistart_summary(ms: Any) -> str:
 
 
 def _clusters(clusters: Any) -> list[str]:
-    """A table, lowest objective first."""
+    """The lines of a table of the clusters, lowest objective first."""
     if not clusters:
         return []
     lines = ["", f"{'objective':>12}  starts  points"]
@@ -91,7 +90,7 @@ def _clusters(clusters: Any) -> list[str]:
 
 
 def _aligned(rows: dict[str, str]) -> str:
-    """Names and texts as two columns; long texts go on below."""
+    """Names and texts as two columns; long texts are wrapped, empty ones left out."""
     margin = max(map(len, rows)) + 2
     return "\n".join(
         textwrap.fill(
@@ -107,7 +106,7 @@ def _aligned(rows: dict[str, str]) -> str:
 
 
 def step_noun(res: Any) -> str:
-    """What an entry of the history is: "epoch" of a method on batches, else "iteration"."""
+    """What an entry of the history belongs to: "epoch" of a minibatch method, else "iteration"."""
     batched = {type(method).__name__ for method in METHODS.values()}
     return "epoch" if res.method.partition("(")[0] in batched else "iteration"
 
@@ -129,6 +128,7 @@ def _work(res: Any) -> str:
 
 
 def _steepest(grad: np.ndarray, net: Any) -> str:
+    """The largest entry of the gradient (n_params,), and the layer that has it."""
     places = {}
     for k, (W, b) in enumerate(net.unpack(grad)):
         places[f"W of layer {k}"] = np.abs(W).max()
@@ -139,18 +139,18 @@ def _steepest(grad: np.ndarray, net: Any) -> str:
 
 
 def _uncertainty(res: Any) -> dict[str, str]:
-    """The noise and what speaks against standard errors, where that is known or soon computed."""
+    """The noise, and what speaks against standard errors, if it is known or quick to compute."""
     if "uncertainty" not in vars(res):
         fitted = res.fitted
         if fitted is None or fitted.obstacle or fitted.work > QUICK:
             return {}
-    found = res.uncertainty
-    noise = ", ".join(f"{deviation:.4g}" for deviation in found.noise[:N_NOISES])
-    more = ", ..." if len(found.noise) > N_NOISES else ""
+    uncertainty = res.uncertainty
+    noise = ", ".join(f"{deviation:.4g}" for deviation in uncertainty.noise[:N_NOISES])
+    more = ", ..." if len(uncertainty.noise) > N_NOISES else ""
     return {
-        "noise": f"{noise}{more} (standard deviation; {found.dof:.6g} degrees of freedom, "
-        f"{found.n_effective:.6g} effective parameters)",
-        "standard errors": "; ".join(found.notes),
+        "noise": f"{noise}{more} (standard deviation; {uncertainty.dof:.6g} degrees of freedom, "
+        f"{uncertainty.n_effective:.6g} effective parameters)",
+        "standard errors": "; ".join(uncertainty.notes),
     }
 
 

@@ -1,4 +1,4 @@
-"""The words that results, summaries and figures share: how a fit ended, and counts of things."""
+"""Words that results, summaries and figures share: the status of a fit, messages, counts."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from enum import IntEnum
 class Status(IntEnum):
     """How a fit ended: `FitResult.status`."""
 
-    FINISHED = 0  # all epochs done, converged, goal met, or patience at its end
-    LIMIT = 1  # the time, or the number of iterations
-    STUCK = 2  # the method finds no step that lowers the objective
+    FINISHED = 0  # all epochs done, converged, goal met, or no progress within the patience
+    LIMIT = 1  # of time, or of the number of iterations
+    STUCK = 2  # no step of the method lowers the objective
     DIVERGED = 3
     INTERRUPTED = 4  # Ctrl-C
     STOPPED = 5  # by a callback
 
     @property
     def word(self) -> str:
-        """What a summary calls it."""
+        """The status as a summary names it."""
         return {0: "success", 1: "limit reached", 3: "divergence"}.get(self, self.name.lower())
 
 
@@ -35,7 +35,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def no_progress(patience: int, noun: str, nit: int, lowest: float) -> str:
-    """The message of a fit whose patience is at its end.
+    """The message of a fit that its patience has ended.
 
     Parameters
     ----------
@@ -43,9 +43,9 @@ def no_progress(patience: int, noun: str, nit: int, lowest: float) -> str:
         How many epochs or iterations passed without progress.
     noun : {"epoch", "iteration"}
     nit : int
-        How many there were in all.
+        How many there were in total.
     lowest : float
-        The value that was not improved on.
+        The lowest value of what was watched.
     """
     return (
         f"no progress in {counted(patience, noun)} beyond {lowest:.6g}: stopped after "

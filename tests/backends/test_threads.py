@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import pickle
 import platform
 import signal
 import struct
@@ -16,6 +15,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+from helpers.processes import in_a_fork
 from helpers.strategies import (
     ARRAYS,
     OPTIMIZERS,
@@ -248,21 +248,7 @@ def test_fork_after_use_of_threads(module, dtype, rng):
         return module.value_and_grad(c.problem, c.effective, 3), trained(module, t, run, 3, 5)
 
     expected = results()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump(results(), pipe)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        data = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert same(pickle.loads(data), expected)
+    assert same(in_a_fork(results), expected)
     assert same(results(), expected)
 
 

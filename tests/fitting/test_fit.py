@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from helpers.fits import FIRST_ORDER, LEAST_SQUARES, LINE, MINIMIZE, NET
 
 import fastbp as fb
 from fastbp import backends
@@ -18,13 +19,6 @@ from fastbp.networks.objective import Objective
 from fastbp.training.optimizers import METHODS
 
 pytestmark = pytest.mark.backend
-
-NET = fb.Network(3, fb.Dense(5, "tanh"), fb.Dense(2))
-LINE = fb.Network(3, fb.Dense(1))
-FIRST_ORDER = list(METHODS)
-MINIMIZE = ["scg", "fmincg", "L-BFGS-B", "BFGS", "CG", "Newton-CG", "TNC", "SLSQP", "trust-constr",
-    "trust-ncg", "trust-krylov", "trust-exact"]  # fmt: skip
-LEAST_SQUARES = ["trf", "dogbox"]
 
 
 @pytest.fixture

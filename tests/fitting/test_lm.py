@@ -230,6 +230,16 @@ def test_going_on(backend, options):
     assert (again.nit, again.nfev) == (whole.nit, whole.nfev)
 
 
+@pytest.mark.parametrize("method", ["lm", "scg"])
+def test_going_on_after_convergence_keeps_the_parameters(backend, method):
+    X = np.linspace(-1, 1, 20).reshape(-1, 1)
+    y, net = 3 * X[:, 0] + 1, fb.Network(1, fb.Dense(1), dtype="float64")
+    res = fitted(net, X, y, backend, method=method)
+    again = fitted(net, X, y, backend, method=method, epochs=400, state=res.state)
+    assert res.success and again.success
+    np.testing.assert_allclose(again.params, [3, 1], rtol=1e-6)
+
+
 def test_threads_change_nothing(backend):
     X, y = wave(700)
     one = fitted(small(), X, y, backend, epochs=4)
@@ -320,9 +330,9 @@ def test_non_finite_start(backend):
 
 
 def test_memory_that_is_not_there(backend, monkeypatch):
-    from fastbp.optimize import scipy_methods as _scipy
+    from fastbp.optimize import scipy_methods
 
-    monkeypatch.setattr(_scipy, "main_memory", lambda: 1000.0)
+    monkeypatch.setattr(scipy_methods, "main_memory", lambda: 1000.0)
     X, y = wave()
     with pytest.raises(MemoryError, match="GiB"):
         fitted(small(), X, y, backend)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import os
 import pkgutil
 import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
 import fastbp as fb
+from helpers import processes
 
 PACKAGE = Path(fb.__file__).resolve().parent
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -20,18 +18,10 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 def python(code, path=PACKAGE.parent, **variables):
     """What a fresh interpreter prints that finds fastbp at `path`."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("FASTBP_", "NUMBA_"))}
-    environment |= {"PYTHONPATH": str(path), "FASTBP_BACKEND": "numba"}
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=path,  # which Python searches first
-        env=environment | {key: str(value) for key, value in variables.items()},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    variables = {"PYTHONPATH": path, "FASTBP_BACKEND": "numba"} | variables
+    without = ("FASTBP_", "NUMBA_")
+    # Python searches the current folder first.
+    return processes.python(code, cwd=path, timeout=300, without=without, **variables)
 
 
 def contents():

@@ -1,4 +1,4 @@
-"""What object files of x86-64 hold: instructions beyond a level, and names that others can see.
+"""What object files of x86-64 hold: instructions above a level, and names that others can see.
 
 The linker keeps one copy of a function that several files define as weak, such as an inline one. If
 that came from a file with wider vectors, it would crash a processor that lacks them, far from the
@@ -25,7 +25,7 @@ BMI = {
     *("andn", "bextr", "blsi", "blsmsk", "blsr"),
     *("bzhi", "mulx", "pdep", "pext", "rorx", "sarx", "shlx", "shrx"),
 }
-# Beyond SSE2 without an opcode map of their own.
+# Above SSE2 without an opcode map of their own.
 SSE3 = {
     *("addsubpd", "addsubps", "haddpd", "haddps", "hsubpd", "hsubps"),
     *("lddqu", "movddup", "movshdup", "movsldup", "popcnt", "lzcnt"),
@@ -64,7 +64,7 @@ def instructions(path: Path) -> Iterator[tuple[str, list[str], str]]:
             yield function, fields[1].split(), fields[2]
 
 
-def beyond(path: Path, level: str) -> list[str]:
+def above_level(path: Path, level: str) -> list[str]:
     """The instructions of a file that processors of the level may not have."""
     return [
         f"{path.name}: {function}: {text} ({family})"

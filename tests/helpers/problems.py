@@ -57,3 +57,20 @@ def restricted_regression(dtype="float64"):
     A = np.column_stack([X[:, 0], X[:, 3], np.ones(30)]).astype(float)
     exact, *_ = np.linalg.lstsq(A, y - 2.0 * X[:, 2].astype(float))
     return net.objective(X, y, "sse"), A, exact
+
+
+# Rows of times; a model of growth has one minimum for the first, and runs away for the others.
+SERIES = [
+    [0.52, 1.28, 2.04, 3.17, 4.53, 6.22],
+    [0.51, 1.40, 2.09, 3.00, 4.42, 6.17],
+    [0.63, 1.35, 2.19, 3.02, 4.57, 6.29],
+    [0.63, 1.39, 2.23, 3.28, 4.70, 6.32],
+    [0.57, 1.40, 2.10, 3.06, 4.53, 6.17],
+]
+
+
+def same_results(a, b):
+    """Two results of many starts are the same to the bit."""
+    for name in ("fun", "params", "starts", "order", "seeds", "failed"):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert a.messages == b.messages and a.clusters == b.clusters

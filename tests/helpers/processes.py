@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 
@@ -13,12 +14,12 @@ def environment(without=("FASTBP_",), **variables):
     return others | {key: str(value) for key, value in variables.items()}
 
 
-def run(code, *, cwd=None, timeout=120, **variables):
-    """Run a program; the `subprocess.CompletedProcess`, with its output as text."""
+def run(code, *, cwd=None, timeout=120, without=("FASTBP_",), **variables):
+    """Run a program; its `CompletedProcess`, with output as text. See `environment` too."""
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
-        env=environment(**variables),
+        env=environment(without, **variables),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -30,3 +31,22 @@ def python(code, **options):
     done = run(code, **options)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def in_a_fork(function):
+    """The result of `function()` in a forked child process, which must not fail."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            with os.fdopen(writing, "wb") as pipe:
+                pickle.dump(function(), pipe)
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        data = pipe.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return pickle.loads(data)

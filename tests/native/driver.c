@@ -1,7 +1,7 @@
 /* The C library against naive loops, without Python: `driver LEVEL` for one instruction set.
  *
  * For platforms that the Python tests cannot run on, such as ARM under an emulator, and for what
- * they cannot see: accesses beyond an array's end, writes to inputs, allocations. It goes on to the
+ * they cannot see: accesses past an array's end, writes to inputs, allocations. It goes on to the
  * first failure, says what was wrong, and exits with 1.
  */
 #include "memory.h"
@@ -39,7 +39,7 @@ static void fail(const char *format, ...)
 
 static void crashed(int signal_number)
 {
-    static const char message[] = ": access beyond an array, or a write to an input\n";
+    static const char message[] = ": access past an array, or a write to an input\n";
     (void)signal_number;
     if (write(1, doing, strlen(doing)) < 0 || write(1, message, sizeof message - 1) < 0) _exit(2);
     _exit(1);
@@ -352,12 +352,12 @@ static void check_passes(const network *net, int64_t n)
     begin("forward and backward, %ld rows, %ld wide", (long)n, (long)net->layers[0][FB_N_OUT]);
     int64_t n_in = net->layers[0][FB_N_IN], n_out = outputs(net), last = net->n_layers - 1;
     const void *X = uniforms(n * n_in, 2), *params = params_of(net), *dY = uniforms(n * n_out, 1);
-    void *Y = room(n * n_out), *kept = room(n * net->tape_width);
+    void *Y = room(n * n_out), *record = room(n * net->tape_width);
     void *grad = room(net->n_params), *dX = room(n * n_in), *grad_alone = room(net->n_params);
     succeeded(fb_forward(net->plan, params, n, X, Y));
-    succeeded(fb_forward_tape(net->plan, params, n, X, kept));
-    succeeded(fb_backward(net->plan, params, n, X, kept, dY, grad, dX));
-    succeeded(fb_backward(net->plan, params, n, X, kept, dY, grad_alone, NULL));
+    succeeded(fb_forward_tape(net->plan, params, n, X, record));
+    succeeded(fb_backward(net->plan, params, n, X, record, dY, grad, dX));
+    succeeded(fb_backward(net->plan, params, n, X, record, dY, grad_alone, NULL));
     tape t = naive_forward(net, params, n, X);
     number *dY_numbers = numbers(n * n_out), *dX_expected = numbers(n * n_in);
     number *expected = numbers(net->n_params);
@@ -367,8 +367,8 @@ static void check_passes(const network *net, int64_t n)
     for (int64_t l = 0; l <= last; l++) {
         const int64_t *row = net->layers[l];
         int64_t size = n * row[FB_N_OUT], y = row[FB_Y_COLUMN], z = row[FB_Z_COLUMN];
-        all_within("Y of the tape", size, from(kept, n * y), t.X[l + 1]);
-        if (z >= 0) all_within("Z of the tape", size, from(kept, n * z), t.Z[l + 1]);
+        all_within("Y of the tape", size, from(record, n * y), t.X[l + 1]);
+        if (z >= 0) all_within("Z of the tape", size, from(record, n * z), t.Z[l + 1]);
     }
     all_within("grad", net->n_params, grad, expected);
     all_within("dX", n * n_in, dX, dX_expected);

@@ -1,6 +1,6 @@
 /* Arrays that nobody reads past their end, and a count of the library's allocations.
  *
- * An array ends where a page begins that may not be touched, so that an access beyond it ends the
+ * An array ends where a page begins that may not be touched, so that an access past it ends the
  * program; inputs may not be written either. The linker sends the library's calls of malloc and its
  * kin here (--wrap), where they are counted.
  */

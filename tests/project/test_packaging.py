@@ -211,11 +211,11 @@ def test_wide_vectors_stand_in_their_targets_only(source, wheel):
         else:
             targets[path.stem] = path
             assert objects.visible(path) == {f"fb_{level}_{dtype}"}
-        assert not objects.beyond(path, level)
+        assert not objects.above_level(path, level)
     levels = [f"{level}_{dtype}" for level in objects.LEVELS for dtype in ("f32", "f64")]
     assert sorted(targets) == sorted(levels)
-    assert objects.beyond(targets["avx2_f32"], "baseline")
-    assert objects.beyond(targets["avx512_f64"], "avx2")
+    assert objects.above_level(targets["avx2_f32"], "baseline")
+    assert objects.above_level(targets["avx512_f64"], "avx2")
 
 
 @needs_compiler
@@ -244,7 +244,7 @@ def test_instructions_are_told_apart(tmp_path, instruction, lowest):
     levels = list(objects.LEVELS)
     too_low = levels[: levels.index(lowest)] if lowest else levels
     for level in levels:
-        found = objects.beyond(tmp_path / "one.o", level)
+        found = objects.above_level(tmp_path / "one.o", level)
         assert len(found) == (level in too_low)
         assert not found or instruction.split()[0] in found[0]
 

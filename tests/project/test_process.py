@@ -11,7 +11,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 import numpy as np
 import pytest
 from helpers.calls import network, work
-from helpers.processes import python
+from helpers.processes import in_a_fork, python
 from helpers.repository import TESTS
 from helpers.strategies import EVERY_LOSS, case, case_of, n_out_for, same
 
@@ -133,21 +133,7 @@ def test_threads_share_one_objective(backend, dtype, rng):
 def test_fork_after_use(backend):
     net = network()
     expected = work(net)
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with os.fdopen(writing, "wb") as pipe:
-                pickle.dump(work(net), pipe)
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as pipe:
-        data = pipe.read()
-    assert os.waitpid(child, 0)[1] == 0
-    assert same(pickle.loads(data), expected)
+    assert same(in_a_fork(lambda: work(net)), expected)
     assert same(work(net), expected)
 
 

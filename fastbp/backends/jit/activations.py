@@ -3,7 +3,7 @@
 Each kind becomes one function over memory, compiled when a network first has it; layers hold its
 address. To add an activation, write its formulas here and its line in `FORMULAS`.
 
-The formulas of fastbp/activations.py are arranged so that nothing cancels, overflows or underflows
+The formulas of fastbp/maths/activations.py are arranged so that nothing cancels, overflows or underflows
 before the result does; csrc/core/activations.h has the same arrangement:
 
 - A result that may be subnormal is made of the exponential's mantissa and multiplied by its power

@@ -1,4 +1,4 @@
-"""`fit_table`: from a CSV file to a fitted `TableModel`."""
+"""`fit_table`: fits a `TableModel` to the columns of a CSV file."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ...networks.network import Network
 from .model import CLASSIFICATION, LOSSES, REGRESSION, TableModel, Target
 from .reading import MAX_LEVELS, Column, Table, encode, open_table
 
-# A target of at most so many whole numbers, with two rows each on average, is taken for classes.
+# A target of at most so many different whole numbers, two rows each on average, is of classes.
 MAX_CLASSES = 10
 
 
-class Fitted(NamedTuple):
-    """What `fit_table` came to.
+class TableFit(NamedTuple):
+    """The result of `fit_table`.
 
     Attributes
     ----------
     model : TableModel
     result : FitResult
     held_out : tuple (X, y)
-        The rows that training never saw, possibly none; as `fit` takes them.
+        The rows held out for the test, possibly none; as `fit` takes them.
     """
 
     model: TableModel
@@ -55,7 +55,7 @@ def fit_table(
     validation: float = 0.0,
     seed: int | None = None,
     **options: Any,
-) -> Fitted:
+) -> TableFit:
     """Fit a network to columns of a CSV file.
 
     Parameters
@@ -77,17 +77,17 @@ def fit_table(
     hidden : sequence of int
         Units of the hidden layers.
     activation, dtype
-        As `Network.mlp` takes them; the features are stored in `dtype` too.
+        As `Network.mlp` takes them; `dtype` is also that of the features.
     test, validation : float
         Shares of the rows to hold out, as `split` does.
     seed : int, optional
         A new one by default.
     **options
-        Of `fit`.
+        Options of `fit`.
 
     Returns
     -------
-    Fitted
+    TableFit
 
     Raises
     ------
@@ -100,26 +100,27 @@ def fit_table(
     kind = dtype_of(dtype)
     columns, target_columns = _read(path, delimiter, target, features, drop, categorical, kind)
     fields = tuple(column.field for column in columns)
-    goal = recognise(target_columns, task, loss)
-    y = goal.values(target_columns)
+    target_spec = recognise(target_columns, task, loss)
+    y = target_spec.values(target_columns)
     seed = secrets.randbits(32) if seed is None else seed
-    parts = split(len(y), test, validation, seed)
-    X, X_valid, X_test = encode(columns, parts, kind)
-    y, y_valid, y_test = (y[rows] for rows in parts)
-    del columns, target_columns  # X and y have it all
-    net = Network.mlp([X.shape[1], *hidden, goal.n_out], activation, dtype=kind)
+    row_sets = split(len(y), test, validation, seed)
+    X, X_valid, X_test = encode(columns, row_sets, kind)
+    y, y_valid, y_test = (y[rows] for rows in row_sets)
+    del columns, target_columns  # frees their memory
+    net = Network.mlp([X.shape[1], *hidden, target_spec.n_out], activation, dtype=kind)
     valid = (X_valid, y_valid) if len(X_valid) else None
-    result = fit(net, X, y, loss=goal.loss_function, seed=seed, validation=valid, **options)
+    loss_function = target_spec.loss_function
+    result = fit(net, X, y, loss=loss_function, seed=seed, validation=valid, **options)
     record = {
         "data": os.path.basename(path),
         "rows": {"training": len(X), "validation": len(X_valid), "held-out": len(X_test)},
         "seed": seed,
         "options": options,
     }
-    model = TableModel(net, result.params, fields, goal, record)
-    judged = ("held-out", X_test, y_test) if len(X_test) else ("training", X, y)
-    record |= _outcome(model, result, *judged) | {"seconds": time.perf_counter() - start}
-    return Fitted(model, result, (X_test, y_test))
+    model = TableModel(net, result.params, fields, target_spec, record)
+    scored = ("held-out", X_test, y_test) if len(X_test) else ("training", X, y)
+    record |= _end_record(model, result, *scored) | {"seconds": time.perf_counter() - start}
+    return TableFit(model, result, (X_test, y_test))
 
 
 # Columns.
@@ -161,10 +162,10 @@ def _feature_names(
     if both:
         raise ValueError(f"{both[0]!r} is both a feature and a target; it can be one of them")
     chosen = list(features) or [name for name in table.names if name and name not in target]
-    left = [name for name in chosen if name not in drop]
-    if not left:
+    names = [name for name in chosen if name not in drop]
+    if not names:
         raise ValueError(f"{table.path}: no column is left to predict {', '.join(target)} from")
-    return left
+    return names
 
 
 def _require_names(table: Table, what: str, names: Sequence[str]) -> None:
@@ -180,7 +181,7 @@ def _require_names(table: Table, what: str, names: Sequence[str]) -> None:
 
 
 def recognise(columns: Sequence[Column], task: str, loss: str | None) -> Target:
-    """What the columns ask for; see `fit_table` for `task` and `loss`.
+    """The target of these columns; see `fit_table` for `task` and `loss`.
 
     Raises
     ------
@@ -285,16 +286,16 @@ def split(n: int, test: float, validation: float, seed: int) -> list[np.ndarray]
     return [np.sort(rows) for rows in (order[a + b :], order[a : a + b], order[:a])]
 
 
-# What is told of a fit.
+# The record of a fit.
 
 
-def _outcome(
+def _end_record(
     model: TableModel, result: FitResult, rows: str, X: np.ndarray, y: np.ndarray
 ) -> dict[str, Any]:
-    """The end of the training, and the score on these rows."""
+    """How the training ended, and the score on the rows X, y, which are called `rows`."""
     target, history = model.target, result.history
     score = target.score(model.predict(X), y)
-    outcome = {
+    record = {
         "method": result.method,
         "backend": result.backend,
         "epochs": result.nit,
@@ -310,5 +311,5 @@ def _outcome(
     }
     if "val_loss" in history and result.nit:
         best = int(history["val_loss"].argmin())
-        outcome["best"] = {"val_loss": float(history["val_loss"][best]), "epoch": best + 1}
-    return outcome
+        record["best"] = {"val_loss": float(history["val_loss"][best]), "epoch": best + 1}
+    return record

@@ -1,4 +1,4 @@
-"""A network with the columns and classes of the table that it was fitted to, in one file."""
+"""`TableModel`: a network with the columns and classes of the table that it was fitted to."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LOSSES = {
     CLASSIFICATION: ("softmax_ce", "bce_logits"),
 }  # fmt: skip
 PARAMETRISED = {"huber": huber, "quantile": quantile}
-KIND = "table"  # in the meta of the files
+KIND = "table"  # marks the files of `TableModel.save`, in their meta
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Target:
     Parameters
     ----------
     names : tuple of str
-        Of the columns; one if there are classes.
+        The names of the columns; one if there are classes.
     loss : str
-        A name of LOSSES; of PARAMETRISED ones also with a number, as in "quantile:0.9".
+        A name of LOSSES; those of PARAMETRISED also with a number, as in "quantile:0.9".
     classes : tuple of str, or of int and float, ascending, optional
-        What the column holds, for classification.
+        The classes that the column holds, for classification.
     """
 
     names: tuple[str, ...]
@@ -48,7 +48,7 @@ class Target:
 
     @cached_property
     def loss_function(self) -> Loss:
-        """What `fit` takes; ValueError for a loss that is not among LOSSES."""
+        """The loss for `fit`; ValueError if it is not among LOSSES."""
         name, colon, number = self.loss.partition(":")
         if not any(name in names for names in LOSSES.values()):
             raise ValueError(unknown_name("loss", name, sum(LOSSES.values(), ())))
@@ -67,14 +67,14 @@ class Target:
 
     @property
     def n_out(self) -> int:
-        """Outputs of the network."""
+        """The number of outputs of the network."""
         name = self.loss_function.name
         if name == "gaussian_nll":
             return 2 * len(self.names)
         return len(self.classes) if self.classes and name == "softmax_ce" else len(self.names)
 
     def columns(self) -> list[Column]:
-        """Columns to read it from a table, where they may have gaps."""
+        """Columns to read the target from a table, where cells may be missing."""
         kind = "texts" if self.classes and isinstance(self.classes[0], str) else "numbers"
         levels = self.classes if kind == "texts" else None
         return [Column(name, kind, levels, optional=True) for name in self.names]
@@ -106,17 +106,18 @@ class Target:
         return labels
 
     def predictions(self, Y: np.ndarray) -> np.ndarray:
-        """What the network's outputs say, (n, n_columns) or (n, n_classes).
+        """The predictions that the outputs Y (n, n_out) stand for.
 
-        Probabilities of the classes, or values; for "gaussian_nll" then their standard deviations.
+        Probabilities (n, n_classes), or values (n, n_columns); for "gaussian_nll" values and then
+        their standard deviations, (n, 2·n_columns).
         """
         if self.loss == "softmax_ce":
             exp = np.exp(Y - Y.max(axis=1, keepdims=True))
             return exp / exp.sum(axis=1, keepdims=True)
         if self.loss == "bce_logits":
             tail = np.exp(-abs(Y))
-            rare, usual = tail / (1 + tail), 1 / (1 + tail)
-            return np.where(Y > 0, np.hstack([rare, usual]), np.hstack([usual, rare]))
+            less, more = tail / (1 + tail), 1 / (1 + tail)
+            return np.where(Y > 0, np.hstack([less, more]), np.hstack([more, less]))
         with np.errstate(over="ignore"):
             if self.loss == "poisson":
                 return np.exp(Y)
@@ -127,7 +128,7 @@ class Target:
 
     @property
     def prediction_names(self) -> list[str]:
-        """The columns of a file of predictions; with classes, the first is the most probable."""
+        """The columns of a file of predictions; with classes, the first has the most probable."""
         names = list(self.names)
         if self.classes is not None:
             names += [f"P({level})" for level in self.classes]
@@ -140,7 +141,7 @@ class Target:
         return "R2" if self.classes is None else "accuracy"
 
     def score(self, predictions: np.ndarray, y: np.ndarray) -> float:
-        """As `FitResult.score`, of `predictions` and `values`."""
+        """`FitResult.score` of what `predictions` returned, for y as `values` returns it."""
         if self.classes is None:
             return r_squared(predictions[:, : len(self.names)].astype(FLOAT64), y)
         return float(np.mean(predictions.argmax(axis=1) == y.ravel()))
@@ -154,12 +155,12 @@ class TableModel:
     ----------
     net : Network
     params : numpy.ndarray (n_params,)
-        For numbers as they are in the table.
+        For raw numbers, as in the table.
     features : tuple of Field
         In the order of the network's inputs.
     target : Target
     training : dict
-        How it came to be, for the reader.
+        A record of the fit, for people to read.
     """
 
     net: Network
@@ -169,7 +170,7 @@ class TableModel:
     training: dict[str, Any]
 
     def save(self, path: str) -> None:
-        """Write a file that `fastbp.load` reads too; all but net and params are in its meta."""
+        """Write a file that `fastbp.load` reads too; its meta has all but net and params."""
         meta: dict[str, Any] = {
             "kind": KIND,
             "features": [asdict(field) for field in self.features],
@@ -193,10 +194,10 @@ class TableModel:
             model = cls(
                 net, params, features, Target(tuple(names), loss, _tuple(classes)), meta["training"]
             )
-            fitting = sum(field.width for field in features), model.target.n_out
+            widths = sum(field.width for field in features), model.target.n_out
         except (KeyError, TypeError):
-            fitting = None
-        if fitting != (net.n_in, net.n_out):
+            widths = None
+        if widths != (net.n_in, net.n_out):
             raise ValueError(
                 f"{path}: the columns that it names do not fit its network; the file was changed "
                 f"after 'fastbp fit' wrote it, fit again"

@@ -1,8 +1,8 @@
-"""CSV tables: read block by block into typed columns, and encoded as matrices of numbers.
+"""CSV tables: reads them block by block into typed columns, and encodes these as matrices.
 
-A column is of numbers or of texts, and which is decided by its first block: of texts if at least
-half of these cells are not numbers. So one stray text in a column of numbers is an error that names
-the cell, not a new category. Never more than a block is held as Python objects.
+A column is of texts if at least half of the cells in its first block are not numbers, else of
+numbers. So one stray text in a column of numbers is an error that names the cell, not a new
+category. Only one block at a time is in memory as Python objects.
 """
 
 from __future__ import annotations
@@ -20,27 +20,28 @@ import numpy as np
 
 from ...common.arrays import FLOAT32, FLOAT64
 from ...common.errors import unknown_name
+from ...reports.words import counted
 
 BLOCK_ROWS = 1000
-# One-hot columns of more levels would cost more memory than they tell, as would so many classes.
+# Of a column of texts or classes: more are rarely categories, and each costs a column of X.
 MAX_LEVELS = 256
 
 
 @dataclass(frozen=True)
 class Field:
-    """What a model knows of a column: its name and, if it is of texts, their levels in order."""
+    """A column in a model: its name and, if it is of texts, its different texts in order."""
 
     name: str
     levels: tuple[str, ...] | None = None
 
     @property
     def width(self) -> int:
-        """Columns of the encoded matrix: one, or one per level."""
+        """The number of columns in the encoded matrix: one, or one per level."""
         return 1 if self.levels is None else len(self.levels)
 
 
 class _BadCell(Exception):
-    """The place within a block, and what is wrong with the cell there."""
+    """A cell that cannot be read: its place within the block, and what is wrong with it."""
 
     def __init__(self, index: int, problem: str):
         super().__init__(index, problem)
@@ -48,18 +49,19 @@ class _BadCell(Exception):
 
 
 class Column:
-    """A column of a table: numbers, or codes of texts; filled by `Table.read`.
+    """A column of a table, numbers or codes of texts, which `Table.read` fills.
 
     Parameters
     ----------
     name : str
     kind : {"auto", "numbers", "texts"}
     levels : sequence of str, optional
-        The texts that may occur, whose places are their codes; by default whatever comes.
+        The texts that may occur, whose places are their codes; by default any.
     dtype : numpy.dtype
-        Of numbers; float32 or float64.
+        That of numbers, float32 or float64.
     optional : bool
-        Whether a cell that cannot be read makes an entry `fault` instead of an error.
+        Whether a cell that cannot be read sets the attribute `fault` to a message instead of
+        raising an error.
     """
 
     def __init__(
@@ -72,7 +74,7 @@ class Column:
     ):
         self.name, self.optional, self.fault = name, optional, ""
         self._kind, self._dtype = kind, dtype
-        # Both grow in place, without a second copy.
+        # Arrays that grow in place, without a second copy.
         self._numbers, self._codes = array("f" if dtype == FLOAT32 else "d"), array("i")
         self._new = levels is None
         self._code: dict[str, int] = defaultdict()
@@ -87,7 +89,7 @@ class Column:
 
     @property
     def field(self) -> Field:
-        """What a model keeps of the column; levels in alphabetical order."""
+        """The column as a model has it; levels in alphabetical order."""
         return Field(self.name, tuple(self._levels()) if self.is_text else None)
 
     @property
@@ -103,7 +105,7 @@ class Column:
         return sorted(self._code) if self._new else list(self._code)
 
     def extend(self, cells: Sequence[str]) -> None:
-        """Take in the cells of a block."""
+        """Append the cells of a block."""
         if self._kind == "auto":
             numbers = sum(_is_number(cell) for cell in cells)
             self._kind = "numbers" if 2 * numbers > len(cells) else "texts"
@@ -161,14 +163,14 @@ class Table:
     ----------
     path : str
     names : list of str
-        Of the columns; "" for one without a name.
+        The names of the columns; "" for one without a name.
     """
 
     def __init__(self, path: str, names: list[str], rows: Iterator[list[str]]):
         self.path, self.names, self._rows = path, names, rows
 
     def read(self, columns: Sequence[Column]) -> int:
-        """Fill the columns, which are found by their names; returns the number of rows.
+        """Fill the columns of these names; returns the number of rows.
 
         Raises
         ------
@@ -197,7 +199,7 @@ class Table:
         for row, number in zip(rows, numbers, strict=True):
             if len(row) != width:
                 raise ValueError(
-                    f"{self.path}: row {number} has {_counted(len(row), 'cell')}, expected {width} "
+                    f"{self.path}: row {number} has {counted(len(row), 'cell')}, expected {width} "
                     f"as in the header; a cell with the delimiter in it goes into quotes"
                 )
 
@@ -212,10 +214,6 @@ class Table:
             if not column.optional:
                 raise ValueError(fault) from None
             column.fault = fault
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("s" if number != 1 else "")
 
 
 @contextlib.contextmanager
@@ -276,13 +274,13 @@ def _header(path: str, cells: list[str], delimiter: str) -> list[str]:
 def encode(
     columns: Sequence[Column], row_sets: Sequence[np.ndarray], dtype: np.dtype
 ) -> list[np.ndarray]:
-    """For each set of rows the matrix of the columns, those of texts as one 0/1 column per level.
+    """For each set of rows the matrix of the columns; texts become one 0/1 column per level.
 
     Parameters
     ----------
     columns : sequence of Column
     row_sets : sequence of numpy.ndarray of int
-        Numbers of rows.
+        The numbers of the rows, from 0.
     dtype : numpy.dtype
 
     Returns

@@ -1,4 +1,4 @@
-"""A network's least squares, as Levenberg and Marquardt's method sees them: in free parameters."""
+"""A network's sum of squares for Levenberg-Marquardt, and the search that the backend makes."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates
 
 
-class NetworkRows(NormalEquations):
-    """The sum of squares of an objective's residuals; a `marquardt.SumOfSquares`.
+class NetworkSquares(NormalEquations):
+    """The sum of squares of an objective as a function of the free parameters x (n_free,).
 
-    With fewer residuals than free parameters their Jacobian is kept, which is then the smaller
-    matrix; else JᵀJ is summed over blocks of rows.
+    It is a `marquardt.SumOfSquares`. With fewer residuals than free parameters the linear model has
+    their Jacobian, which is then the smaller matrix; else JᵀJ is summed over blocks of rows.
 
     Parameters
     ----------
     obj : Objective
         With a least-squares loss, in float64.
-    inside : FreeCoordinates
-        Its free parameters.
+    free : FreeCoordinates
+        Of this objective.
     robust, f_scale : str, float
         As `Objective.normal_equations` takes them.
     """
 
     def __init__(
-        self, obj: Objective, inside: FreeCoordinates, robust: str = "linear", f_scale: float = 1.0
+        self, obj: Objective, free: FreeCoordinates, robust: str = "linear", f_scale: float = 1.0
     ):
-        how = (robust, f_scale)
+        rho_of = (robust, f_scale)
         super().__init__(
-            lambda x: obj.normal_equations(inside.full(x), *how),
-            lambda x: obj.sum_of_squares(inside.full(x), *how),
-            lambda x, step: obj.gradient_beyond(inside.full(x), inside.full(x + step), *how),
+            lambda x: obj.normal_equations(free.full(x), *rho_of),
+            lambda x: obj.sum_of_squares(free.full(x), *rho_of),
+            lambda x, step: obj.gradient_beyond(free.full(x), free.full(x + step), *rho_of),
         )
-        self.obj, self.inside, self.robust = obj, inside, robust_loss(*how)
+        self.obj, self.free, self.robust = obj, free, robust_loss(*rho_of)
 
     @property
     def wide(self) -> bool:
         """Whether there are fewer residuals than free parameters."""
-        return self.obj.n_residuals < len(self.inside.x0)
+        return self.obj.n_residuals < len(self.free.x0)
 
     def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
         """The sum of squares and its linear model."""
         if not self.wide:
             return super().linear(x)
-        obj, p, params = self.obj, self.obj.problem, self.inside.full(x)
+        obj, p, params = self.obj, self.obj.problem, self.free.full(x)
         r = self._residuals(x)
         squares, slope = rho(r, self.robust)
         weights = 1.0 if p.weights is None else np.repeat(p.weights, p.plan.n_out)
@@ -59,42 +59,55 @@ class NetworkRows(NormalEquations):
         return float((weights * squares).sum()), model
 
     def _residuals(self, x: np.ndarray) -> np.ndarray:
-        """Those of all rows and outputs (n·n_out,), not weighted."""
+        """The residuals (n·n_out,) of all rows and outputs, without weights."""
         p = self.obj.problem
-        return (self.obj.backend.forward(p.plan, self.inside.full(x), p.X) - p.targets).ravel()
+        return (self.obj.backend.forward(p.plan, self.free.full(x), p.X) - p.targets).ravel()
 
 
-class Fused:
-    """A search that the backend makes: `steps` at a time, without bounds.
+class BackendSearch:
+    """A `marquardt.LMSolver` inside the backend, several steps a call, without bounds.
 
-    It has the attributes of `marquardt.LMSolver` that are told of, and the same state.
+    It has the same state, and those attributes of `marquardt.LMSolver` that `fit` reads.
+
+    Parameters
+    ----------
+    system : NetworkSquares
+    rules : Rules
+    prior : numpy.ndarray (n_free,)
+        Σ prior_j x_j² is added to the sum of squares.
     """
 
-    def __init__(self, rows: NetworkRows, rules: Rules, prior: np.ndarray):
-        obj, n = rows.obj, len(rows.inside.x0)
-        self._rows, self._rules, self._problem = rows, rules, obj.problem
-        start = rows.inside.full(rows.inside.x0)
+    def __init__(self, system: NetworkSquares, rules: Rules, prior: np.ndarray):
+        obj, n = system.obj, len(system.free.x0)
+        self._system, self._rules, self._problem = system, rules, obj.problem
+        start = system.free.full(system.free.x0)
         self._descent = Descent(start, prior, np.zeros((n + 1, n)), np.zeros(n), np.zeros(8))
         self._descent.state[MU] = rules.mu
 
     def steps(self, count: int, goal: float = -np.inf) -> np.ndarray:
-        """Take so many, fewer if the search ends or the sum of squares is not above the goal.
+        """Take `count` steps, or fewer: until the search ends or the sum of squares is <= goal.
 
         Returns
         -------
         numpy.ndarray (k, 4)
-            Their records, as `marquardt.LMSolver.record`.
+            A row per step, as `marquardt.LMSolver.record`.
         """
-        obj, records = self._rows.obj, np.empty((count, 4))
+        obj, records = self._system.obj, np.empty((count, 4))
         taken = obj.backend.descend(
-            self._problem, self._rules, self._rows.robust, self._descent, records, goal, obj.threads
+            self._problem,
+            self._rules,
+            self._system.robust,
+            self._descent,
+            records,
+            goal,
+            obj.threads,
         )
         return records[:taken]
 
     @property
     def x(self) -> np.ndarray:
-        """The free parameters reached."""
-        return self._descent.params[self._rows.obj.net.free]
+        """The free parameters reached (n_free,)."""
+        return self._descent.params[self._system.obj.net.free]
 
     @property
     def mu(self) -> float:
@@ -122,9 +135,9 @@ class Fused:
         return {"scales": self._descent.scales.copy(), "mu": self.mu} | numbers
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Be where a search was, at this x, that had this `state`."""
+        """Continue a search that was at this x and had this `state`."""
         descent, numbers = self._descent, self._descent.state
-        descent.normal[:-1], descent.normal[-1], numbers[SQUARES] = self._rows.normal_equations(
+        descent.normal[:-1], descent.normal[-1], numbers[SQUARES] = self._system.normal_equations(
             self.x
         )
         descent.scales[:], numbers[MU] = state["scales"], state["mu"]

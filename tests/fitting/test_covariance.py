@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from helpers.problems import SERIES
 from oracles import nist
 
 import fastbp as fb
@@ -536,13 +537,6 @@ def test_derivatives_that_are_not_finite():
 # Gallery: t_k = (c0 - asinh(c0)·exp(2π a k))·b_inv/a.
 
 K = np.arange(1, 7)
-SERIES = [
-    [0.52, 1.28, 2.04, 3.17, 4.53, 6.22],
-    [0.51, 1.4, 2.09, 3, 4.42, 6.17],
-    [0.63, 1.35, 2.19, 3.02, 4.57, 6.29],
-    [0.63, 1.39, 2.23, 3.28, 4.70, 6.32],
-    [0.57, 1.4, 2.1, 3.06, 4.53, 6.17],
-]
 
 
 def spiral(p):

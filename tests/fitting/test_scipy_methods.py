@@ -11,18 +11,18 @@ import scipy.optimize
 from helpers.problems import restricted_regression, rosenbrock, sum_of_squares
 
 import fastbp as fb
-from fastbp.optimize import scipy_methods as _scipy
-from fastbp.optimize.cache import POINTS, Memory, Products
-from fastbp.optimize.scipy_methods import METHODS
+from fastbp.optimize import scipy_methods
+from fastbp.optimize.cache import POINTS, CachedFunction, CachedProducts
+from fastbp.optimize.scipy_methods import MINIMIZERS
 
 NET = fb.Network(3, fb.Dense(4, "tanh"), fb.Dense(1))
 LINE = fb.Network(3, fb.Dense(1))
-MINIMIZE = [name for name in METHODS if name not in ("fmincg", "scg")]
+MINIMIZE = [name for name in MINIMIZERS if name not in ("fmincg", "scg")]
 LEAST_SQUARES = ["trf", "dogbox"]
 EVERY = [*MINIMIZE, *LEAST_SQUARES]
 BOUNDED = ["L-BFGS-B", "TNC", "SLSQP", "trust-constr", "trf", "dogbox"]
-SECOND = [name for name in METHODS if METHODS[name].hessian]
-DENSE = [name for name in METHODS if METHODS[name].matrices]
+SECOND = [name for name in MINIMIZERS if MINIMIZERS[name].hessian]
+DENSE = [name for name in MINIMIZERS if MINIMIZERS[name].matrices]
 # dogleg cannot begin where the Hessian is indefinite, as it is for most networks.
 WANDERING = [name for name in EVERY if name != "dogleg"]
 
@@ -113,34 +113,34 @@ def test_functions_are_not_evaluated_twice_either(method):
     options = {"maxfun": 500} if method == "TNC" else {"maxiter": 300}
     start = [1.2, 1.43] if method == "dogleg" else [-1.2, 1.0]
     result = fb.optimize.minimize(
-        fun, start, method, args=(2.0,), **options, **given[METHODS[method].hessian]
+        fun, start, method, args=(2.0,), **options, **given[MINIMIZERS[method].hessian]
     )
     np.testing.assert_allclose(result.x, 1, atol=1e-2)
     assert set(calls.values()) == {1}
 
 
-def test_memory_is_limited():
-    memory = Memory(lambda x: (x.sum(),))
+def test_cache_is_limited():
+    cached = CachedFunction(lambda x: (x.sum(),))
     points = [np.full(3, float(k)) for k in range(POINTS + 1)]
     for x in points:
-        assert memory(x) is memory(x)
-    assert memory.calls == POINTS + 1
-    assert memory.known(points[0]) is None and memory.known(points[1]) is not None
-    memory(points[1])
-    assert memory.calls == POINTS + 1
-    memory(points[0])
-    assert memory.calls == POINTS + 2
+        assert cached(x) is cached(x)
+    assert cached.calls == POINTS + 1
+    assert cached.cached(points[0]) is None and cached.cached(points[1]) is not None
+    cached(points[1])
+    assert cached.calls == POINTS + 1
+    cached(points[0])
+    assert cached.calls == POINTS + 2
 
 
-def test_memory_of_long_vectors_is_limited_by_bytes(monkeypatch):
+def test_cache_of_long_vectors_is_limited_by_bytes(monkeypatch):
     monkeypatch.setattr("fastbp.optimize.cache.BYTES", 8 * 100 * 3)
-    memory = Memory(lambda x: (x[0],))
+    cached = CachedFunction(lambda x: (x[0],))
     for k in range(5):
-        memory(np.full(100, float(k)))
-    known = [memory.known(np.full(100, float(k))) is not None for k in range(5)]
+        cached(np.full(100, float(k)))
+    known = [cached.cached(np.full(100, float(k))) is not None for k in range(5)]
     assert known == [False, False, True, True, True]
     calls = []
-    products = Products(lambda x, p: calls.append(1) or 2 * p)
+    products = CachedProducts(lambda x, p: calls.append(1) or 2 * p)
     for k in (0, 1, 2, 3, 0, 1, 2, 3):
         assert products(np.zeros(100), np.full(100, float(k)))[0] == 2 * k
     assert len(calls) == 5  # the fourth found no room
@@ -233,7 +233,7 @@ def test_the_bar_is_told_of_every_iteration(line, monkeypatch, method):
 
 
 @pytest.mark.parametrize("answer", [True, StopIteration])
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "dogleg"])
+@pytest.mark.parametrize("method", [name for name in MINIMIZERS if name != "dogleg"])
 def test_callbacks_stop_every_method(data, method, answer):
     objective = NET.objective(*data)
     told = []
@@ -273,7 +273,7 @@ def test_minimize_is_scipy_s_with_exact_derivatives(line, data, backend, method)
     ours = fb.optimize.minimize(objective, start, method, **options)
     theirs = scipy.optimize.minimize(
         objective.value_and_grad, start, jac=True, method=method, options=options,
-        **given[METHODS[method].hessian],
+        **given[MINIMIZERS[method].hessian],
     )  # fmt: skip
     assert ours.x.tobytes() == theirs.x.tobytes()
     assert (ours.fun, ours.nit, ours.message) == (theirs.fun, theirs.nit, theirs.message)
@@ -408,10 +408,10 @@ def test_least_squares_says_where_the_start_is_outside(line):
 
 @pytest.mark.parametrize("method", [*DENSE, "trf", "dogbox"])
 def test_the_memory_needed_is_named_before_it_is_taken(line, monkeypatch, method):
-    monkeypatch.setattr(_scipy, "main_memory", lambda: 2.0**7)
+    monkeypatch.setattr(scipy_methods, "main_memory", lambda: 2.0**7)
     with pytest.raises(MemoryError) as caught:
         fb.fit(LINE, *line, method=method)
-    needed = 8 * METHODS[method].matrices * 16 if method in DENSE else 8 * 40 * 4 * 5
+    needed = 8 * MINIMIZERS[method].matrices * 16 if method in DENSE else 8 * 40 * 4 * 5
     assert f"method {method!r} needs about " in str(caught.value)
     named = float(str(caught.value).split("about ")[1].split(" GiB")[0]) * 2**30
     assert named >= 0.99 * needed
@@ -420,14 +420,14 @@ def test_the_memory_needed_is_named_before_it_is_taken(line, monkeypatch, method
 
 @pytest.mark.parametrize("method", ["L-BFGS-B", "CG", "TNC", "Newton-CG", "trust-ncg"])
 def test_methods_without_matrices_take_any_number_of_parameters(line, monkeypatch, method):
-    monkeypatch.setattr(_scipy, "main_memory", lambda: 2.0**7)
+    monkeypatch.setattr(scipy_methods, "main_memory", lambda: 2.0**7)
     assert fb.fit(LINE, *line, method=method, seed=0).success
 
 
 def test_the_machine_s_memory(monkeypatch):
-    assert 2**20 < _scipy.main_memory() < 2**60
+    assert 2**20 < scipy_methods.main_memory() < 2**60
     monkeypatch.delattr(os, "sysconf")
-    assert _scipy.main_memory() == np.inf
+    assert scipy_methods.main_memory() == np.inf
 
 
 @pytest.mark.parametrize("method", LEAST_SQUARES)
