@@ -38,7 +38,7 @@ def contestant(name: str, dtype: str) -> Contestant:
         """The backend's steps and nothing else."""
         for _ in range(times):
             recipe = Recipe(method.rule, WORK.batch, True)
-            run = loop.beginning(params, recipe, 0.0, seed=0).run
+            run = loop.initial_state(params, recipe, 0.0, seed=0).run
             losses, rates = np.zeros(EPOCHS), np.array([WORK.lr])
             obj.backend.train(obj.problem, recipe, run, STEPS, None, rates, losses, losses[:0])
         return run.params

@@ -1,4 +1,4 @@
-"""Checks of gradients against numerical derivatives that know their own error, and reports."""
+"""Checks of gradients against numerical derivatives with error estimates, and gradient reports."""
 
 from .comparison import GradCheck
 from .gradient import check_grad

@@ -1,4 +1,4 @@
-"""Comparison of a gradient with numerical derivatives, and its verdict."""
+"""A gradient beside numerical derivatives (`Comparison`), and the verdict on it (`GradCheck`)."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ import numpy as np
 from ..common.errors import NonFiniteError
 from .numerical import Function, Grid, differences, rounding_noise
 
-SAFETY = 3.0  # a numerical derivative may be off by this many of its error estimates
+# An entry may differ from the numerical derivative by this many of its error estimates.
+SAFETY = 3.0
+# Random directions beside a sample of the entries.
 N_DIRECTIONS = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradCheck:
-    """What a check of a gradient found; true in a condition if the gradient passed.
+    """The result of a check of a gradient; true in a condition if the gradient passed.
 
     Attributes
     ----------
     passed : bool
     worst : int or tuple
-        The entry that is furthest off, measured by what it may be off by. For `check_vjp` the
-        number of the input and the entry's index in it. Negative for a random direction.
+        The entry with the largest difference in units of its tolerance. For `check_vjp` the number
+        of the input and the entry's index in it. Negative for a random direction.
     max_error : float
         |analytic - numeric| there.
     error_estimate : float
-        What the numerical derivative there may be off by.
+        The error estimate of the numerical derivative there.
     indices : list
-        The entries that were compared, as in `worst`.
+        The compared entries, as in `worst`.
     analytic, numeric, errors : numpy.ndarray (len(indices),)
         The gradient's values, the numerical derivatives and their error estimates.
     message : str
-        All this in one or two lines, which are also the object's repr.
+        The verdict in one or two lines, which are also the object's repr.
     """
 
     passed: bool
@@ -61,17 +63,18 @@ class Comparison:
     Attributes
     ----------
     places : list
-        Index of each entry; negative numbers are random directions.
+        The index of each entry; negative numbers are random directions.
     analytic, numeric, errors, tolerance : numpy.ndarray (len(places),)
+        The gradient, the numerical derivatives, their error estimates, and the differences allowed.
     doubtful : numpy.ndarray of bool (len(places),)
         Where the numerical derivative is too uncertain for a verdict.
     sides : numpy.ndarray (len(places), 2)
-        Where an entry disagrees, and the derivatives from the left and from the right do too:
-        those; NaN elsewhere.
+        The derivatives from the left and from the right, where the entry disagrees with the
+        numerical derivative and they with each other; NaN elsewhere.
     slack : numpy.ndarray (len(places),)
-        By how much an entry may lie outside them.
+        How far outside them an entry may lie.
     notes : list of str
-        Further faults.
+        Further faults; with one the check fails.
     """
 
     places: list[Any]
@@ -91,12 +94,13 @@ class Comparison:
 
     @property
     def subgradients(self) -> np.ndarray:
-        """Entries at a kink that lie between the derivatives from either side."""
+        """Which entries are at a kink and lie between the derivatives from either side, bool."""
         low, high = self.sides.min(axis=1), self.sides.max(axis=1)
         return (self.analytic >= low - self.slack) & (self.analytic <= high + self.slack)
 
 
 def _excess(difference: np.ndarray, tolerance: np.ndarray) -> np.ndarray:
+    """|difference|/tolerance; 0 where they are equal, infinite where that is not known."""
     with np.errstate(invalid="ignore", divide="ignore"):
         excess = np.where(difference == 0, 0.0, np.abs(difference) / tolerance)
     return np.where(np.isnan(excess), np.inf, excess)
@@ -113,11 +117,29 @@ def compare(
     rng: np.random.Generator,
     name: str = "x",
 ) -> Comparison:
-    """Compare the gradient at `x` (n,) in the entries `places`.
+    """Compare the gradient at `x` with numerical derivatives in the entries `places`.
 
-    If these are more than `samples`, in so many of them, drawn at random, and along N_DIRECTIONS
-    random directions through all of them. `grid` is that of the function's values, `grad_grid` that
-    of its gradient; `x` lies on both.
+    If these are more than `samples`, so many of them are drawn at random, and N_DIRECTIONS random
+    directions through all of them are compared too.
+
+    Parameters
+    ----------
+    value, value_and_grad : callable
+        The function, x (n,) -> f, and with its gradient (n,).
+    x : numpy.ndarray (n,)
+        A point on both grids.
+    grid, grad_grid : Grid
+        The numbers that the function and its gradient distinguish.
+    places : numpy.ndarray of int (n_places,)
+    samples : int
+    rng : Generator
+    name : str
+        The name of `x` in messages.
+
+    Raises
+    ------
+    NonFiniteError
+        If the function is not finite at `x`.
     """
     f0, g = value_and_grad(x)
     if not np.isfinite(f0):
@@ -128,7 +150,7 @@ def compare(
     size = np.abs(g[np.isfinite(g)]).max(initial=0.0)
     f1, g1 = value_and_grad(x)
     notes = []
-    # Equal, but for the order in which threads may add.
+    # Equal up to the order in which threads of the user's function may add.
     if not (
         np.isclose(f0, f1, rtol=1e3 * grid.eps, atol=0)
         and np.allclose(g, g1, rtol=0, atol=1e3 * grad_grid.eps * size, equal_nan=True)
@@ -144,19 +166,19 @@ def compare(
         lines = [*labels, *_directions(x.size, places, rng)]
         labels += range(-1, -1 - N_DIRECTIONS, -1)
 
-    around = [differences(value, x, f0, noise, line, grid) for line in lines]
-    numeric, errors = np.array([d.central() for d in around]).reshape(-1, 2).T
+    per_line = [differences(value, x, f0, noise, line, grid) for line in lines]
+    numeric, errors = np.array([d.central() for d in per_line]).reshape(-1, 2).T
     analytic = np.array([_along(g, line) for line in lines])
     deviation = np.sqrt([_along(grad_noise**2, line, squared=True) for line in lines])
     tolerance = SAFETY * errors + 10 * deviation + 64 * grad_grid.eps * size
-    # At a minimum all derivatives are rounding errors: then the function's own size is the measure.
+    # At a minimum all derivatives are rounding errors, and the size of the function is the measure.
     resolution = np.sqrt(grid.eps) * abs(f0) / (1 + np.abs(x).max())
     doubtful = ~(errors <= max(0.01 * size, 0.1 * resolution))
 
     sides = np.full((len(lines), 2), np.nan)
     slack = np.where(np.isfinite(tolerance), tolerance, 0.0)
     for k in np.flatnonzero(doubtful | (_excess(analytic - numeric, tolerance) > 1)):
-        left, right = around[k].one_sided(1), around[k].one_sided(0)
+        left, right = per_line[k].one_sided(1), per_line[k].one_sided(0)
         if abs(right.value - left.value) > right.error + left.error:
             sides[k] = left.value, right.value
             slack[k] += SAFETY * max(left.error, right.error)
@@ -178,12 +200,22 @@ def _along(g: np.ndarray, line: int | np.ndarray, squared: bool = False) -> floa
 
 
 def is_direction(place: Any) -> bool:
+    """Whether a place, as in `Comparison.places`, is a random direction."""
     last = place[-1] if isinstance(place, tuple) else place
     return isinstance(last, int) and last < 0
 
 
 def verdict(c: Comparison, n_entries: int, describe: Callable[[Any], str]) -> GradCheck:
-    """The comparison in words; `describe` names a place."""
+    """The verdict on a comparison.
+
+    Parameters
+    ----------
+    c : Comparison
+    n_entries : int
+        All entries of the gradient, compared or not.
+    describe : callable
+        ``describe(place) -> str``, an entry of `c.places` in words.
+    """
     accepted = c.subgradients
     decided = np.isfinite(c.errors) | ~np.isfinite(c.analytic)
     wrong = (c.excess > 1) & decided & ~accepted
@@ -197,11 +229,11 @@ def verdict(c: Comparison, n_entries: int, describe: Callable[[Any], str]) -> Gr
     if n_directions:
         extent += f" and {n_directions} random directions"
     if wrong.any():
-        outcome = f"FAILED: gradient wrong in {wrong.sum()} of {extent}"
+        head = f"FAILED: gradient wrong in {wrong.sum()} of {extent}"
     elif doubtful.any():
-        outcome = f"FAILED: undecided in {doubtful.sum()} of {extent}"
+        head = f"FAILED: undecided in {doubtful.sum()} of {extent}"
     else:
-        outcome = f"{'FAILED' if c.notes else 'passed'}: gradient right in {extent}"
+        head = f"{'FAILED' if c.notes else 'passed'}: gradient right in {extent}"
     remarks = list(c.notes)
     if doubtful.any():
         remarks.append("the numerical derivative is too uncertain: is the function rough here?")
@@ -217,7 +249,7 @@ def verdict(c: Comparison, n_entries: int, describe: Callable[[Any], str]) -> Gr
             f"and from the right is right"
         )
     message = (
-        f"{outcome}; worst is {describe(c.places[worst])}: analytic {c.analytic[worst]:.9g}, "
+        f"{head}; worst is {describe(c.places[worst])}: analytic {c.analytic[worst]:.9g}, "
         f"numeric {c.numeric[worst]:.9g} ± {c.errors[worst]:.1e}"
     )
     return GradCheck(

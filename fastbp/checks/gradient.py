@@ -1,4 +1,4 @@
-"""`check_grad`: a function's gradient against its values."""
+"""`check_grad`: a gradient compared with differences of the function's values."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def check_grad(
 
     The numerical derivatives are central differences at ten steps, extrapolated to step 0, with an
     error estimate each [1]_. An entry passes if it differs by at most three times that error plus
-    the rounding error of the gradient itself, which is measured beside `x`. So a wrong gradient is
-    told from a rough function: where the numerical derivative is too uncertain for a verdict, the
-    check fails and says so. Where the derivatives from the left and from the right differ (relu at
-    0), any value between them passes. Each entry takes 20 evaluations.
+    the rounding error of the gradient itself, which is measured beside `x`. The check distinguishes
+    a wrong gradient from a rough function: where the numerical derivative is too uncertain for a
+    verdict, it fails and says so. Where the derivatives from the left and from the right differ
+    (relu at 0), any value between them passes. Each entry takes 20 evaluations.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ def check_grad(
         makes.
     x : array_like (n,)
         Where to check; it is not modified. For a float32 function (`x` or g in float32) it is
-        rounded to float32, and so are the steps; many kinks within steps that coarse can leave the
-        check undecided. The gradient of a float32 network's objective is compared with the
-        objective's values in float64, which has no such trouble.
+        rounded to float32, and so are the steps; many kinks within such coarse steps can leave the
+        check undecided. The gradient of a float32 network's objective is compared with values in
+        float64, which do not have this problem.
     free : array_like of int or bool, optional
         The entries to check; by default all, of a network's objective those that are neither masked
         nor frozen (the derivatives of the others are zero by definition).
@@ -117,9 +117,10 @@ def check_grad(
 
 
 class _Function:
-    """The caller's function, called with copies; its gradient in float64.
+    """The function to check, called with copies of x; its gradient is returned in float64.
 
-    A network's objective takes its values from float64: they tell more of a float32 gradient.
+    The values of a network's objective are computed in float64, which resolves more of a float32
+    gradient.
     """
 
     def __init__(self, fun_and_grad: Any):
@@ -128,7 +129,7 @@ class _Function:
         self.both = fun_and_grad if self.objective is None else self.objective.value_and_grad
 
     def kinds(self, x: np.ndarray) -> tuple[np.dtype, np.dtype]:
-        """In which types value and gradient are computed."""
+        """The types in which value and gradient are computed."""
         if self.objective is not None:
             return FLOAT64, self.objective.net.dtype
         _, g = _pair(self.both(x.copy()))
@@ -149,6 +150,7 @@ class _Function:
 
 
 def _pair(result: Any) -> tuple[Any, Any]:
+    """(f, g) from what the function returned."""
     try:
         f, g = result
     except (TypeError, ValueError):
@@ -159,6 +161,7 @@ def _pair(result: Any) -> tuple[Any, Any]:
 
 
 def _places(free: Any, n: int) -> np.ndarray:
+    """The entries to check, ascending, from the argument `free`."""
     if free is None:
         return np.arange(n)
     places = np.asarray(free)

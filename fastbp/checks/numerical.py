@@ -2,8 +2,8 @@
 
 Difference quotients at LEVELS steps, from a tenth of the variable's scale down to where rounding
 takes over, are extrapolated to step 0 (Richardson). As in Ridders' method the error of each
-extrapolated value is taken from its distance to the values it was made of; a bound of what rounding
-does to it is added. A value is trusted no further than it agrees with those from smaller steps:
+extrapolated value is estimated by its distance to the values from which it is computed, plus a
+bound of its rounding error. The error is at least the disagreement with values from smaller steps:
 coarse steps may all miss a feature and agree with each other on a wrong value.
 """
 
@@ -15,14 +15,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 LEVELS = 10
-COLUMNS = 4  # extrapolations on extrapolations
+# Columns of the extrapolation table; the first has the difference quotients.
+COLUMNS = 4
+# Function values from which rounding errors are estimated.
 NOISE_SAMPLES = 13
 
 Function = Callable[[np.ndarray], float]
 
 
 class Estimate(NamedTuple):
-    """A number and what it may be off by."""
+    """A number and an estimate of its error."""
 
     value: float
     error: float
@@ -34,13 +36,13 @@ class Differences(NamedTuple):
     Attributes
     ----------
     steps : numpy.ndarray (LEVELS, 2)
-        What really was stepped, forward and backward, after rounding to the grid; both positive.
+        The steps forward and backward, after rounding to the grid; both positive.
     rises : numpy.ndarray (LEVELS, 2)
-        What the function rose by, forward and backward.
+        The increases of the function over these steps.
     noise : numpy.ndarray (LEVELS, 2)
-        The rounding error to expect in those.
+        The rounding errors to expect in the increases.
     ratio : float
-        Of each step to the next smaller one.
+        The ratio of each step to the next smaller one.
     """
 
     steps: np.ndarray
@@ -65,12 +67,19 @@ class Differences(NamedTuple):
 class Grid:
     """Rounds points to the numbers that the function distinguishes.
 
-    A float32 network sees float32 parameters, whatever comes: a step must be one of its steps.
+    A float32 network rounds its parameters to float32, so that a step must be one between float32
+    numbers.
+
+    Parameters
+    ----------
+    kind : dtype
+        The type of the function's arithmetic.
+    dtype : numpy.dtype
+        The type of the arrays that it receives.
     """
 
     def __init__(self, kind: Any, dtype: np.dtype):
-        self.kind = np.dtype(kind)  # of the function's arithmetic
-        self.dtype = dtype  # of the arrays that it is given
+        self.kind, self.dtype = np.dtype(kind), dtype
         self.eps = float(np.finfo(self.kind).eps)
 
     def __call__(self, x: Any) -> np.ndarray:
@@ -80,7 +89,21 @@ class Grid:
 def differences(
     f: Function, x: np.ndarray, f0: float, noise: float, place: int | np.ndarray, grid: Grid
 ) -> Differences:
-    """Values of `f` around `x` along coordinate `place`, or along the direction `place`."""
+    """Differences of `f` around `x` along one line.
+
+    Parameters
+    ----------
+    f : callable
+        x (n,) -> float.
+    x : numpy.ndarray (n,)
+    f0 : float
+        f(x).
+    noise : float
+        The rounding error to expect in f0.
+    place : int or numpy.ndarray (n,)
+        A coordinate, or a direction.
+    grid : Grid
+    """
     scale = 1.0 if isinstance(place, np.ndarray) else abs(float(x[place]))
     largest = 0.1 * max(1.0, scale)
     # eps^(1/3) balances the truncation and rounding errors of a central difference.
@@ -108,14 +131,16 @@ def differences(
 
 
 def extrapolate(values: np.ndarray, noise: np.ndarray, ratio: float, power: int) -> Estimate:
-    """The limit of values (LEVELS,) at steps h, h/ratio, ..., whose errors are powers of h.
+    """The limit of values at steps h, h/ratio, h/ratio², ... whose errors are a power series in h.
 
     Parameters
     ----------
+    values : numpy.ndarray (LEVELS,)
     noise : numpy.ndarray (LEVELS,)
         Bound of the rounding error in each value.
+    ratio : float
     power : int
-        2 if the error's powers are 2, 4, 6, ...; 1 if they are 1, 2, 3, ...
+        2 if the powers of the series are 2, 4, 6, ...; 1 if they are 1, 2, 3, ...
     """
     candidates, errors, levels = [], [], []
     with np.errstate(invalid="ignore", over="ignore"):
@@ -139,7 +164,7 @@ def extrapolate(values: np.ndarray, noise: np.ndarray, ratio: float, power: int)
             return Estimate(np.nan, np.inf)
         value, error, level = value[usable], error[usable], level[usable]
         distance = np.abs(value[:, None] - value) - error
-        distance[level[:, None] >= level] = 0  # only smaller steps may object
+        distance[level[:, None] >= level] = 0  # only values from smaller steps count
         error = np.maximum(error, distance.max(axis=1))
     best = int(np.argmin(error))
     return Estimate(float(value[best]), float(error[best]))
@@ -150,9 +175,10 @@ def rounding_noise(
 ) -> np.ndarray:
     """The standard deviation of the rounding errors in each number that `f` returns near `x`.
 
-    Over steps of a few units in the last place a smooth function is a parabola but for rounding, so
-    third differences show rounding alone; those of uncorrelated errors have sqrt(20) times their
-    deviation [1]_. Their median is not misled by a jump, which at most three of them see.
+    Over steps of a few units in the last place a smooth function is a parabola plus rounding
+    errors, so that third differences consist of rounding errors alone; if these are uncorrelated,
+    the third differences have sqrt(20) times their deviation [1]_. A jump of the function affects
+    at most three of them, and so hardly their median.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""`gradient_report`: a gradient layer by layer, and what low precision would lose of it."""
+"""`gradient_report`: the gradient layer by layer, and how much of it low precision loses."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ..networks.objective import Objective
 PRECISIONS = ("float16", "float32", "float64")
 UNDERFLOWING = ("float16", "float32")
 
-# A derivative is small below this share of the largest one where most pre-activations of unit scale
-# lie; over all numbers some functions have no largest one.
+# A derivative counts as saturated below this share of the largest one for z in USUAL_Z, where most
+# pre-activations of unit scale lie; over all numbers some functions have no largest one.
 SMALL = 1e-3
 USUAL_Z = np.linspace(-3, 3, 601)
 
-# From these shares on a note is made.
+# The shares from which on a report has a note: of vanished and underflowing entries, of saturated.
 SOME, MOST = 0.05, 0.9
 
 
@@ -62,7 +62,7 @@ class LayerReport:
     underflow : dict of str to int
         For "float16" and "float32" how many of these are subnormal or 0 when rounded to it.
     notes : tuple of str
-        What is remarkable in this, in words.
+        What is unusual in these numbers, in words.
     """
 
     layer: int
@@ -84,14 +84,14 @@ class LayerReport:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GradientReport:
-    """What `gradient_report` returns; printed, two tables with a line per layer, and the notes.
+    """The result of `gradient_report`; printed, two tables with a line per layer, and the notes.
 
     Attributes
     ----------
     value : float
         The objective.
     gradient_norm : float
-        The norm of the whole gradient, biases included: what clipping by global norm looks at.
+        The norm of the whole gradient, biases included, which clipping by global norm limits.
     layers : tuple of LayerReport
     notes : tuple of str
         The layers' notes, each with its layer's number.
@@ -174,19 +174,19 @@ def gradient_report(
     value, grad = objective.value_and_grad(params)
     chosen = backends.use_backend(terms.get("backend") or backends.get_backend())
     with chosen, np.errstate(all="ignore"):
-        rows = [
-            _row(k, layer, dW, step, net.dtype.name)
+        layers = [
+            _layer_report(k, layer, dW, step, net.dtype.name)
             for k, (layer, (dW, _), step) in enumerate(
                 zip(net.layers, double.unpack(grad), _passes(objective, params), strict=True)
             )
         ]
-    return GradientReport(value, _norm(grad), tuple(rows))
+    return GradientReport(value, _norm(grad), tuple(layers))
 
 
 class _Pass(NamedTuple):
-    """What the forward and the backward pass make of a layer; all but W are (n, n_out)."""
+    """The arrays of a layer in the forward and the backward pass; all but W are (n, n_out)."""
 
-    W: np.ndarray
+    W: np.ndarray  # (n_in, n_out)
     Z: np.ndarray
     Y: np.ndarray
     slope: np.ndarray  # act'(Z)
@@ -195,6 +195,7 @@ class _Pass(NamedTuple):
 
 
 def _passes(objective: Objective, params: np.ndarray) -> list[_Pass]:
+    """A forward and a backward pass at `params` (n_params,), layer by layer."""
     net, problem = objective.net, objective.problem
     forward, Y = [], problem.X
     for layer, (W, b) in zip(net.layers, net.unpack(params), strict=True):
@@ -216,10 +217,22 @@ def _loss_gradient(problem: Problem, Y: np.ndarray) -> np.ndarray:
     return D if problem.weights is None else D * problem.weights[:, None]
 
 
-def _row(k: int, layer: Dense, dW: np.ndarray, step: _Pass, precision: str) -> LayerReport:
+def _layer_report(k: int, layer: Dense, dW: np.ndarray, step: _Pass, precision: str) -> LayerReport:
+    """The report of layer k.
+
+    Parameters
+    ----------
+    k : int
+    layer : Dense
+    dW : numpy.ndarray (n_in, n_out)
+        The gradient of the objective, penalties included.
+    step : _Pass
+    precision : str
+        The name of the network's dtype.
+    """
     act = layer.act
     zero = {p: _slope_in(p, act, step) == 0 for p in PRECISIONS}
-    row = LayerReport(
+    report = LayerReport(
         layer=k,
         activation=repr(act).strip("'"),
         weight_norm=_norm(step.W),
@@ -236,9 +249,9 @@ def _row(k: int, layer: Dense, dW: np.ndarray, step: _Pass, precision: str) -> L
         underflow={p: int(_underflows(dW, p).sum()) for p in UNDERFLOWING},
         notes=(),
     )
-    # What rounding alone makes 0, unlike the inactive half of a relu.
+    # Derivatives that are 0 by rounding alone, unlike the inactive half of a relu.
     lost = {p: float((zero[p] & (step.slope != 0)).mean()) for p in PRECISIONS}
-    return replace(row, notes=tuple(_notes(row, layer, step.Z, lost)))
+    return replace(report, notes=tuple(_notes(report, layer, step.Z, lost)))
 
 
 def _slope_in(precision: str, act: Activation, step: _Pass) -> np.ndarray:
@@ -256,31 +269,34 @@ def _underflows(dW: np.ndarray, precision: str) -> np.ndarray:
 
 
 def _norm(A: np.ndarray) -> float:
-    """The root of the sum of squares; these may overflow or underflow."""
+    """The root of the sum of squares, even where the squares overflow or underflow."""
     largest = float(np.abs(A).max(initial=0))
     if not 0 < largest < np.inf:
         return largest
     return largest * float(np.linalg.norm(A / largest))
 
 
-def _notes(row: LayerReport, layer: Dense, Z: np.ndarray, lost: dict[str, float]) -> Iterator[str]:
+def _notes(
+    report: LayerReport, layer: Dense, Z: np.ndarray, lost: dict[str, float]
+) -> Iterator[str]:
+    """Notes on a layer; Z (n, n_out), `lost` the share of vanished derivatives per precision."""
     infinite = np.count_nonzero(~np.isfinite(Z))
     if infinite:
         yield f"{infinite} of {Z.size} pre-activations are not finite"
-    if not np.isfinite(row.gradient_norm):
+    if not np.isfinite(report.gradient_norm):
         yield "the gradient is not finite"
-    elif row.gradient_norm == 0 and layer.trainable is not False:
+    elif report.gradient_norm == 0 and layer.trainable is not False:
         yield "the gradient is exactly 0"
-    vanishing = [f"{_percent(row.vanished[p])} in {p}" for p in PRECISIONS if lost[p] >= SOME]
+    vanishing = [f"{_percent(report.vanished[p])} in {p}" for p in PRECISIONS if lost[p] >= SOME]
     if vanishing:
         yield ", ".join(vanishing).replace(" in ", " of derivatives vanish in ", 1)
-    if row.saturated >= MOST:
-        yield (f"{_percent(row.saturated)} of derivatives are below a thousandth of the largest")
-    if row.dead:
+    if report.saturated >= MOST:
+        yield (f"{_percent(report.saturated)} of derivatives are below a thousandth of the largest")
+    if report.dead:
         yield (
-            f"{len(row.dead)} of {Z.shape[1]} units are dead: their derivative is 0 for all "
+            f"{len(report.dead)} of {Z.shape[1]} units are dead: their derivative is 0 for all "
             f"{len(Z)} rows"
         )
     for p in UNDERFLOWING:
-        if row.underflow[p] > SOME * row.nonzero:
-            yield f"{_percent(row.underflow[p] / row.nonzero)} of dW underflows in {p}"
+        if report.underflow[p] > SOME * report.nonzero:
+            yield f"{_percent(report.underflow[p] / report.nonzero)} of dW underflows in {p}"

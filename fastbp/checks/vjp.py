@@ -1,4 +1,4 @@
-"""`check_vjp`: a layer's backward function against its forward function."""
+"""`check_vjp`: a backward function compared with differences of its forward function."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def check_vjp(
 ) -> GradCheck:
     """Check a layer of your own: does its backward function belong to its forward function?
 
-    With Y = forward(inputs) and a random dY, the gradient of Σ dY ∘ Y with respect to each input,
-    which is what `backward` must return, is compared with numerical derivatives, as `check_grad`
-    does it. Backward must also be linear in dY.
+    With Y = forward(inputs) and a random dY, `backward` must return the gradient of Σ dY ∘ Y with
+    respect to each input. It is compared with numerical derivatives as in `check_grad`. It must
+    also be linear in dY.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ def check_vjp(
     backward : callable
         ``backward(dY, *inputs)``, dY of the shape of Y, returns the gradient with respect to each
         input, of its shape: an array for one input, a tuple for several; None for an input that
-        needs none. A backward function that takes a cache instead of the inputs is wrapped: see the
-        last example.
+        needs none. Wrap a backward function that takes a cache instead of the inputs as in the last
+        example.
     *inputs : array_like
-        Where to check. They are passed on as arrays, float32 where they are float32 (or float16)
-        and float64 otherwise, and are not modified.
+        Where to check. Both functions receive them as arrays, of float32 if they are float32 (or
+        float16) and of float64 otherwise; they are not modified.
     samples : int, default 1000
         If an input has more entries, so many are drawn at random, and the derivatives along 8
         random directions are compared beside them.
@@ -107,7 +107,7 @@ def check_vjp(
         results.append(replace(result, places=[_place(k, p, x.shape) for p in result.places]))
     notes = layer.nonlinear(dY, gradients, rng)
     n_entries = sum(layer.inputs[k].size for k in checked)
-    return verdict(_joined(results, notes), n_entries, _described)
+    return verdict(_joined(results, notes), n_entries, _place_name)
 
 
 def _place(k: int, place: int, shape: tuple[int, ...]) -> tuple[int, Any]:
@@ -115,14 +115,14 @@ def _place(k: int, place: int, shape: tuple[int, ...]) -> tuple[int, Any]:
     return k, place if place < 0 else tuple(map(int, np.unravel_index(place, shape)))
 
 
-def _described(place: tuple[int, Any]) -> str:
+def _place_name(place: tuple[int, Any]) -> str:
     k, index = place
     entry = f"random direction {-1 - index}" if is_direction(place) else f"entry {index}"
     return f"the gradient of input {k}, {entry}"
 
 
 def _joined(results: list[Comparison], notes: list[str]) -> Comparison:
-    """The comparisons of all inputs as one."""
+    """The comparisons of all inputs, with further notes, as one."""
     columns: dict[str, Any] = {
         column.name: np.concatenate([getattr(result, column.name) for result in results])
         for column in fields(Comparison)
@@ -134,7 +134,7 @@ def _joined(results: list[Comparison], notes: list[str]) -> Comparison:
 
 
 class _Layer:
-    """The caller's functions, called with copies and checked for shapes."""
+    """The forward and backward function, called with copies; their results are checked."""
 
     def __init__(self, forward: Any, backward: Any, inputs: tuple[Any, ...]):
         self.forward, self.backward = forward, backward
@@ -147,7 +147,7 @@ class _Layer:
         Y = self._forward(self.inputs)
         require_finite("Y", np.atleast_1d(Y))
         self.shape, self.dtype = Y.shape, Y.dtype
-        # Whatever goes in, an output in float32 was computed in float32.
+        # An output in float32 is computed in float32, whatever the inputs are.
         self.single = Y.dtype == FLOAT32
 
     def _forward(self, inputs: list[np.ndarray]) -> np.ndarray:
@@ -164,16 +164,17 @@ class _Layer:
         return np.asarray(rng.standard_normal(self.shape)).astype(self.dtype)
 
     def gradients(self, dY: np.ndarray, inputs: list[np.ndarray]) -> list[np.ndarray | None]:
-        found = self.backward(dY.copy(), *(x.copy() for x in inputs))
-        if not isinstance(found, tuple | list):
-            found = (found,)
-        if len(found) != len(inputs):
+        """What backward returns at these inputs: an array in float64 or None for each."""
+        results = self.backward(dY.copy(), *(x.copy() for x in inputs))
+        if not isinstance(results, tuple | list):
+            results = (results,)
+        if len(results) != len(inputs):
             raise ShapeError(
-                f"backward returned {len(found)} gradients, expected {len(inputs)}: one per input, "
-                f"None for an input that needs none"
+                f"backward returned {len(results)} gradients, expected {len(inputs)}: one per "
+                f"input, None for an input that needs none"
             )
         gradients: list[np.ndarray | None] = []
-        for k, (gradient, x) in enumerate(zip(found, inputs, strict=True)):
+        for k, (gradient, x) in enumerate(zip(results, inputs, strict=True)):
             if gradient is None:
                 gradients.append(None)
                 continue
@@ -185,7 +186,7 @@ class _Layer:
         return gradients
 
     def restricted(self, k: int, dY: np.ndarray) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """Σ dY ∘ Y as a function of input k, flattened; and with its gradient."""
+        """Σ dY ∘ Y as a function of input k, flattened: its value; its value and gradient."""
         weights = dY.astype(np.float64)
 
         def inputs(x: np.ndarray) -> list[np.ndarray]:
@@ -218,7 +219,7 @@ class _Layer:
             if a is None or b is None or c is None or a.size == 0:
                 continue
             size = max(np.abs(a).max(), np.abs(b).max(), np.abs(c).max())
-            # Wide enough for sums of many terms that nearly cancel; a fault is of order 1.
+            # Enough for sums of many terms that nearly cancel; a fault has order 1.
             if not np.abs(a + b - c).max() <= 1e4 * eps * size:
                 notes.append(f"gradient of input {k} is not linear in dY, as backward must be")
         return notes

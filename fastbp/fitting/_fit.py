@@ -16,9 +16,10 @@ from ..maths.losses import Loss
 from ..networks.network import Network
 from ..optimize.free_coordinates import require_free
 from ..reports.words import Status
-from ..training import progress as progress_bar, state as states
+from ..training import state as states
+from ..training.callbacks import Epoch, Observer
 from ..training.optimizers import FirstOrder
-from ..training.watch import Epoch, Watch
+from ..training.progress import progress_bar
 from . import full_batch, minibatch
 from .arguments import (
     INITIAL,
@@ -229,8 +230,8 @@ def fit(
         require_full_batch(net, rule, clip_norm, average, state)
         require_unscaled(rule, scale, options)
     callbacks = checked_callbacks(callbacks)
-    bar = progress_bar.bar(progress, epochs)
-    watch = Watch(net, callbacks, positive_or_inf("max_time", max_time), bar)
+    bar = progress_bar(progress, epochs)
+    observer = Observer(net, callbacks, positive_or_inf("max_time", max_time), bar)
     seed = checked_seed(seed, state)
     if state is not None:
         states.require_same(state, {"network": states.fingerprint(net), "scale": scale})
@@ -252,11 +253,11 @@ def fit(
     # raw ones.
     if params is None:
         start = net.init(child_seed(seed, INITIAL))
-        data.start = data.outside(start)
+        data.start = data.to_raw(start)
     else:
         data.start = checked_start(net, params)
-        start = data.inside(data.start)
-    task = FitTask(data, rule, start, limits, watch, seed, options, state)
+        start = data.to_scaled(data.start)
+    task = FitTask(data, rule, start, limits, observer, seed, options, state)
     try:
         with progress_shown(progress):
             if isinstance(rule, str):
@@ -265,7 +266,7 @@ def fit(
                 end = minibatch.run(task, StepOptions(batch, shuffle, clip_norm, average))
             result = _fit_result(net, task, end)
     finally:
-        watch.close()
+        observer.close()
     if result.status == Status.DIVERGED and on_divergence == "raise":
         raise DivergenceError(result.message, result)
     return result
@@ -275,7 +276,7 @@ def _fit_result(net: Network, task: FitTask, end: MethodResult) -> FitResult:
     """The result for raw columns and in the network's dtype."""
     data, raw = task.data, task.data.raw
     assert data.start is not None
-    params = data.outside(end.params)
+    params = data.to_raw(end.params)
     value_and_grad = end.value_and_grad
     if value_and_grad is None or raw is not data.training or params.dtype != end.params.dtype:
         value_and_grad = raw.value_and_grad(params)
@@ -299,7 +300,7 @@ def _fit_result(net: Network, task: FitTask, end: MethodResult) -> FitResult:
         epoch=end.epoch,
         step=end.nfev,
         loss=end.loss,
-        elapsed=task.watch.elapsed,
+        elapsed=task.observer.elapsed,
         method=method,
         backend=backends.name_of(raw.backend),
         n_rows=len(raw.problem.X),

@@ -21,8 +21,8 @@ from ..optimize.minima import (
 from ..optimize.starts import Halt, checked_seed, child_seeds, one_at_a_time, run_starts
 from ..optimize.symmetry import canonical
 from ..reports.words import Status
-from ..training import progress as progress_bar
-from ..training.watch import INTERRUPTION, Epoch
+from ..training.callbacks import INTERRUPTION, Epoch
+from ..training.progress import progress_bar
 from ._fit import fit
 from .arguments import INITIAL, checked_callbacks, child_seed, prepared_data
 from .result import FitResult
@@ -139,12 +139,12 @@ def multistart(
             halt.interrupted.set()
         return res
 
-    bar = progress_bar.bar(progress, n_starts)
+    bar = progress_bar(progress, n_starts)
     outcomes, status = run_starts(run_one, n_starts, threads, halt, bar, lambda res: res.fun)
     return as_multistart_result(
         outcomes,
         lambda res: EndPoint(res.fun, res.params, res.message, res.status == Status.DIVERGED),
-        np.array([data.outside(net.init(child_seed(start_seed, INITIAL))) for start_seed in seeds]),
+        np.array([data.to_raw(net.init(child_seed(start_seed, INITIAL))) for start_seed in seeds]),
         seeds,
         partial(canonical, net),
         **clustering,

@@ -16,9 +16,9 @@ from ..networks.network import Network
 from ..networks.objective import Objective
 from ..networks.scaling import Scaler
 from ..training import state as states
-from ..training.data import Data, Rows, prepare
+from ..training.callbacks import Epoch
+from ..training.data import FitData, Samples, prepare
 from ..training.optimizers import METHODS as FIRST_ORDER, FirstOrder, with_options
-from ..training.watch import Epoch
 from . import full_batch
 from .lm import LM
 from .task import Limits
@@ -228,7 +228,7 @@ def prepared_data(
     scale: str | None,
     scalers: tuple[Scaler, Scaler | None] | None = None,
     terms: dict[str, Any],
-) -> Data:
+) -> FitData:
     """The data of a fit: rows held out, columns scaled, objectives bound.
 
     Parameters
@@ -250,7 +250,7 @@ def prepared_data(
         _require_finite_target(y)
     return prepare(
         net,
-        Rows(X, y, sample_weight),
+        Samples(X, y, sample_weight),
         loss,
         validation=validation,
         seed=lambda: child_seed(seed, HELD_OUT),

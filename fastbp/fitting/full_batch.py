@@ -11,7 +11,7 @@ import numpy as np
 from .. import optimize
 from ..common.arrays import FLOAT64
 from ..common.errors import unknown_name
-from ..optimize._scg import SCGSearch
+from ..optimize._scg import SCGSolver
 from ..optimize.cache import CachedObjective
 from ..optimize.free_coordinates import FreeCoordinates
 from ..optimize.function import CONVERGED
@@ -234,39 +234,39 @@ def _scg(
         raise TypeError(
             f"hessp is {options['hessp']!r}, expected True or False: the objective brings its own"
         )
-    limits, state, search_state = task.limits, task.saved_state, None
+    limits, state, solver_state = task.limits, task.saved_state, None
     free = FreeCoordinates(obj, x0)
     if state is not None:
         states.require_same(state, task.identity)
-        search_state = _search_state(state, len(free.x0))
-        recorder.restore(state, search_state["nit"], free.full(search_state["x"]))
-    search = SCGSearch(
+        solver_state = _solver_state(state, len(free.x0))
+        recorder.restore(state, solver_state["nit"], free.full(solver_state["x"]))
+    solver = SCGSolver(
         free.value_and_grad,
         free.hessp if options.get("hessp") else None,
         free.x0,
         tol=limits.tol or 0.0,
-        state=search_state,
+        state=solver_state,
         **{name: value for name, value in options.items() if name == "sigma"},
     )
-    recorder.require_unfinished(search.nit)
-    recorder.save_states(search.state)
+    recorder.require_unfinished(solver.nit)
+    recorder.save_states(solver.state)
     try:
-        while search.status is None and search.nit < limits.epochs:
-            search.step()
-            recorder.record(free.full(search.x), search.f)
+        while solver.status is None and solver.nit < limits.epochs:
+            solver.step()
+            recorder.record(free.full(solver.x), solver.f)
     except (KeyboardInterrupt, Stop) as stop:
         result = recorder.stopped(stop, 0)
     else:
-        status = {None: Status.LIMIT, CONVERGED: Status.FINISHED}.get(search.status, Status.STUCK)
-        result = recorder.result(status, search.message or ALL_DONE, 0)
-        result.loss = search.f
+        status = {None: Status.LIMIT, CONVERGED: Status.FINISHED}.get(solver.status, Status.STUCK)
+        result = recorder.result(status, solver.message or ALL_DONE, 0)
+        result.loss = solver.f
     assert result.state is not None
     result.nfev = result.state["nfev"]  # without those of a step that was interrupted
     return result
 
 
-def _search_state(state: dict[str, Any], n_free: int) -> dict[str, Any]:
-    """The state of an `SCGSearch` in n_free coordinates, from that of a fit."""
+def _solver_state(state: dict[str, Any], n_free: int) -> dict[str, Any]:
+    """The state of an `SCGSolver` in n_free coordinates, from that of a fit."""
     result = {name: states.array(state, name, (n_free,)) for name in ("x", "g", "direction")}
     result |= {name: states.number(state, name) for name in ("nit", "nfev", "nhev")}
     result |= {"f": states.number(state, "f", float, -np.inf)}

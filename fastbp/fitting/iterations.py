@@ -46,7 +46,7 @@ class IterationRecorder:
 
     def __init__(self, task: FitTask, start: np.ndarray):
         validation = task.data.validation
-        self._task, self._limits, self._watch = task, task.limits, task.watch
+        self._task, self._limits, self._observer = task, task.limits, task.observer
         self._validation = None if validation is None else validation.astype(FLOAT64)
         self.params = start
         self.best: np.ndarray | None = None
@@ -66,7 +66,7 @@ class IterationRecorder:
     @property
     def unwatched(self) -> bool:
         """Whether nothing is done after single iterations, so that some may be recorded at once."""
-        return self._watch.idle and self._validation is None
+        return self._observer.idle and self._validation is None
 
     def record(self, x: np.ndarray, loss: float) -> None:
         """Record an iteration that has reached x (n_params,), where the objective is `loss`."""
@@ -82,7 +82,7 @@ class IterationRecorder:
             self._saved = self._method_state()
         if self.unwatched and loss > self._limits.goal:
             return
-        self._watch.show(len(self.losses), loss, val_loss, None)
+        self._observer.update(len(self.losses), loss, val_loss, None)
         self._stop_if_asked(loss, val_loss)
 
     def _compare(self, x: np.ndarray, val_loss: float) -> None:
@@ -91,9 +91,9 @@ class IterationRecorder:
             self.best, self._lowest, self._waited = x, val_loss, 0
 
     def _stop_if_asked(self, loss: float, val_loss: float | None) -> None:
-        limits, watch, nit = self._limits, self._watch, len(self.losses)
-        callback_stops = watch.tell(
-            nit, loss, val_loss, None, lambda: self._task.data.outside(self.params), self.state
+        limits, observer, nit = self._limits, self._observer, len(self.losses)
+        callback_stops = observer.call_back(
+            nit, loss, val_loss, None, lambda: self._task.data.to_raw(self.params), self.state
         )
         done = counted(nit, "iteration")
         if loss <= limits.goal:
@@ -104,7 +104,7 @@ class IterationRecorder:
             )
         if callback_stops:
             raise Stop(Status.STOPPED, f"a callback stopped the fit after {done}")
-        if watch.time_is_up:
+        if observer.time_is_up:
             raise Stop(Status.LIMIT, f"max_time is over after {done}")
 
     # States, of methods that can be continued.
@@ -132,7 +132,7 @@ class IterationRecorder:
             "best": best.copy(),
             "lowest": self._lowest,
             "waited": self._waited,
-        } | states.of_data(self._task.data)
+        } | states.data_entries(self._task.data)
 
     def restore(self, state: dict[str, Any], nit: int, params: np.ndarray) -> None:
         """Continue the records of a run that has made `nit` iterations and reached `params`.

@@ -16,7 +16,7 @@ from ..maths.marquardt import RUNNING, STUCK as NO_STEP, LMSolver, Rules
 from ..networks.objective import Objective
 from ..optimize._levenberg_marquardt import RECORDED, checked_rules, end_message
 from ..optimize.free_coordinates import FreeCoordinates
-from ..optimize.network_least_squares import BackendSearch, NetworkSquares
+from ..optimize.network_least_squares import BackendLMSolver, NetworkSquares
 from ..optimize.scipy_methods import as_bounds, require_memory
 from ..reports.words import ALL_DONE, Status
 from ..training import state as states
@@ -128,15 +128,15 @@ def run(task: FitTask) -> MethodResult:
         states.require_same(task.saved_state, task.identity)
         run_state = _run_state(task.saved_state, obj.net.n_params, obj.net.n_free)
         x0 = run_state["x"]
-        recorder.restore(task.saved_state, run_state["search"]["nit"], x0)
+        recorder.restore(task.saved_state, run_state["solver"]["nit"], x0)
     lm_run = _LMRun(obj, x0, task.limits, recorder, method, run_state)
     recorder.save_states(lm_run.state)
     try:
         status, message = lm_run.to_the_end()
     except (KeyboardInterrupt, Stop) as stop:
-        result = recorder.stopped(stop, lm_run.search.nfev)
+        result = recorder.stopped(stop, lm_run.solver.nfev)
     else:
-        result = recorder.result(status, message, lm_run.search.nfev)
+        result = recorder.result(status, message, lm_run.solver.nfev)
     result.history, result.l2 = lm_run.history(), lm_run.l2
     return result
 
@@ -158,7 +158,7 @@ class _LMRun:
 
     Attributes
     ----------
-    search : marquardt.LMSolver or BackendSearch
+    solver : marquardt.LMSolver or BackendLMSolver
         In the free parameters.
     records : list of numpy.ndarray (k, 4)
         A row per step, with the columns RECORDED.
@@ -194,34 +194,34 @@ class _LMRun:
             raise ValueError(
                 "bayesian=True finds l2 itself, and l2 was given; leave one of them out"
             )
-        self.search: LMSolver | BackendSearch
+        self.solver: LMSolver | BackendLMSolver
         if squares.wide or method.bayesian or bounds is not None or obj._blocks:
-            self.search = LMSolver(squares, x, self.rules, prior, bounds)
+            self.solver = LMSolver(squares, x, self.rules, prior, bounds)
         else:
-            self.search = BackendSearch(squares, self.rules, prior)
+            self.solver = BackendLMSolver(squares, self.rules, prior)
         if run_state is not None:
             self.records, self.evidence = [run_state["records"]], run_state["evidence"].tolist()
-            self.search.restore(run_state["search"])
+            self.solver.restore(run_state["solver"])
 
     # Steps.
 
     def to_the_end(self) -> tuple[int, str]:
         """Step until the search ends or has made `epochs` steps; the status and message then."""
-        search, epochs = self.search, self.limits.epochs
-        self.recorder.require_unfinished(search.nit)
+        solver, epochs = self.solver, self.limits.epochs
+        self.recorder.require_unfinished(solver.nit)
         count = 1
-        while search.status == RUNNING and search.nit < epochs:
+        while solver.status == RUNNING and solver.nit < epochs:
             before = clock.perf_counter()
-            records = search.steps(min(count, epochs - search.nit), self.limits.goal / self.scale)
+            records = solver.steps(min(count, epochs - solver.nit), self.limits.goal / self.scale)
             if self.method.bayesian:
                 self._update_l2(len(records) > 0)
             if len(records):
                 count = self._next_count(count, clock.perf_counter() - before)
                 self._record(records)
-        if search.status == RUNNING:
+        if solver.status == RUNNING:
             return Status.LIMIT, ALL_DONE
-        status = Status.STUCK if search.status == NO_STEP else Status.FINISHED
-        return status, end_message(search, self.rules)
+        status = Status.STUCK if solver.status == NO_STEP else Status.FINISHED
+        return status, end_message(solver, self.rules)
 
     def _next_count(self, count: int, seconds: float) -> int:
         """How many steps to take in the next call, after `count` steps took so many seconds."""
@@ -233,11 +233,11 @@ class _LMRun:
         """Record the steps of a call (k, 4); callbacks see the last of them."""
         self.records.append(records)
         losses = 2 * self.scale * records[:, 0]
-        if isinstance(self.search, LMSolver) and self.method.bayesian:
+        if isinstance(self.solver, LMSolver) and self.method.bayesian:
             # l2 changes from step to step: the objective is without it.
-            losses[-1] = self.scale * self.search.squares
+            losses[-1] = self.scale * self.solver.squares
         self.recorder.losses += losses[:-1].tolist()
-        self.recorder.record(self.free.full(self.search.x), float(losses[-1]))
+        self.recorder.record(self.free.full(self.solver.x), float(losses[-1]))
 
     def history(self) -> dict[str, np.ndarray]:
         """The history of the steps beside the objective, an array (iterations,) each."""
@@ -253,9 +253,9 @@ class _LMRun:
     @property
     def l2(self) -> float | None:
         """The penalty that a bayesian search has reached, else None."""
-        if not (self.method.bayesian and isinstance(self.search, LMSolver)):
+        if not (self.method.bayesian and isinstance(self.solver, LMSolver)):
             return None
-        return 2 * self.scale * float(self.search.prior.max())
+        return 2 * self.scale * float(self.solver.prior.max())
 
     @cached_property
     def weights(self) -> np.ndarray:
@@ -263,7 +263,7 @@ class _LMRun:
         return np.isin(self.obj.net.free, self.obj._weight_indices)
 
     def _update_l2(self, moved: bool) -> None:
-        """Set l2 to the ratio of the precisions of weights and residuals at the search's x.
+        """Set l2 to the ratio of the precisions of weights and residuals at the solver's x.
 
         `moved` says whether a step was taken since the last update.
 
@@ -271,45 +271,45 @@ class _LMRun:
         precision is then (m - γ)/r·r, that of the weights γ less the parameters without a prior
         over w·w; Λ is their ratio.
         """
-        search, obj = self.search, self.obj
-        assert isinstance(search, LMSolver)
-        n, before = len(search.x), float(search.prior.max())
-        effective = effective_number(search.linear, search.prior)
+        solver, obj = self.solver, self.obj
+        assert isinstance(solver, LMSolver)
+        n, before = len(solver.x), float(solver.prior.max())
+        effective = effective_number(solver.linear, solver.prior)
         freedom = obj.n_residuals - effective
         if freedom <= 0:  # as many parameters as residuals: take all for noise at first
             freedom = obj.n_residuals
         determined = max(effective - (n - self.weights.sum()), 0.0)
-        w = search.x[self.weights]
-        ratio = determined * search.squares / max(freedom * float(w @ w), 1e-300)
-        ended = search.status
-        search.set_prior(ratio * self.weights)  # which also resets the status
+        w = solver.x[self.weights]
+        ratio = determined * solver.squares / max(freedom * float(w @ w), 1e-300)
+        ended = solver.status
+        solver.set_prior(ratio * self.weights)  # which also resets the status
         if moved:
             self.evidence.append((2 * self.scale * ratio, effective))
         self.unmoved = 0 if moved else self.unmoved + 1
         settled = abs(ratio - before) <= SETTLED * ratio or self.unmoved == MOST_UNMOVED
         if ended != RUNNING:
-            search.status = ended if settled else RUNNING
+            solver.status = ended if settled else RUNNING
 
     def state(self) -> dict[str, Any]:
         """What the next steps depend on, and the records."""
         state = {
-            "x": self.free.full(self.search.x),
+            "x": self.free.full(self.solver.x),
             "records": np.concatenate(self.records),
             "evidence": np.array(self.evidence, float).reshape(-1, 2),
-            **self.search.state(),
+            **self.solver.state(),
         }
         return state if self.l2 is None else state | {"l2": self.l2}
 
 
 def _run_state(state: dict[str, Any], n_params: int, n_free: int) -> dict[str, Any]:
-    """What `_LMRun` continues from, from the state of a fit; "search" is that of its search."""
+    """What `_LMRun` continues from, from the state of a fit; "solver" is that of its solver."""
     nit = states.number(state, "nit")
-    search = {name: states.number(state, name) for name in ("nit", "nfev", "njev")}
-    search |= {"scales": states.array(state, "scales", (n_free,))}
-    search |= {"mu": states.number(state, "mu", float)}
+    solver = {name: states.number(state, name) for name in ("nit", "nfev", "njev")}
+    solver |= {"scales": states.array(state, "scales", (n_free,))}
+    solver |= {"mu": states.number(state, "mu", float)}
     l2 = states.number(state, "l2", float) if "l2" in state else None  # of bayesian runs alone
     return {
-        "search": search,
+        "solver": solver,
         "x": states.array(state, "x", (n_params,)),
         "l2": l2,
         "records": states.array(state, "records", (nit, 4)),

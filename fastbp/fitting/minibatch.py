@@ -10,8 +10,9 @@ from ..backends import contract
 from ..backends.contract import Recipe
 from ..reports.words import AT_START, Status, counted, no_progress
 from ..training import loop, state as states
+from ..training.callbacks import INTERRUPT, TIME_IS_UP
 from ..training.optimizers import SGD, FirstOrder
-from ..training.watch import INTERRUPT, TIME_IS_UP
+from ..training.stability import batch_curvature
 from .arguments import DROPOUT, ORDER, child_seed
 from .task import FitTask, MethodResult
 
@@ -56,29 +57,37 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
     if net.plan.dropout is not None:
         dropout_seed = int(child_seed(task.seed, DROPOUT).generate_state(1, np.uint64)[0])
     start = net.checked_params(task.start)
-    progress = loop.beginning(start, recipe, method.initial_moment, dropout_seed)
+    loop_state = loop.initial_state(start, recipe, method.initial_moment, dropout_seed)
     identity = task.identity | {"batch_size": batch_size, "shuffle": shuffled}
     if task.saved_state is not None:
         states.require_same(task.saved_state, identity)
-        progress = states.unpacked(
+        loop_state = states.from_dict(
             task.saved_state,
-            progress,
+            loop_state,
             recipe.average_from,
             steps_per_epoch,
             data.validation is not None,
         )
-        _require_unfinished(progress, steps, limits.epochs)
-    orders = None
+        _require_unfinished(loop_state, steps, limits.epochs)
+    shuffler = None
     if shuffled:
         group = 2 if obj.loss.paired else 1
         seed = child_seed(task.seed, ORDER)
-        orders = loop.Orders(seed, n, limits.epochs, group, progress.order)
+        shuffler = loop.Shuffler(seed, n, limits.epochs, group, loop_state.order)
 
-    def state_of(progress: loop.Progress) -> dict[str, Any]:
-        return states.packed(identity, recipe.average_from, progress) | states.of_data(data)
+    def state_of(checkpoint: loop.LoopState) -> dict[str, Any]:
+        return states.to_dict(identity, recipe.average_from, checkpoint) | states.data_entries(data)
 
     out = loop.train(
-        obj, method, recipe, progress, orders, limits.epochs, task.watch, data.outside, state_of
+        obj,
+        method,
+        recipe,
+        loop_state,
+        shuffler,
+        limits.epochs,
+        task.observer,
+        data.to_raw,
+        state_of,
     )
     status, message = _status(task, batch_size, out)
     return MethodResult(
@@ -90,14 +99,14 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
         loss=out.loss,
         losses=out.losses,
         validation=out.validation,
-        state=None if status == Status.DIVERGED else state_of(out.progress),
+        state=None if status == Status.DIVERGED else state_of(out.state),
     )
 
 
-def _require_unfinished(progress: loop.Progress, steps: int, epochs: int) -> None:
-    if progress.run.step >= steps:
+def _require_unfinished(loop_state: loop.LoopState, steps: int, epochs: int) -> None:
+    if loop_state.run.step >= steps:
         raise ValueError(
-            f"state is of a run with {progress.run.step} steps, and epochs={epochs} are {steps}: "
+            f"state is of a run with {loop_state.run.step} steps, and epochs={epochs} are {steps}: "
             f"epochs counts those before it too; pass a larger number to go on"
         )
 
@@ -105,7 +114,7 @@ def _require_unfinished(progress: loop.Progress, steps: int, epochs: int) -> Non
 # How it ended.
 
 
-def _status(task: FitTask, batch_size: int, out: loop.Outcome) -> tuple[int, str]:
+def _status(task: FitTask, batch_size: int, out: loop.LoopResult) -> tuple[int, str]:
     """The status and the message of the result."""
     nit = len(out.losses)
     done = counted(nit, "epoch")
@@ -114,7 +123,7 @@ def _status(task: FitTask, batch_size: int, out: loop.Outcome) -> tuple[int, str
     if out.code == contract.GOAL_MET:
         return Status.FINISHED, f"the goal of {task.limits.goal:g} was met in {done}"
     if out.code == contract.NO_PROGRESS:
-        lowest = float(out.progress.run.monitor[contract.LOWEST])
+        lowest = float(out.state.run.monitor[contract.LOWEST])
         return Status.FINISHED, no_progress(task.limits.patience or 0, "epoch", nit, lowest)
     if out.stopped == INTERRUPT:
         return Status.INTERRUPTED, f"interrupted (Ctrl-C) after {done}"
@@ -125,7 +134,7 @@ def _status(task: FitTask, batch_size: int, out: loop.Outcome) -> tuple[int, str
     return Status.STOPPED, f"a callback stopped the fit after {done}"
 
 
-def _divergence(task: FitTask, batch_size: int, out: loop.Outcome) -> str:
+def _divergence(task: FitTask, batch_size: int, out: loop.LoopResult) -> str:
     """Where and how the run diverged, and what to do about it, as a sentence."""
     where = f"fit diverged in epoch {out.epoch} (step {out.steps} of the run)"
     if out.code == contract.NON_FINITE_OBJECTIVE:
@@ -145,7 +154,7 @@ def _divergence(task: FitTask, batch_size: int, out: loop.Outcome) -> str:
     )
 
 
-def _stable_rate(task: FitTask, batch_size: int, out: loop.Outcome) -> str:
+def _stable_rate(task: FitTask, batch_size: int, out: loop.LoopResult) -> str:
     """The largest stable rate in parentheses, if it is known and smaller than the rate used."""
     obj, method = task.data.training, task.method
     if not (isinstance(method, SGD) and obj.loss.least_squares):
@@ -153,7 +162,7 @@ def _stable_rate(task: FitTask, batch_size: int, out: loop.Outcome) -> str:
     limit = method.stable_limit
     # The curvature may have grown on the way, so that the rate was stable at the start.
     for place, params in (("initial", task.start), ("last good", out.params)):
-        curvature = loop.curvature(obj, params, batch_size)
+        curvature = batch_curvature(obj, params, batch_size)
         if out.rate > 0 and limit / out.rate < curvature < np.inf:
             bound = (
                 "the largest stable one is"

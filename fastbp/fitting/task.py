@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..training import state as states
-from ..training.data import Data
+from ..training.callbacks import Observer
+from ..training.data import FitData
 from ..training.optimizers import FirstOrder
-from ..training.watch import Watch
 
 
 class Limits(NamedTuple):
@@ -32,13 +32,13 @@ class FitTask:
 
     Attributes
     ----------
-    data : Data
+    data : FitData
     method : FirstOrder or str
         The name of a full-batch method.
     start : numpy.ndarray (n_params,)
         The initial parameters, for scaled columns.
     limits : Limits
-    watch : Watch
+    observer : Observer
     seed : int
     options : dict
         Those of a full-batch method.
@@ -46,11 +46,11 @@ class FitTask:
         The state of the run to continue.
     """
 
-    data: Data
+    data: FitData
     method: FirstOrder | str
     start: np.ndarray
     limits: Limits
-    watch: Watch
+    observer: Observer
     seed: int
     options: dict[str, Any]
     saved_state: dict[str, Any] | None
@@ -64,7 +64,7 @@ class FitTask:
             "method": method if isinstance(method, str) else type(method).__name__,
             "rows": len(data.raw.problem.X),
             "scale": data.scale,
-            "validation_rows": data.n_held_out,
+            "validation_rows": data.n_validation,
             "seed": self.seed,
         }
 

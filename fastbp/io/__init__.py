@@ -1,4 +1,4 @@
-"""Networks in files."""
+"""Networks in files: `save`, `load`, and the callback `checkpoint`."""
 
 from ._checkpoint import checkpoint
 from .files import SavedNetwork, load, save

@@ -1,4 +1,4 @@
-"""`checkpoint`: a callback of `fit` that saves the network as the run goes."""
+"""`checkpoint`: a callback of `fit` that saves the network during the run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ..common.arrays import whole_number
 from .files import save
 
 if TYPE_CHECKING:
-    from ..training.watch import Epoch
+    from ..training.callbacks import Epoch
 
 
 @dataclass(frozen=True)
 class checkpoint:
     """A callback of `fastbp.fit` that saves network, parameters and state every few epochs.
 
-    The file always holds a complete run, the old or the new one, even if the process is killed
-    while it is written: ``saved = fb.load(path)``, then ``fb.fit(..., state=saved.state)`` goes on
-    as if nothing had happened.
+    The file is always complete, the old or the new one, even if the process is killed while it is
+    written: after ``saved = fb.load(path)``, ``fb.fit(..., state=saved.state)`` continues the run
+    with the same results as without the interruption.
 
     Parameters
     ----------
@@ -60,6 +60,7 @@ class checkpoint:
         object.__setattr__(self, "every", whole_number("every", self.every))
 
     def __call__(self, epoch: Epoch) -> None:
+        """Save the network if it is time to."""
         if epoch.epoch % self.every == 0:
             save(
                 self.path, epoch.net, epoch.params, epoch.state, epoch=epoch.epoch, loss=epoch.loss

@@ -1,10 +1,10 @@
 """`save` and `load`: a network and its parameters as a safetensors file.
 
 Such a file is a JSON header and plain arrays; nothing in it is ever executed. The header's metadata
-have one entry, "fastbp", which is JSON again: two versions, the network, the state's values and the
-caller's own. The tensors are "params", the layers' 0/1 matrices as uint8 ("layers.0.mask") and the
-state's arrays ("state.NAME"). What is read is checked against all this before anything of the size
-that it claims is made.
+have one entry, "fastbp", which is JSON again, the description (CONTENT): two versions, the network,
+the state's values and the meta values of the caller. The tensors are "params", the layers' 0/1
+matrices as uint8 ("layers.0.mask") and the state's arrays ("state.NAME"). `load` checks the file
+against all this before it allocates anything of a size that the file claims.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ..networks.network import Network
 FORMAT = "fastbp"
 VERSION = 1
 
-# What the description holds. One of MATRICES is TENSOR where a tensor of the file has its value.
+# The fields of the description, of its parts, and their types. A field of MATRICES is the string
+# TENSOR if a tensor of the file has its value.
 NONE = type(None)
 CONTENT = {
     "format_version": int, "fastbp_version": str, "network": dict, "state": dict | NONE,
@@ -53,14 +54,17 @@ PARAMETRISED: dict[str, Callable[[float], Activation]] = {
 
 
 class SavedNetwork(NamedTuple):
-    """What a file held: ``net, params, state, meta = fb.load(path)``.
+    """The content of a file: ``net, params, state, meta = fb.load(path)``.
 
     Attributes
     ----------
     net : Network
     params : numpy.ndarray (n_params,)
+        In the network's dtype.
     state : dict or None
+        The state that `save` received.
     meta : dict
+        The other keyword arguments of `save`.
     """
 
     net: Network
@@ -78,21 +82,21 @@ def save(
 ) -> None:
     """Write a network and its parameters to a file.
 
-    The file is a safetensors file [1]_. It is written beside `path` first and then takes its place
-    in one step, so that there is always a complete one, the old or the new.
+    The file is a safetensors file [1]_. It is written under another name in the same folder and
+    then renamed in one step, so that `path` is always a complete file, the old or the new one.
 
     Parameters
     ----------
     path : str or os.PathLike
     net : Network
-        Of activations of the user's own only the name is stored: `load` must be given them.
+        Of a user-defined activation only the name is stored; pass the activation to `load`.
     params : array_like (n_params,)
         Stored bit by bit in the network's dtype.
     state : dict, optional
         Arrays of real numbers or bool, and values as in `meta`, by name.
     **meta
-        Whatever else belongs to the file: None, bool, int, float, str, and lists, tuples (which
-        come back as lists) and dicts with keys of type str of these.
+        Further values to store: None, bool, int, float, str, and lists, tuples (which `load`
+        returns as lists) and dicts with keys of type str of these.
 
     Raises
     ------
@@ -101,7 +105,8 @@ def save(
     TypeError
         If `net` is no network, or for values that cannot be stored.
     FileNotFoundError, IsADirectoryError, OSError
-        If the folder is missing, `path` is one, or writing fails; then an old file is as it was.
+        If the folder is missing, `path` is a folder, or writing fails; an old file then stays as
+        it was.
 
     References
     ----------
@@ -135,11 +140,12 @@ def save(
         "state": stored,
         "meta": meta,
     }
-    # One entry: safetensors writes several in random order, and equal files should be equal.
+    # One entry: safetensors writes several in random order, and the same call writes the same file.
     _replace(os.fsdecode(path), serialized(tensors, {FORMAT: json.dumps(content)}))
 
 
 def _described(net: Network) -> dict[str, Any]:
+    """The description's field "network": NETWORK, with a dict LAYER for each layer."""
     layers = []
     for layer in net.layers:
         act, matrices = layer.act, {name: getattr(layer, name) for name in MATRICES}
@@ -186,7 +192,7 @@ def _split(state: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def _require_json(name: str, value: Any) -> None:
-    """Raise TypeError for a value that JSON would not give back."""
+    """Raise TypeError for a value that would not return from JSON as it is."""
     if isinstance(value, list | tuple):
         for k, item in enumerate(value):
             _require_json(f"{name}[{k}]", item)
@@ -204,8 +210,8 @@ def _require_json(name: str, value: Any) -> None:
 
 
 def _replace(path: str, data: bytes) -> None:
-    """Write a file in one step: beside its place, then into it."""
-    path = os.path.realpath(path)  # through a link, as ordinary writing goes
+    """Write a file so that `path` is complete at any time: a temporary one, renamed at the end."""
+    path = os.path.realpath(path)  # a link stays, as in ordinary writing
     folder = os.path.dirname(path)
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder, expected the name of a file in it")
@@ -225,40 +231,39 @@ def _replace(path: str, data: bytes) -> None:
 
 
 def load(path: str | os.PathLike[str], *, activations: Iterable[Activation] = ()) -> SavedNetwork:
-    """Read what `save` wrote.
+    """Read a file that `save` wrote.
 
     Parameters
     ----------
     path : str or os.PathLike
     activations : iterable of Activation
-        The activations of the user's own that the network has, found by their names.
+        The user-defined activations that the network has, chosen by their names.
 
     Returns
     -------
     SavedNetwork
-        Unpacks as ``net, params, state, meta``; all equal what was saved, the parameters bit by
-        bit.
+        A tuple ``net, params, state, meta``, equal to what was saved, the parameters bit by bit.
 
     Raises
     ------
     FileNotFoundError, OSError
         If there is no such file or it cannot be read.
     ValueError
-        If it is not a file of fastbp's, or of a newer format, truncated or damaged, or if an
-        activation of the user's own is needed that was not given.
+        If the file is not one of `save`, has a newer format, is truncated or damaged, or if
+        `activations` lacks a user-defined activation of the network.
     TypeError
         If `activations` holds something else.
     """
     from safetensors import SafetensorError, safe_open
 
-    path, own = os.fsdecode(path), _by_name(activations)
+    path, user_defined = os.fsdecode(path), _by_name(activations)
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no file {path}, expected one that fastbp.save wrote")
     if os.path.isdir(path):
         raise IsADirectoryError(f"{path} is a folder, expected a file that fastbp.save wrote")
     try:
         with safe_open(path, framework="np") as file:
-            return _restored(file, own)
+            return _restored(file, user_defined)
     except SafetensorError as error:
         raise ValueError(
             f"{path} is not a safetensors file, or only a part of one ({error}); expected a file "
@@ -269,10 +274,12 @@ def load(path: str | os.PathLike[str], *, activations: Iterable[Activation] = ()
 
 
 class _Unreadable(Exception):
-    """Why a file cannot be loaded."""
+    """A file cannot be loaded; the message says why."""
 
 
 class _Damaged(_Unreadable):
+    """A file does not have the content that `save` writes."""
+
     def __str__(self) -> str:
         return (
             f"{super().__str__()}; the file was damaged or changed after fastbp.save wrote it "
@@ -281,18 +288,19 @@ class _Damaged(_Unreadable):
 
 
 def _by_name(activations: Any) -> dict[str, Activation]:
-    found: dict[str, Activation] = {}
+    by_name: dict[str, Activation] = {}
     for act in [activations] if isinstance(activations, Activation | str) else activations:
         if not isinstance(act, Activation):
             raise TypeError(f"activations holds {act!r}, expected fastbp.Activation objects")
-        if found.setdefault(act.name, act) != act:
+        if by_name.setdefault(act.name, act) != act:
             raise ValueError(
                 f"activations holds two that are named {act.name!r}, expected one for each name"
             )
-    return found
+    return by_name
 
 
-def _restored(file: Any, own: dict[str, Activation]) -> SavedNetwork:
+def _restored(file: Any, user_defined: dict[str, Activation]) -> SavedNetwork:
+    """The content of an open file; `user_defined` has activations by their names."""
     content = _content(file)
     network, stored = content["network"], content["state"]
     _check("the network", network, NETWORK)
@@ -301,12 +309,12 @@ def _restored(file: Any, own: dict[str, Activation]) -> SavedNetwork:
     if stored is not None:
         _check("the state", stored, STATE)
     _check_names("the file", file.keys(), _names(network["layers"], stored))
-    net = _network(file, network, own)
+    net = _network(file, network, user_defined)
     return SavedNetwork(net, file.get_tensor("params"), _state(file, stored), content["meta"])
 
 
 def _content(file: Any) -> dict[str, Any]:
-    """The description, its version and outermost fields checked."""
+    """The description, after a check of its version and outermost fields."""
     text = (file.metadata() or {}).get(FORMAT)
     if text is None:
         raise _Unreadable(
@@ -330,7 +338,7 @@ def _content(file: Any) -> dict[str, Any]:
 
 
 def _check(what: str, value: Any, fields: dict[str, Any]) -> None:
-    """Raise unless `value` is a dict of exactly these fields, each of its type."""
+    """Raise _Damaged unless `value` is a dict of exactly these fields, each of its type."""
     if type(value) is not dict:
         raise _Damaged(f"{what} is {reprlib.repr(value)}, expected a dict")
     _check_names(what, list(value), list(fields))
@@ -341,14 +349,14 @@ def _check(what: str, value: Any, fields: dict[str, Any]) -> None:
 
 
 def _is(value: Any, kind: Any) -> bool:
-    if kind is int:  # a size or version; True is an int, and Python refuses to print huge ones
+    if kind is int:  # a size or version: no bool, and none that Python refuses to print
         return type(value) is int and 0 < value < 2**63
     return isinstance(value, kind)
 
 
-def _check_names(what: str, came: list[str], expected: list[str]) -> None:
-    """Raise unless they are the same, in whatever order."""
-    lacking, unknown = sorted({*expected} - {*came}), sorted({*came} - {*expected})
+def _check_names(what: str, actual: list[str], expected: list[str]) -> None:
+    """Raise _Damaged unless the names are the same, in any order."""
+    lacking, unknown = sorted({*expected} - {*actual}), sorted({*actual} - {*expected})
     if lacking or unknown:
         faults = [f"lacks {reprlib.repr(lacking)}"] if lacking else []
         faults += [f"has {reprlib.repr(unknown)}, which it should not"] if unknown else []
@@ -356,7 +364,7 @@ def _check_names(what: str, came: list[str], expected: list[str]) -> None:
 
 
 def _names(layers: list[Any], stored: dict[str, Any] | None) -> list[str]:
-    """The tensors that the description speaks of."""
+    """The names of the tensors that belong to the description."""
     names = ["params"]
     names += [f"layers.{k}.{m}" for k, v in enumerate(layers) for m in MATRICES if v[m] == TENSOR]
     if stored is not None:
@@ -372,7 +380,8 @@ def _names(layers: list[Any], stored: dict[str, Any] | None) -> list[str]:
     return names
 
 
-def _network(file: Any, network: dict[str, Any], own: dict[str, Activation]) -> Network:
+def _network(file: Any, network: dict[str, Any], user_defined: dict[str, Activation]) -> Network:
+    """The network of a description, after a check of the sizes of its tensors."""
     if network["dtype"] not in ("float32", "float64"):
         raise _Damaged(f"dtype is {network['dtype']!r}, expected 'float32' or 'float64'")
     n_in, n_params, layers = network["n_in"], 0, []
@@ -384,35 +393,37 @@ def _network(file: Any, network: dict[str, Any], own: dict[str, Activation]) -> 
         for name in MATRICES:
             if fields[name] == TENSOR:
                 options[name] = _tensor(file, f"layers.{k}.{name}", shapes[name], "uint8")
-        act = _activation(k, fields, own)
-        with _faults_of(f"layer {k}"):
+        act = _activation(k, fields, user_defined)
+        with _as_damage(f"layer {k}"):
             layers.append(Dense(activation=act, **options))
         n_in = n_out
-    # Before the network makes anything of this size.
+    # Before the network allocates anything of this size.
     _tensor(file, "params", [n_params], network["dtype"])
-    with _faults_of("the network"):
+    with _as_damage("the network"):
         return Network(network["n_in"], *layers, dtype=network["dtype"])
 
 
 @contextlib.contextmanager
-def _faults_of(what: str) -> Iterator[None]:
+def _as_damage(what: str) -> Iterator[None]:
+    """Turn ValueError and TypeError into _Damaged."""
     try:
         yield
     except (ValueError, TypeError) as error:
         raise _Damaged(f"{what}: {error}") from None
 
 
-def _activation(k: int, fields: dict[str, Any], own: dict[str, Activation]) -> Activation:
+def _activation(k: int, fields: dict[str, Any], user_defined: dict[str, Activation]) -> Activation:
+    """The activation of layer k, whose fields are those of LAYER."""
     name, constant = fields["activation"], fields["constant"]
     if constant is None:
-        if name not in own:
+        if name not in user_defined:
             raise _Unreadable(
                 f"layer {k} has the activation {name!r} of the user's own, which files do not "
                 f"hold; make it as fastbp.Activation({name!r}, f, df) and pass "
                 f"activations=[it] to fastbp.load"
             )
-        return own[name]
-    with _faults_of(f"layer {k}"):
+        return user_defined[name]
+    with _as_damage(f"layer {k}"):
         usual = activation(name)
         if usual.constant == constant:
             return usual
@@ -422,6 +433,7 @@ def _activation(k: int, fields: dict[str, Any], own: dict[str, Activation]) -> A
 
 
 def _tensor(file: Any, name: str, shape: list[int], dtype: str) -> np.ndarray:
+    """A tensor of this shape and type."""
     stored = file.get_slice(name)
     if stored.get_shape() != shape or stored.get_dtype() != DTYPES[dtype]:
         raise _Damaged(
@@ -432,6 +444,7 @@ def _tensor(file: Any, name: str, shape: list[int], dtype: str) -> np.ndarray:
 
 
 def _state(file: Any, stored: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The state, its arrays from the tensors "state.NAME"."""
     if stored is None:
         return None
     state = dict(stored["values"])

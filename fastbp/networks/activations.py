@@ -1,6 +1,6 @@
-"""`Activation`: the functions that layers apply, by name, with parameters, or the user's own.
+"""`Activation`: the functions that layers apply, built-in or defined by the user.
 
-The formulas stand in `maths.activations`; here they become objects that a backend evaluates.
+The formulas are in `maths.activations`; an `Activation` evaluates them on a backend.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class Activation(ActivationSpec):
 
     The built-in ones come from `fastbp.activation` and the functions named after the parametrised
     ones (`fastbp.relu`, `fastbp.leaky_relu`, `fastbp.elu`, `fastbp.celu`). Calling the class makes
-    one of the user's own from scalar Python functions.
+    a user-defined one from scalar Python functions.
 
     Parameters
     ----------
     name : str
-        What to call it; not the name of a built-in one.
+        Its name; not that of a built-in one.
     f : callable
         float -> float, such as ``lambda z: z**3``; `math` and NumPy's functions of one number may
         be used, and are fast where they are those of `fastbp.jitted`. The compiled backends compile
@@ -53,8 +53,8 @@ class Activation(ActivationSpec):
 
     Notes
     -----
-    Activations are equal if their names and parameters, or functions, are. One of module-level
-    functions survives pickling; lambdas do not.
+    Activations are equal if their names and parameters, or functions, are. A user-defined one can
+    be pickled if its functions are module-level ones, not lambdas.
 
     Examples
     --------
@@ -124,7 +124,7 @@ class Activation(ActivationSpec):
         Raises
         ------
         ValueError
-            For a function of the user's own without `d2f`.
+            For a user-defined function without `d2f`.
         """
         self.require_second()
         return self._apply(Z, 2, backend)
@@ -142,10 +142,10 @@ class Activation(ActivationSpec):
             )
 
 
-def _parameter(name: str, value: Any, accepted: bool, advice: str) -> float:
-    if not (np.isfinite(value) and accepted):
-        raise ValueError(f"{name} is {value}, expected {advice}")
-    return value
+def _require(name: str, value: float, in_range: bool, expected: str) -> None:
+    """Raise ValueError unless a parameter is finite and in its range."""
+    if not (np.isfinite(value) and in_range):
+        raise ValueError(f"{name} is {value}, expected {expected}")
 
 
 def relu(grad_at_zero: float = 0.0) -> Activation:
@@ -163,7 +163,7 @@ def relu(grad_at_zero: float = 0.0) -> Activation:
         If `grad_at_zero` is not finite.
     """
     value = float(grad_at_zero)
-    _parameter("grad_at_zero", value, True, "a finite number (usually 0, 0.5 or 1)")
+    _require("grad_at_zero", value, True, "a finite number (usually 0, 0.5 or 1)")
     return Activation._built_in("relu", value)
 
 
@@ -173,7 +173,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
     Parameters
     ----------
     slope : float, default 0.01
-        At least 0, so that the output's sign tells the input's.
+        At least 0, so that the output has the input's sign and the derivative follows from it.
 
     Raises
     ------
@@ -181,7 +181,7 @@ def leaky_relu(slope: float = 0.01) -> Activation:
         If `slope` is negative or not finite.
     """
     value = float(slope)
-    _parameter("slope", value, value >= 0, "a finite number >= 0 (0.01 is usual)")
+    _require("slope", value, value >= 0, "a finite number >= 0 (0.01 is usual)")
     return Activation._built_in("leaky_relu", value)
 
 
@@ -191,7 +191,7 @@ def elu(alpha: float = 1.0) -> Activation:
     Parameters
     ----------
     alpha : float, default 1.0
-        At least 0, so that the output's sign tells the input's.
+        At least 0, so that the output has the input's sign and the derivative follows from it.
 
     Raises
     ------
@@ -204,7 +204,7 @@ def elu(alpha: float = 1.0) -> Activation:
        exponential linear units (ELUs)", ICLR 2016.
     """
     value = float(alpha)
-    _parameter("alpha", value, value >= 0, "a finite number >= 0 (1 is usual)")
+    _require("alpha", value, value >= 0, "a finite number >= 0 (1 is usual)")
     return Activation._built_in("elu", value)
 
 
@@ -227,7 +227,7 @@ def celu(alpha: float = 1.0) -> Activation:
        2017.
     """
     value = float(alpha)
-    _parameter("alpha", value, value > 0, "a positive finite number (1 is usual)")
+    _require("alpha", value, value > 0, "a positive finite number (1 is usual)")
     return Activation._built_in("celu", value)
 
 
@@ -278,7 +278,7 @@ def activation(name: str | Activation) -> Activation:
     """
     if isinstance(name, Activation):
         return name
-    found = BY_NAME.get(name) if isinstance(name, str) else None
-    if found is None:
+    act = BY_NAME.get(name) if isinstance(name, str) else None
+    if act is None:
         raise ValueError(unknown_name("activation", name, NAMES))
-    return found
+    return act

@@ -21,10 +21,10 @@ class Dense:
     Parameters
     ----------
     n_out : int
-        Number of units.
+        Number of units, at least 1.
     activation : str or Activation, default "linear"
     bias : bool, default True
-        Whether the layer has b.
+        Whether the layer has biases b (n_out,).
     mask : array_like (n_in, n_out) of 0 and 1, optional
         Which connections exist. The others count as 0 whatever the parameters hold, and no fit
         changes their entries.
@@ -38,7 +38,7 @@ class Dense:
         for selu and "glorot" else. Biases start at 0.
     dropout : float, default 0.0
         The share of the layer's outputs that each training step of `fastbp.fit` replaces by 0, in
-        [0, 1); the others are divided by 1 - dropout [4]_. Nothing else knows of it.
+        [0, 1); the others are divided by 1 - dropout [4]_. Everything else computes without it.
 
     Raises
     ------
@@ -92,6 +92,7 @@ class Dense:
             object.__setattr__(self, name, value)
 
     def _key(self) -> tuple[Any, ...]:
+        """What equal layers have in common, hashable."""
         arrays = tuple(
             None if a is None else (a.shape, a.tobytes()) if isinstance(a, np.ndarray) else a
             for a in (self.mask, self.bias_mask, self.trainable)
@@ -126,21 +127,29 @@ class Dense:
 
 
 def _connections(name: str, value: Any, ndim: int, n_out: int, zero: str) -> np.ndarray | None:
-    """A mask as a read-only array of bool, or None."""
+    """A mask (n_in, n_out) or, for ndim 1, (n_out,) as a read-only array of bool; None stays None.
+
+    `zero` explains in the message what a 0 means.
+    """
     if value is None:
         return None
     array = real_array(name, value, FLOAT64)
     if array.ndim != ndim or array.shape[-1] != n_out:
         expected = f"(n_in, {n_out})" if ndim == 2 else f"({n_out},)"
         raise ShapeError(f"{name} has shape {array.shape}, expected {expected}")
+    require_binary(name, array, zero)
+    present = array == 1
+    present.flags.writeable = False
+    return present
+
+
+def require_binary(name: str, array: np.ndarray, zero: str = "0 (no connection)") -> None:
+    """Raise ValueError that names the first entry other than 0 and 1; `array` is 1-d or 2-d."""
     bad = (array != 0) & (array != 1)
     if bad.any():
         place = np.argwhere(bad)[0].tolist()
-        where = f"row {place[0]}, column {place[1]}" if ndim == 2 else f"entry {place[0]}"
+        where = f"row {place[0]}, column {place[1]}" if len(place) == 2 else f"entry {place[0]}"
         raise ValueError(f"{name} holds {array[tuple(place)]} at {where}, expected {zero} or 1")
-    chosen = array == 1
-    chosen.flags.writeable = False
-    return chosen
 
 
 def _dropout(value: Any) -> float:

@@ -1,10 +1,10 @@
-"""`Description`: what a network is, and the vector of its parameters; nothing is computed here.
+"""`Description`: the layers of a network and the layout of its parameters, without computation.
 
-The parameter vector holds layer after layer W (n_in, n_out) row-major, then b (n_out,). Entries
-whose connection a mask takes away count as zero whatever the vector holds; they and the frozen ones
-have zero derivative, and `Description.free` lists the others. Backends know nothing of this but for
-`train`: parameters are masked on their way in (`checked_params`), derivatives on their way out
-(`zero_fixed`).
+The parameter vector holds layer after layer W (n_in, n_out) row-major, then b (n_out,). Masked
+entries, those of connections that do not exist, count as zero whatever the vector holds. Masked and
+frozen entries have zero derivative; `Description.free` lists the others. Of the backends' functions
+only `train` knows of this: the others receive masked parameters (`checked_params`), and their
+derivatives are set to zero afterwards (`zero_fixed`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LAYOUTS = ("xw", "wx", "theta")
 class Description:
     """Layers one after another, immutable, without parameters.
 
-    `Network` adds what is computed; an `Objective` needs no more than this.
+    `Network` adds the computations; an `Objective` needs only this.
     """
 
     n_in: int
@@ -136,7 +136,7 @@ class Description:
         return "-".join(map(str, (self.n_in, *(layer.n_out for layer in self.layers))))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The cached plan stays behind: it may hold what a backend keeps outside Python.
+        # Without the cached plan, in which backends keep handles of memory outside Python.
         return partial(type(self), dtype=self.dtype.name), (self.n_in, *self.layers)
 
     def astype(self, dtype: Any) -> Self:
@@ -157,7 +157,7 @@ class Description:
 
     @cached_property
     def free(self) -> np.ndarray:
-        """Places in the parameter vector that a fit may change: neither masked nor frozen."""
+        """Indices (n_free,) of the parameters that a fit may change: neither masked nor frozen."""
         fixed = self._fixed
         free = np.arange(self.n_params) if fixed is None else np.flatnonzero(~fixed)
         free.flags.writeable = False
@@ -200,14 +200,14 @@ class Description:
 
     @cached_property
     def masked(self) -> np.ndarray | None:
-        """Which entries of the parameter vector a mask takes away; None if none."""
+        """Which entries of the parameter vector are masked, bool (n_params,); None if none."""
         if all(layer.mask is None and layer.bias_mask is None for layer in self.layers):
             return None
         return self._masked_in(self.plan)
 
     @property
     def _fixed(self) -> np.ndarray | None:
-        """Which entries are masked or frozen; None if none."""
+        """Which entries are masked or frozen, bool (n_params,); None if none."""
         free = self.plan.free
         return None if free is None else ~free
 
@@ -331,14 +331,14 @@ class Description:
             zip(pairs, self.unpack(params), strict=True)
         ):
             target = W_view if layout == "xw" else W_view.T
-            target[:] = self._fitting(f"W of layer {k}", W, target.shape)
+            target[:] = self._of_shape(f"W of layer {k}", W, target.shape)
             if b_view is None:
                 if b is not None:
                     raise ShapeError(f"layer {k} has bias=False and came with b; pass None for it")
             elif b is None:
                 raise ShapeError(f"b of layer {k} is missing, expected shape {b_view.shape}")
             else:
-                b_view[:] = self._fitting(f"b of layer {k}", b, b_view.shape)
+                b_view[:] = self._of_shape(f"b of layer {k}", b, b_view.shape)
         return params
 
     def _check_layout(self, layout: str) -> None:
@@ -348,6 +348,7 @@ class Description:
             raise ValueError("layout 'theta' keeps a bias column, and a layer has bias=False")
 
     def _thetas(self, layers: Any) -> list[np.ndarray]:
+        """The layers' matrices (n_out, 1 + n_in) from such matrices, or from them unrolled."""
         shapes = [(n_out, 1 + n_in) for n_in, n_out, *_ in self.plan.layers.tolist()]
         if isinstance(layers, np.ndarray) and layers.ndim == 1:
             flat = self.checked_vector(layers)
@@ -357,20 +358,29 @@ class Description:
         if len(layers) != len(shapes):
             raise ShapeError(f"{len(layers)} layers came, expected {len(shapes)}")
         return [
-            self._fitting(f"Theta of layer {k}", theta, shape)
+            self._of_shape(f"Theta of layer {k}", theta, shape)
             for k, (theta, shape) in enumerate(zip(layers, shapes, strict=True))
         ]
 
-    def _fitting(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    def _of_shape(self, name: str, value: Any, shape: tuple[int, ...]) -> np.ndarray:
+        """`value` as an array of the network's dtype; ShapeError for another shape."""
         array = real_array(name, value, self.dtype)
         if array.shape != shape:
             raise ShapeError(f"{name} has shape {array.shape}, expected {shape}")
         return array
 
-    # Checks of what callers pass in.
+    # Checks of arguments.
 
     def checked_vector(self, params: Any, name: str = "params") -> np.ndarray:
-        """A checked vector of the parameters' shape, as it is."""
+        """A vector (n_params,) in the network's dtype; the argument itself if it is one.
+
+        Raises
+        ------
+        ShapeError
+            For another shape; the message calls the argument `name`.
+        TypeError
+            For an array that is not real.
+        """
         params = real_array(name, params, self.dtype)
         if params.shape != (self.plan.n_params,):
             raise ShapeError(
@@ -380,12 +390,12 @@ class Description:
         return params
 
     def checked_params(self, params: Any) -> np.ndarray:
-        """Checked parameters as the backends take them: masked entries are zero."""
+        """Parameters (n_params,) as the backends take them: checked, with zeros where masked."""
         params, masked = self.checked_vector(params), self.masked
         return params if masked is None else np.where(masked, params.dtype.type(0), params)
 
     def checked_tangent(self, name: str, v: Any) -> np.ndarray:
-        """A checked direction in parameter space, zero where nothing can move."""
+        """A direction (n_params,) in parameter space: checked, a copy, zero at fixed entries."""
         return self.zero_fixed(self.checked_vector(v, name).copy())
 
     def zero_fixed(self, derivative: np.ndarray) -> np.ndarray:
@@ -395,6 +405,7 @@ class Description:
         return derivative
 
     def checked_inputs(self, X: Any) -> np.ndarray:
+        """X (n, n_in) in the network's dtype, checked."""
         return matrix("X", X, self.dtype, self.n_in, "input of the network")
 
     # Scaled data.
@@ -405,26 +416,27 @@ class Description:
         Parameters
         ----------
         params : array_like (n_params,)
-            Of the network that takes x' = (x - shift)/scale and gives y' = (y - shift)/scale.
+            Parameters of the network that takes x' = (x - shift)/scale and returns
+            y' = (y - shift)/scale.
         x_scaler, y_scaler : Scaler, scikit-learn's scaler, or (shift, scale), optional
-            How inputs and outputs were scaled; None for not at all. The second form has numbers or
-            arrays of one entry per column.
+            How inputs and outputs were scaled; None for not at all. `shift` and `scale` are numbers
+            or arrays of one entry per column.
 
         Returns
         -------
         numpy.ndarray (n_params,)
-            A new vector. The network with it takes x and gives y. Frozen entries change as the
-            others do; masked ones stay.
+            A new vector, with which the network takes x and returns y. Frozen entries change as
+            the others do; masked ones stay.
 
         Raises
         ------
         ShapeError
             If a scaler's width does not fit.
         ValueError
-            If the last layer is not linear and `y_scaler` is given, a bias that a shift must go
-            into is missing or masked, or a scaler clips.
+            If `y_scaler` is passed and the last layer is not linear, if a bias that has to take up
+            a shift is missing or masked, or if a scaler clips.
         TypeError
-            For something that is no scaler.
+            For an argument that is no scaler.
 
         Notes
         -----
@@ -438,9 +450,9 @@ class Description:
         >>> net.fold_scaling([2.0, 1.0], x_scaler=(10.0, 20.0))  # 2 (x - 10)/20 + 1
         array([0.1, 0. ])
         """
-        given = self.checked_vector(params)
+        scaled = self.checked_vector(params)
         # In float64, so that each parameter is rounded once.
-        result = self.checked_params(given).astype(np.float64)
+        result = self.checked_params(scaled).astype(np.float64)
         pairs = _views(self.plan, result)
         with np.errstate(all="ignore"):
             if x_scaler is not None:
@@ -462,10 +474,13 @@ class Description:
                     b *= scale
                 self._add_to_bias(len(pairs) - 1, b, shift, "y_scaler")
         result = converted(result, self.dtype)
-        return result if self.masked is None else np.where(self.masked, given, result)
+        return result if self.masked is None else np.where(self.masked, scaled, result)
 
     def _add_to_bias(self, layer: int, b: np.ndarray | None, shift: np.ndarray, name: str) -> None:
-        """b += shift, if every unit that needs it has a bias."""
+        """b += shift, (n_out,) both; ValueError if a unit with a shift has no bias.
+
+        `name` is the scaler's in the message.
+        """
         mask = self.layers[layer].bias_mask
         present = np.zeros(len(shift), bool) if b is None else np.ones(len(shift), bool)
         if mask is not None:

@@ -1,4 +1,4 @@
-"""`Network`: what a description computes: outputs, derivatives, and objectives over data."""
+"""`Network`: the computations of a network: outputs, derivatives, and objectives over data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .objective import Objective
 
 
 class Network(Description):
-    """Dense layers one after another: what a network is, without its parameters.
+    """Dense layers one after another; immutable, without parameters, which every method takes.
 
     Parameters
     ----------
@@ -175,8 +175,8 @@ class Network(Description):
         params : array_like (n_params,)
         X : array_like (n, n_in)
         free_only : bool, default False
-            Only the columns that `free` names; otherwise those of masked and frozen parameters are
-            zero.
+            Return only the columns of the free parameters; otherwise those of masked and frozen
+            ones are zero.
         threads : int, default 1
             How many share the work; the result does not depend on it.
 
@@ -296,7 +296,7 @@ class Network(Description):
     ) -> tuple[float, np.ndarray]:
         """The objective and its gradient (n_params,); arguments and errors as for `objective`.
 
-        Memory beyond the arrays given and the result: at most 16 MiB for a block of X, if it must
+        Memory beyond the arguments and the result: at most 16 MiB for a block of X, if it must
         be converted, n·(n_targets + 1) numbers for targets and weights, likewise, three bytes for
         each of those while they are checked, and a workspace that does not grow with n (but on the
         backend "numpy", which keeps every layer's output).
@@ -312,7 +312,7 @@ class Network(Description):
         *,
         backend: str | None = None,
     ) -> np.ndarray:
-        """The gradient of each sample's own objective.
+        """The gradient of the objective of each sample alone.
 
         Parameters
         ----------
@@ -343,7 +343,7 @@ class Network(Description):
         threads: int = 1,
         backend: str | None = None,
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """JᵀJ, Jᵀr and rᵀr for the residuals r = sqrt(w)·(Y - y), without J ever being whole.
+        """JᵀJ, Jᵀr and rᵀr for the residuals r = sqrt(w)·(Y - y), without forming J.
 
         Parameters
         ----------
@@ -354,8 +354,8 @@ class Network(Description):
         Returns
         -------
         JTJ : numpy.ndarray (n_free, n_free)
-            In the coordinates that `free` names, so that masks and frozen layers do not make it
-            singular; all parameters if none is fixed.
+            For the free parameters, in the order of `free`, so that masks and frozen layers do not
+            make it singular.
         JTr : numpy.ndarray (n_free,)
         sse : float
             The sum of squared residuals.
@@ -399,7 +399,7 @@ class Network(Description):
         Raises
         ------
         ShapeError, TypeError, ValueError
-            As `objective`; ValueError too for functions of the user's own without their second
+            As `objective`; ValueError too for user-defined functions without their second
             derivative.
 
         References

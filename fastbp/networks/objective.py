@@ -1,4 +1,4 @@
-"""The objective: a network's loss over fixed data as a function of the parameters."""
+"""`Objective`: a network's loss over fixed data as a function of the parameters."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ ROBUST = {
     "soft_l1": SOFT_L1_RHO,
     "cauchy": CAUCHY_RHO,
 }
-_SQUARES = Robust()
+_NOT_ROBUST = Robust()
 
 
 class Objective:
     """A network's loss over fixed data: a function of the parameters, as SciPy wants it.
 
-    Made by `Network.objective`. It refers to the data and must not outlive a change of them.
+    `Network.objective` makes it and documents the arguments. It refers to the data, which must not
+    change while it is in use.
 
     Attributes
     ----------
     net : Description
     loss : Loss
     threads : int
-        How many share the rows.
+        How many threads share the rows.
     backend : module
         The backend that computes it.
     """
@@ -81,13 +82,14 @@ class Objective:
 
     @cached_property
     def problem(self) -> Problem:
-        """What the backend receives, X converted as a whole."""
+        """The argument of the backend's functions, with X converted as a whole."""
         return self._with_rows(slice(None)) if self._blocks else self._stored
 
     def _problems(self) -> Iterator[Problem]:
-        """The problem, in blocks of rows where X is converted bit by bit; penalties come once.
+        """The problem, in blocks of rows where X is converted block by block.
 
-        Whoever takes a block must let go of it before the next one is made.
+        Only the first block has the penalties. To bound the memory, a caller drops its reference
+        to a block before it asks for the next one.
         """
         if not self._blocks or "problem" in self.__dict__:
             yield self.problem
@@ -137,7 +139,7 @@ class Objective:
 
     @np.errstate(all="ignore")  # infinite and NaN entries pass, as in the backends
     def _summed(self, function: Callable[[Problem], tuple[Any, ...]]) -> list[Any]:
-        """The sums of what the function gives for the blocks, in float64, rounded at the end."""
+        """The function's results summed over the blocks, in float64, rounded at the end."""
         totals: list[Any] = []
         for results in map(function, self._problems()):
             if not totals:
@@ -149,10 +151,10 @@ class Objective:
 
     @np.errstate(all="ignore")
     def per_sample_grad(self, params: Any) -> np.ndarray:
-        """The gradient of each sample's own objective; see `Network.per_sample_grad`."""
+        """The gradient of each sample's objective; see `Network.per_sample_grad`."""
         params, p = self.net.checked_params(params), self.problem
-        own = replace(p, scale=self.loss.scale(1.0, self.net.n_out), handles={})
-        rows = self.net.zero_fixed(self.backend.row_gradients(own, params))
+        of_one = replace(p, scale=self.loss.scale(1.0, self.net.n_out), handles={})
+        rows = self.net.zero_fixed(self.backend.row_gradients(of_one, params))
         return rows[0::2] + rows[1::2] if self.loss.paired else rows
 
     # Curvature.
@@ -175,7 +177,7 @@ class Objective:
         return self.net.zero_fixed(product + self._penalty_product(params, v))
 
     def _penalty_product(self, params: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """The Hessian of the penalties times v."""
+        """The Hessian of the penalties at `params` times v, (n_params,)."""
         p = self._stored
         product = np.zeros_like(v)
         if not (p.l2 or p.group):
@@ -216,7 +218,7 @@ class Objective:
         Raises
         ------
         ValueError
-            If the loss is not a sum of squares, or a penalty other than l2 was asked for.
+            If the loss is not a sum of squares, or there is an l1 or group penalty.
         """
         self._require_least_squares()
         params, p = self.net.checked_params(params), self.problem
@@ -258,7 +260,7 @@ class Objective:
     def normal_equations(
         self, params: Any, robust: str = "linear", f_scale: float = 1.0
     ) -> tuple[np.ndarray, np.ndarray, float]:
-        """JᵀDJ, JᵀDr and Σ w f_scale² rho(z) in free coordinates, penalties left out.
+        """JᵀDJ, JᵀDr and Σ w f_scale² rho(z) for the free parameters, without penalties.
 
         Parameters
         ----------
@@ -279,8 +281,8 @@ class Objective:
         Raises
         ------
         ValueError
-            If the loss is not a sum of squares, l1 or group was asked for, or `robust` or `f_scale`
-            is not one of these.
+            If the loss is not a sum of squares, there is an l1 or group penalty, or `robust` or
+            `f_scale` is not one of these.
 
         References
         ----------
@@ -309,23 +311,23 @@ class Objective:
 
     @property
     def targets(self) -> np.ndarray | None:
-        """What the outputs are compared with; None for losses without targets."""
+        """The converted targets; None for losses without targets."""
         return None if self.loss.target == "none" else self._stored.targets
 
     @property
     def problem_scale(self) -> float:
-        """The factor of the sum over rows in the objective."""
+        """The normaliser: the factor of the sum over rows in the objective."""
         return self._stored.scale
 
     @property
     def n_residuals(self) -> int:
-        """Rows of positive weight, times outputs."""
+        """Number of residuals that count: rows of positive weight, times outputs."""
         X, weights = self._stored.X, self._stored.weights
         rows = len(X) if weights is None else int(np.count_nonzero(weights))
         return rows * self.net.n_out
 
     def prior(self, l2: float | None = None) -> np.ndarray:
-        """What l2 adds, per square of a parameter, to the sum of squares; (n_params,)."""
+        """The factors (n_params,) of the squared parameters that l2 adds to the sum of squares."""
         l2 = self._stored.l2 if l2 is None else l2
         prior = np.zeros(self.net.n_params)
         prior[self._weight_indices] = l2 / (2 * self._stored.scale)
@@ -336,7 +338,7 @@ class Objective:
 
     @cached_property
     def _weight_indices(self) -> np.ndarray:
-        """Places of the weights in the parameter vector, biases left out."""
+        """Indices of the weights in the parameter vector, without the biases."""
         return np.concatenate(
             [np.arange(w, w + i * o) for i, o, _, w, *_ in self.net.plan.layers.tolist()]
         )
@@ -357,10 +359,23 @@ class Objective:
 def largest_eigenvalue(
     product: Callable[[np.ndarray], np.ndarray], n: int, tol: float = 1e-8, restarts: int = 1000
 ) -> float:
-    """The algebraically largest eigenvalue of a symmetric matrix given by its products.
+    """The algebraically largest eigenvalue of a symmetric matrix (n, n), from products with it.
 
-    Small ones are written out; for others Lanczos' method (ARPACK) to a relative `tol`. NaN if the
-    matrix is not finite, or not after so many restarts.
+    Parameters
+    ----------
+    product : callable
+        ``product(v) -> Av``, (n,) both.
+    n : int
+        Up to 64 the matrix is formed; above, Lanczos' method (ARPACK) is used.
+    tol : float
+        Relative accuracy of Lanczos' method.
+    restarts : int
+        Its most restarts.
+
+    Returns
+    -------
+    float
+        0 for n = 0; NaN if the matrix is not finite or Lanczos' method does not converge.
     """
     if n == 0:
         return 0.0
@@ -375,18 +390,24 @@ def largest_eigenvalue(
         return 0.0 if np.isfinite(first).all() else np.nan
     operator = LinearOperator((n, n), matvec=product, dtype=np.float64)
     try:
-        found = eigsh(
+        eigenvalues = eigsh(
             operator, 1, which="LA", v0=start, tol=tol, maxiter=restarts, return_eigenvectors=False
         )
     except ArpackError:
         return np.nan
-    return float(found[0])
+    return float(eigenvalues[0])
 
 
 def robust_loss(name: str, f_scale: float) -> Robust:
-    """How residuals count, by the names of `Objective.normal_equations`; ValueError for others."""
+    """The robust loss of that name (see `Objective.normal_equations`).
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or an f_scale that is not positive and finite.
+    """
     if name == "linear":
-        return _SQUARES
+        return _NOT_ROBUST
     if name not in ROBUST:
         raise ValueError(unknown_name("robust loss", name, ROBUST))
     scale = number("f_scale", f_scale, "a number > 0")

@@ -1,4 +1,4 @@
-"""Scaling of data to about unit size, and what undoes it."""
+"""`Scaler`: columns of data to about unit size and back; scikit-learn's scalers as such pairs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Scaler:
     Parameters
     ----------
     shift, scale : array_like (n_columns,)
-        Finite; no scale is 0.
+        Finite; no entry of scale is 0.
 
     Raises
     ------
@@ -79,7 +79,7 @@ class Scaler:
             mean = sum((B - first).sum(axis=0) for B in _blocks(X)) / len(X)
             squares = sum(((B - first - mean) ** 2).sum(axis=0) for B in _blocks(X))
             shift, deviation = first + mean, np.sqrt(squares / len(X))
-        # What was computed in two ways may differ by some roundings and still be constant.
+        # The entries of a constant column may differ by some roundings.
         largest = np.maximum(abs(X.max(axis=0)), abs(X.min(axis=0)))
         constant = deviation <= 10 * np.finfo(float).eps * largest
         return cls(shift, np.where(constant, 1.0, deviation))
@@ -98,11 +98,11 @@ class Scaler:
             return cls(least, np.where(most == least, 1.0, most - least))
 
     def transform(self, X: Any, dtype: Any = FLOAT64) -> np.ndarray:
-        """(X - shift)/scale, computed in float64, as an array of `dtype`.
+        """(X - shift)/scale, computed in float64, as an array of `dtype` of the shape of X.
 
-        A vector (n,) counts as one column and keeps its shape.
+        A vector (n,) counts as one column.
         """
-        X = self._fitting(X)
+        X = self._checked(X)
         result, start = np.empty(X.shape, dtype), 0
         shift, scale = self._across(X, self.shift), self._across(X, self.scale)
         with np.errstate(over="ignore"):
@@ -113,11 +113,12 @@ class Scaler:
         return result
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """X·scale + shift, likewise, in float64."""
-        X = self._fitting(X)
+        """X·scale + shift in float64, of the shape of X."""
+        X = self._checked(X)
         return X * self._across(X, self.scale) + self._across(X, self.shift)
 
-    def _fitting(self, X: Any) -> np.ndarray:
+    def _checked(self, X: Any) -> np.ndarray:
+        """X as a real array (n, n_columns), or (n,) for one column."""
         X = _real(X)
         width = X.shape[1] if X.ndim == 2 else 1
         if X.ndim not in (1, 2) or width != len(self.scale):
@@ -125,6 +126,7 @@ class Scaler:
         return X
 
     def _across(self, X: Any, values: np.ndarray) -> Any:
+        """`values` (n_columns,) so that they broadcast over X; a number for a vector X."""
         return values[0] if np.ndim(X) == 1 else values
 
 
@@ -134,7 +136,7 @@ def inverse(scaler: Scaler | None) -> Scaler | None:
 
 
 def _real(X: Any) -> np.ndarray:
-    """A real array as it is, if only its blocks need to be converted; else one of float64."""
+    """X as a real array of float64; a large one as it is, to be converted block by block."""
     large = isinstance(X, np.ndarray) and X.dtype.kind in "fiub" and X.nbytes > BLOCK_BYTES
     return X if large else real_array("X", X, FLOAT64)
 
@@ -147,6 +149,7 @@ def _blocks(X: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _columns(X: Any) -> np.ndarray:
+    """X as a real, finite array (n, n_columns) with n >= 1."""
     X = _real(X)
     if X.ndim == 1:
         X = X.reshape(-1, 1)
@@ -157,13 +160,21 @@ def _columns(X: Any) -> np.ndarray:
 
 
 def shift_and_scale(name: str, scaler: Any, columns: int) -> tuple[np.ndarray, np.ndarray]:
-    """What a `Scaler`, scikit-learn's StandardScaler, MinMaxScaler, MaxAbsScaler or RobustScaler,
-    or a pair (shift, scale) does to so many columns.
+    """The shift and the scale, (columns,) both, of a scaler.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name in messages.
+    scaler : Scaler, scikit-learn's scaler or pair
+        StandardScaler, MinMaxScaler, MaxAbsScaler or RobustScaler, fitted; or (shift, scale), each
+        a number or an array (columns,).
+    columns : int
 
     Raises
     ------
     ShapeError
-        If its width is another.
+        If it has another number of columns.
     TypeError
         If it is none of these.
     ValueError
@@ -177,8 +188,8 @@ def shift_and_scale(name: str, scaler: Any, columns: int) -> tuple[np.ndarray, n
         shift, scale = _of_sklearn(name, scaler)
     if np.shape(shift) != (columns,):
         raise ShapeError(f"{name} has {len(shift)} columns, expected {columns}")
-    found = Scaler(shift, scale)
-    return found.shift, found.scale
+    checked = Scaler(shift, scale)
+    return checked.shift, checked.scale
 
 
 def _per_column(name: str, value: Any, columns: int) -> np.ndarray:
@@ -198,7 +209,7 @@ def _of_sklearn(name: str, scaler: Any) -> tuple[Any, Any]:
         return -scaler.min_ / scaler.scale_, 1 / scaler.scale_
     if hasattr(scaler, "scale_") and hasattr(scaler, "n_features_in_"):
         zeros, ones = np.zeros(scaler.n_features_in_), np.ones(scaler.n_features_in_)
-        # None, or left unused, where centring or scaling is switched off.
+        # None or without effect where centring or scaling is switched off.
         shift = getattr(scaler, "mean_", getattr(scaler, "center_", None))
         with_mean = getattr(scaler, "with_mean", getattr(scaler, "with_centering", True))
         scale = scaler.scale_

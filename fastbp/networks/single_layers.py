@@ -1,7 +1,6 @@
 """The drop-in functions: one dense layer forward and backward, and activations by themselves.
 
-They stand for the NumPy lines ``Y = act(X @ W + b)`` and its three gradients in a loop that is
-otherwise the caller's own.
+They replace the NumPy lines ``Y = act(X @ W + b)`` and its three gradients in a user-defined loop.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from .. import backends
 from ..common.arrays import float_type, real_array
 from ..common.errors import ShapeError
 from .activations import BY_NAME, Activation, activation as activation_of
+from .dense import require_binary
 
 try:
     from ..common._fastcall import (
@@ -29,15 +29,15 @@ else:
 
 
 class DenseCache(NamedTuple):
-    """What `dense_backward` needs of a forward pass; its arrays must not be modified before."""
+    """What `dense_backward` needs of a forward pass; its arrays must not be modified before it."""
 
-    X: np.ndarray
-    W: np.ndarray  # with the mask applied
-    Y: np.ndarray
-    Z: np.ndarray | None
+    X: np.ndarray  # (n, n_in)
+    W: np.ndarray  # (n_in, n_out), with the mask applied
+    Y: np.ndarray  # (n, n_out)
+    Z: np.ndarray | None  # (n, n_out), or None where the activation's derivative follows from Y
     activation: Activation
     has_bias: bool
-    mask: np.ndarray | None
+    mask: np.ndarray | None  # (n_in, n_out)
     backend: ModuleType
 
 
@@ -135,14 +135,14 @@ def dense_backward(
     dX : numpy.ndarray (n, n_in) or None
         None if not needed.
     dW : numpy.ndarray (n_in, n_out)
-        Zero where the mask is.
+        Zero where the mask is 0.
     db : numpy.ndarray (n_out,) or None
         None for a layer without b.
 
     Raises
     ------
     ShapeError
-        If dY has not the shape of Y.
+        If dY does not have the shape of Y.
     TypeError
         For complex, object or string arrays.
     """
@@ -161,6 +161,7 @@ def dense_backward(
 
 
 def _product_message(x: tuple[int, ...], w: tuple[int, ...]) -> str:
+    """Why X and W of these shapes have no product, and what may be meant."""
     if len(w) != 2:
         return f"W has shape {w}, expected (n_in, n_out)"
     advice = ""
@@ -174,13 +175,9 @@ def _product_message(x: tuple[int, ...], w: tuple[int, ...]) -> str:
 
 
 def _binary_mask(mask: Any, W: np.ndarray) -> np.ndarray:
+    """A mask of zeros and ones of the shape and dtype of W, checked."""
     mask = real_array("mask", mask, W.dtype)
     if mask.shape != W.shape:
         raise ShapeError(f"mask has shape {mask.shape}, expected {W.shape}, the shape of W")
-    bad = (mask != 0) & (mask != 1)
-    if bad.any():
-        i, j = np.argwhere(bad)[0]
-        raise ValueError(
-            f"mask holds {mask[i, j]} at row {i}, column {j}, expected 0 (no connection) or 1"
-        )
+    require_binary("mask", mask)
     return mask

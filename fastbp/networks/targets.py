@@ -14,23 +14,25 @@ from ..maths.losses import GAUSSIAN_KL, GAUSSIAN_NLL, SOFTMAX_CE_LABELS, Loss
 def prepare_target(
     loss: Loss, y: Any, n: int, n_out: int, dtype: np.dtype
 ) -> tuple[int, np.ndarray]:
-    """Check `y` against the loss's target form and convert it once.
+    """Check `y` against the form of targets that the loss expects, and convert it.
 
     Parameters
     ----------
+    loss : Loss
     y : array_like or None
+        The targets in the form of `loss.target`.
     n, n_out : int
-        Rows of the data, outputs of the network.
+        Rows of X, outputs of the network.
     dtype : numpy.dtype
-        Type of the network.
+        The network's.
 
     Returns
     -------
     kind : int
-        Number of the row function (labels and rows of probabilities differ).
+        Number of the row function: labels have another one than rows of probabilities.
     targets : numpy.ndarray
-        (n, n_out) of `dtype`, (n, n_out/2) or (n, 0) for losses of such targets, or int64 labels
-        (n,).
+        (n, n_out) of `dtype`; (n, n_out/2) for "gaussian_nll", (n, 0) for losses without targets;
+        labels (n,) of int64.
 
     Raises
     ------
@@ -77,7 +79,7 @@ _FORMS = {
 
 
 def _check_outputs(loss: Loss, n: int, n_out: int) -> None:
-    """Raise if the loss cannot be taken of n rows of n_out outputs."""
+    """Raise if the loss is not defined for n rows of n_out outputs."""
     if loss.target == "classes" and n_out < 2:
         raise ValueError(
             f"loss {loss.name!r} needs at least 2 outputs, one per class, and the network has "
@@ -124,7 +126,7 @@ def _class_labels(loss: Loss, y: Any, n: int, n_out: int) -> np.ndarray | None:
 
 
 def _check_range(loss: Loss, targets: np.ndarray) -> None:
-    """Raise for targets that the loss cannot mean; NaN passes, and the loss is then NaN."""
+    """Raise for targets out of the loss's range; NaN passes, and the loss is then NaN."""
     form, advice = loss.target, ""
     if form in ("probabilities", "classes"):
         bad = (targets < 0) | (targets > 1)
@@ -145,7 +147,8 @@ def _check_range(loss: Loss, targets: np.ndarray) -> None:
 
 
 def _labels(labels: np.ndarray, n_out: int) -> np.ndarray:
-    # Range first: a cast could wrap what is out of int64's range.
+    """Labels (n,) from 0 to n_out - 1 as int64."""
+    # Range first: a cast would wrap labels out of int64's range.
     if labels.size and (labels.min() < 0 or labels.max() >= n_out):
         i = int(np.argmax((labels < 0) | (labels >= n_out)))
         raise ValueError(
@@ -158,9 +161,23 @@ def _labels(labels: np.ndarray, n_out: int) -> np.ndarray:
 def prepare_weights(
     loss: Loss, sample_weight: Any, n: int, dtype: np.dtype
 ) -> tuple[np.ndarray | None, float]:
-    """Weights of the rows (n,) of `dtype` (or None) and the sum of the sample weights in float64.
+    """Weights of the rows and their total.
 
-    A loss of pairs has one sample weight per pair, which both of its rows get.
+    Parameters
+    ----------
+    loss : Loss
+    sample_weight : array_like (n,) or None
+        (n/2,) for a loss of pairs, whose rows 2i and 2i + 1 both get the weight of pair i.
+    n : int
+        Rows of X.
+    dtype : numpy.dtype
+        The network's.
+
+    Returns
+    -------
+    weights : numpy.ndarray (n,) of `dtype`, or None without sample weights
+    total : float
+        The sum of the sample weights in float64; without them the number of rows or pairs.
 
     Raises
     ------

@@ -185,78 +185,78 @@ def levenberg_marquardt(
             bounds = as_bounds(bounds, obj.net.n_params, pairs=False)
             pair = checked_bounds((bounds.lb[obj.net.free], bounds.ub[obj.net.free]), free.x0)
         squares = NetworkSquares(obj, free, loss, f_scale)
-        search = LMSolver(squares, free.x0, rules, obj.prior()[obj.net.free], pair)
-        end = _run(search, maxiter, goal, stop_test(free.callback(callback)))
-        r, J = free.residuals(search.x), free.jacobian(search.x)
-        result: OptimizeResult = free.full(_result(search, *end, r, J))
+        solver = LMSolver(squares, free.x0, rules, obj.prior()[obj.net.free], pair)
+        end = _run(solver, maxiter, goal, stop_test(free.callback(callback)))
+        r, J = free.residuals(solver.x), free.jacobian(solver.x)
+        result: OptimizeResult = free.full(_result(solver, *end, r, J))
         result.x = result.x.astype(fun.net.dtype, copy=False)
         return result
     x = starting_point(x0)
     pair = checked_bounds(bounds, x)
     system = Residuals(fun, jac, args, robust, pair)
     system.start(x)
-    search = LMSolver(system, x, rules, None, pair)
+    solver = LMSolver(system, x, rules, None, pair)
     require_finite("the Jacobian at x0", system.at(x)[1])
-    end = _run(search, maxiter, goal, stop_test(callback))
-    result = _result(search, *end, *system.at(search.x))
+    end = _run(solver, maxiter, goal, stop_test(callback))
+    result = _result(solver, *end, *system.at(solver.x))
     if loss == "linear":
         _add_errors(result, x)
     return result
 
 
-def end_message(search: Any, rules: Rules) -> str:
+def end_message(solver: Any, rules: Rules) -> str:
     """How a `marquardt.LMSolver` has ended, in words."""
-    if search.status == STUCK and search.mu > rules.mu_max:
+    if solver.status == STUCK and solver.mu > rules.mu_max:
         return (
             f"mu has grown beyond mu_max, {rules.mu_max:g}, and no step decreases the sum of "
             f"squares: raise mu_max, or check the Jacobian (see fastbp.check_grad)."
         )
-    return MESSAGES[search.status]
+    return MESSAGES[solver.status]
 
 
 def _run(
-    search: LMSolver, maxiter: int, goal: float, wants_to_stop: Callable[[np.ndarray, float], bool]
+    solver: LMSolver, maxiter: int, goal: float, wants_to_stop: Callable[[np.ndarray, float], bool]
 ) -> tuple[int, dict[str, np.ndarray]]:
     """Step until the search ends or is stopped; its status, and its history by RECORDED's names."""
-    status = GOAL if search.total / 2 <= goal and search.status == RUNNING else RUNNING
-    records = [search.record]
-    while status == RUNNING and search.nit < maxiter:
-        record = search.steps(1)
+    status = GOAL if solver.total / 2 <= goal and solver.status == RUNNING else RUNNING
+    records = [solver.record]
+    while status == RUNNING and solver.nit < maxiter:
+        record = solver.steps(1)
         if not len(record):
             break
         records.append(record[0])
-        if search.total / 2 <= goal:
+        if solver.total / 2 <= goal:
             status = GOAL
-        elif wants_to_stop(search.x, search.total / 2):
+        elif wants_to_stop(solver.x, solver.total / 2):
             status = CALLBACK
     columns = np.array(records).T
-    return status or search.status, dict(zip(RECORDED, columns, strict=True))
+    return status or solver.status, dict(zip(RECORDED, columns, strict=True))
 
 
 def _result(
-    search: LMSolver, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
+    solver: LMSolver, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
 ) -> OptimizeResult:
-    """The result as SciPy's least squares have it, with r (m,) and J (m, n) at the search's x."""
+    """The result as SciPy's least squares have it, with r (m,) and J (m, n) at the solver's x."""
     from scipy.optimize import OptimizeResult
 
-    held = np.zeros(len(search.x), int)
-    if search.held is not None and search.bounds is not None:
-        at_lower = search.x <= search.bounds[0]
-        held = np.where(search.held, np.where(at_lower, -1, 1), 0)
+    held = np.zeros(len(solver.x), int)
+    if solver.held is not None and solver.bounds is not None:
+        at_lower = solver.x <= solver.bounds[0]
+        held = np.where(solver.held, np.where(at_lower, -1, 1), 0)
     return OptimizeResult(
-        x=search.x,
-        cost=search.total / 2,
+        x=solver.x,
+        cost=solver.total / 2,
         fun=r,
         jac=J,
-        grad=search.gradient,
-        optimality=float(np.abs(search.gradient).max()),
+        grad=solver.gradient,
+        optimality=float(np.abs(solver.gradient).max()),
         active_mask=held,
-        nit=search.nit,
-        nfev=search.nfev,
-        njev=search.njev,
+        nit=solver.nit,
+        nfev=solver.nfev,
+        njev=solver.njev,
         status=status,
         success=status > 0,
-        message=end_message(search, search.rules) if status == search.status else MESSAGES[status],
+        message=end_message(solver, solver.rules) if status == solver.status else MESSAGES[status],
         history=history,
     )
 

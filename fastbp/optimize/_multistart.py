@@ -11,7 +11,7 @@ import numpy as np
 from ..common.arrays import FLOAT64, real_array, require_finite, whole_number
 from ..common.errors import ShapeError
 from ..networks.objective import Objective
-from ..training import progress as progress_bar
+from ..training.progress import progress_bar
 from ._levenberg_marquardt import levenberg_marquardt
 from .function import STOPPED
 from .minima import EndPoint, MultistartResult, as_multistart_result, checked_tolerance
@@ -129,7 +129,7 @@ def multistart(
         len(points),
         whole_number("threads", threads),
         halt,
-        progress_bar.bar(progress, len(points)),
+        progress_bar(progress, len(points)),
         objective_of,
     )
     net = fun.net if isinstance(fun, Objective) else None

@@ -177,35 +177,35 @@ def scg(
     limits = checked_termination("scg", maxiter, maxfun, tol, bounds, constraints)
     function = Function("scg", fun, jac, args)
     products = _products(fun, hessp, function.args)
-    search = SCGSearch(function, products, x0, tol=limits.tol, sigma=sigma)
-    result = _run(search, limits, stop_test(callback))
+    solver = SCGSolver(function, products, x0, tol=limits.tol, sigma=sigma)
+    result = _run(solver, limits, stop_test(callback))
     return result if free is None else free.full(result)
 
 
 def _run(
-    search: SCGSearch, limits: Termination, wants_to_stop: Callable[[np.ndarray, float], bool]
+    solver: SCGSolver, limits: Termination, wants_to_stop: Callable[[np.ndarray, float], bool]
 ) -> OptimizeResult:
     """Iterate until the search ends or is stopped."""
-    history = [search.f]
-    status = search.status
+    history = [solver.f]
+    status = solver.status
     while status is None:
-        if search.nfev + search.cost > limits.maxfun:
+        if solver.nfev + solver.cost > limits.maxfun:
             status = MAXFUN
-        elif search.nit == limits.maxiter:
+        elif solver.nit == limits.maxiter:
             status = MAXITER
         else:
-            search.step()
-            history.append(search.f)
-            stopped = wants_to_stop(search.x, search.f)
-            status = STOPPED if stopped and search.status is None else search.status
-    counts = {"nit": search.nit, "nfev": search.nfev, "njev": search.nfev, "nhev": search.nhev}
-    return result_of(search.x, search.f, search.g, status, _MESSAGES[status], history, **counts)
+            solver.step()
+            history.append(solver.f)
+            stopped = wants_to_stop(solver.x, solver.f)
+            status = STOPPED if stopped and solver.status is None else solver.status
+    counts = {"nit": solver.nit, "nfev": solver.nfev, "njev": solver.nfev, "nhev": solver.nhev}
+    return result_of(solver.x, solver.f, solver.g, status, _MESSAGES[status], history, **counts)
 
 
 def _products(
     fun: Any, hessp: Any, args: tuple[Any, ...]
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray] | None:
-    """The Hessian's products as `SCGSearch` takes them."""
+    """The Hessian's products as `SCGSolver` takes them."""
     if hessp is None or hessp is False:
         return None
     if isinstance(fun, Objective):
@@ -218,7 +218,7 @@ def _products(
     return lambda x, p: derivative("what hessp gave", hessp(x.copy(), p.copy(), *args), x)
 
 
-class SCGSearch:
+class SCGSolver:
     """Scaled conjugate gradients, one `step` at a time.
 
     Parameters
@@ -366,7 +366,7 @@ class SCGSearch:
         self.direction, self.curvature = _unit(direction), None
 
     def _restart(self) -> None:
-        """Search along -g, with the first damping."""
+        """LMSolver along -g, with the first damping."""
         self._set_direction(-self.g)
         self.damping = DAMPING
 

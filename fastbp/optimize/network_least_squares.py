@@ -1,4 +1,4 @@
-"""A network's sum of squares for Levenberg-Marquardt, and the search that the backend makes."""
+"""A network's sum of squares for Levenberg-Marquardt, and the solver inside the backend."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .free_coordinates import FreeCoordinates
 class NetworkSquares(NormalEquations):
     """The sum of squares of an objective as a function of the free parameters x (n_free,).
 
-    It is a `marquardt.SumOfSquares`. With fewer residuals than free parameters the linear model has
-    their Jacobian, which is then the smaller matrix; else JᵀJ is summed over blocks of rows.
+    It is a `marquardt.SumOfSquares`. With fewer residuals than free parameters, the linear model
+    holds their Jacobian, which is then the smaller matrix; else JᵀJ is summed over blocks of rows.
 
     Parameters
     ----------
@@ -64,7 +64,7 @@ class NetworkSquares(NormalEquations):
         return (self.obj.backend.forward(p.plan, self.free.full(x), p.X) - p.targets).ravel()
 
 
-class BackendSearch:
+class BackendLMSolver:
     """A `marquardt.LMSolver` inside the backend, several steps a call, without bounds.
 
     It has the same state, and those attributes of `marquardt.LMSolver` that `fit` reads.

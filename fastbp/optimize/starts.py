@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..common.arrays import number, whole_number
-from ..training.progress import Bar
+from ..training.progress import ProgressBar
 
 POLL_SECONDS = 0.1
 
@@ -67,7 +67,7 @@ def run_starts(
     n: int,
     threads: int,
     halt: Halt,
-    bar: Bar | None,
+    bar: ProgressBar | None,
     objective_of: Callable[[Any], float],
 ) -> tuple[list[Any], dict[str, Any]]:
     """Call run_one(k) for all k < n.
@@ -82,7 +82,7 @@ def run_starts(
     n, threads : int
     halt : Halt
         Ctrl-C sets `interrupted`; calls that are running must look at it, and are waited for.
-    bar : Bar or None
+    bar : ProgressBar or None
         Closed at the end.
     objective_of : callable
         A value that `run_one` returned -> its objective, for the bar.
@@ -141,7 +141,9 @@ def run_starts(
     return outcomes, status
 
 
-def _reporter(bar: Bar | None, objective_of: Callable[[Any], float]) -> Callable[[Any], None]:
+def _reporter(
+    bar: ProgressBar | None, objective_of: Callable[[Any], float]
+) -> Callable[[Any], None]:
     """A function of an outcome that moves the bar on: the number done, the lowest objective."""
     done, lowest = 0, np.inf
 

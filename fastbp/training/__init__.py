@@ -1,1 +1,1 @@
-"""First-order training: update rules and the loop that runs them inside a backend."""
+"""Training: the data of a fit, callbacks, and the first-order methods with their loop and state."""

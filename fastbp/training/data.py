@@ -1,4 +1,4 @@
-"""What `fit` trains and validates on: rows held out, and columns scaled, as asked."""
+"""The data of a fit: rows split into training and validation, columns scaled, both bound."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ SCALINGS = {"standard": Scaler.standard, "minmax": Scaler.minmax}
 
 
 @dataclass(eq=False)
-class Data:
-    """The objectives of a fit.
+class FitData:
+    """The objectives of a fit, and the way between parameters for raw and for scaled columns.
 
     Attributes
     ----------
     raw : Objective
-        Over the training rows as they were given.
+        Over the training rows in the units of the caller.
     training : Objective
-        The same over scaled columns; `raw` itself without scaling.
+        Over the same rows with scaled columns; `raw` itself without scaling.
     validation : Objective or None
-        Over scaled columns too, and without penalties.
+        Over the validation rows, with scaled columns and without penalties.
     scale : {"standard", "minmax"} or None
     x_scaler, y_scaler : Scaler or None
-        Of the columns of X, and of those of y if they were scaled.
+        The scalers of the columns of X and of y; None for columns that are not scaled.
     start : numpy.ndarray (n_params,) or None
-        Where the fit begins, for raw columns; its fixed entries are those of the result.
+        The initial parameters for raw columns. The result has the same fixed entries.
     """
 
     raw: Objective
@@ -47,24 +47,27 @@ class Data:
     start: np.ndarray | None = None
 
     @property
-    def n_held_out(self) -> int:
-        """Rows that are validated on."""
+    def n_validation(self) -> int:
+        """How many rows the validation has."""
         return 0 if self.validation is None else len(self.validation.problem.X)
 
-    def inside(self, params: np.ndarray) -> np.ndarray:
-        """The parameters for scaled columns that do what `params` do to raw ones."""
+    def to_scaled(self, params: np.ndarray) -> np.ndarray:
+        """Parameters for scaled columns from those for raw ones; a new vector (n_params,)."""
         return self._folded(params, inverse(self.x_scaler), inverse(self._output_scaler))
 
-    def outside(self, params: np.ndarray) -> np.ndarray:
-        """The parameters for raw columns, fixed entries as at the start; a new vector."""
-        found = self._folded(params, self.x_scaler, self._output_scaler)
+    def to_raw(self, params: np.ndarray) -> np.ndarray:
+        """Parameters for raw columns from those for scaled ones; a new vector (n_params,).
+
+        Fixed entries are those of `start`.
+        """
+        raw = self._folded(params, self.x_scaler, self._output_scaler)
         if self.start is not None and self.raw.net.plan.free is not None:
-            found = np.where(self.raw.net.plan.free, found, self.start)
-        return found
+            raw = np.where(self.raw.net.plan.free, raw, self.start)
+        return raw
 
     @property
     def _output_scaler(self) -> Scaler | None:
-        """Of the network's outputs, which have more columns than y if they tell variances too."""
+        """The scaler of the outputs, which have two columns per column of y for "gaussian_nll"."""
         if self.y_scaler is None or self.raw.loss.target != "halves":
             return self.y_scaler
         # A deviation of s·σ' is a log-variance larger by 2 log s.
@@ -81,47 +84,56 @@ class Data:
         return net.astype(FLOAT64).fold_scaling(params, x, y).astype(net.dtype)
 
 
-# Held-out rows.
+# Training and validation rows.
 
 
 @dataclass(eq=False)
-class Rows:
-    """Rows of data as they were given.
+class Samples:
+    """Samples with their targets and weights.
 
     Attributes
     ----------
-    X, y : array_like, None for y where the loss has no targets
-    weights : array_like or None
+    X : array_like (n, n_in)
+    y : array_like of n rows, or None where the loss has no targets
+    weights : array_like (n,), or (n/2,) for a loss of pairs; None for equal weights
     """
 
     X: Any
     y: Any
     weights: Any = None
 
-    def taken(self, groups: np.ndarray, size: int) -> Rows:
-        """The rows of these groups of `size` rows, which have one weight each."""
+    def take(self, groups: np.ndarray, size: int) -> Samples:
+        """The rows of some groups, which are `size` rows with one weight.
+
+        Parameters
+        ----------
+        groups : numpy.ndarray of int (n_groups,)
+            Group g has the rows g·size, ..., g·size + size - 1.
+        size : int
+        """
         rows = (size * groups[:, None] + np.arange(size)).ravel()
         y, weights = self.y, self.weights
-        return Rows(
+        return Samples(
             as_array("X", self.X)[rows],
             None if y is None else as_array("y", y)[rows],
             None if weights is None else as_array("sample_weight", weights)[groups],
         )
 
 
-def held_out(
-    data: Rows, validation: Any, seed: Callable[[], np.random.SeedSequence], paired: bool
-) -> tuple[Rows, Rows | None]:
-    """The rows to train on, and those to validate on.
+def split(
+    samples: Samples, validation: Any, seed: Callable[[], np.random.SeedSequence], paired: bool
+) -> tuple[Samples, Samples | None]:
+    """The samples to train on, and those to validate on, or None.
 
     Parameters
     ----------
-    data : Rows
-        Of equal lengths.
+    samples : Samples
+        With X, y and weights of equal lengths.
     validation : None, float or tuple
         A fraction of the rows (or pairs of them), or (X, y) or (X, y, sample_weight).
     seed : callable
-        Gives the SeedSequence that draws the rows of a fraction; those left keep their order.
+        Returns the SeedSequence that draws the rows of a fraction. Both parts keep the order of
+        their rows.
     paired : bool
         Whether rows 2i and 2i + 1 belong together.
 
@@ -133,9 +145,9 @@ def held_out(
         For anything else.
     """
     if validation is None:
-        return data, None
+        return samples, None
     if isinstance(validation, tuple | list) and len(validation) in (2, 3):
-        return data, Rows(*validation)
+        return samples, Samples(*validation)
     try:
         fraction = float(validation)
     except (TypeError, ValueError):
@@ -149,7 +161,7 @@ def held_out(
             f"(X, y) or (X, y, sample_weight)"
         )
     size, unit = (2, "pairs of rows") if paired else (1, "rows")
-    groups = len(data.X) // size
+    groups = len(samples.X) // size
     count = max(1, round(fraction * groups))
     if count >= groups:
         raise ValueError(
@@ -157,24 +169,24 @@ def held_out(
             f"fraction"
         )
     order = np.random.default_rng(seed()).permutation(groups)
-    chosen, rest = np.sort(order[:count]), np.sort(order[count:])
-    return data.taken(rest, size), data.taken(chosen, size)
+    validated, trained = np.sort(order[:count]), np.sort(order[count:])
+    return samples.take(trained, size), samples.take(validated, size)
 
 
 # Scaling.
 
 
-def _scalers(train: Rows, loss: Loss, scale: str) -> tuple[Scaler, Scaler | None]:
-    """Of X, and of y where the loss compares outputs with plain values."""
+def _scalers(train: Samples, loss: Loss, scale: str) -> tuple[Scaler, Scaler | None]:
+    """Scalers of X, and of y where the loss compares outputs with values; else None for y."""
     make = SCALINGS[scale]
     plain = loss.target in ("values", "halves") and loss.functions is None
     return make(train.X), make(train.y) if plain else None
 
 
-def _require_foldable(found: Data) -> None:
-    """Raise where what is fitted to scaled columns could not be told as parameters for raw ones."""
-    net, scale = found.raw.net, found.scale
-    ends = {0} | ({len(net.layers) - 1} if found.y_scaler is not None else set())
+def _require_foldable(data: FitData) -> None:
+    """Raise ValueError if the network cannot take the scaling into its parameters."""
+    net, scale = data.raw.net, data.scale
+    ends = {0} | ({len(net.layers) - 1} if data.y_scaler is not None else set())
     for k in sorted(ends):
         if _has_frozen_entries(net.layers[k]):
             raise ValueError(
@@ -183,7 +195,7 @@ def _require_foldable(found: Data) -> None:
             )
     try:
         # Numbers whose sums do not cancel, so that every shift shows.
-        found.outside(np.random.default_rng(0).random(net.n_params))
+        data.to_raw(np.random.default_rng(0).random(net.n_params))
     except ValueError as error:
         raise ValueError(f"scale={scale!r} cannot be folded into the network: {error}") from None
 
@@ -195,12 +207,12 @@ def _has_frozen_entries(layer: Dense) -> bool:
     return bool((~layer.trainable & present).any())
 
 
-# Putting it together.
+# All of it.
 
 
 def prepare(
     net: Network,
-    data: Rows,
+    samples: Samples,
     loss: Loss,
     *,
     validation: Any,
@@ -208,67 +220,69 @@ def prepare(
     scale: str | None,
     scalers: tuple[Scaler, Scaler | None] | None,
     terms: dict[str, Any],
-) -> Data:
-    """Hold rows out, scale columns, and bind the objectives.
+) -> FitData:
+    """Split the rows, scale the columns, and bind the objectives.
 
     Parameters
     ----------
     net : Network
-    data : Rows
+    samples : Samples
     loss : Loss
     validation, seed
-        As `held_out` takes them.
+        As `split` takes them.
     scale : {"standard", "minmax"} or None
-    scalers : tuple or None
-        Those of the run that is continued, instead of new ones.
+    scalers : tuple (Scaler, Scaler or None), or None
+        The scalers of X and y of the run to continue; None to compute them.
     terms : dict
         l2, l1, group, threads and backend of `Network.objective`.
 
     Raises
     ------
     ValueError
-        Also where scaling could not be folded into the network.
+        For arguments that `split` or `Network.objective` refuses, an unknown `scale`, or a
+        network that cannot take the scaling into its parameters.
     ShapeError, TypeError, NonFiniteError
         For data that do not fit or are not finite.
     """
     if scale is not None and scale not in SCALINGS:
         raise ValueError(unknown_name("scale", scale, SCALINGS))
-    whole = _objective(net, data, loss, terms)  # checks X, y and weights before rows are taken
-    train, valid = held_out(data, validation, seed, loss.paired)
-    raw = whole if train is data else _objective(net, train, loss, terms)
+    whole = _objective(net, samples, loss, terms)  # checks X, y and weights before the split
+    train, valid = split(samples, validation, seed, loss.paired)
+    raw = whole if train is samples else _objective(net, train, loss, terms)
     _require_finite(raw)
-    found = Data(raw, raw, scale=scale)
+    data = FitData(raw, raw, scale=scale)
     unpenalised = terms | {"l2": 0.0, "l1": 0.0, "group": 0.0}
     if valid is not None:
-        found.validation = _validation(net, valid, loss, unpenalised)
+        data.validation = _validation(net, valid, loss, unpenalised)
     if scale is None:
-        return found
-    found.x_scaler, found.y_scaler = scalers or _scalers(train, loss, scale)
-    _require_foldable(found)
-    found.training = _objective(net, _scaled(train, found, net), loss, terms)
-    _require_finite(found.training)
+        return data
+    data.x_scaler, data.y_scaler = scalers or _scalers(train, loss, scale)
+    _require_foldable(data)
+    data.training = _objective(net, _scaled(train, data, net), loss, terms)
+    _require_finite(data.training)
     if valid is not None:
-        found.validation = _validation(net, _scaled(valid, found, net), loss, unpenalised)
-    return found
+        data.validation = _validation(net, _scaled(valid, data, net), loss, unpenalised)
+    return data
 
 
-def _objective(net: Network, rows: Rows, loss: Loss, terms: dict[str, Any]) -> Objective:
-    return net.objective(rows.X, rows.y, loss, sample_weight=rows.weights, **terms)
+def _objective(net: Network, samples: Samples, loss: Loss, terms: dict[str, Any]) -> Objective:
+    return net.objective(samples.X, samples.y, loss, sample_weight=samples.weights, **terms)
 
 
-def _validation(net: Network, rows: Rows, loss: Loss, terms: dict[str, Any]) -> Objective:
+def _validation(net: Network, samples: Samples, loss: Loss, terms: dict[str, Any]) -> Objective:
+    """The objective over the validation rows; errors say that they are about these."""
     try:
-        found = _objective(net, rows, loss, terms)
-        _require_finite(found)
+        objective = _objective(net, samples, loss, terms)
+        _require_finite(objective)
     except (ValueError, TypeError) as error:
         raise type(error)(f"validation: {error}") from None
-    return found
+    return objective
 
 
-def _scaled(rows: Rows, found: Data, net: Network) -> Rows:
-    assert found.x_scaler is not None
-    y = rows.y if found.y_scaler is None else found.y_scaler.transform(rows.y, net.dtype)
-    return Rows(found.x_scaler.transform(rows.X, net.dtype), y, rows.weights)
+def _scaled(samples: Samples, data: FitData, net: Network) -> Samples:
+    assert data.x_scaler is not None
+    y = samples.y if data.y_scaler is None else data.y_scaler.transform(samples.y, net.dtype)
+    return Samples(data.x_scaler.transform(samples.X, net.dtype), y, samples.weights)
 
 
 def _require_finite(obj: Objective) -> None:

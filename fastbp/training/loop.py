@@ -1,56 +1,60 @@
-"""The loop of the first-order methods: chunks of steps inside the backend, orders drawn between.
+"""The loop of the first-order methods: chunks of steps, each one call of the backend.
 
 A chunk is as many steps as take about CHUNK_SECONDS, wherever in an epoch it ends: long enough that
 the time between chunks does not count, short enough that Ctrl-C is answered at once even if an
-epoch takes hours. Callbacks end a chunk with each epoch. What a step does never depends on how
-steps are cut into chunks.
+epoch takes hours. Between chunks the loop draws the orders of rows, copies the state, moves the
+progress bar on and looks at the clock. With callbacks a chunk ends where its epoch ends. What a
+step does never depends on how steps are cut into chunks.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..backends import contract
 from ..backends.contract import Recipe, Run
-from ..common.arrays import FLOAT64
-from ..networks.objective import Objective, largest_eigenvalue
+from ..networks.objective import Objective
+from .callbacks import CALLBACK, INTERRUPT, TIME_IS_UP, Observer
 from .optimizers import FirstOrder
-from .watch import CALLBACK, INTERRUPT, TIME_IS_UP, Watch
 
 CHUNK_SECONDS = 0.05
-# Chunks of large networks are longer, so that a copy of the run after each takes this share of the
-# time, but no more than so many times as long.
+# Chunks of large networks are longer, so that the copy of the state after each takes this share of
+# the time, but at most MOST_LONGER times as long.
 COPY_SHARE, MOST_LONGER = 0.02, 20
-# Before anything is measured: no step takes longer than this and so much for each weight and row.
+# The first chunk assumes that a step takes this long, and the second number of seconds for each
+# weight and row; no step takes longer.
 STEP_SECONDS, PRODUCT_SECONDS = 1e-3, 1e-8
 # Each chunk is at most this much longer than the one before.
 CHUNK_GROWTH = 16
-# Orders are drawn for as many epochs at once as have this many rows, at least one.
+# Orders are drawn for as many epochs at once as have this many rows together, at least one.
 ORDER_ROWS = 2**16
 
+# The codes of `contract.train` that mean divergence.
 DIVERGED = (contract.NON_FINITE_OBJECTIVE, contract.NON_FINITE_PARAMETERS, contract.GROWN)
 
 
 @dataclass(eq=False)
-class Progress:
-    """A training run between two chunks: all that it takes to go on.
+class LoopState:
+    """The state of a training run between two chunks: all that it takes to continue it.
 
     Attributes
     ----------
     run : Run
+        What the backend changes in place.
     losses : numpy.ndarray of float64 (at least the epochs begun,)
-        The sum of the objectives met in each epoch.
-    validation : numpy.ndarray of float64
-        The validation's value after each epoch; empty without one.
+        For each epoch the sum of its steps' objectives.
+    validation : numpy.ndarray of float64 (at least the epochs begun,)
+        The validation's objective after each epoch; (0,) without a validation.
     order : dict or None
-        Where the orders of rows come from (see `Orders.position`).
+        The position of the `Shuffler`; None for rows in stored order.
     partial : tuple of float
-        Of a copy: the running epoch's sum, if it has begun; `losses` then ends before it.
+        In a copy made within an epoch, the sum of this epoch so far, where `losses` ends before
+        it; else empty.
     """
 
     run: Run
@@ -60,18 +64,21 @@ class Progress:
     partial: tuple[float, ...] = ()
 
     def make_room(self, epochs: int, validated: bool) -> None:
-        """Make the records long enough for so many epochs, doubling them as they grow."""
+        """Lengthen `losses` and `validation` to at least so many epochs, doubling them."""
         for name in ("losses", "validation") if validated else ("losses",):
             record = getattr(self, name)
             if epochs > len(record):
-                longer = np.zeros(max(epochs, 2 * len(record), 1024))  # where sums begin
-                if name == "validation":  # a run that ends in divergence has no last one
+                longer = np.zeros(max(epochs, 2 * len(record), 1024))  # sums start at 0
+                if name == "validation":  # a run that diverges has no value of its last epoch
                     longer.fill(np.nan)
                 longer[: len(record)] = record
                 setattr(self, name, longer)
 
-    def copy(self, recipe: Recipe, per_epoch: int) -> Progress:
-        """What it is now, whatever becomes of it; what will not change any more is shared."""
+    def copy(self, recipe: Recipe, per_epoch: int) -> LoopState:
+        """A copy that later steps do not change; it shares what they leave as it is.
+
+        `per_epoch` is the number of steps in an epoch.
+        """
         r, done = self.run, self.run.step // per_epoch
         best = r.best.copy() if recipe.patience else r.best
         average = r.average.copy() if recipe.average_from >= 0 else r.average
@@ -80,11 +87,11 @@ class Progress:
             r.monitor.copy(), r.seed, r.step,
         )  # fmt: skip
         partial = (float(self.losses[done]),) if r.step % per_epoch else ()
-        return Progress(run, self.losses[:done], self.validation[:done], self.order, partial)
+        return LoopState(run, self.losses[:done], self.validation[:done], self.order, partial)
 
 
-def beginning(params: np.ndarray, recipe: Recipe, moment: float, seed: int) -> Progress:
-    """A run before its first step.
+def initial_state(params: np.ndarray, recipe: Recipe, moment: float, seed: int) -> LoopState:
+    """The state of a run before its first step.
 
     Parameters
     ----------
@@ -92,52 +99,57 @@ def beginning(params: np.ndarray, recipe: Recipe, moment: float, seed: int) -> P
         Masked entries are zero. Not modified.
     recipe : Recipe
     moment : float
-        What the optimizer's vectors are full of at first.
+        The initial value of all entries of the optimizer's moments.
     seed : int
-        Of the dropout, 0 <= seed < 2^64.
+        The seed of the dropout, 0 <= seed < 2^64.
     """
     n = len(params)
     moments = np.full((recipe.optimizer.n_moments, n), moment, params.dtype)
     monitor = np.array([0.0, 0.0, np.nan, np.inf, np.inf, 0.0])
     good = np.array([params, params])
     run = Run(params.copy(), moments, good, params.copy(), np.zeros(n), monitor, seed)
-    return Progress(run, np.zeros(0), np.zeros(0))
+    return LoopState(run, np.zeros(0), np.zeros(0))
 
 
 def candidate(recipe: Recipe, run: Run) -> np.ndarray:
-    """The parameters that a fit would return now."""
-    begun = 0 <= recipe.average_from < run.step
-    return run.average.astype(run.params.dtype) if begun else run.params
+    """The parameters (n_params,) that a fit without patience would return now.
+
+    They are the average of the parameters once it has begun, else the last ones.
+    """
+    averaged = 0 <= recipe.average_from < run.step
+    return run.average.astype(run.params.dtype) if averaged else run.params
 
 
 @dataclass(eq=False)
-class Outcome:
-    """What a run came to.
+class LoopResult:
+    """The result of `train`.
 
     Attributes
     ----------
-    progress : Progress
-        At the end of the last complete chunk.
+    state : LoopState
+        The state after the last complete chunk.
     params : numpy.ndarray (n_params,)
-        After a divergence the last good ones, with patience the best, else the last ones or their
-        average.
-    losses, validation : numpy.ndarray of float64 (completed epochs,)
-        Per epoch the mean of the objectives met, and the validation's value (or empty).
+        The parameters that the fit returns: after a divergence the last good ones, with patience
+        the best ones, else the last ones or their average.
+    losses : numpy.ndarray of float64 (completed epochs,)
+        For each epoch the mean of its steps' objectives.
+    validation : numpy.ndarray of float64 (completed epochs,)
+        The validation's objective after each epoch; (0,) without a validation.
     steps : int
         Steps begun.
     epoch : int
         The epoch of the last step, counted from 1.
     loss : float
-        The last objective met.
+        The objective of the last step.
     rate : float
-        That of the last step.
+        The rate of the last step.
     code : int
         What `contract.train` returned last.
     stopped : str or None
-        TIME_IS_UP, CALLBACK or INTERRUPT if one of them ended the run.
+        TIME_IS_UP, CALLBACK or INTERRUPT if one of these ended the run.
     """
 
-    progress: Progress
+    state: LoopState
     params: np.ndarray
     losses: np.ndarray
     validation: np.ndarray
@@ -153,135 +165,153 @@ def train(
     obj: Objective,
     method: FirstOrder,
     recipe: Recipe,
-    progress: Progress,
-    orders: Orders | None,
+    state: LoopState,
+    shuffler: Shuffler | None,
     epochs: int,
-    watch: Watch,
-    params_of: Callable[[np.ndarray], np.ndarray],
-    state_of: Callable[[Progress], dict[str, Any]],
-) -> Outcome:
-    """Go on with a run until it has `epochs` epochs, or something stops it.
+    observer: Observer,
+    to_raw: Callable[[np.ndarray], np.ndarray],
+    to_dict: Callable[[LoopState], dict[str, Any]],
+) -> LoopResult:
+    """Continue a run until it has done `epochs` epochs, or something stops it.
 
     Parameters
     ----------
     obj : Objective
-        Its threads share batches of more than one part (see `contract.partition`).
+        The training objective. Its threads share batches of more than one part (see
+        `contract.partition`).
     method : FirstOrder
+        The source of the rates.
     recipe : Recipe
         With the rule of `method`.
-    progress : Progress
-        Changed in place.
-    orders : Orders, optional
-        Without it rows come as stored.
+    state : LoopState
+        Where the run is; changed in place.
+    shuffler : Shuffler, optional
+        The source of the rows' order; without it rows come as stored.
     epochs : int
-        Those that `progress` has completed included.
-    watch : Watch
-    params_of, state_of : callable
-        What callbacks are told of parameters and of a copy of the progress.
+        All epochs of the run, those that `state` has completed included.
+    observer : Observer
+        Called between chunks.
+    to_raw, to_dict : callable
+        From the parameters of `obj` (n_params,) and from a `LoopState` to `params` and `state` of
+        the `Epoch` that callbacks receive.
 
     Returns
     -------
-    Outcome
+    LoopResult
     """
-    problem, run = obj.problem, progress.run
+    problem, run = obj.problem, state.run
     backend_train, validated = obj.backend.train, recipe.validation is not None
     per_epoch = -(-len(problem.X) // recipe.batch_size)
     total = epochs * per_epoch
     rates = _rates(method, run.step, run.step + 1, per_epoch)
-    chunk, code, stopped = _first_chunk(recipe, obj, watch), contract.DONE, None
-    # An interrupt may leave `run` in the middle of a step; this is whole.
-    kept = progress.copy(recipe, per_epoch)
+    chunk, code, stopped = _first_chunk(recipe, obj, observer), contract.DONE, None
+    # An interrupt may leave `run` in the middle of a step; the copy is complete.
+    checkpoint = state.copy(recipe, per_epoch)
     try:
         while run.step < total and code == contract.DONE and stopped is None:
             start = time.perf_counter()
             first, stop = run.step, min(run.step + chunk, total)
             epoch, order = first // per_epoch, None
-            if watch.callbacks:
+            if observer.callbacks:
                 stop = min(stop, (epoch + 1) * per_epoch)
-            if orders is not None:
-                stop = min(stop, orders.ready_for(epoch) * per_epoch)
-                order = orders.rows(epoch, (stop - 1) // per_epoch)
-            progress.make_room((stop - 1) // per_epoch + 1, validated)
-            if method.changes:
+            if shuffler is not None:
+                stop = min(stop, shuffler.draw(epoch) * per_epoch)
+                order = shuffler.orders(epoch, (stop - 1) // per_epoch)
+            state.make_room((stop - 1) // per_epoch + 1, validated)
+            if method.rate_changes:
                 rates = _rates(method, first, stop, per_epoch)
             touched = slice(epoch, (stop - 1) // per_epoch + 1)
             code = backend_train(
-                problem, recipe, run, stop - first, order, rates, progress.losses[touched],
-                progress.validation[touched],
+                problem, recipe, run, stop - first, order, rates, state.losses[touched],
+                state.validation[touched],
             )  # fmt: skip
             trained = time.perf_counter()
-            progress.order = None if orders is None else orders.position
-            kept = progress.copy(recipe, per_epoch)
-            length = _chunk_seconds(time.perf_counter() - trained, watch)
-            fitting = int((stop - first) * length / max(trained - start, 1e-9))
-            chunk = max(1, min(fitting, CHUNK_GROWTH * chunk))
-            stopped = _look(watch, recipe, kept, per_epoch, code, rates[-1], params_of, state_of)
+            state.order = None if shuffler is None else shuffler.position
+            checkpoint = state.copy(recipe, per_epoch)
+            seconds = _chunk_seconds(time.perf_counter() - trained, observer)
+            steps = int((stop - first) * seconds / max(trained - start, 1e-9))
+            chunk = max(1, min(steps, CHUNK_GROWTH * chunk))
+            stopped = _observe(
+                observer, recipe, checkpoint, per_epoch, code, rates[-1], to_raw, to_dict
+            )
     except KeyboardInterrupt:
         stopped, code = INTERRUPT, contract.DONE
-    if method.changes:
-        last = max(kept.run.step - (code != contract.NON_FINITE_OBJECTIVE), 0)
+    if method.rate_changes:
+        last = max(checkpoint.run.step - (code != contract.NON_FINITE_OBJECTIVE), 0)
         rates = _rates(method, last, last + 1, per_epoch)
-    return _outcome(recipe, kept, per_epoch, float(rates[-1]), code, stopped)
+    return _result(recipe, checkpoint, per_epoch, float(rates[-1]), code, stopped)
 
 
-def _first_chunk(recipe: Recipe, obj: Objective, watch: Watch) -> int:
+def _first_chunk(recipe: Recipe, obj: Objective, observer: Observer) -> int:
+    """Steps of the first chunk, before any is timed."""
     step = STEP_SECONDS + PRODUCT_SECONDS * recipe.batch_size * obj.net.n_params
-    return max(1, int(min(CHUNK_SECONDS, watch.max_time) / step))
+    return max(1, int(min(CHUNK_SECONDS, observer.max_time) / step))
 
 
-def _chunk_seconds(copying: float, watch: Watch) -> float:
-    left = watch.max_time - watch.elapsed
+def _chunk_seconds(copying: float, observer: Observer) -> float:
+    """How long the next chunk may take where a copy of the state takes `copying` seconds."""
+    left = observer.max_time - observer.elapsed
     return max(CHUNK_SECONDS, min(copying / COPY_SHARE, MOST_LONGER * CHUNK_SECONDS, left))
 
 
 def _rates(method: FirstOrder, first: int, stop: int, per_epoch: int) -> np.ndarray:
-    """The rates of these steps, or one for all."""
-    if not method.changes:
+    """The rates of the steps from `first` to before `stop`, (stop - first,), or (1,) for all."""
+    if not method.rate_changes:
         return np.array([method.lr], np.float64)
     steps = np.arange(first, stop)
     return method.rates(steps, steps / per_epoch)
 
 
-def _look(
-    watch: Watch,
+def _observe(
+    observer: Observer,
     recipe: Recipe,
-    kept: Progress,
+    checkpoint: LoopState,
     per_epoch: int,
     code: int,
     rate: float,
-    params_of: Callable[[np.ndarray], np.ndarray],
-    state_of: Callable[[Progress], dict[str, Any]],
+    to_raw: Callable[[np.ndarray], np.ndarray],
+    to_dict: Callable[[LoopState], dict[str, Any]],
 ) -> str | None:
-    """Between two chunks: show, tell, look at the clock; why to stop, if so."""
-    run, done = kept.run, kept.run.step // per_epoch
-    met = kept.losses[done - 1] / per_epoch if done else run.monitor[contract.LAST_OBJECTIVE]
-    loss = float(met)
-    val_loss = float(kept.validation[-1]) if len(kept.validation) else None
-    watch.show(run.step / per_epoch, loss, val_loss, rate)
+    """Move the bar on, call back after a complete epoch, look at the clock; why to stop, or None.
+
+    `rate` is that of the chunk's last step; the other arguments are as in `train`.
+    """
+    run, done = checkpoint.run, checkpoint.run.step // per_epoch
+    if done:
+        loss = float(checkpoint.losses[done - 1] / per_epoch)
+    else:
+        loss = float(run.monitor[contract.LAST_OBJECTIVE])
+    val_loss = float(checkpoint.validation[-1]) if len(checkpoint.validation) else None
+    observer.update(run.step / per_epoch, loss, val_loss, rate)
     complete = run.step % per_epoch == 0 and code not in DIVERGED
-    if complete and watch.tell(
-        done, loss, val_loss, rate, lambda: params_of(candidate(recipe, run)),
-        lambda: state_of(kept.copy(recipe, per_epoch)),
+    if complete and observer.call_back(
+        done, loss, val_loss, rate, lambda: to_raw(candidate(recipe, run)),
+        lambda: to_dict(checkpoint.copy(recipe, per_epoch)),
     ):  # fmt: skip
         return CALLBACK
-    return TIME_IS_UP if watch.time_is_up else None
+    return TIME_IS_UP if observer.time_is_up else None
 
 
-def _outcome(
-    recipe: Recipe, kept: Progress, per_epoch: int, rate: float, code: int, stopped: str | None
-) -> Outcome:
-    run, done = kept.run, kept.run.step // per_epoch
+def _result(
+    recipe: Recipe,
+    checkpoint: LoopState,
+    per_epoch: int,
+    rate: float,
+    code: int,
+    stopped: str | None,
+) -> LoopResult:
+    run, done = checkpoint.run, checkpoint.run.step // per_epoch
     params = candidate(recipe, run)
     if code in DIVERGED:
         params = run.good[0]
     elif recipe.patience and run.monitor[contract.LOWEST] < np.inf:
         params = run.best
     steps = run.step + (code == contract.NON_FINITE_OBJECTIVE)
-    return Outcome(
-        progress=kept,
+    return LoopResult(
+        state=checkpoint,
         params=params.copy(),
-        losses=kept.losses[:done] / per_epoch,
-        validation=kept.validation[:done].copy(),
+        losses=checkpoint.losses[:done] / per_epoch,
+        validation=checkpoint.validation[:done].copy(),
         steps=steps,
         epoch=-(-steps // per_epoch),
         loss=float(run.monitor[contract.LAST_OBJECTIVE]),
@@ -291,8 +321,8 @@ def _outcome(
     )
 
 
-class Orders:
-    """The rows' order in each epoch, drawn epoch by epoch, a bounded block of epochs at a time.
+class Shuffler:
+    """Draws the rows' order of each epoch, for a bounded block of epochs at a time.
 
     Parameters
     ----------
@@ -300,11 +330,17 @@ class Orders:
     n : int
         Rows.
     epochs : int
-        As many as may be asked for.
-    group : int
-        So many rows, one after another, stay together.
+        Epochs of the run.
+    group : int, default 1
+        Consecutive rows that stay together; it divides n.
     position : dict, optional
-        Of the orders that these continue.
+        The position of the shuffler that this one continues.
+
+    Attributes
+    ----------
+    position : dict
+        The first epoch of the present block, "epoch", and the state of the generator before it,
+        "generator", from which the block follows.
     """
 
     def __init__(
@@ -321,25 +357,24 @@ class Orders:
             first = position["epoch"]
         self._block = np.empty((min(epochs, max(1, ORDER_ROWS // n)), n), np.int64)
         self._stop = first  # the first epoch that is not in the block
-        self._remember()
+        self._set_position()
 
-    def _remember(self) -> None:
-        """`position`: a block's first epoch and the generator before it, from which it follows."""
+    def _set_position(self) -> None:
         state = self._rng.bit_generator.state
         self.position = {"epoch": self._stop, "generator": state}
 
-    def ready_for(self, epoch: int) -> int:
-        """Make the epoch's order ready; returns the first epoch whose order is not.
+    def draw(self, epoch: int) -> int:
+        """Draw blocks until one holds this epoch; returns the first epoch after that block.
 
-        No epoch is asked for after a later one.
+        Epochs never decrease from call to call.
         """
         while epoch >= self._stop:
-            self._remember()
-            self._draw()
+            self._set_position()
+            self._draw_block()
             self._stop += len(self._block)
         return self._stop
 
-    def _draw(self) -> None:
+    def _draw_block(self) -> None:
         firsts = self._block[:, :: self._group]
         firsts[:] = np.arange(0, self._block.shape[1], self._group)
         # Row by row the same numbers as rng.permutation, at a fraction of its calls' cost.
@@ -347,53 +382,7 @@ class Orders:
         for k in range(1, self._group):
             self._block[:, k :: self._group] = firsts + k
 
-    def rows(self, first: int, last: int) -> np.ndarray:
-        """The orders of these epochs of the block, (last - first + 1, n)."""
+    def orders(self, first: int, last: int) -> np.ndarray:
+        """The orders of the block's epochs from `first` to `last`, (last - first + 1, n)."""
         start = self._stop - len(self._block)
         return self._block[first - start : last + 1 - start]
-
-
-# Why a rate is too large.
-
-
-def curvature(obj: Objective, params: np.ndarray, batch_size: int) -> float:
-    """The largest eigenvalue of the Gauss-Newton matrix of a batch's mean objective.
-
-    At most 4096 rows and 2^24 numbers rows·n_params are looked at, rows evenly spaced and scaled to
-    all, so that the work stays a small part of a fit's.
-
-    Parameters
-    ----------
-    obj : Objective
-        Of a least-squares loss.
-    params : numpy.ndarray (n_params,)
-    batch_size : int
-        At most n. Where the loss has no normaliser, a batch of B rows has B/n of the curvature.
-
-    Returns
-    -------
-    float
-        Not finite where the network is not at `params`.
-    """
-    obj = obj.astype(FLOAT64)
-    problem, params, free = obj.problem, obj.net.checked_params(params), obj.net.free
-    n = len(problem.X)
-    rows = slice(None, None, -(-n // min(4096, max(32, 2**24 // len(params)))))
-    weights = np.ones(n) if problem.weights is None else problem.weights
-    scale = problem.scale * weights.sum() / max(weights[rows].sum(), 1e-300)
-    sample = replace(
-        problem,
-        X=np.ascontiguousarray(problem.X[rows]),
-        targets=np.ascontiguousarray(problem.targets[rows]),
-        weights=np.ascontiguousarray(weights[rows]),
-        scale=scale if obj.loss.averaged else scale * batch_size / n,
-        handles={},
-    )
-
-    def product(x: np.ndarray) -> np.ndarray:
-        v = np.zeros(len(params))
-        v[free] = np.ravel(x)
-        v = obj.backend.hvp(sample, params, v, True) + obj._penalty_product(params, v)
-        return v[free]
-
-    return largest_eigenvalue(product, len(free), tol=1e-5, restarts=20)

@@ -1,7 +1,7 @@
-"""The first-order methods: one table of update rules, PyTorch's.
+"""The first-order methods: a class for each, with PyTorch's update rules, and a table of names.
 
-To add a method, add a class with a `rule` and a row of `METHODS`. A new rule takes a number in
-`contract`, of which C is told by `python tools/constants.py`, and a case of it in each backend.
+To add a method, add a class with a `rule` and a row of `METHODS`. A new rule needs a number in
+`contract`, which `python tools/constants.py` writes into C's constants, and a case in each backend.
 """
 
 from __future__ import annotations
@@ -17,15 +17,11 @@ from ..backends.contract import Optimizer
 from ..common.arrays import number
 from ..common.errors import unknown_name
 from . import schedules
+from .schedules import set_fields
 
 Rate = float | Callable[[float], float]
 
 SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
-
-
-def _set(instance: Any, **values: Any) -> None:
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
 
 
 def _rate(value: Any) -> Rate:
@@ -38,6 +34,7 @@ def _rate(value: Any) -> Rate:
 
 
 def _share(name: str, value: Any) -> float:
+    """A number in [0, 1)."""
     share = number(name, value)
     if not 0 <= share < 1:
         raise ValueError(f"{name} is {share}, expected a number in [0, 1), such as 0.9")
@@ -45,20 +42,20 @@ def _share(name: str, value: Any) -> float:
 
 
 def _not_negative(name: str, value: Any, such_as: str) -> float:
-    found = number(name, value)
-    if not 0 <= found < np.inf:
-        raise ValueError(f"{name} is {found}, expected a finite number >= 0, such as {such_as}")
-    return found
+    result = number(name, value)
+    if not 0 <= result < np.inf:
+        raise ValueError(f"{name} is {result}, expected a finite number >= 0, such as {such_as}")
+    return result
 
 
-def _used(eps: float) -> float:
-    """The eps of the rule: with a normal number 0/0 does not come up."""
+def _normal_eps(eps: float) -> float:
+    """The eps of the rule, at least the smallest normal number, so that no step divides 0 by 0."""
     return max(eps, SMALLEST_NORMAL)
 
 
 @dataclass(frozen=True)
 class FirstOrder:
-    """What the methods have in common: a rate, and a rule of update for the backends.
+    """The base of the methods: a rate, and an update rule for the backends.
 
     Parameters
     ----------
@@ -70,17 +67,17 @@ class FirstOrder:
 
     @property
     def rule(self) -> Optimizer:
-        """The update as a backend takes it."""
+        """The update rule as a backend takes it."""
         raise NotImplementedError
 
     @property
     def initial_moment(self) -> float:
-        """What the rule's vectors are full of at first."""
+        """The initial value of all entries of the rule's moments."""
         return 0.0
 
     @property
-    def changes(self) -> bool:
-        """Whether the rate is another from step to step."""
+    def rate_changes(self) -> bool:
+        """Whether the rate changes from step to step."""
         return callable(self.lr)
 
     def rates(self, steps: np.ndarray, epochs: np.ndarray) -> np.ndarray:
@@ -91,21 +88,21 @@ class FirstOrder:
         steps : numpy.ndarray of int64 (n,)
             Counted from 0.
         epochs : numpy.ndarray of float64 (n,)
-            The same in epochs: a step divided by the steps an epoch has.
+            The same in epochs: each step divided by the number of steps in an epoch.
 
         Raises
         ------
         ValueError
-            If a schedule gives a rate that is negative or not finite.
+            If a schedule returns a rate that is negative or not finite.
         TypeError
-            If it gives what is not a number.
+            If it returns something else than a number.
         """
         return schedules.rates(self.lr, epochs)
 
 
 @dataclass(frozen=True)
 class SGD(FirstOrder):
-    """Gradient descent, with momentum if asked for: v = momentum·v + g, p -= lr·v.
+    """Gradient descent, with or without momentum: v = momentum·v + g, p -= lr·v.
 
     Parameters
     ----------
@@ -143,14 +140,14 @@ class SGD(FirstOrder):
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _set(self, lr=_rate(self.lr), momentum=_share("momentum", self.momentum))
-        _set(self, nesterov=bool(self.nesterov))
+        set_fields(self, lr=_rate(self.lr), momentum=_share("momentum", self.momentum))
+        set_fields(self, nesterov=bool(self.nesterov))
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs momentum, which is 0; pass momentum=0.9")
 
     @property
     def rule(self) -> Optimizer:
-        """The update as a backend takes it."""
+        """The update rule as a backend takes it."""
         kind = contract.NESTEROV if self.nesterov else contract.SGD
         return Optimizer(kind, 1 if self.momentum else 0, (self.momentum, 0.0, 0.0, 0.0))
 
@@ -181,7 +178,7 @@ class Adam(FirstOrder):
         The shares of the means that are kept, in [0, 1).
     eps : float, default 1e-8
         Bounds the step where gradients vanish; >= 0. Below 1.2e-38, float32's smallest normal
-        number, it counts as that, so that what never had a gradient stays as it is.
+        number, it counts as that, so that a parameter without a gradient stays as it is.
 
     Raises
     ------
@@ -204,13 +201,15 @@ class Adam(FirstOrder):
             beta1, beta2 = self.betas
         except (TypeError, ValueError):
             raise TypeError(f"betas is {self.betas!r}, expected two numbers in [0, 1)") from None
-        _set(self, lr=_rate(self.lr), betas=(_share("betas[0]", beta1), _share("betas[1]", beta2)))
-        _set(self, eps=_not_negative("eps", self.eps, "1e-8"))
+        set_fields(
+            self, lr=_rate(self.lr), betas=(_share("betas[0]", beta1), _share("betas[1]", beta2))
+        )
+        set_fields(self, eps=_not_negative("eps", self.eps, "1e-8"))
 
     @property
     def rule(self) -> Optimizer:
-        """The update as a backend takes it."""
-        return Optimizer(contract.ADAM, 2, (*self.betas, _used(self.eps), 0.0))
+        """The update rule as a backend takes it."""
+        return Optimizer(contract.ADAM, 2, (*self.betas, _normal_eps(self.eps), 0.0))
 
 
 @dataclass(frozen=True)
@@ -253,12 +252,12 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _set(self, weight_decay=_not_negative("weight_decay", self.weight_decay, "0.01"))
+        set_fields(self, weight_decay=_not_negative("weight_decay", self.weight_decay, "0.01"))
 
     @property
     def rule(self) -> Optimizer:
-        """The update as a backend takes it."""
-        return Optimizer(contract.ADAM, 2, (*self.betas, _used(self.eps), self.weight_decay))
+        """The update rule as a backend takes it."""
+        return Optimizer(contract.ADAM, 2, (*self.betas, _normal_eps(self.eps), self.weight_decay))
 
 
 @dataclass(frozen=True)
@@ -311,15 +310,15 @@ class RMSprop(FirstOrder):
     centered: bool = False
 
     def __post_init__(self) -> None:
-        _set(self, lr=_rate(self.lr), alpha=_share("alpha", self.alpha))
-        _set(self, eps=_not_negative("eps", self.eps, "1e-8"))
-        _set(self, momentum=_share("momentum", self.momentum), centered=bool(self.centered))
+        set_fields(self, lr=_rate(self.lr), alpha=_share("alpha", self.alpha))
+        set_fields(self, eps=_not_negative("eps", self.eps, "1e-8"))
+        set_fields(self, momentum=_share("momentum", self.momentum), centered=bool(self.centered))
 
     @property
     def rule(self) -> Optimizer:
-        """The update as a backend takes it."""
+        """The update rule as a backend takes it."""
         n_moments = 1 + (self.momentum > 0) + self.centered
-        constants = (self.alpha, _used(self.eps), self.momentum, float(self.centered))
+        constants = (self.alpha, _normal_eps(self.eps), self.momentum, float(self.centered))
         return Optimizer(contract.RMSPROP, n_moments, constants)
 
 
@@ -365,24 +364,24 @@ class Adagrad(FirstOrder):
     eps: float = 1e-10
 
     def __post_init__(self) -> None:
-        _set(self, lr=_rate(self.lr), eps=_not_negative("eps", self.eps, "1e-10"))
+        set_fields(self, lr=_rate(self.lr), eps=_not_negative("eps", self.eps, "1e-10"))
         for name in ("lr_decay", "initial_accumulator_value"):
-            _set(self, **{name: _not_negative(name, getattr(self, name), "0.0")})
+            set_fields(self, **{name: _not_negative(name, getattr(self, name), "0.0")})
 
     @property
     def rule(self) -> Optimizer:
-        """The update as a backend takes it."""
-        return Optimizer(contract.ADAGRAD, 1, (_used(self.eps), 0.0, 0.0, 0.0))
+        """The update rule as a backend takes it."""
+        return Optimizer(contract.ADAGRAD, 1, (_normal_eps(self.eps), 0.0, 0.0, 0.0))
 
     @property
     def initial_moment(self) -> float:
-        """What the rule's vector is full of at first."""
+        """The initial value of all entries of the rule's moments."""
         return self.initial_accumulator_value
 
     @property
-    def changes(self) -> bool:
-        """Whether the rate is another from step to step."""
-        return super().changes or self.lr_decay > 0
+    def rate_changes(self) -> bool:
+        """Whether the rate changes from step to step."""
+        return super().rate_changes or self.lr_decay > 0
 
     def rates(self, steps: np.ndarray, epochs: np.ndarray) -> np.ndarray:
         """The rates of these steps, float64 (n,), with the decay (see `FirstOrder.rates`)."""
@@ -403,13 +402,20 @@ METHODS: dict[str, FirstOrder] = {
 def with_options(
     method: FirstOrder, options: dict[str, Any], others: tuple[str, ...]
 ) -> FirstOrder:
-    """The method with some of its numbers replaced.
+    """The method with some of its fields replaced.
+
+    Parameters
+    ----------
+    method : FirstOrder
+    options : dict
+        New values by the names of the fields.
+    others : tuple of str
+        Arguments of the caller, which the message about an unknown option lists too.
 
     Raises
     ------
     TypeError
-        For an option that it has not; the message lists those it has, and `others`, the arguments
-        that the caller takes itself.
+        For an option that the method does not have.
     """
     if not options:
         return method

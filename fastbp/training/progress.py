@@ -1,4 +1,4 @@
-"""The progress bar of `fit`: for people who watch, on stderr, and nothing in logs."""
+"""The progress bar of `fit`, on stderr: on a terminal or in a notebook, and never in logs."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ..common.terminal import in_notebook, is_terminal, stderr_console
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-# A run of fewer seconds shows no bar under "auto".
+# With "auto" a run that takes less time shows no bar.
 DELAY_SECONDS = 2.0
-# Between two drawings; one takes about a millisecond.
+# The time between two drawings; one takes about a millisecond.
 DRAW_SECONDS = 0.1
 
 
-def bar(setting: bool | str, total_epochs: int) -> Bar | None:
-    """The bar of a run that begins now, or None if nothing of it could ever be seen.
+def progress_bar(setting: bool | str, total_epochs: int) -> ProgressBar | None:
+    """The bar of a run that begins now, or None if nobody could see it.
 
     Parameters
     ----------
     setting : {"auto", True, False}
-        "auto" shows a bar on a terminal or in a notebook once the run has lasted `DELAY_SECONDS`;
-        True at once, and where stderr is a file its last state as a line.
+        "auto" shows a bar on a terminal or in a notebook once the run has lasted `DELAY_SECONDS`.
+        True shows it at once, and writes its last state as a line where stderr is a file.
     total_epochs : int
 
     Raises
@@ -39,20 +39,20 @@ def bar(setting: bool | str, total_epochs: int) -> Bar | None:
             f"long), True or False"
         )
     if setting is True and (sys.stderr is not None or in_notebook()):
-        return Bar(total_epochs, 0.0)
+        return ProgressBar(total_epochs, 0.0)
     if setting == "auto" and (is_terminal(sys.stderr) or in_notebook()):
-        return Bar(total_epochs, DELAY_SECONDS)
+        return ProgressBar(total_epochs, DELAY_SECONDS)
     return None
 
 
-class Bar:
-    """How far a run is: epochs, objectives, rate, and the time that it took and will take.
+class ProgressBar:
+    """Shows how far a run is: epochs, objectives, rate, and the time that it took and will take.
 
     Parameters
     ----------
     total_epochs : int
     delay : float
-        Seconds before the bar is drawn first.
+        Seconds before the first drawing.
     """
 
     def __init__(self, total_epochs: int, delay: float):
@@ -68,17 +68,18 @@ class Bar:
         Parameters
         ----------
         epoch : float
-            Epochs done, the fraction of the present one included.
+            Epochs done, including the fraction of the present one.
         loss : float
             The last objective.
-        val_loss, rate : float, optional
+        val_loss, rate : float or None
+            The validation's objective and the rate; None for a run without them.
         """
         self._last = epoch, loss, val_loss, rate
         if time.perf_counter() >= self._due:
             self._draw()
 
     def close(self) -> None:
-        """Draw the last state, if anything was drawn, and hand the terminal back."""
+        """Draw the last state, if anything was drawn, and leave the terminal as it was."""
         if self._progress is None:
             return
         try:
@@ -97,7 +98,7 @@ class Bar:
                 text += f" {name} {value:#.3g}"
         try:
             if self._progress is None:
-                self._progress = _progress(self._total, self._begun)
+                self._progress = _rich_progress(self._total, self._begun)
             self._progress.update(self._progress.task_ids[0], completed=epoch, text=text)
             self._progress.start()
             self._progress.refresh()
@@ -106,11 +107,12 @@ class Bar:
             self._due = float("inf")
 
 
-# What writing raises once the terminal is gone or stderr closed; the run goes on without a bar.
+# Errors of writing once the terminal is gone or stderr closed; the run goes on without a bar.
 _GONE = (OSError, ValueError)
 
 
-def _progress(total: int, begun: float) -> Progress:
+def _rich_progress(total: int, begun: float) -> Progress:
+    """Rich's display of a run of `total` epochs that began at `begun`, a time of perf_counter."""
     from rich.progress import (
         BarColumn,
         Progress,
@@ -130,10 +132,10 @@ def _progress(total: int, begun: float) -> Progress:
         TimeRemainingColumn(compact=True),
         console=console,
         auto_refresh=False,
-        # Else what is printed meanwhile would go to stderr's terminal, wherever stdout leads.
+        # Else text printed meanwhile would go to stderr's terminal, wherever stdout leads.
         redirect_stdout=is_terminal(sys.stdout),
         redirect_stderr=is_terminal(sys.stderr),
-        speed_estimate_period=600,  # by default iterations over 30 s would never have one
+        speed_estimate_period=600,  # by default iterations over 30 s would have no estimate
         get_time=time.perf_counter,
     )
     progress.add_task("fit", total=total, text="")

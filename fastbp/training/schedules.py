@@ -1,4 +1,4 @@
-"""Rates that change during a run: what the first-order methods take as `lr` beside a number.
+"""Schedules: rates that change during a run, for the argument `lr` of the first-order methods.
 
 A schedule is a function of the epoch, counted from 0 in fractions: step s of a run with k steps an
 epoch has epoch s/k. Any function of one float will do; those here take whole arrays of epochs too.
@@ -16,7 +16,7 @@ from ..common.arrays import number
 
 __all__ = ["cosine", "exponential", "inverse_time", "step", "warmup"]
 
-# An epoch is a quotient: two roundings of it, and one of its own quotient, are no step behind.
+# An epoch is a rounded quotient, step/k: a few roundings below a multiple of `every` count as it.
 _ROUNDING = 4 * float(np.finfo(float).eps)
 
 
@@ -26,8 +26,8 @@ class Schedule:
     def __call__(self, epoch: Any) -> Any:
         """The rate at this epoch, a float; for an array (...) of epochs an array (...) of rates."""
         epochs = np.asarray(epoch, np.float64)
-        found = self._at(epochs.ravel()).reshape(epochs.shape)
-        return found if epochs.ndim else float(found)
+        rates = self._at(epochs.ravel()).reshape(epochs.shape)
+        return rates if epochs.ndim else float(rates)
 
     def _at(self, epochs: np.ndarray) -> np.ndarray:
         """The rates at these epochs (n,)."""
@@ -36,7 +36,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class cosine(Schedule):
-    """Half a period of the cosine, from `lr` to `final`; `final` from then on [1]_.
+    """Half a period of the cosine, from `lr` to `final`, then `final` [1]_.
 
     lr·c + final·(1 - c) with c = (1 + cos(π·epoch/epochs))/2.
 
@@ -45,7 +45,7 @@ class cosine(Schedule):
     lr : float
         The rate at the start, > 0.
     epochs : float
-        How long it falls, usually as long as the run, > 0.
+        How many epochs it falls, usually those of the run, > 0.
     final : float, default 0.0
         The rate at the end, >= 0.
 
@@ -74,8 +74,8 @@ class cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _set(self, lr=_positive("lr", self.lr), epochs=_positive("epochs", self.epochs))
-        _set(self, final=number("final", self.final))
+        set_fields(self, lr=_positive("lr", self.lr), epochs=_positive("epochs", self.epochs))
+        set_fields(self, final=number("final", self.final))
         if not 0 <= self.final < np.inf:
             raise ValueError(f"final is {self.final}, expected a finite rate >= 0, such as 0.0")
 
@@ -95,7 +95,7 @@ class step(Schedule):
     every : float
         Epochs between two changes, > 0.
     factor : float, default 0.1
-        What it is multiplied by, > 0.
+        The factor of each change, > 0.
 
     Raises
     ------
@@ -117,8 +117,8 @@ class step(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _set(self, lr=_positive("lr", self.lr), every=_positive("every", self.every))
-        _set(self, factor=_positive("factor", self.factor))
+        set_fields(self, lr=_positive("lr", self.lr), every=_positive("every", self.every))
+        set_fields(self, factor=_positive("factor", self.factor))
 
     def _at(self, epochs: np.ndarray) -> np.ndarray:
         return self.lr * self.factor ** np.floor(epochs / self.every * (1 + _ROUNDING))
@@ -133,7 +133,7 @@ class exponential(Schedule):
     lr : float
         The rate at the start, > 0.
     factor : float
-        What an epoch multiplies it by, > 0; usually a little less than 1.
+        The factor of an epoch, > 0; usually a little less than 1.
 
     Raises
     ------
@@ -154,7 +154,7 @@ class exponential(Schedule):
     factor: float
 
     def __post_init__(self) -> None:
-        _set(self, lr=_positive("lr", self.lr), factor=_positive("factor", self.factor))
+        set_fields(self, lr=_positive("lr", self.lr), factor=_positive("factor", self.factor))
 
     def _at(self, epochs: np.ndarray) -> np.ndarray:
         return self.lr * self.factor**epochs
@@ -172,7 +172,7 @@ class inverse_time(Schedule):
     lr : float
         The rate at the start, > 0.
     decay : float
-        One over the epochs after which the rate is half of that, > 0.
+        1/decay is the epoch at which the rate is lr/2; > 0.
 
     Raises
     ------
@@ -200,7 +200,7 @@ class inverse_time(Schedule):
     decay: float
 
     def __post_init__(self) -> None:
-        _set(self, lr=_positive("lr", self.lr), decay=_positive("decay", self.decay))
+        set_fields(self, lr=_positive("lr", self.lr), decay=_positive("decay", self.decay))
 
     def _at(self, epochs: np.ndarray) -> np.ndarray:
         return self.lr / (1 + self.decay * epochs)
@@ -208,7 +208,7 @@ class inverse_time(Schedule):
 
 @dataclass(frozen=True)
 class warmup(Schedule):
-    """A rate that first rises linearly to where another one starts, which then follows [1]_.
+    """A rate that rises linearly to the start of another one, which then follows [1]_.
 
     first·(start + (1 - start)·epoch/epochs) with first = lr(0) until `epochs`, then
     lr(epoch - epochs).
@@ -218,7 +218,7 @@ class warmup(Schedule):
     lr : float or callable
         The rate to follow: a number > 0, a schedule or any function of the epoch.
     epochs : float
-        How long it rises, > 0.
+        How many epochs it rises, > 0.
     start : float, default 0.1
         The share of the first rate to begin with, in [0, 1].
 
@@ -250,17 +250,17 @@ class warmup(Schedule):
 
     def __post_init__(self) -> None:
         if not callable(self.lr):
-            _set(self, lr=_positive("lr", self.lr, "a number or a function of the epoch"))
-        _set(self, epochs=_positive("epochs", self.epochs), start=number("start", self.start))
+            set_fields(self, lr=_positive("lr", self.lr, "a number or a function of the epoch"))
+        set_fields(self, epochs=_positive("epochs", self.epochs), start=number("start", self.start))
         if not 0 <= self.start <= 1:
             raise ValueError(f"start is {self.start}, expected a share in [0, 1], such as 0.1")
 
     def _at(self, epochs: np.ndarray) -> np.ndarray:
         later = epochs >= self.epochs
         share = self.start + (1 - self.start) * np.minimum(epochs / self.epochs, 1.0)
-        found = _evaluated(self.lr, np.zeros(1)) * share
-        found[later] = _evaluated(self.lr, epochs[later] - self.epochs)
-        return found
+        rates = _evaluated(self.lr, np.zeros(1)) * share
+        rates[later] = _evaluated(self.lr, epochs[later] - self.epochs)
+        return rates
 
 
 def rates(lr: float | Callable[[float], float], epochs: np.ndarray) -> np.ndarray:
@@ -286,29 +286,31 @@ def rates(lr: float | Callable[[float], float], epochs: np.ndarray) -> np.ndarra
     """
     if not callable(lr):
         lr = _positive("lr", lr, "a number or a function of the epoch")
-    with np.errstate(all="ignore"):  # what comes of it is looked at below
-        found = _evaluated(lr, epochs)
-    bad = ~((found >= 0) & (found < np.inf))
+    with np.errstate(all="ignore"):  # the results are checked below
+        result = _evaluated(lr, epochs)
+    bad = ~((result >= 0) & (result < np.inf))
     if bad.any():
         i = int(np.argmax(bad))
         raise ValueError(
-            f"lr is {found[i]} at epoch {epochs[i]:g}, expected a finite rate >= 0; {lr!r} gave it"
+            f"lr is {result[i]} at epoch {epochs[i]:g}, expected a finite rate >= 0; {lr!r} gave it"
         )
-    return found
+    return result
 
 
 def _evaluated(lr: Any, epochs: np.ndarray) -> np.ndarray:
+    """The rates at these epochs, (n,) both, unchecked."""
     if isinstance(lr, Schedule):
         return lr._at(epochs)
     if not callable(lr):
         return np.full(len(epochs), lr)
-    found = np.empty(len(epochs))
+    result = np.empty(len(epochs))
     for i, epoch in enumerate(epochs.tolist()):
-        found[i] = number(f"the rate at epoch {epoch:g} that {lr!r} gave", lr(epoch))
-    return found
+        result[i] = number(f"the rate at epoch {epoch:g} that {lr!r} gave", lr(epoch))
+    return result
 
 
-def _set(instance: Any, **values: Any) -> None:
+def set_fields(instance: Any, **values: Any) -> None:
+    """Set fields of a frozen dataclass, from its `__post_init__`."""
     for name, value in values.items():
         object.__setattr__(instance, name, value)
 

@@ -1,6 +1,7 @@
-"""The state of a run as a dict that `fastbp.save` can store, and back.
+"""Checkpoints: the state of a run as a dict that `fastbp.save` can store, and back.
 
-It is flat: arrays, and values that JSON knows. What says whose state it is comes first.
+The dict is flat: arrays, and values that JSON knows. Its first entries, the identity, say to which
+run the state belongs.
 """
 
 from __future__ import annotations
@@ -16,23 +17,27 @@ from ..backends.contract import Run
 from ..common.arrays import FLOAT64
 from ..networks.description import Description
 from ..networks.scaling import Scaler
-from .data import Data
-from .loop import Progress
+from .data import FitData
+from .loop import LoopState
 
-ARRAYS = ("params", "moments", "good", "best", "average", "monitor")  # of a Run
+# The arrays of a Run.
+ARRAYS = ("params", "moments", "good", "best", "average", "monitor")
 
 
 def fingerprint(net: Description) -> str:
-    """What tells a network from others, whatever its parameters."""
+    """A string that is the same for equal networks and differs for others: sizes, dtype, checksum.
+
+    It is computed once per network.
+    """
     plan = net.plan
-    found = plan.handles.get("fingerprint")
-    if found is None:
-        content = (plan.layers, plan.constants, plan.free, net.masked, plan.dropout)
-        told = b"".join(b"-" if a is None else a.tobytes() for a in content)
-        told += " ".join(act.name for act in plan.activations).encode()
-        found = f"{net.sizes} {net.dtype} {zlib.crc32(told):08x}"
-        plan.handles["fingerprint"] = found
-    return str(found)
+    text = plan.handles.get("fingerprint")
+    if text is None:
+        arrays = (plan.layers, plan.constants, plan.free, net.masked, plan.dropout)
+        content = b"".join(b"-" if a is None else a.tobytes() for a in arrays)
+        content += " ".join(act.name for act in plan.activations).encode()
+        text = f"{net.sizes} {net.dtype} {zlib.crc32(content):08x}"
+        plan.handles["fingerprint"] = text
+    return str(text)
 
 
 def require_same(state: Any, identity: dict[str, Any]) -> None:
@@ -42,14 +47,14 @@ def require_same(state: Any, identity: dict[str, Any]) -> None:
     ----------
     state : dict
     identity : dict
-        What must be equal, by name.
+        Entries that the state must have with the same values.
 
     Raises
     ------
     TypeError
         If `state` is no dict.
     ValueError
-        If it is none of `fit`'s, or belongs to another network, method or run.
+        If it is no state of `fit`, or belongs to another network, method or run.
     """
     if not isinstance(state, dict):
         raise TypeError(
@@ -57,34 +62,51 @@ def require_same(state: Any, identity: dict[str, Any]) -> None:
             f"fastbp.load returned as state"
         )
     for name, value in identity.items():
-        came = entry(state, name)
-        if isinstance(came, np.ndarray) or came != value:
+        actual = entry(state, name)
+        if isinstance(actual, np.ndarray) or actual != value:
             raise ValueError(
                 f"state belongs to another run: its {name.replace('_', ' ')} is "
-                f"{reprlib.repr(came)}, expected {value!r}; call fit as that run was called, or "
+                f"{reprlib.repr(actual)}, expected {value!r}; call fit as that run was called, or "
                 f"start a new one from its parameters, params=res.params"
             )
 
 
-# Entries, each checked: a state may come from a file, or from anywhere.
+# Entries, each checked: a state may come from a damaged or edited file.
 
 
-def entry(state: dict[str, Any], name: str, what: str = "", fits: Callable[..., Any] = any) -> Any:
-    """An entry of a state; ValueError if it is not there, or not `what` it should be."""
+def entry(
+    state: dict[str, Any], name: str, expected: str = "", fits: Callable[..., Any] = any
+) -> Any:
+    """An entry of a state.
+
+    Parameters
+    ----------
+    state : dict
+    name : str
+    expected : str
+        What the entry should be, for the message; without it any value will do.
+    fits : callable
+        ``fits(value) -> bool``, whether the entry is that.
+
+    Raises
+    ------
+    ValueError
+        If the entry is missing, or not as expected.
+    """
     if name not in state:
         raise ValueError(
             f"state lacks {name!r}, expected the dict FitResult.state or what fastbp.load returned "
             f"as state"
         )
     value = state[name]
-    if what and not fits(value):
+    if expected and not fits(value):
         if isinstance(value, np.ndarray):
-            came = f"an array {value.shape} of {value.dtype}"
+            actual = f"an array {value.shape} of {value.dtype}"
         else:
-            came = reprlib.repr(value)
+            actual = reprlib.repr(value)
         raise ValueError(
-            f"state holds {came} as {name!r}, expected {what}: it was changed, or belongs to a "
-            f"method with other options (such as momentum)"
+            f"state holds {actual} as {name!r}, expected {expected}: it was changed, or belongs to "
+            f"a method with other options (such as momentum)"
         )
     return value
 
@@ -92,7 +114,7 @@ def entry(state: dict[str, Any], name: str, what: str = "", fits: Callable[..., 
 def number(
     state: dict[str, Any], name: str, kind: type[int | float] = int, least: float = 0
 ) -> Any:
-    """An entry that is an int or a float, not below `least`."""
+    """An entry that is a number of this kind >= `least`, checked as `entry` does."""
     return entry(
         state, name, f"{'a whole number' if kind is int else 'a number'} >= {least:g}",
         lambda value: isinstance(value, kind) and not isinstance(value, bool) and value >= least,
@@ -102,7 +124,7 @@ def number(
 def array(
     state: dict[str, Any], name: str, shape: tuple[int, ...], dtype: np.dtype = FLOAT64
 ) -> np.ndarray:
-    """A copy of an entry that is an array."""
+    """A copy of an entry that is an array of this shape and dtype, checked as `entry` does."""
 
     def fits(value: Any) -> bool:
         return isinstance(value, np.ndarray) and (value.shape, value.dtype) == (shape, dtype)
@@ -113,56 +135,67 @@ def array(
 # First-order runs.
 
 
-def packed(identity: dict[str, Any], average_from: int, progress: Progress) -> dict[str, Any]:
-    """The state of a first-order run, of a copy of its progress that becomes a part of it."""
-    run = progress.run
+def to_dict(identity: dict[str, Any], average_from: int, checkpoint: LoopState) -> dict[str, Any]:
+    """The state of a first-order run as a dict, with the arrays of `checkpoint` themselves.
+
+    Parameters
+    ----------
+    identity : dict
+        As `require_same` takes it.
+    average_from : int
+        As in the recipe.
+    checkpoint : LoopState
+        A copy that `LoopState.copy` made.
+    """
+    run = checkpoint.run
     arrays = {name: getattr(run, name) for name in ARRAYS}
-    losses = np.concatenate([progress.losses, progress.partial])
-    records = {"losses": losses, "validation": progress.validation.copy()}
-    numbers = {"step": run.step, "average_from": average_from, "order": progress.order}
+    losses = np.concatenate([checkpoint.losses, checkpoint.partial])
+    records = {"losses": losses, "validation": checkpoint.validation.copy()}
+    numbers = {"step": run.step, "average_from": average_from, "order": checkpoint.order}
     return identity | numbers | arrays | records
 
 
-def unpacked(
-    state: dict[str, Any], fresh: Progress, average_from: int, per_epoch: int, validated: bool
-) -> Progress:
-    """The progress that a state holds.
+def from_dict(
+    state: dict[str, Any], initial: LoopState, average_from: int, per_epoch: int, validated: bool
+) -> LoopState:
+    """The state of a first-order run from a dict that `to_dict` made.
 
     Parameters
     ----------
     state : dict
-        Of a run with the same identity.
-    fresh : Progress
-        The beginning of such a run.
+        The state of a run with the same identity.
+    initial : LoopState
+        The state of such a run before its first step, with arrays of the right shapes.
     average_from : int
-        Of the recipe.
+        As in the recipe.
     per_epoch : int
-        Steps.
+        Steps in an epoch.
     validated : bool
         Whether there is a validation.
 
     Raises
     ------
     ValueError
-        If the state is damaged, of a method with other options, or if the average that it has
-        begun is over other steps.
+        If the state is damaged, of a method with other options, or if it has begun an average
+        over other steps.
     """
     arrays: dict[str, Any] = {}
     for name in ARRAYS:
-        like = getattr(fresh.run, name)
+        like = getattr(initial.run, name)
         arrays[name] = array(state, name, like.shape, like.dtype)
-    step, began = number(state, "step"), number(state, "average_from", least=-1)
-    if 0 <= average_from < step and began != average_from:
+    step, averaged_from = number(state, "step"), number(state, "average_from", least=-1)
+    if 0 <= average_from < step and averaged_from != average_from:
         raise ValueError(
-            f"state is of a run that averages {_over(began)}, expected {_over(average_from)} as "
-            f"this one, which is past that; continue it with the same epochs and average"
+            f"state is of a run that averages {_over(averaged_from)}, expected "
+            f"{_over(average_from)} as this one, which is past that; continue it with the same "
+            f"epochs and average"
         )
     if not 0 <= average_from < step:
-        arrays["average"][:] = 0  # what was averaged is not in use
+        arrays["average"][:] = 0  # this run does not use an average that has begun
     losses = array(state, "losses", (-(-step // per_epoch),))
     validation = array(state, "validation", (step // per_epoch if validated else 0,))
     order = entry(state, "order", "where orders are drawn from", _is_position)
-    return Progress(Run(**arrays, seed=fresh.run.seed, step=step), losses, validation, order)
+    return LoopState(Run(**arrays, seed=initial.run.seed, step=step), losses, validation, order)
 
 
 def _over(average_from: int) -> str:
@@ -170,6 +203,7 @@ def _over(average_from: int) -> str:
 
 
 def _is_position(order: Any) -> bool:
+    """Whether it is a `Shuffler.position` or None."""
     if order is None:
         return True
     try:
@@ -179,11 +213,11 @@ def _is_position(order: Any) -> bool:
         return False
 
 
-# Data.
+# Entries of any method: the scalers and the initial parameters.
 
 
 def scalers(state: dict[str, Any]) -> tuple[Scaler, Scaler | None]:
-    """Those of the columns of a run that scaled them, of X and, if it scaled them too, of y."""
+    """The scalers of X and y in the state of a run that scaled X; None for y left as it is."""
     y = _scaler(state, "y") if {"y_shift", "y_scale"} & state.keys() else None
     return _scaler(state, "x"), y
 
@@ -196,11 +230,11 @@ def _scaler(state: dict[str, Any], name: str) -> Scaler:
         raise ValueError(f"state holds no scaler as {name!r}: {error}") from None
 
 
-def of_data(data: Data) -> dict[str, np.ndarray]:
-    """The entries of a state that tell where the run began and how its columns were scaled."""
+def data_entries(data: FitData) -> dict[str, np.ndarray]:
+    """The entries of a state for the initial parameters and the scalers."""
     assert data.start is not None
-    told = {"start": data.start.copy()}
+    entries = {"start": data.start.copy()}
     for name, scaler in (("x", data.x_scaler), ("y", data.y_scaler)):
         if scaler is not None:
-            told |= {f"{name}_shift": scaler.shift.copy(), f"{name}_scale": scaler.scale.copy()}
-    return told
+            entries |= {f"{name}_shift": scaler.shift.copy(), f"{name}_scale": scaler.scale.copy()}
+    return entries

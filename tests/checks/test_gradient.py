@@ -238,7 +238,7 @@ def test_any_subgradient_passes_at_a_kink(at_zero):
     assert "1 at a kink" in check.message
 
 
-def test_other_values_fail_at_a_kink_and_both_sides_are_told():
+def test_other_values_fail_at_a_kink_and_both_sides_are_named():
     check = fb.check_grad(lambda x: (np.abs(x).sum(), np.where(x == 0, 2.0, np.sign(x))), [1, 0])
     assert not check
     assert check.worst == 1

@@ -227,7 +227,7 @@ def test_the_bar_is_told_of_every_iteration(line, monkeypatch, method):
         def close(self):
             seen.append("closed")
 
-    monkeypatch.setattr("fastbp.training.progress.bar", lambda setting, total: Bar())
+    monkeypatch.setattr("fastbp.fitting._fit.progress_bar", lambda setting, total: Bar())
     res = fb.fit(LINE, X, y, method=method, seed=0)
     assert seen == [*res.history["loss"].tolist(), "closed"]
 

@@ -15,7 +15,10 @@ def environment(without=("FASTBP_",), **variables):
 
 
 def run(code, *, cwd=None, timeout=120, without=("FASTBP_",), **variables):
-    """Run a program; its `CompletedProcess`, with output as text. See `environment` too."""
+    """Run a program; the `subprocess.CompletedProcess`, with its output as text.
+
+    For `without` see `environment`.
+    """
     return subprocess.run(
         [sys.executable, "-c", code],
         cwd=cwd,
@@ -34,7 +37,7 @@ def python(code, **options):
 
 
 def in_a_fork(function):
-    """The result of `function()` in a forked child process, which must not fail."""
+    """What a function returns in a forked process, which must end without an error."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

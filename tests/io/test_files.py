@@ -133,7 +133,7 @@ def test_result_is_a_named_tuple(path):
     net2, params, state, meta = loaded
     assert net2 == net and (params == net.init(0)).all()
     assert state == {"step": 3} and meta == {"title": "x"}
-    params[0] = 7  # the caller's own
+    params[0] = 7  # the array of the caller
     assert params.flags.aligned and params.flags.c_contiguous
 
 
@@ -235,10 +235,10 @@ def test_safetensors_is_imported_at_first_use():
     assert done.stdout == "False\n"
 
 
-# Activations of the user's own.
+# User-defined activations.
 
 
-def test_own_activations_are_given_back(path):
+def test_user_defined_activations_are_returned(path):
     square = fb.Activation("square", lambda z: z * z, lambda z: 2 * z)
     net = fb.Network(2, fb.Dense(3, CUBE), fb.Dense(2, "tanh"), fb.Dense(1, square))
     fb.save(path, net, net.init(0))
@@ -625,7 +625,7 @@ def test_claims_of_size_are_not_believed(path, monkeypatch):
 @settings(max_examples=300)
 @given(data=st.data())
 def test_any_changed_byte_of_the_header_is_refused_or_harmless(data, tmp_path):
-    """Random damage gives a network of the file's own parameters or a ValueError, nothing else."""
+    """Random damage gives a network with the file's parameters or a ValueError, nothing else."""
     path = tmp_path / "net.safetensors"
     net = network()
     fb.save(path, net, net.init(0), {"m": np.arange(3.0), "step": 4}, title="x")

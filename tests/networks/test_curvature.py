@@ -480,17 +480,17 @@ def test_normal_equations_above_frozen_layers(backend, dtype, rng, frozen):
     layers = [fb.Dense(n, "tanh", trainable=i >= frozen) for i, n in enumerate((5, 9, 3))]
     c = case_of(rng, fb.Network(4, *layers, dtype=dtype), 70, "sse", True)
     for robust in ("linear", "huber"):
-        found, expected = (
+        computed, expected = (
             c.net.objective(c.X, c.y, "sse", backend=b, **c.terms).normal_equations(
                 c.params, robust, 0.5
             )
             for b in (backend, "numpy")
         )
         share = 1e-12 if dtype == np.float64 else 1e-4
-        for computed, exactly in zip(found[:2], expected[:2], strict=True):
-            assert computed.dtype == dtype
-            close(computed, exactly, share)
-        assert found[2] == pytest.approx(expected[2], rel=share)
+        for entry, exactly in zip(computed[:2], expected[:2], strict=True):
+            assert entry.dtype == dtype
+            close(entry, exactly, share)
+        assert computed[2] == pytest.approx(expected[2], rel=share)
 
 
 def test_outliers_do_not_overflow_where_squares_would_not(backend):
@@ -586,6 +586,6 @@ def test_no_curvature_of_nan_either(compiled, loss, dtype):
     """Where the second derivative is 0, so is the product: a NaN row adds none to the bias's."""
     net = fb.Network(1, fb.Dense(1), dtype=dtype)
     arguments = ([1.0, 0.5], [[np.nan], [2.0]], [1.0, -1.0], [0.3, -0.7], loss)
-    found, expected = net.gnvp(*arguments), net.gnvp(*arguments, backend="numpy")
-    assert np.isfinite(found[1])
-    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    product, expected = net.gnvp(*arguments), net.gnvp(*arguments, backend="numpy")
+    assert np.isfinite(product[1])
+    assert np.array_equal(np.isnan(product), np.isnan(expected))

@@ -316,9 +316,9 @@ def test_results_belong_to_the_caller(backend, dtype, rng):
         return [*results, c.net.input_jacobian(params, c.X), grad]
 
     first = all_results(c.params)
-    kept = copy.deepcopy(first)
+    copied = copy.deepcopy(first)
     second = all_results(c.params / 2)
-    assert same(first, kept)
+    assert same(first, copied)
     for a, b in itertools.product(first, second):
         assert not np.shares_memory(a, b)
 
@@ -412,15 +412,15 @@ def test_masked_entries_act_as_zero_whatever_the_vector_holds(backend, dtype, rn
     before = dirty.copy()
     results = []
     for params, direction in ((clean, v), (dirty, dirty_v)):
-        found = all_derivatives(c.net, params, c.X, c.y, direction, c.terms)
-        found["forward"] = c.net.forward(params, c.X)
-        found["input Jacobian"] = c.net.input_jacobian(params, c.X)
-        found["dX"] = c.net.vjp(params, c.X)[1](c.y)[1]
-        found["value"] = c.net.value(params, c.X, c.y, **c.terms)
-        found["jvp"] = c.net.jvp(params, c.X, direction)
-        found["normal equations"] = c.net.normal_equations(params, c.X, c.y)
-        found["rate"] = c.net.max_stable_rate(params, c.X, c.y)
-        results.append(found)
+        derivatives = all_derivatives(c.net, params, c.X, c.y, direction, c.terms)
+        derivatives["forward"] = c.net.forward(params, c.X)
+        derivatives["input Jacobian"] = c.net.input_jacobian(params, c.X)
+        derivatives["dX"] = c.net.vjp(params, c.X)[1](c.y)[1]
+        derivatives["value"] = c.net.value(params, c.X, c.y, **c.terms)
+        derivatives["jvp"] = c.net.jvp(params, c.X, direction)
+        derivatives["normal equations"] = c.net.normal_equations(params, c.X, c.y)
+        derivatives["rate"] = c.net.max_stable_rate(params, c.X, c.y)
+        results.append(derivatives)
     for name, expected in results[0].items():
         assert same(results[1][name], expected), name
         parts = expected if isinstance(expected, tuple) else (expected,)

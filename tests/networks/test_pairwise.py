@@ -146,10 +146,10 @@ def test_derivatives_are_within_rounding(backend, number):
     Y, pullback = net.vjp(params, X)
     dY = rng.standard_normal(Y.shape).astype(net.dtype)
     pulled = bounds.backward(net, params, steps, bounds.exact(dY))
-    found = {"value": value, "gradient": grad, "Y": Y}
-    found |= dict(zip(("dparams", "dX"), pullback(dY), strict=True))
-    for name, bound in zip(found, (*expected, steps[-1][2], *pulled), strict=True):
-        bound.check(found[name], f"{name} of {row}")
+    computed = {"value": value, "gradient": grad, "Y": Y}
+    computed |= dict(zip(("dparams", "dX"), pullback(dY), strict=True))
+    for name, bound in zip(computed, (*expected, steps[-1][2], *pulled), strict=True):
+        bound.check(computed[name], f"{name} of {row}")
         if net.dtype == np.float64:
-            within_1e12(found[name], bound)
+            within_1e12(computed[name], bound)
     expected[1].check_sharp(2e4 * np.finfo(net.dtype).eps)

@@ -237,7 +237,7 @@ def _by_attributes(scaler, X):
 
 
 def unscaled(scaler, Y):
-    """x = inverse of `scaled`, which is affine: found from its values at 0 and 1."""
+    """x = inverse of `scaled`, which is affine, from its values at 0 and 1."""
     zero, one = (scaled(scaler, np.full((1, Y.shape[1]), v)) for v in (0, 1))
     return (Y - zero) / (one - zero)
 
@@ -291,7 +291,7 @@ def test_folding(name, kind, dtype, rng):
 
     expected = unscaled(y_scaler, outputs(net, net.unpack(params), scaled(x_scaler, X)))
     pairs = net.unpack(folded)
-    found = outputs(net, pairs, X)
+    computed = outputs(net, pairs, X)
     # Where the errors of the parameters are added up: sizes of all terms, tanh being Lipschitz.
     unit = np.finfo(dtype).eps / 2 + gamma(20, np.float64)
     A, error = abs(X), np.zeros_like(X)
@@ -301,7 +301,7 @@ def test_folding(name, kind, dtype, rng):
         shift_terms = A @ W  # Σ |shift/scale·W| is of the size of Σ |x W'|, x about the shift
         error = error @ W + unit * (2 * shift_terms + b)
         A = np.ones_like(error) if layer.act.name == "tanh" else shift_terms + b
-    assert (abs(found - expected) <= error).all()
+    assert (abs(computed - expected) <= error).all()
 
 
 def test_each_parameter_is_rounded_once(rng):

@@ -22,7 +22,7 @@ from helpers.problems import (
 from hypothesis import given, settings, strategies as st
 
 import fastbp as fb
-from fastbp.optimize._scg import SCGSearch
+from fastbp.optimize._scg import SCGSolver
 
 
 def moller(fun, x, iterations, hessp=None, sigma=1e-4, lam=1e-6):
@@ -102,7 +102,7 @@ def test_steps_of_the_paper(name, start, monkeypatch):
         hessp = objective.hvp if "exact" in name else None
     else:
         fun = sum_of_squares(PROBLEMS[name][0])
-    search = SCGSearch(fun, hessp, start)
+    search = SCGSolver(fun, hessp, start)
     seen = []
     for k, (w, lam, *happened) in enumerate(moller(fun, start, 15, hessp), start=1):
         seen.append(happened)
@@ -121,7 +121,7 @@ def test_steps_of_the_paper(name, start, monkeypatch):
 def test_damping_follows_the_comparison(ratio):
     # From 1 with a curvature of h a parabola x² gains 2 - 2/h times what that h promises.
     h = 2 / (2 - ratio)
-    search = SCGSearch(bowl, lambda x, p: h * p, [1.0])
+    search = SCGSolver(bowl, lambda x, p: h * p, [1.0])
     search.step()
     assert (search.x[0] != 1) == (ratio > 0)
     expected = 1e-6 + h * (1 - ratio) if ratio < 0.25 else 1e-6 / 4 if ratio > 0.75 else 1e-6
@@ -129,14 +129,14 @@ def test_damping_follows_the_comparison(ratio):
 
 
 def test_a_step_that_gains_nothing_is_taken():
-    search = SCGSearch(lambda x: (1.0, np.ones(1)), None, [0.0])
+    search = SCGSolver(lambda x: (1.0, np.ones(1)), None, [0.0])
     search.step()
     assert search.x[0] < 0 and search.f == 1
 
 
 def test_a_direction_that_leads_nowhere_is_given_up():
-    state = SCGSearch(bowl, None, [1.0, 0.0]).state()
-    search = SCGSearch(bowl, None, [0.0, 0.0], state=state | {"direction": np.array([0.0, 1.0])})
+    state = SCGSolver(bowl, None, [1.0, 0.0]).state()
+    search = SCGSolver(bowl, None, [0.0, 0.0], state=state | {"direction": np.array([0.0, 1.0])})
     search.step()
     assert search.x.tolist() == [1, 0] and search.status is None
     search.step()
@@ -144,8 +144,8 @@ def test_a_direction_that_leads_nowhere_is_given_up():
 
 
 def test_no_curvature_and_no_damping():
-    state = SCGSearch(bowl, None, [1.0]).state() | {"curvature": 0.0, "damping": 0.0}
-    search = SCGSearch(bowl, None, [0.0], state=state)
+    state = SCGSolver(bowl, None, [1.0]).state() | {"curvature": 0.0, "damping": 0.0}
+    search = SCGSolver(bowl, None, [0.0], state=state)
     while search.f == 1.0:
         search.step()
     assert search.f < 1.0
@@ -155,7 +155,7 @@ def test_a_direction_that_overflows_is_given_up():
     def fun(x):
         return (1.0, np.array([1e-10, 0])) if x[0] == 0 else (0.5, np.array([0, 1e150]))
 
-    search = SCGSearch(fun, lambda x, p: p, [0.0, 0.0])
+    search = SCGSolver(fun, lambda x, p: p, [0.0, 0.0])
     search.step()
     assert search.f == 0.5 and search.direction.tolist() == [0, -1]
 
@@ -168,7 +168,7 @@ def test_steps_are_not_cut_too_much(beyond):
         points.append(x[0])
         return (beyond, np.full(1, np.nan)) if x[0] > 1.05 else bowl(x - 2)
 
-    search = SCGSearch(wall, lambda x, p: 2 * p, [1.0])
+    search = SCGSolver(wall, lambda x, p: 2 * p, [1.0])
     for _ in range(3):
         search.step()
     # Without the wall the first step is the last; the damping of 1e-6 shortens it by half that.
@@ -498,13 +498,13 @@ def of_a_network(exact, **options):
 )
 def test_goes_on_as_if_it_had_not_stopped(make, argument, iterations):
     fun, hessp, x0 = make(argument)
-    whole = SCGSearch(fun, hessp, x0)
+    whole = SCGSolver(fun, hessp, x0)
     states = [whole.state()]
     while whole.status is None and whole.nit < iterations:
         whole.step()
         states.append(whole.state())
     for k, state in enumerate(states):
-        search = SCGSearch(fun, hessp, x0, state=stored(state))
+        search = SCGSolver(fun, hessp, x0, state=stored(state))
         assert search.nit == k
         for later in states[k:][:4]:
             found = search.state()
@@ -517,10 +517,10 @@ def test_goes_on_as_if_it_had_not_stopped(make, argument, iterations):
 
 def test_a_state_is_a_copy():
     fun = sum_of_squares(wood)
-    search = SCGSearch(fun, None, [-3.0, -1, -3, -1])
+    search = SCGSolver(fun, None, [-3.0, -1, -3, -1])
     search.step()
     state = search.state()
-    other = SCGSearch(fun, None, [0.0] * 4, state=state)
+    other = SCGSolver(fun, None, [0.0] * 4, state=state)
     for vector in ("x", "g", "direction"):
         state[vector][:] = np.nan
     for one in (search, other):
@@ -532,7 +532,7 @@ def test_a_state_is_a_copy():
 @pytest.mark.parametrize("exact", [False, True])
 def test_cost_and_message(exact):
     objective, start = network()
-    search = SCGSearch(objective.value_and_grad, objective.hvp if exact else None, start, tol=1e-3)
+    search = SCGSolver(objective.value_and_grad, objective.hvp if exact else None, start, tol=1e-3)
     while search.status is None:
         assert search.message == ""
         expected = search.nfev + search.cost

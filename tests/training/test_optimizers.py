@@ -125,9 +125,9 @@ PEERS = [
 
 @pytest.fixture(scope="module")
 def torch():
-    found = pytest.importorskip("torch")
-    found.set_num_threads(1)
-    return found
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)
+    return torch
 
 
 class Peer:
@@ -233,11 +233,11 @@ def test_what_has_no_gradient_stays(module, dtype, method):
         method = with_options(method, {"eps": 0.0}, ())
     net = fb.Network(2, fb.Dense(1), dtype=dtype)
     steps = Steps(module, net, np.zeros((4, 2)), np.ones((4, 1)), [2.0, -3.0, 1.0], method, 4)
-    kept = 1 - method.lr * getattr(method, "weight_decay", 0.0)
-    rtol = 8 * np.finfo(dtype).eps if kept < 1 else 0
-    np.testing.assert_allclose(steps.to(1), kept * np.array([2, -3, 1]), rtol=rtol)
+    decayed = 1 - method.lr * getattr(method, "weight_decay", 0.0)
+    rtol = 8 * np.finfo(dtype).eps if decayed < 1 else 0
+    np.testing.assert_allclose(steps.to(1), decayed * np.array([2, -3, 1]), rtol=rtol)
     # The bias had no gradient as long as it was 1.
-    np.testing.assert_allclose(steps.to(3)[:2], kept**3 * np.array([2, -3]), rtol=rtol)
+    np.testing.assert_allclose(steps.to(3)[:2], decayed**3 * np.array([2, -3]), rtol=rtol)
 
 
 # Rates.

@@ -79,31 +79,31 @@ def run(clock, bar, seconds, epochs=100):
 @pytest.mark.parametrize("setting", ["yes", None, 1, 0.0, [], "Auto"])
 def test_other_settings_raise(setting):
     with pytest.raises(ValueError, match=r"'auto' .*, True or False") as error:
-        progress.bar(setting, 10)
+        progress.progress_bar(setting, 10)
     assert repr(setting) in str(error.value)
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), None], ids=["file", "none"])
 def test_auto_is_nothing_without_a_terminal(monkeypatch, stream):
     monkeypatch.setattr(sys, "stderr", stream)
-    assert progress.bar("auto", 10) is None
+    assert progress.progress_bar("auto", 10) is None
 
 
 def test_a_closed_stream_is_no_terminal(monkeypatch, open_terminal):
     terminal = open_terminal()
     terminal.close()
     monkeypatch.setattr(Terminal, "isatty", io.StringIO.isatty)  # which raises
-    assert progress.bar("auto", 10) is None
+    assert progress.progress_bar("auto", 10) is None
 
 
 def test_false_is_nothing_on_a_terminal(open_terminal):
     open_terminal()
-    assert progress.bar(False, 10) is None
+    assert progress.progress_bar(False, 10) is None
 
 
 def test_true_without_stderr_is_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
-    assert progress.bar(True, 10) is None
+    assert progress.progress_bar(True, 10) is None
 
 
 def test_a_notebook_has_a_bar(monkeypatch):
@@ -115,7 +115,7 @@ def test_a_notebook_has_a_bar(monkeypatch):
     ):
         ipython = SimpleNamespace(get_ipython=lambda shell=shell: shell)
         monkeypatch.setitem(sys.modules, "IPython", ipython)
-        assert (progress.bar("auto", 10) is not None) == seen
+        assert (progress.progress_bar("auto", 10) is not None) == seen
 
 
 # What is drawn.
@@ -123,7 +123,7 @@ def test_a_notebook_has_a_bar(monkeypatch):
 
 def test_auto_waits_two_seconds(clock, open_terminal):
     terminal = open_terminal()
-    bar = progress.bar("auto", 100)
+    bar = progress.progress_bar("auto", 100)
     for clock.now in (1000.0, 1001.0, 1001.99):
         bar.update(20.0, 1.0, None, None)
     assert terminal.getvalue() == ""
@@ -135,13 +135,13 @@ def test_auto_waits_two_seconds(clock, open_terminal):
 
 def test_a_short_run_under_auto_leaves_nothing(clock, open_terminal):
     terminal = open_terminal()
-    run(clock, progress.bar("auto", 100), 1.9)
+    run(clock, progress.progress_bar("auto", 100), 1.9)
     assert terminal.getvalue() == ""
 
 
 def test_true_draws_at_once(clock, open_terminal):
     terminal = open_terminal()
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.update(0.5, 0.25, None, 0.1)
     assert re.search(r" 0/100 loss 0\.250 lr 0\.100 ", frames(terminal)[-1])
     bar.close()
@@ -149,7 +149,7 @@ def test_true_draws_at_once(clock, open_terminal):
 
 def test_draws_ten_times_a_second_at_most(clock, open_terminal):
     terminal = open_terminal()
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.update(1.0, 1.0, None, None)
     before = terminal.getvalue()
     clock.now += 0.099
@@ -163,7 +163,7 @@ def test_draws_ten_times_a_second_at_most(clock, open_terminal):
 
 def test_numbers_and_times(clock, open_terminal):
     terminal = open_terminal()
-    run(clock, progress.bar("auto", 100), 80, epochs=25)
+    run(clock, progress.progress_bar("auto", 100), 80, epochs=25)
     assert re.fullmatch(
         r"fit [━╸╺]+  25/100 loss 0\.0769 val 0\.115 lr 0\.0100 0:00:20 left 01:00",
         frames(terminal)[-1],
@@ -172,7 +172,7 @@ def test_numbers_and_times(clock, open_terminal):
 
 def test_time_left_of_a_continued_run(clock, open_terminal):
     terminal = open_terminal()
-    bar = progress.bar("auto", 100)
+    bar = progress.progress_bar("auto", 100)
     for k in range(1, 101):
         clock.now += 0.1
         bar.update(50.5 + k / 10, 1.0, None, None)  # an epoch a second
@@ -182,7 +182,7 @@ def test_time_left_of_a_continued_run(clock, open_terminal):
 
 def test_time_left_of_slow_iterations(clock, open_terminal):
     terminal = open_terminal()
-    bar = progress.bar("auto", 100)
+    bar = progress.progress_bar("auto", 100)
     for k in range(1, 5):
         clock.now += 45
         bar.update(k, 1.0, None, None)
@@ -192,7 +192,7 @@ def test_time_left_of_slow_iterations(clock, open_terminal):
 
 def test_last_state_is_drawn_and_stays(clock, open_terminal):
     terminal = open_terminal()
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.update(99.0, 1.0, None, None)
     bar.update(100.0, 0.5, None, None)  # too early for a drawing of its own
     bar.close()
@@ -203,7 +203,7 @@ def test_last_state_is_drawn_and_stays(clock, open_terminal):
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -1.234e-300])
 def test_any_number_can_be_drawn(clock, open_terminal, loss):
     terminal = open_terminal()
-    bar = progress.bar(True, 10**7)
+    bar = progress.progress_bar(True, 10**7)
     bar.update(10**7, loss, loss, 1e-300)
     bar.close()
     assert f"loss {loss:#.3g} val {loss:#.3g}" in frames(terminal)[-1]
@@ -212,7 +212,7 @@ def test_any_number_can_be_drawn(clock, open_terminal, loss):
 @pytest.mark.parametrize("columns", [40, 60, 79, 80, 100, 200])
 def test_all_numbers_fit_the_terminal(clock, open_terminal, columns):
     terminal = open_terminal(columns)
-    bar = progress.bar(True, 1000)
+    bar = progress.progress_bar(True, 1000)
     bar.update(1000.0, 1.234e-5, 0.0001234, 0.000999)
     bar.close()
     assert all(len(frame) <= columns for frame in frames(terminal))
@@ -229,7 +229,7 @@ def test_all_numbers_fit_the_terminal(clock, open_terminal, columns):
 def test_a_file_gets_one_line_without_codes(clock, monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     monkeypatch.setenv("FORCE_COLOR", "1")  # of CI services, and no wish for a moving bar
-    run(clock, progress.bar(True, 100), 5)
+    run(clock, progress.progress_bar(True, 100), 5)
     written = sys.stderr.getvalue()
     assert "\x1b" not in written and "\r" not in written
     assert written.count("\n") == 1
@@ -240,7 +240,7 @@ def test_a_file_gets_one_line_without_codes(clock, monkeypatch):
 def test_the_terminal_is_clean_after_an_exception(clock, open_terminal, error):
     terminal = open_terminal()
     stdout, stderr = sys.stdout, sys.stderr
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     with pytest.raises(error):
         try:
             bar.update(1.0, 1.0, None, None)
@@ -257,7 +257,7 @@ def test_the_terminal_is_clean_after_an_exception(clock, open_terminal, error):
 @pytest.mark.parametrize("times", [1, 2])
 def test_interrupted_drawing_leaves_the_terminal_clean(clock, open_terminal, monkeypatch, times):
     terminal = open_terminal()
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.update(1.0, 1.0, None, None)
     write, interrupts = terminal.write, iter(range(times))
 
@@ -280,7 +280,7 @@ def test_interrupted_drawing_leaves_the_terminal_clean(clock, open_terminal, mon
 def test_a_lost_terminal_does_not_end_the_run(clock, open_terminal, monkeypatch):
     terminal = open_terminal()
     stdout, stderr = sys.stdout, sys.stderr
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.update(1.0, 1.0, None, None)
     tried = []
 
@@ -300,7 +300,7 @@ def test_a_lost_terminal_does_not_end_the_run(clock, open_terminal, monkeypatch)
 def test_what_is_printed_stays_where_it_was_sent(clock, open_terminal, monkeypatch):
     terminal = open_terminal()
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.update(1.0, 1.0, None, None)
     print("to a file")
     bar.close()
@@ -311,7 +311,7 @@ def test_what_is_printed_stays_where_it_was_sent(clock, open_terminal, monkeypat
 def test_what_is_printed_on_the_terminal_stands_above_the_bar(clock, open_terminal, monkeypatch):
     terminal = open_terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.update(1.0, 1.0, None, None)
     print("epoch one")
     bar.close()
@@ -322,7 +322,7 @@ def test_what_is_printed_on_the_terminal_stands_above_the_bar(clock, open_termin
 
 def test_closing_without_a_drawing_is_nothing(clock, open_terminal):
     terminal = open_terminal()
-    bar = progress.bar(True, 100)
+    bar = progress.progress_bar(True, 100)
     bar.close()
     bar.close()
     assert terminal.getvalue() == ""
@@ -332,11 +332,11 @@ def test_rich_is_loaded_for_the_first_drawing():
     program = (
         "import sys\n"
         "from fastbp.training import progress\n"
-        "bar = progress.Bar(10, 1e6)\n"
+        "bar = progress.ProgressBar(10, 1e6)\n"
         "bar.update(1.0, 1.0, None, None)\n"
         "bar.close()\n"
         "assert not any(name.split('.')[0] == 'rich' for name in sys.modules)\n"
-        "bar = progress.bar(True, 10)\n"
+        "bar = progress.progress_bar(True, 10)\n"
         "bar.update(1.0, 1.0, None, None)\n"
         "assert 'rich.progress' in sys.modules\n"
     )

@@ -108,10 +108,10 @@ def test_a_goal_or_a_callback(backend, data, method):
     goal = fitted(data, method=method, goal=losses[lowest])
     assert (goal.status, goal.nit) == (0, lowest + 1)
     same_runs(fitted(data, state=goal.state, method=method), whole)
-    told = fitted(data, method=method, callbacks=lambda epoch: epoch.epoch == goal.nit)
-    assert (told.status, told.nit) == (5, goal.nit)
-    same_states(told.state, goal.state)
-    same_runs(fitted(data, state=told.state, method=method), whole)
+    stopped = fitted(data, method=method, callbacks=lambda epoch: epoch.epoch == goal.nit)
+    assert (stopped.status, stopped.nit) == (5, goal.nit)
+    same_states(stopped.state, goal.state)
+    same_runs(fitted(data, state=stopped.state, method=method), whole)
 
 
 @pytest.mark.parametrize("method", CONTINUED)
@@ -271,11 +271,11 @@ def test_every_kind_of_run(backend, data, tmp_path, setup):
     res = fitted(data, net, **options, max_time=AT_ONCE)
     for last in (1, 6):
         state = through_a_file(path, res)
-        given = copy.deepcopy(state)
+        before = copy.deepcopy(state)
         res = fitted(
             data, net, state, **options, callbacks=lambda epoch, last=last: epoch.epoch >= last
         )
-        same_states(state, given)
+        same_states(state, before)
     res = fitted(data, net, through_a_file(path, res), **options) if res.status == 5 else res
     same_runs(res, whole)
 

@@ -112,14 +112,14 @@ def test_warmup_is_continuous():
 def test_arrays_are_taken_entry_by_entry(schedule):
     epochs = np.random.default_rng(0).uniform(0, 40, 1001)
     epochs[:40] = np.arange(40)
-    found = schedule(epochs)
-    assert found.dtype == np.float64 and found.shape == epochs.shape
+    computed = schedule(epochs)
+    assert computed.dtype == np.float64 and computed.shape == epochs.shape
     # However a run is cut into chunks, the rates are the same to the last bit.
-    assert found.tolist() == [schedule(e) for e in epochs.tolist()]
-    assert np.array_equal(found[3:], schedule(epochs[3:]))
-    assert np.array_equal(found[::2], schedule(epochs[::2]))
-    assert np.array_equal(found, rates(schedule, epochs))
-    assert (found >= 0).all()
+    assert computed.tolist() == [schedule(e) for e in epochs.tolist()]
+    assert np.array_equal(computed[3:], schedule(epochs[3:]))
+    assert np.array_equal(computed[::2], schedule(epochs[::2]))
+    assert np.array_equal(computed, rates(schedule, epochs))
+    assert (computed >= 0).all()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=name_of)
@@ -150,9 +150,9 @@ def test_schedules_are_values(schedule):
 
 def test_rates_of_a_number():
     for lr in (0.1, 1, np.float32(0.5)):
-        found = rates(lr, np.arange(3.0))
-        assert found.dtype == np.float64
-        assert found.tolist() == [lr, lr, lr]
+        computed = rates(lr, np.arange(3.0))
+        assert computed.dtype == np.float64
+        assert computed.tolist() == [lr, lr, lr]
 
 
 def test_rates_of_a_function():

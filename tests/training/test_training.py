@@ -16,6 +16,7 @@ import fastbp as fb
 from fastbp.maths.losses import TABLE
 from fastbp.training import loop
 from fastbp.training.optimizers import METHODS
+from fastbp.training.stability import batch_curvature
 
 pytestmark = pytest.mark.backend
 
@@ -31,15 +32,15 @@ def data(rng):
 # The same by hand: a 3-4-2 network on one vector W1, b1, W2, b2, and PyTorch's update rules.
 
 
-def loss_and_grad(p, X, T, w, factor, l2, kept=1.0):
+def loss_and_grad(p, X, T, w, factor, l2, dropout=1.0):
     W1, b1, W2, b2 = np.split(p, [12, 16, 24])
     W1, W2 = W1.reshape(3, 4), W2.reshape(4, 2)
     H = np.tanh(X @ W1 + b1)
-    E = H * kept @ W2 + b2 - T
+    E = H * dropout @ W2 + b2 - T
     loss = factor * np.sum(w[:, None] * E**2) + l2 / 2 * (np.sum(W1**2) + np.sum(W2**2))
     dY = 2 * factor * w[:, None] * E
-    dZ = dY @ W2.T * kept * (1 - H**2)
-    grads = X.T @ dZ + l2 * W1, dZ.sum(axis=0), (H * kept).T @ dY + l2 * W2, dY.sum(axis=0)
+    dZ = dY @ W2.T * dropout * (1 - H**2)
+    grads = X.T @ dZ + l2 * W1, dZ.sum(axis=0), (H * dropout).T @ dY + l2 * W2, dY.sum(axis=0)
     return loss, np.concatenate([g.ravel() for g in grads])
 
 
@@ -236,14 +237,14 @@ def test_dropout_trajectory(backend, data):
         order, met = rng.permutation(N), []
         for j in range(0, N, batch):
             rows = order[j : j + batch]
-            kept = [
+            dropout = [
                 [not dropped(seed, step, 0, i, k, 4, share) for k in range(4)]
                 for i in range(len(rows))
             ]
-            n_dropped += np.size(kept) - np.sum(kept)
-            kept = np.array(kept) / (1 - share)
+            n_dropped += np.size(dropout) - np.sum(dropout)
+            dropout = np.array(dropout) / (1 - share)
             ones = np.ones(len(rows))
-            value, g = loss_and_grad(p, X[rows], T[rows], ones, 0.5 / len(rows), 0.0, kept)
+            value, g = loss_and_grad(p, X[rows], T[rows], ones, 0.5 / len(rows), 0.0, dropout)
             p, step = rule.step(p, g), step + 1
             met.append(value)
         history.append(np.mean(met))
@@ -488,30 +489,30 @@ def test_history_grows_past_its_first_allocation(backend, data):
 
 def test_orders_are_numpy_s_permutations(monkeypatch):
     monkeypatch.setattr(loop, "ORDER_ROWS", 3 * N)
-    orders = loop.Orders(np.random.SeedSequence(0), N, 100)
+    shuffler = loop.Shuffler(np.random.SeedSequence(0), N, 100)
     rng = np.random.default_rng(np.random.SeedSequence(0))
     for epoch in range(8):
-        assert orders.ready_for(epoch) == 3 * (epoch // 3 + 1)
-        assert np.array_equal(orders.rows(epoch, epoch)[0], rng.permutation(N))
-    assert orders.rows(6, 8).shape == (3, N)
+        assert shuffler.draw(epoch) == 3 * (epoch // 3 + 1)
+        assert np.array_equal(shuffler.orders(epoch, epoch)[0], rng.permutation(N))
+    assert shuffler.orders(6, 8).shape == (3, N)
 
 
 def test_orders_of_pairs(monkeypatch):
     monkeypatch.setattr(loop, "ORDER_ROWS", 3 * 2 * N)
-    orders = loop.Orders(np.random.SeedSequence(0), 2 * N, 100, 2)
+    shuffler = loop.Shuffler(np.random.SeedSequence(0), 2 * N, 100, 2)
     rng = np.random.default_rng(np.random.SeedSequence(0))
     for epoch in range(5):
-        assert orders.ready_for(epoch) == 3 * (epoch // 3 + 1)
+        assert shuffler.draw(epoch) == 3 * (epoch // 3 + 1)
         pairs = rng.permutation(N)
         expected = [row for i in pairs for row in (2 * i, 2 * i + 1)]
-        assert orders.rows(epoch, epoch)[0].tolist() == expected
-    assert orders.rows(3, 4).flags.c_contiguous
+        assert shuffler.orders(epoch, epoch)[0].tolist() == expected
+    assert shuffler.orders(3, 4).flags.c_contiguous
 
 
 def test_orders_take_bounded_memory():
     seed = np.random.SeedSequence(0)
-    assert loop.Orders(seed, 10, 10**9)._block.size <= loop.ORDER_ROWS
-    assert loop.Orders(seed, 10**5, 10**9)._block.shape == (1, 10**5)
+    assert loop.Shuffler(seed, 10, 10**9)._block.size <= loop.ORDER_ROWS
+    assert loop.Shuffler(seed, 10**5, 10**9)._block.shape == (1, 10**5)
 
 
 # Stability.
@@ -552,7 +553,7 @@ def test_curvature_is_the_gauss_newton_matrix_s(backend, data, loss, dtype):
     J = obj.astype("float64").jacobian(params)  # of residuals, the penalty's among them
     H = 2 * obj.problem.scale * J.T @ J
     expected = np.linalg.eigvalsh(H)[-1]
-    assert loop.curvature(obj, params, N) == pytest.approx(expected, rel=1e-9)
+    assert batch_curvature(obj, params, N) == pytest.approx(expected, rel=1e-9)
 
 
 def test_curvature_of_many_parameters_and_fixed_ones(backend, data):
@@ -566,7 +567,7 @@ def test_curvature_of_many_parameters_and_fixed_ones(backend, data):
         J = obj.jacobian(params)
         expected = np.linalg.eigvalsh(2 * obj.problem.scale * J.T @ J)[-1]
         # What Lanczos' method is asked for is 1e-5.
-        assert loop.curvature(obj, params, N) == pytest.approx(expected, rel=1e-5)
+        assert batch_curvature(obj, params, N) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("width", [4, 40])
@@ -575,14 +576,14 @@ def test_curvature_where_the_network_is_not_finite(backend, data, width, bad):
     X, T, _ = data
     net = fb.Network(3, fb.Dense(width, "tanh"), fb.Dense(2))
     obj = net.objective(X, T)
-    assert not np.isfinite(loop.curvature(obj, np.full(net.n_params, bad), N))
+    assert not np.isfinite(batch_curvature(obj, np.full(net.n_params, bad), N))
 
 
 def test_curvature_of_a_batch_without_normaliser(backend, data):
     X, T, _ = data
     obj, params = NET.objective(X, T, "sse"), NET.init(2)
-    assert loop.curvature(obj, params, 4) == pytest.approx(
-        loop.curvature(obj, params, N) * 4 / N, rel=1e-9
+    assert batch_curvature(obj, params, 4) == pytest.approx(
+        batch_curvature(obj, params, N) * 4 / N, rel=1e-9
     )
 
 
@@ -592,7 +593,7 @@ def test_curvature_of_many_rows_looks_at_some(backend, rng):
     obj = net.objective(X, np.zeros(20000), "mse")
     J = np.column_stack([X, np.ones(20000)])
     expected = 2 * np.linalg.eigvalsh(J.T @ J / 20000)[-1]
-    assert loop.curvature(obj, net.init(0), 20000) == pytest.approx(expected, rel=0.1)
+    assert batch_curvature(obj, net.init(0), 20000) == pytest.approx(expected, rel=0.1)
 
 
 # Methods as objects.

@@ -1,4 +1,4 @@
-"""What goes on beside a run: the clock, the progress bar and the user's callbacks."""
+"""What runs beside a fit: the clock, the progress bar and the callbacks of the user."""
 
 from __future__ import annotations
 
@@ -11,37 +11,38 @@ from typing import Any
 import numpy as np
 
 from ..networks.network import Network
-from .progress import Bar
+from .progress import ProgressBar
 
-# Why a run was stopped from outside.
+# Why a run was stopped before its end.
 TIME_IS_UP, CALLBACK, INTERRUPT = "max_time", "callback", "Ctrl-C"
-# Once set, runs of this context end as by Ctrl-C, which Python raises in the main thread alone.
+# Once this event is set, runs of the context end as by Ctrl-C. Python raises KeyboardInterrupt in
+# the main thread alone, so other threads need a signal.
 INTERRUPTION: ContextVar[threading.Event | None] = ContextVar("INTERRUPTION", default=None)
 
 
 class Epoch:
-    """What a callback of `fit` is told: an epoch, or an iteration of a full-batch method, is over.
+    """The argument of a callback of `fit`: the fit after an epoch, or a full-batch iteration.
 
     Attributes
     ----------
     net : Network
     epoch : int
-        How many are complete.
+        How many epochs are complete.
     loss : float
         The last entry of the history's "loss".
     val_loss : float or None
-        The validation's objective now; None without one.
+        The validation's objective now; None without a validation.
     rate : float or None
-        The last step's rate; None where there is none.
+        The rate of the last step; None for methods without one.
     elapsed : float
         Seconds since `fit` began.
     start : int or None
-        The number of the start, in `multistart`.
+        The number of the start, in `multistart`; None in `fit`.
     params : numpy.ndarray (n_params,)
-        A new vector of the parameters now, or of their average if that has begun, for data as they
-        were given; `fit` returns it if it stops here without patience, else the best ones met.
+        The parameters now, or their average if that has begun, for raw data; a new vector. `fit`
+        returns it if it stops here without patience, else the best parameters so far.
     state : dict or None
-        What ``fit(state=...)`` goes on from; None for methods that cannot.
+        The state that ``fit(state=...)`` continues; None for methods that cannot be continued.
     """
 
     __slots__ = (
@@ -77,21 +78,24 @@ class Epoch:
         return f"Epoch({self.epoch}: loss={self.loss:.6g}{validation}, {self.elapsed:.3g} s)"
 
 
-class Watch:
-    """Looks after a run between its chunks of steps, or its iterations.
+class Observer:
+    """The clock, the progress bar and the callbacks of a fit, called between steps or iterations.
 
     Parameters
     ----------
     net : Network
-    callbacks : sequence of callables
+    callbacks : tuple of callables
+        Each is called with an `Epoch`.
     max_time : float
         Seconds; inf for no limit.
-    bar : Bar or None
+    bar : ProgressBar or None
 
     Attributes
     ----------
+    callbacks, max_time
+        As passed.
     idle : bool
-        Whether there is nothing to look after.
+        Whether there is neither a callback, a bar nor a limit of time.
     """
 
     def __init__(
@@ -99,7 +103,7 @@ class Watch:
         net: Network,
         callbacks: tuple[Callable[[Epoch], Any], ...],
         max_time: float,
-        bar: Bar | None,
+        bar: ProgressBar | None,
     ):
         self._net, self.callbacks, self.max_time, self._bar = net, callbacks, max_time, bar
         self.idle = not callbacks and bar is None and max_time == np.inf
@@ -107,7 +111,7 @@ class Watch:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the observer was made."""
         return time.perf_counter() - self._start
 
     @property
@@ -115,14 +119,20 @@ class Watch:
         """Whether `max_time` is over."""
         return self.elapsed >= self.max_time
 
-    def show(self, epoch: float, loss: float, val_loss: float | None, rate: float | None) -> None:
-        """Move the progress bar on; `epoch` may be a fraction. KeyboardInterrupt if told to end."""
+    def update(self, epoch: float, loss: float, val_loss: float | None, rate: float | None) -> None:
+        """Move the progress bar on; `epoch` may be a fraction.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            If the event in INTERRUPTION is set.
+        """
         if self._interruption is not None and self._interruption.is_set():
             raise KeyboardInterrupt
         if self._bar is not None:
             self._bar.update(epoch, loss, val_loss, rate)
 
-    def tell(
+    def call_back(
         self,
         epoch: int,
         loss: float,
@@ -131,18 +141,18 @@ class Watch:
         params: Callable[[], np.ndarray],
         state: Callable[[], dict[str, Any] | None],
     ) -> bool:
-        """Call all callbacks; whether one of them wants to stop."""
+        """Call all callbacks with an `Epoch` of these values; True if one of them wants to stop."""
         if not self.callbacks:
             return False
-        told = Epoch(self._net, epoch, loss, val_loss, rate, self.elapsed, params, state)
+        info = Epoch(self._net, epoch, loss, val_loss, rate, self.elapsed, params, state)
         # All are called: one that stops must not keep another from its checkpoint.
         try:
-            answers = [callback(told) for callback in self.callbacks]
-        except StopIteration as error:  # which would end a method of SciPy's without a word
+            answers = [callback(info) for callback in self.callbacks]
+        except StopIteration as error:  # it would end a method of SciPy's without a message
             raise RuntimeError("a callback raised StopIteration; return True to stop") from error
         return any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Close the progress bar, which leaves the terminal as it was."""
         if self._bar is not None:
             self._bar.close()
