@@ -1,4 +1,4 @@
-"""Minimisation: methods of our own, and SciPy's methods with exact derivatives.
+"""Minimisation of any function: fastbp's methods, and SciPy's with exact derivatives.
 
 Importing this package does not load SciPy; the functions do when they run.
 """

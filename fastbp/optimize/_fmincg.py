@@ -1,4 +1,4 @@
-"""Conjugate gradients with a polynomial line search, known from `minimize.m` and `fmincg.m`."""
+"""`fmincg`: conjugate gradients with a polynomial line search, as `minimize.m` and `fmincg.m`."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def fmincg(
     otherwise s_k is still conjugate to s_{k-1} [2]_. Where β < 0 or s_k does not descend, and after
     a failed line search, s_k = -g_k. The line search extrapolates and interpolates by quadratic and
     cubic polynomials until the Wolfe-Powell conditions hold [3]_; it starts where the minimum would
-    be if the curvature along s_k were that along s_{k-1}. NaN and infinite values are backed off
-    from by bisection.
+    be if the curvature along s_k were that along s_{k-1}. NaN and infinite values are left by
+    bisection.
 
     Parameters
     ----------
@@ -98,15 +98,16 @@ def fmincg(
     jac : True or callable
         The gradient ``jac(x, *args) -> (n,)``, unless `fun` gives it.
     maxiter : int, default 100
-        The most line searches.
+        The maximum number of line searches.
     maxfun : int, optional
-        The most evaluations of `fun`.
+        The maximum number of evaluations of `fun`.
     red : float, default 1.0
-        The reduction of `fun` to expect in the first line search, whose first step is
-        red / (1 + ‖g‖²), or what moves x by a hundredth of its largest entry, if that is longer.
+        The expected reduction of `fun` in the first line search. Its first step is
+        red / (1 + ‖g‖²), or the step that moves x by a hundredth of its largest entry, if that is
+        longer.
     tol : float, optional
-        Stop where no entry of the gradient is larger than this; by default run until nothing more
-        can be gained.
+        Stop where no entry of the gradient is larger than this; by default run until rounding hides
+        any further decrease.
     callback : callable, optional
         ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun`` if its
         argument has that name, called after each line search. It stops the run by returning True or
@@ -114,12 +115,12 @@ def fmincg(
     hess, hessp
         Ignored: what `scipy.optimize.minimize` passes to every method.
     bounds, constraints
-        Passed by `scipy.optimize.minimize` too; they must not be given.
+        Not supported; `scipy.optimize.minimize` passes them to every method.
 
     Returns
     -------
     scipy.optimize.OptimizeResult
-        ``x``, ``fun`` and ``jac`` are the best point that was met; ``history[k]`` is the value
+        ``x``, ``fun`` and ``jac`` are the best point evaluated; ``history[k]`` is the value
         after k line searches; ``nit``, ``nfev``, ``njev`` count. ``status`` is 0 (converged;
         ``success`` is True for it alone), 1 (maxiter), 2 (maxfun), 3 (line search failed) or 99
         (callback); ``message`` says it in words.

@@ -79,9 +79,9 @@ def levenberg_marquardt(
     """Minimise a sum of squares by Levenberg and Marquardt's method.
 
     A step v solves (JᵀJ + μD) v = -Jᵀr [1]_ [2]_, where r are the residuals, J their Jacobian and D
-    the largest diagonal of JᵀJ so far, older ones counting less and less. Half the second
-    derivative of r along v bends the step [3]_. μ follows what the step gains, relative to what r
-    to first order promises [4]_.
+    the largest diagonal of JᵀJ so far, where earlier ones decay. Half the second derivative of r
+    along v bends the step [3]_. μ follows the ratio of the step's gain to the gain that the linear
+    model of r predicts [4]_.
 
     Parameters
     ----------
@@ -97,24 +97,24 @@ def levenberg_marquardt(
     args : tuple, optional
         Further arguments of `fun` and `jac`.
     bounds : pair of array_like (n,), or scipy.optimize.Bounds, optional
-        Between which x stays, (lower, upper); numbers are for all entries.
+        Limits of x, (lower, upper); numbers are for all entries.
     loss : {"linear", "huber", "soft_l1", "cauchy"}, default "linear"
-        How residuals count that are larger than `f_scale`, as in `scipy.optimize.least_squares`;
-        by reweighting.
+        How residuals larger than `f_scale` count, as in `scipy.optimize.least_squares`; it is
+        minimised by reweighting.
     f_scale : float, default 1.0
         Where outliers begin, in the units of the residuals.
     maxiter : int, default 5000
-        The most steps.
+        The maximum number of steps.
     ftol, xtol, gtol : float
-        Converged: where a step changes, and was to change, no more than this share of the sum of
-        squares; where it is no longer than this share of x, both measured by D; where all cosines
-        between r and columns of J are at most this. They have no units.
+        The method has converged where a step changes the sum of squares, and was predicted to, by
+        no more than the share `ftol` of it; where it is no longer than the share `xtol` of x, both
+        measured by D; or where all cosines between r and the columns of J are at most `gtol`.
     goal : float, default 0.0
         Stop where the cost, half the sum of squares, is not above this.
     min_grad : float, default 0.0
         Stop where no entry of the gradient Jᵀr is larger.
     mu, mu_max : float
-        The first μ, and the one beyond which the search is stuck.
+        The first μ, and the largest one: beyond it the method stops as stuck.
     mu_dec, mu_inc : float, optional
         The factors of μ after a step and after a failure, such as 0.1 and 10. By default they
         depend on the gain, and grow with the failures.
@@ -124,7 +124,7 @@ def levenberg_marquardt(
         Whether steps are bent.
     callback : callable, optional
         ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun``, the cost,
-        if its argument has that name, called after each step. It stops the search by returning True
+        if its argument has that name, called after each step. It stops the method by returning True
         or raising StopIteration.
 
     Returns
@@ -135,15 +135,16 @@ def levenberg_marquardt(
         largest entry), ``active_mask``, ``nfev``, ``njev``, ``success``, and ``status``: 1, 2, 3
         (gtol or min_grad, ftol, xtol), 4 (goal), 0 (maxiter), -1 (no step helps, or mu_max) or -2
         (callback), in words in ``message``. ``nit`` counts steps; ``history`` has an array each for
-        "cost", "mu", "rho" (the gain relative to what was predicted) and "gradient" (largest entry)
+        "cost", "mu", "rho" (the gain relative to the predicted one) and "gradient" (largest entry)
         at the start and after each step. With "linear" loss, ``covariance`` (n, n) and
-        ``standard_errors`` (n,) estimate those of x, and ``notes`` says, as does ``message``, what
-        is against them: a near-singular JᵀJ, parameters that run away, no degrees of freedom.
+        ``standard_errors`` (n,) estimate those of x, and ``notes``, which ``message`` repeats, say
+        what speaks against them: a near-singular JᵀJ, parameters that run away, no degrees of
+        freedom.
 
     Raises
     ------
     ShapeError
-        If x0 is no vector, r is a number or of changing length, or J or `bounds` are of a wrong
+        If x0 is no vector, r is a number or changes its length, or J or `bounds` have a wrong
         shape.
     NonFiniteError
         If x0, or r or J there, is not finite.

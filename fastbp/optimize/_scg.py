@@ -1,4 +1,4 @@
-"""Scaled conjugate gradients: Møller's, without line searches."""
+"""`scg`: Møller's scaled conjugate gradients, without line searches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _MESSAGES = MESSAGES | {
     "fastbp.check_grad) or the function has a kink or a steep wall here."
 }
 
-# The attributes of a search on which its next steps depend.
+# The attributes of an `SCGSolver` on which its next steps depend.
 _STATE = "x f g direction curvature damping nit nfev nhev status".split()
 
 
@@ -70,10 +70,10 @@ def scg(
     """Minimise a smooth function by Møller's scaled conjugate gradients [1]_.
 
     Along the unit vector u the step is -g·u/δ, where δ = u·Hu + λ; if that is not positive, λ
-    becomes -2 u·Hu first. It is taken if f does not rise. Δ is the ratio of
-    what it gains to what the parabola of this slope and curvature promises: below 0.25, λ rises by
-    δ(1 - Δ), from 0.75 on it falls to a quarter. The next direction is that of -g' + βu with
-    β = g'·(g' - g)/(-g·u), or of -g' after every n iterations.
+    becomes -2 u·Hu first. The step is taken if f does not rise. Δ is the ratio of its gain to the
+    gain of the parabola with this slope and curvature: below 0.25, λ rises by δ(1 - Δ); from 0.75
+    on, it falls to a quarter. The next direction is that of -g' + βu with
+    β = g'·(g' - g)/(-g·u), or that of -g' after every n iterations.
 
     Parameters
     ----------
@@ -90,15 +90,15 @@ def scg(
         The Hessian's products ``hessp(x, p, *args) -> (n,)``; True for those of an `Objective`. By
         default Hu is the difference of two gradients, (g(x + sigma·u) - g(x))/sigma.
     maxiter : int, default 100
-        The most iterations: steps, whether taken or not.
+        The maximum number of iterations: steps, whether taken or not.
     maxfun : int, optional
-        The most evaluations of `fun`. A step in a new direction takes two, or one with `hessp`; one
-        that would exceed this is not begun.
+        The maximum number of evaluations of `fun`. A step in a new direction takes two, or one with
+        `hessp`; a step that would exceed the maximum is not begun.
     sigma : float, default 1e-4
         How far from x that second gradient is taken; it should be a small part of the size of x.
     tol : float, optional
-        Stop where no entry of the gradient is larger than this; by default run until nothing more
-        can be gained.
+        Stop where no entry of the gradient is larger than this; by default run until rounding hides
+        any further decrease.
     callback : callable, optional
         ``callback(xk)``, or ``callback(intermediate_result)`` with ``.x`` and ``.fun`` if its
         argument has that name, called after each iteration. It stops the run by returning True or
@@ -106,7 +106,7 @@ def scg(
     hess
         Ignored: what `scipy.optimize.minimize` passes to every method.
     bounds, constraints
-        Passed by `scipy.optimize.minimize` too; they must not be given.
+        Not supported; `scipy.optimize.minimize` passes them to every method.
 
     Returns
     -------
@@ -131,13 +131,13 @@ def scg(
 
     Notes
     -----
-    Networks are fitted faster with differences: exact products take two to three times as long as
-    the one gradient more, and save no iterations.
+    Differences are faster for networks: an exact product takes two to three times as long as the
+    second gradient, and saves no iterations.
 
-    Beyond the paper: a step is never cut to less than a tenth at once, also where f or g is not
-    finite. Where neither f nor x can be resolved any longer along a direction, the search starts
-    afresh along -g, and ends if that was the direction. With λ and δ divided by ‖p‖², the paper's p
-    is the unit vector; λ̄, which undoes the last scaling of δ, is not needed, since δ is always made
+    Differences from the paper: a step is never cut to less than a tenth at once, also where f or g
+    is not finite. Where rounding hides any change of f or x along a direction, the search restarts
+    along -g, and ends if that was the direction. With λ and δ divided by ‖p‖², the paper's p is the
+    unit vector; λ̄, which undoes the last scaling of δ, is not needed, since δ is always computed
     from u·Hu.
 
     References
@@ -234,8 +234,8 @@ class SCGSolver:
     sigma : float, default 1e-4
         See `scg`.
     state : dict, optional
-        What `state` returned: continue from there instead of from x0, with the same iterates as if
-        the search had not been interrupted.
+        What `state` returned: continue from there instead of from x0, with the same iterates as
+        without an interruption.
 
     Attributes
     ----------

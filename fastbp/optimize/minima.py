@@ -125,7 +125,7 @@ class MultistartResult(Sequence[Any]):
         )
 
     def summary(self) -> str:
-        """What was found in words and figures: the spread of the objectives, and the clusters."""
+        """The results in words and figures: the spread of the objectives, and the clusters."""
         from ..reports.summaries import multistart_summary
 
         return multistart_summary(self)

@@ -13,7 +13,7 @@ import fastbp as fb
 from fastbp.maths import activations
 from fastbp.maths.activations import SELU_ALPHA, SELU_SCALE
 
-pytestmark = [pytest.mark.backend, pytest.mark.interpreted]
+pytestmark = pytest.mark.backend
 
 TIGHT = ("exp", "sigmoid", "tanh")
 

@@ -12,7 +12,7 @@ from oracles import bounds
 import fastbp as fb
 from fastbp.maths.losses import TABLE, loss as loss_of
 
-pytestmark = [pytest.mark.backend, pytest.mark.interpreted]
+pytestmark = pytest.mark.backend
 
 every_loss = pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
 

@@ -617,7 +617,6 @@ def test_losses_over_arrays(dtype, n, weighted):
 # Results.
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("loss", LOSS_TWINS)
 def test_twins_of_built_in_functions_agree_with_them(backend, dtype, twin, loss):
