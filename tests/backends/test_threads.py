@@ -34,6 +34,7 @@ from helpers.strategies import (
 import fastbp as fb
 from fastbp.backends import contract
 from fastbp.backends.contract import Recipe
+from fastbp.maths.robust import CAUCHY_RHO, Robust
 
 pytestmark = pytest.mark.backend
 
@@ -81,7 +82,7 @@ def test_objective_does_not_depend_on_their_number(compiled, dtype, rng, loss, n
 def test_jacobian_and_normal_equations_do_not_depend_on_their_number(compiled, dtype, rng, n):
     c = case(rng, [4, 7, 2], ["tanh", "sigmoid"], dtype, n, weighted=True)
 
-    robust = contract.Robust(contract.CAUCHY_RHO, 0.5)
+    robust = Robust(CAUCHY_RHO, 0.5)
 
     def results(threads):
         J = compiled.jacobian(c.net.plan, c.effective, c.X, threads, False)
@@ -220,7 +221,7 @@ def test_calls_with_threads_from_threads(module, dtype, rng):
     c = case_for("softmax_ce", 1000, dtype, rng)
     _, t, run = training(3, dtype, "adam", n=1000, batch_size=1000)
     few = case(rng, [4, 7, 2], ["tanh", "sigmoid"], dtype, 300)
-    robust = contract.Robust()
+    robust = Robust()
     functions = [
         lambda threads: module.value_and_grad(c.problem, c.effective, threads),
         lambda threads: trained(module, t, run, threads, 5),

@@ -32,7 +32,7 @@ class Terminal(io.StringIO):
         return True
 
 
-# The line.
+# The line on stderr.
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_the_progress_of_multistart_rules_it(unused, monkeypatch, setting):
 
 
 def test_a_logger_hears_of_it(unused, monkeypatch, caplog):
-    """Once at INFO, each function at DEBUG; it is then not printed as well."""
+    """The logger has the line once at INFO and each function at DEBUG; it is not printed then."""
     monkeypatch.setattr(sys, "stderr", Terminal())
     with caplog.at_level(logging.DEBUG, "fastbp"):
         compiles(), compiles(), compiles()
@@ -133,7 +133,7 @@ def test_the_line_tells_if_nothing_can_be_kept(unused, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo-terminals here")
 def test_a_real_terminal(tmp_path):
-    """Where something is compiled, and not where it is loaded."""
+    """The line appears where something is compiled, and not where it is loaded."""
     program = (
         "import fastbp as fb\n"
         "from fastbp.backends.jit import compile_notice as notice\n"
@@ -226,7 +226,7 @@ def test_a_dtype_of_ones_choice(monkeypatch):
 
 
 class Stub:
-    """Stands for a compiled function."""
+    """A stand-in for a compiled function."""
 
     def __init__(self, path, error=None):
         self.path, self.error = path, error

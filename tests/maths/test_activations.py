@@ -1,4 +1,4 @@
-"""Activations by themselves: accuracy over the whole range, special values, any shape."""
+"""Activations: accuracy over the whole range, special values, any shape."""
 
 from __future__ import annotations
 
