@@ -1,4 +1,4 @@
-"""`fastbp bench`: what it prints, and that what it times is right."""
+"""`fastbp bench`: its tables and JSON, and that the work it times gives right results."""
 
 from __future__ import annotations
 

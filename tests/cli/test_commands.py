@@ -1,4 +1,4 @@
-"""The command line: what it prints, its exit statuses, one line for an error, completion."""
+"""The command line: its output, exit statuses, one line for an error, completion."""
 
 from __future__ import annotations
 

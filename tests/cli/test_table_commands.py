@@ -36,25 +36,26 @@ def test_fit_to_classes(capsys, folder):
 def test_fit_as_json(capsys, folder):
     assert fit("--target", "price", "--drop", "state", "--json", "--out", "m.safetensors") == 0
     out, err = capsys.readouterr()
-    told = json.loads(out)
-    assert err == "" and told["model"] == "m.safetensors"
-    assert told["features"] == {"km": "numbers", "age": "numbers", "fuel": ["diesel", "petrol"]}
-    assert told["target"]["task"] == "regression" and told["target"]["columns"] == ["price"]
-    assert len(told["history"]["loss"]) == told["training"]["epochs"] == 20
-    assert told["training"]["score"]["name"] == "R2"
-    assert told["training"]["rows"] == {"training": 32, "validation": 0, "held-out": 8}
+    printed = json.loads(out)
+    assert err == "" and printed["model"] == "m.safetensors"
+    assert printed["features"] == {"km": "numbers", "age": "numbers", "fuel": ["diesel", "petrol"]}
+    assert printed["target"]["task"] == "regression" and printed["target"]["columns"] == ["price"]
+    assert len(printed["history"]["loss"]) == printed["training"]["epochs"] == 20
+    assert printed["training"]["score"]["name"] == "R2"
+    assert printed["training"]["rows"] == {"training": 32, "validation": 0, "held-out": 8}
     net, params, _, meta = fb.load("m.safetensors")
     assert (
-        meta["training"] == told["training"] and net.sizes == told["network"]["sizes"] == "4-20-1"
+        meta["training"] == printed["training"]
+        and net.sizes == printed["network"]["sizes"] == "4-20-1"
     )
-    assert params.shape == (told["network"]["parameters"],)
+    assert params.shape == (printed["network"]["parameters"],)
 
 
 def test_fit_passes_its_options_on(monkeypatch, folder):
-    given = {}
+    passed = {}
 
     def fit_table(path, **options):
-        given.update(options)
+        passed.update(options)
         raise ValueError
 
     monkeypatch.setattr("fastbp.cli.tables.fitting.fit_table", fit_table)
@@ -65,7 +66,7 @@ def test_fit_passes_its_options_on(monkeypatch, folder):
         "--target a,b --features c --drop d --categorical e"
     )
     fit(*options.split())
-    assert given == {
+    assert passed == {
         "hidden": (3, 2), "activation": "relu", "loss": "mae", "method": "sgd", "lr": 0.5,
         "batch_size": None, "l2": 0.1, "l1": 0.2, "test": 0.3, "validation": 0.1, "patience": 4,
         "max_time": 9.0, "dtype": "float32", "threads": 2, "backend": "numpy",
@@ -73,8 +74,8 @@ def test_fit_passes_its_options_on(monkeypatch, folder):
         "drop": ("d",), "categorical": ("e",), "seed": 0, "epochs": 20,
     }  # fmt: skip
     fit("--target", '"a, in m",b', "--hidden", "0", "--batch-size", "8")
-    assert given["target"] == ("a, in m", "b") and given["hidden"] == ()
-    assert given["batch_size"] == 8 and given["scale"] == "standard"
+    assert passed["target"] == ("a, in m", "b") and passed["hidden"] == ()
+    assert passed["batch_size"] == 8 and passed["scale"] == "standard"
 
 
 def test_predict(capsys, folder):
@@ -236,17 +237,20 @@ def test_info_about_a_table_model(capsys, folder):
     for words in ("4-20-3", "Dense(20, 'tanh')", "diesel | petrol", "fair | good | poor", "seed"):
         assert words in out
     assert main(["info", "model.safetensors", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["target"]["classes"] == ["fair", "good", "poor"]
-    assert told["training"]["rows"]["held-out"] == 8
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["target"]["classes"] == ["fair", "good", "poor"]
+    assert printed["training"]["rows"]["held-out"] == 8
 
 
 def test_info_about_any_network(capsys, folder):
     net = fb.Network(2, fb.Dense(3, "relu", bias=False), fb.Dense(1))
     fb.save("m.safetensors", net, net.init(seed=0), {"step": 5}, note="by hand", limit=float("inf"))
     assert main(["info", "m.safetensors", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["network"]["layer 0"] == repr(net.layers[0]) and told["network"]["parameters"] == 10
-    assert told["meta"] == {"note": "by hand", "limit": None} and told["state"] == ["step"]
+    printed = json.loads(capsys.readouterr().out)
+    assert (
+        printed["network"]["layer 0"] == repr(net.layers[0])
+        and printed["network"]["parameters"] == 10
+    )
+    assert printed["meta"] == {"note": "by hand", "limit": None} and printed["state"] == ["step"]
     assert main(["info", "m.safetensors"]) == 0
     assert "by hand" in capsys.readouterr().out

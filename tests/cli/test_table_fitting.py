@@ -1,4 +1,4 @@
-"""Fits to tables: the task that a column asks for, scores, what a model keeps of its table."""
+"""Fits to tables: the task that a column stands for, scores, and what a model stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CSV tables: what is read, and what is refused."""
+"""CSV tables: columns and matrices read from files, and errors for wrong files."""
 
 from __future__ import annotations
 

@@ -171,11 +171,11 @@ def test_diabetes(report):
     start = np.zeros(193)
     start[:160] = init.uniform(-np.sqrt(6 / 26), np.sqrt(6 / 26), 160)
     start[176:192] = init.uniform(-np.sqrt(6 / 17), np.sqrt(6 / 17), 16)
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 30})
+    result = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 30})
     for run in job["runs"].values():
-        assert run["final_loss"] == pytest.approx(found.fun, rel=1e-8)
-        assert run["work"] == found.nfev
-    H, W2, b2 = network(found.x, X_test)
+        assert run["final_loss"] == pytest.approx(result.fun, rel=1e-8)
+        assert run["work"] == result.nfev
+    H, W2, b2 = network(result.x, X_test)
     error = y_test - (y.mean() + y.std() * (H @ W2 + b2))
     r2 = 1 - np.mean(error**2) / np.var(y_test)
     for score in job["scores"].values():

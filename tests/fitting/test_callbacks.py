@@ -22,25 +22,25 @@ pytestmark = pytest.mark.backend
 
 @pytest.mark.parametrize("method", [*FIRST_ORDER, *FULL_BATCH])
 def test_what_callbacks_are_told(backend, data, method):
-    told = []
+    seen = []
 
     def note(epoch):
-        told.append((epoch, epoch.params, epoch.elapsed))
+        seen.append((epoch, epoch.params, epoch.elapsed))
 
     res = fitted(data, method=method, callbacks=note, epochs=30 if method == "TNC" else 8)
-    assert [epoch.epoch for epoch, _, _ in told] == list(range(1, res.nit + 1))
-    assert [epoch.loss for epoch, _, _ in told] == res.history["loss"].tolist()
-    assert {epoch.val_loss for epoch, _, _ in told} == {None}
-    times = [elapsed for _, _, elapsed in told]
+    assert [epoch.epoch for epoch, _, _ in seen] == list(range(1, res.nit + 1))
+    assert [epoch.loss for epoch, _, _ in seen] == res.history["loss"].tolist()
+    assert {epoch.val_loss for epoch, _, _ in seen} == {None}
+    times = [elapsed for _, _, elapsed in seen]
     assert times == sorted(times)
     assert 0 < times[-1] <= res.elapsed
-    assert {id(epoch.net) for epoch, _, _ in told} == {id(NET)}
-    assert np.array_equal(told[-1][1], res.params)
-    assert not np.array_equal(told[0][1], told[-1][1])
-    rates = {epoch.rate for epoch, _, _ in told}
+    assert {id(epoch.net) for epoch, _, _ in seen} == {id(NET)}
+    assert np.array_equal(seen[-1][1], res.params)
+    assert not np.array_equal(seen[0][1], seen[-1][1])
+    rates = {epoch.rate for epoch, _, _ in seen}
     assert rates == ({None} if method in FULL_BATCH else {METHODS[method].lr})
-    assert (told[-1][0].state is None) == (method in FULL_BATCH and method != "scg")
-    assert repr(told[0][0]).startswith(f"Epoch(1: loss={told[0][0].loss:.6g}")
+    assert (seen[-1][0].state is None) == (method in FULL_BATCH and method != "scg")
+    assert repr(seen[0][0]).startswith(f"Epoch(1: loss={seen[0][0].loss:.6g}")
 
 
 @pytest.mark.parametrize("method", ["adam", "scg", "L-BFGS-B", "trf"])
@@ -61,13 +61,13 @@ def test_what_callbacks_get_is_theirs(backend, data, method):
 
 @pytest.mark.parametrize("method", ["adam", "scg", "L-BFGS-B"])
 def test_callbacks_of_scaled_fits_see_raw_parameters(backend, raw, method):
-    told = []
+    seen = []
     res = fitted(
         raw, method=method, scale="standard", epochs=4,
-        callbacks=lambda epoch: told.append(NET.value(epoch.params, *raw)),
+        callbacks=lambda epoch: seen.append(NET.value(epoch.params, *raw)),
     )  # fmt: skip
-    assert told[-1] == res.fun
-    assert len(told) == 4
+    assert seen[-1] == res.fun
+    assert len(seen) == 4
 
 
 @pytest.mark.parametrize("method", ["adam", "scg", "L-BFGS-B", "trf"])
@@ -75,11 +75,11 @@ def test_callbacks_see_fixed_entries_as_they_were(backend, data, method):
     net = fb.Network(3, fb.Dense(5, "tanh", mask=np.arange(15).reshape(3, 5) % 4 > 0), fb.Dense(2))
     start = net.init(0)
     start[0] = np.nan
-    told = []
+    seen = []
     res = fitted(
-        data, net, params=start, method=method, callbacks=lambda epoch: told.append(epoch.params)
+        data, net, params=start, method=method, callbacks=lambda epoch: seen.append(epoch.params)
     )
-    assert told[-1].tobytes() == res.params.tobytes()
+    assert seen[-1].tobytes() == res.params.tobytes()
 
 
 def test_callbacks_are_called_in_their_order(backend, data):

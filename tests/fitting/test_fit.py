@@ -1,4 +1,4 @@
-"""`fit` from outside: results, arguments, messages, divergence, Ctrl-C, every method."""
+"""`fit` as users call it: results, arguments, messages, divergence, Ctrl-C, every method."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_score_is_scikit_learn_s(backend, rng):
 
 
 def test_score_of_every_loss(backend, rng):
-    """Each against a formula of its own, at parameters where it is neither perfect nor void."""
+    """Each score against its formula, at parameters where it is neither perfect nor void."""
     X, noise = rng.standard_normal((60, 3)), rng.standard_normal((60, 2))
     Z = X[:, :2] + noise
     right = {

@@ -43,7 +43,7 @@ def test_inputs_are_only_read(backend, data, held, method):
 @pytest.mark.parametrize("method", ["adam", "scg", "trf"])
 def test_results_survive_pickling(backend, data, method):
     res = fitted(data, method=method, validation=0.2, patience=5, scale="standard")
-    text = res.summary()  # what it computes of the rows is kept
+    text = res.summary()  # what it computes of the rows stays in the result
     copy = pickle.loads(pickle.dumps(res))
     assert np.array_equal(copy.params, res.params)
     assert copy.history.keys() == res.history.keys()
@@ -58,12 +58,12 @@ def test_results_survive_pickling(backend, data, method):
 @pytest.mark.parametrize("method", ["adam", "scg", "L-BFGS-B", "trf"])
 def test_results_as_scipy_s(backend, data, method):
     res = fitted(data, method=method)
-    found = res.to_scipy()
-    assert type(found).__module__.startswith("scipy.optimize")
-    assert np.array_equal(found.x, res.params)
-    assert np.array_equal(found.jac, res.grad)
+    scipy_result = res.to_scipy()
+    assert type(scipy_result).__module__.startswith("scipy.optimize")
+    assert np.array_equal(scipy_result.x, res.params)
+    assert np.array_equal(scipy_result.jac, res.grad)
     for name in ("fun", "success", "status", "message", "nit", "nfev"):
-        assert found[name] == getattr(res, name)
+        assert scipy_result[name] == getattr(res, name)
 
 
 @pytest.mark.parametrize("method", ["adam", "rmsprop", "scg"])

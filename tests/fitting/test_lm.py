@@ -1,4 +1,4 @@
-"""`fit(method="lm")`: the same method over a network's rows, with all that `fit` offers."""
+"""`fit(method="lm")`: Levenberg-Marquardt on networks, with limits, states and bayesian l2."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.backend
 
 
 def wave(n=60, seed=0, noise=0.1):
-    """What a network like `small` says, and noise: its best parameters are finite."""
+    """Outputs of a network like `small` with noise, so that the best parameters are finite."""
     rng = np.random.default_rng(seed)
     X = rng.uniform(-2, 2, (n, 2))
     y = 2 * np.tanh(2 * X[:, 0] + 1) + np.tanh(X[:, 1]) - 3 * np.tanh(X[:, 0] - X[:, 1] - 0.5)
@@ -24,8 +24,8 @@ def small(**layer):
 
 
 def fitted(net, X, y, backend, **options):
-    given = {"method": "lm", "seed": 0, "epochs": 300} | options
-    return fb.fit(net, X, y, backend=backend, **given)
+    arguments = {"method": "lm", "seed": 0, "epochs": 300} | options
+    return fb.fit(net, X, y, backend=backend, **arguments)
 
 
 # Where it arrives.
@@ -197,10 +197,10 @@ def test_validation_and_patience(backend):
 
 def test_callbacks_goal_and_time(backend):
     X, y = wave()
-    told = []
-    res = fitted(small(), X, y, backend, callbacks=lambda e: told.append((e.loss, e.params)))
-    np.testing.assert_array_equal([loss for loss, _ in told], res.history["loss"])
-    np.testing.assert_array_equal(told[-1][1], res.params)
+    seen = []
+    res = fitted(small(), X, y, backend, callbacks=lambda e: seen.append((e.loss, e.params)))
+    np.testing.assert_array_equal([loss for loss, _ in seen], res.history["loss"])
+    np.testing.assert_array_equal(seen[-1][1], res.params)
     stopped = fitted(small(), X, y, backend, callbacks=lambda e: e.epoch == 3)
     assert stopped.nit == 3 and stopped.status == 5
     reached = fitted(small(), X, y, backend, goal=0.1)

@@ -1,4 +1,4 @@
-"""`fb.multistart`: the same from any number of threads, best first, errors, the summary."""
+"""`fb.multistart`: equal results for any number of threads, their order, errors, the summary."""
 
 from __future__ import annotations
 
@@ -135,8 +135,8 @@ def test_an_exception_ends_one_start(data, threads):
     assert ms.messages[4:] == ["RuntimeError: no luck with 1", "RuntimeError: no luck with 4"]
     assert ms.order[4:].tolist() == [1, 4] and ms.failed.tolist() == 4 * [False] + 2 * [True]
     assert np.isnan(ms.fun[4:]).all() and np.isnan(ms.params[4:]).all()
-    kept = ~np.isin(whole.order, (1, 4))
-    np.testing.assert_array_equal(ms.params[:4], whole.params[kept])
+    others = ~np.isin(whole.order, (1, 4))
+    np.testing.assert_array_equal(ms.params[:4], whole.params[others])
     assert "first start 1: RuntimeError: no luck with 1" in ms.summary()
     ms.plot()
 
@@ -218,9 +218,9 @@ def test_results_share_the_data(backend, rng):
     fb.multistart(net, X, y, 2, **options)
     tracemalloc.start()
     ms = fb.multistart(net, X, y, 20, threads=2, **options)
-    kept, _ = tracemalloc.get_traced_memory()
+    in_use, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(ms) == 20 and kept < 3 * 20_000 * 21 * 8
+    assert len(ms) == 20 and in_use < 3 * 20_000 * 21 * 8
     assert len(pickle.dumps(ms)) < 100_000
 
 

@@ -1,4 +1,4 @@
-"""SciPy's methods through `fit` and `fastbp.optimize`: the same services for all, no work twice."""
+"""SciPy's methods through `fit` and `fastbp.optimize`: all alike, and nothing computed twice."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_functions_are_not_evaluated_twice_either(method):
         (a, b) = x
         return factor * np.array([[1200 * a * a - 400 * b + 2, -400 * a], [-400 * a, 200.0]])
 
-    given = {
+    derivatives = {
         "": {},
         "hess": {"hess": hess},
         "hessp": {"hessp": lambda x, p, factor: hess(x, factor) @ p},
@@ -113,7 +113,7 @@ def test_functions_are_not_evaluated_twice_either(method):
     options = {"maxfun": 500} if method == "TNC" else {"maxiter": 300}
     start = [1.2, 1.43] if method == "dogleg" else [-1.2, 1.0]
     result = fb.optimize.minimize(
-        fun, start, method, args=(2.0,), **options, **given[MINIMIZERS[method].hessian]
+        fun, start, method, args=(2.0,), **options, **derivatives[MINIMIZERS[method].hessian]
     )
     np.testing.assert_allclose(result.x, 1, atol=1e-2)
     assert set(calls.values()) == {1}
@@ -143,7 +143,7 @@ def test_cache_of_long_vectors_is_limited_by_bytes(monkeypatch):
     products = CachedProducts(lambda x, p: calls.append(1) or 2 * p)
     for k in (0, 1, 2, 3, 0, 1, 2, 3):
         assert products(np.zeros(100), np.full(100, float(k)))[0] == 2 * k
-    assert len(calls) == 5  # the fourth found no room
+    assert len(calls) == 5  # the cache had no room for the fourth
     products(np.ones(100), np.zeros(100))
     assert len(calls) == 6  # another point
 
@@ -236,22 +236,22 @@ def test_the_bar_is_told_of_every_iteration(line, monkeypatch, method):
 @pytest.mark.parametrize("method", [name for name in MINIMIZERS if name != "dogleg"])
 def test_callbacks_stop_every_method(data, method, answer):
     objective = NET.objective(*data)
-    told = []
+    seen = []
 
     def listen(intermediate_result):
-        told.append((intermediate_result.x.copy(), intermediate_result.fun))
-        if len(told) == 3:
+        seen.append((intermediate_result.x.copy(), intermediate_result.fun))
+        if len(seen) == 3:
             if answer is StopIteration:
                 raise StopIteration
             return True
         return False
 
     result = fb.optimize.minimize(objective, NET.init(seed=0), method, callback=listen)
-    assert len(told) == 3
+    assert len(seen) == 3
     assert not result.success and "callback" in result.message
-    assert all(objective.value(x) == pytest.approx(f, rel=1e-12) for x, f in told)
-    assert np.array_equal(result.x, told[-1][0])
-    assert result.fun == pytest.approx(told[-1][1], rel=1e-12)
+    assert all(objective.value(x) == pytest.approx(f, rel=1e-12) for x, f in seen)
+    assert np.array_equal(result.x, seen[-1][0])
+    assert result.fun == pytest.approx(seen[-1][1], rel=1e-12)
     assert isinstance(result, scipy.optimize.OptimizeResult)
 
 
@@ -268,12 +268,12 @@ def test_minimize_is_scipy_s_with_exact_derivatives(line, data, backend, method)
     X, y = line if method == "dogleg" else data
     net = LINE if method == "dogleg" else NET
     objective, start = net.objective(X, y), net.init(seed=1)
-    given = {"": {}, "hessp": {"hessp": objective.hvp}, "hess": {"hess": hessian(objective)}}
+    derivatives = {"": {}, "hessp": {"hessp": objective.hvp}, "hess": {"hess": hessian(objective)}}
     options = {"maxfun" if method == "TNC" else "maxiter": 10}
     ours = fb.optimize.minimize(objective, start, method, **options)
     theirs = scipy.optimize.minimize(
         objective.value_and_grad, start, jac=True, method=method, options=options,
-        **given[MINIMIZERS[method].hessian],
+        **derivatives[MINIMIZERS[method].hessian],
     )  # fmt: skip
     assert ours.x.tobytes() == theirs.x.tobytes()
     assert (ours.fun, ours.nit, ours.message) == (theirs.fun, theirs.nit, theirs.message)
@@ -309,9 +309,9 @@ def test_second_derivatives_may_be_approximated(data, computed):
     assert not computed["hvp"]
     with pytest.raises(TypeError, match="unknown option of method 'BFGS' 'hess'"):
         fb.fit(NET, X, y, method="BFGS", hess=strategy)
-    for given in ({"hessp": lambda x, p: p}, {"hess": lambda x: np.eye(len(x))}):
+    for derivative in ({"hessp": lambda x, p: p}, {"hess": lambda x: np.eye(len(x))}):
         with pytest.raises(TypeError, match="was given with an objective, which brings its own"):
-            fb.optimize.minimize(NET.objective(X, y), NET.init(seed=0), "trust-ncg", **given)
+            fb.optimize.minimize(NET.objective(X, y), NET.init(seed=0), "trust-ncg", **derivative)
 
 
 def test_dogleg_says_that_the_hessian_is_indefinite(data):

@@ -29,13 +29,13 @@ def batches(seed, n, batch, epochs):
 
 def iterates(data, net=NET, **options):
     """The parameters after each step of a run, taken one at a time."""
-    found = [fitted(data, net, max_time=1e-9, **options)]
+    results = [fitted(data, net, max_time=1e-9, **options)]
     options.pop("seed", None)
     X, y = data
-    while found[-1].status == 1:
-        found.append(fb.fit(net, X, y, state=found[-1].state, max_time=1e-9, **options))
-    assert [res.nfev for res in found] == list(range(1, len(found) + 1))
-    return [res.params for res in found]
+    while results[-1].status == 1:
+        results.append(fb.fit(net, X, y, state=results[-1].state, max_time=1e-9, **options))
+    assert [res.nfev for res in results] == list(range(1, len(results) + 1))
+    return [res.params for res in results]
 
 
 # Clipping and averages.
@@ -172,7 +172,7 @@ RATES = {
         fb.schedules.warmup(fb.schedules.exponential(0.3, 0.7), 2, start=0.2),
         lambda epoch: 0.3 * (0.2 + 0.4 * epoch) if epoch < 2 else 0.3 * 0.7 ** (epoch - 2),
     ),
-    "own": (lambda epoch: 0.3 / (1 + epoch**2), lambda epoch: 0.3 / (1 + epoch**2)),
+    "user-defined": (lambda epoch: 0.3 / (1 + epoch**2), lambda epoch: 0.3 / (1 + epoch**2)),
 }
 
 
@@ -184,13 +184,13 @@ def test_rates_by_hand(backend, data, name):
     p = NET.init(1)
     for step, rows in enumerate(batches(5, N, 8, 4)):
         p = p - rate(step / 7) * NET.value_and_grad(p, X[rows], y[rows], backend="numpy")[1]
-    told = []
+    rates = []
     res = fitted(
         data, method="sgd", lr=schedule, params=NET.init(1), batch_size=8, epochs=4,
-        callbacks=lambda epoch: told.append(epoch.rate),
+        callbacks=lambda epoch: rates.append(epoch.rate),
     )  # fmt: skip
     close(res.params, p)
-    assert told == pytest.approx([rate((7 * k + 6) / 7) for k in range(4)], rel=1e-14)
+    assert rates == pytest.approx([rate((7 * k + 6) / 7) for k in range(4)], rel=1e-14)
 
 
 def test_a_rate_of_zero_stands_still(backend, data):

@@ -59,10 +59,10 @@ def test_validation_without_dropout_and_with_weights(backend, dtype, data, held)
     close(res.history["val_loss"], np.array(seen), 5 * np.finfo(dtype).eps)
 
 
-def rows_of(X, found):
+def rows_of(X, rows):
     """Which rows of X these are."""
-    places = (X[:, None] == found).all(axis=2).argmax(axis=0)
-    assert np.array_equal(X[places], found)
+    places = (X[:, None] == rows).all(axis=2).argmax(axis=0)
+    assert np.array_equal(X[places], rows)
     return places
 
 
@@ -73,16 +73,16 @@ def test_a_fraction_is_drawn_with_the_seed(backend, data, method, fraction):
     weights = np.linspace(1, 2, N)
     options = {"method": method, "epochs": 3, "sample_weight": weights}
     res = fitted(data, validation=fraction, **options)
-    kept = rows_of(X, res.data[0])
-    out = np.setdiff1d(np.arange(N), kept)
+    training = rows_of(X, res.data[0])
+    out = np.setdiff1d(np.arange(N), training)
     assert len(out) == max(1, round(fraction * N))
-    assert len(kept) == res.n_rows == N - len(out)
-    assert (np.diff(kept) > 0).all()
+    assert len(training) == res.n_rows == N - len(out)
+    assert (np.diff(training) > 0).all()
     expected = np.random.default_rng(children(5)[3]).permutation(N)[: len(out)]
     assert out.tolist() == sorted(expected)
     explicit = fitted(
-        (X[kept], y[kept]), validation=(X[out], y[out], weights[out]),
-        **options | {"sample_weight": weights[kept]},
+        (X[training], y[training]), validation=(X[out], y[out], weights[out]),
+        **options | {"sample_weight": weights[training]},
     )  # fmt: skip
     assert np.array_equal(res.params, explicit.params)
     for name in ("loss", "val_loss"):
@@ -90,23 +90,23 @@ def test_a_fraction_is_drawn_with_the_seed(backend, data, method, fraction):
 
 
 def test_other_seeds_hold_out_other_rows(backend, data):
-    kept = [
+    training = [
         tuple(rows_of(data[0], fitted(data, validation=0.3, seed=seed).data[0]))
         for seed in (0, 1, 2, 0)
     ]
-    assert len(set(kept)) == 3
-    assert kept[0] == kept[3]
+    assert len(set(training)) == 3
+    assert training[0] == training[3]
 
 
 def test_pairs_are_held_out_together(backend, rng):
     X, weights = rng.standard_normal((30, 3)), rng.uniform(0.5, 2, 15)
     options = {"loss": "margin_ranking", "method": "adam"}
     res = fitted((X, None), LINE, validation=0.4, sample_weight=weights, **options)
-    kept = rows_of(X, res.data[0])
-    assert len(kept) == 18
-    assert np.array_equal(kept[0::2] % 2, np.zeros(9))
-    assert np.array_equal(kept[1::2], kept[0::2] + 1)
-    pairs = np.setdiff1d(np.arange(15), kept // 2)
+    training = rows_of(X, res.data[0])
+    assert len(training) == 18
+    assert np.array_equal(training[0::2] % 2, np.zeros(9))
+    assert np.array_equal(training[1::2], training[0::2] + 1)
+    pairs = np.setdiff1d(np.arange(15), training // 2)
     rows = np.column_stack([2 * pairs, 2 * pairs + 1]).ravel()
     last = LINE.value(res.params, X[rows], None, "margin_ranking", sample_weight=weights[pairs])
     assert res.history["val_loss"][-1] == pytest.approx(last, rel=1e-14)
@@ -215,11 +215,11 @@ def test_the_best_is_returned_however_it_ends(backend, data, held, method):
     for stop in (3, 6, 7):
         seen = []
 
-        def told(epoch, seen=seen, stop=stop):
+        def note(epoch, seen=seen, stop=stop):
             seen.append((epoch.val_loss, epoch.params))
             return epoch.epoch == stop
 
-        res = fitted(data, callbacks=told, **options)
+        res = fitted(data, callbacks=note, **options)
         assert np.array_equal(res.params, min(seen, key=lambda pair: pair[0])[1])
 
 

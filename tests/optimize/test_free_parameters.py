@@ -89,8 +89,8 @@ def test_callbacks_are_told_whole_vectors(method):
     solve(objective, START, method, callback=listen)
     solve(objective, START, method, callback=listen_plainly)
     assert 0 < len(vectors) == len(results)
-    for told in results:
-        x = told if isinstance(told, np.ndarray) else told.x
+    for result in results:
+        x = result if isinstance(result, np.ndarray) else result.x
         assert x.shape == (5,) and np.isnan(x[1]) and x[2] == 2.0
     for xk in vectors:
         assert xk.shape == (5,) and np.isnan(xk[1]) and xk[2] == 2.0

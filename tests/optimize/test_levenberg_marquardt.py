@@ -97,10 +97,10 @@ def test_more_minima_than_minpack():
             if len(problem.residuals(start)) < len(start):
                 continue
             tight = dict.fromkeys(("ftol", "xtol", "gtol"), 1e-15)
-            found = scipy.optimize.least_squares(
+            result = scipy.optimize.least_squares(
                 problem.residuals, start, problem.jacobian, method="lm", **tight
             )
-            theirs += reaches(2 * found.cost, problem.minima)
+            theirs += reaches(2 * result.cost, problem.minima)
     assert ours >= theirs
 
 
@@ -176,11 +176,11 @@ def test_nothing_is_computed_twice():
     seen = {"fun": [], "jac": []}
 
     def counted(name, function):
-        def told(x):
+        def counting(x):
             seen[name].append(x.tobytes())
             return function(x)
 
-        return told
+        return counting
 
     result = lm(counted("fun", fun), [1.0, 0.0], counted("jac", jac))
     for name, count in (("fun", result.nfev + 1), ("jac", result.njev)):
@@ -293,15 +293,15 @@ def test_fixed_factors_of_mu():
 
 def test_callback_is_told():
     fun, jac = decay()
-    told = []
+    seen = []
 
     def callback(intermediate_result):
-        told.append((intermediate_result.x, intermediate_result.fun))
+        seen.append((intermediate_result.x, intermediate_result.fun))
 
     result = lm(fun, [1.0, 0.0], jac, callback=callback)
-    assert len(told) == result.nit
-    np.testing.assert_array_equal([cost for _, cost in told], result.history["cost"][1:])
-    np.testing.assert_array_equal(told[-1][0], result.x)
+    assert len(seen) == result.nit
+    np.testing.assert_array_equal([cost for _, cost in seen], result.history["cost"][1:])
+    np.testing.assert_array_equal(seen[-1][0], result.x)
 
 
 def test_wrong_jacobian_is_told():

@@ -34,8 +34,8 @@ def test_separable_classes_run_away(rng):
 
 
 def clusters(fun, points, starts=((1.0, 1.0),), rtol=1e-2, atol=1e-8):
-    found = _clusters(np.array(fun), np.array(points), np.array(starts), np.asarray, rtol, atol)
-    return [(c.fun, c.members, c.n_points, c.runaway) for c in found]
+    clusters = _clusters(np.array(fun), np.array(points), np.array(starts), np.asarray, rtol, atol)
+    return [(c.fun, c.members, c.n_points, c.runaway) for c in clusters]
 
 
 def test_clusters_are_of_objectives_within_the_tolerances():

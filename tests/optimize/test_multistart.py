@@ -1,4 +1,4 @@
-"""`fb.optimize.multistart`: functions from many starts, where they start, what ends them."""
+"""`fb.optimize.multistart`: functions from many starts, how starts are drawn, what ends them."""
 
 from __future__ import annotations
 
@@ -192,10 +192,10 @@ def test_points_are_not_changed():
     ],
 )
 def test_bad_arguments_of_functions(arguments, error, message):
-    given = {"fun": rosenbrock, "starts": BOX, "method": "trf", "jac": "2-point", "seed": None}
-    given |= arguments
+    options = {"fun": rosenbrock, "starts": BOX, "method": "trf", "jac": "2-point", "seed": None}
+    options |= arguments
     with pytest.raises(error, match=message):
-        fb.optimize.multistart(**given)
+        fb.optimize.multistart(**options)
 
 
 # Functions: what ends them.
@@ -243,8 +243,8 @@ def test_interrupted_functions_end_at_their_best_points(method, threads):
         return r if squares else (r @ r / 2, J.T @ r)
 
     def value(x):
-        found = slow_valley(x)
-        return found @ found / 2 if squares else found[0]
+        returned = slow_valley(x)
+        return returned @ returned / 2 if squares else returned[0]
 
     starts = np.random.default_rng(0).uniform(-2, 2, (40, 30))
     options = {"jac": "2-point"} if squares else {"maxiter": 10**5, "tol": 1e-30}

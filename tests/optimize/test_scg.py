@@ -1,4 +1,4 @@
-"""fastbp.optimize.scg: Møller's steps, known minima, networks, and going on after a stop."""
+"""`fastbp.optimize.scg`: Møller's steps, known minima, networks, and continuing after a stop."""
 
 from __future__ import annotations
 
@@ -507,9 +507,9 @@ def test_goes_on_as_if_it_had_not_stopped(make, argument, iterations):
         search = SCGSolver(fun, hessp, x0, state=stored(state))
         assert search.nit == k
         for later in states[k:][:4]:
-            found = search.state()
-            assert found.keys() == later.keys()
-            assert all(np.array_equal(found[name], later[name]) for name in later)
+            state_now = search.state()
+            assert state_now.keys() == later.keys()
+            assert all(np.array_equal(state_now[name], later[name]) for name in later)
             if search.status is None:
                 search.step()
     assert (whole.status == 0) == (argument == "Rosenbrock")

@@ -1,4 +1,4 @@
-"""`FitResult.plot`: what stands in the figures."""
+"""`FitResult.plot`: the panels, curves and titles of the figures."""
 
 from __future__ import annotations
 
@@ -201,8 +201,8 @@ def test_outputs_that_overflow_are_left_out(data):
 # Classes.
 
 
-def confusion(true, found, k):
-    return {(i, j): int(np.sum((true == i) & (found == j))) for i in range(k) for j in range(k)}
+def confusion(true, predicted, k):
+    return {(i, j): int(np.sum((true == i) & (predicted == j))) for i in range(k) for j in range(k)}
 
 
 @pytest.mark.parametrize("k, shares", [(3, True), (8, True), (15, False)])
@@ -236,8 +236,8 @@ def test_rows_of_probabilities_count_as_their_likeliest_class(rng):
     X, y = rng.standard_normal((40, 3)), rng.random((40, 3))
     y /= y.sum(axis=1, keepdims=True)
     res = fb.fit(net_of(3), X, y, loss="softmax_ce", epochs=2, seed=0)
-    found = res.predict(X).argmax(axis=1)
-    assert numbers(panels(res.plot())[1]) == confusion(y.argmax(axis=1), found, 3)
+    predicted = res.predict(X).argmax(axis=1)
+    assert numbers(panels(res.plot())[1]) == confusion(y.argmax(axis=1), predicted, 3)
 
 
 @pytest.mark.parametrize("loss, n_out", [("softmax_ce", 2), ("bce_logits", 1)])
@@ -271,9 +271,9 @@ def test_several_outputs_of_two_classes_have_a_matrix_each(rng, width):
     matrices = panels(res.plot())[1:]
     assert len(matrices) == width
     for j, axes in enumerate(matrices):
-        found = res.predict(X)[:, j] > 0
-        assert numbers(axes) == confusion(y[:, j], found, 2)
-        assert axes.get_title() == f"output {j}: {np.mean(found == y[:, j]):.1%}"
+        predicted = res.predict(X)[:, j] > 0
+        assert numbers(axes) == confusion(y[:, j], predicted, 2)
+        assert axes.get_title() == f"output {j}: {np.mean(predicted == y[:, j]):.1%}"
 
 
 def test_many_outputs_of_two_classes_have_their_accuracies(rng):

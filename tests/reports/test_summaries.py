@@ -1,4 +1,4 @@
-"""`FitResult.summary`: what stands in the text."""
+"""`FitResult.summary`: the lines of the text and their figures."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def rows_of(text):
 def test_summary_of_a_run_in_epochs(data):
     net = fb.Network(3, fb.Dense(5, "tanh", trainable=False), fb.Dense(1))
     res = fb.fit(net, *data, epochs=30, seed=7, validation=0.25, lr=0.02, backend="numpy")
-    rows, valid, found = rows_of(res.summary()), res.history["val_loss"], res.uncertainty
+    rows, valid, uncertainty = rows_of(res.summary()), res.history["val_loss"], res.uncertainty
     steepest = np.abs(res.grad).max()
     place = "W" if steepest in np.abs(res.grad[-6:-1]) else "b"
     assert rows == {
@@ -41,9 +41,9 @@ def test_summary_of_a_run_in_epochs(data):
         "ended": "success: all 30 epochs done",
         "objective": f"{res.fun:.6g}",
         "largest |gradient|": f"{steepest:.3g} ({place} of layer 1)",
-        "noise": f"{found.noise[0]:.4g} (standard deviation; 39 degrees of freedom, 6 effective "
-        "parameters)",
-        "standard errors": "; ".join(found.notes),
+        "noise": f"{uncertainty.noise[0]:.4g} (standard deviation; 39 degrees of freedom, 6 "
+        "effective parameters)",
+        "standard errors": "; ".join(uncertainty.notes),
         "validation": f"best {valid.min():.6g} in epoch {1 + valid.argmin()}, last {valid[-1]:.6g}",
         "time": rows["time"],
         "seed": "7",
