@@ -1,7 +1,7 @@
 """The kernels by themselves, forward and backward, beside the most that the core can multiply.
 
-The kernels run in a loop in C (loops.c) or Numba, so that a small layer shows its arithmetic and not
-Python's cost of a call. NumPy by hand is called from Python as ever.
+The kernels run in a loop in C (loops.c) or in Numba, so that a small layer shows its arithmetic and
+not Python's cost of a call. NumPy by hand is called from Python as ever.
 """
 
 from __future__ import annotations
