@@ -9,7 +9,6 @@ FASTBP_BACKEND, else the first that can run here.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -48,7 +47,9 @@ OLDEST_NUMBA, NEWEST_NUMBA = (0, 60), (0, 68)
 def _why_numba_is_missing() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed; install it with: pip install numba"
-    version = importlib.metadata.version("numba")
+    from importlib.metadata import version as version_of  # takes long, and few need it
+
+    version = version_of("numba")
     series = tuple(map(int, version.split(".")[:2]))
     if not OLDEST_NUMBA <= series <= NEWEST_NUMBA:
         oldest, newest = ("{}.{}".format(*series) for series in (OLDEST_NUMBA, NEWEST_NUMBA))
@@ -112,7 +113,7 @@ def _startup_default() -> ModuleType:
     name = os.environ.get("FASTBP_BACKEND")
     if name and name not in _MODULES:
         raise ValueError("FASTBP_BACKEND: " + unknown_name("backend", name, _MODULES))
-    _default = load(name or available_backends()[0])
+    _default = load(name or next(name for name in _MODULES if why_missing(name) is None))
     return _default
 
 

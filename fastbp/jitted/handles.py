@@ -406,17 +406,14 @@ def function_of(kind: Argument, constant: float | None) -> Any:
     A name's are its constant, given here, and no functions of a user's.
     """
 
-    @intrinsic
-    def taken(typingctx: Any, given: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            if constant is None:
-                return args[0]
-            made = cgutils.create_struct_proxy(kind)(context, builder)
-            values = [ir.DoubleType()(constant), _INT64(0), _INT64(0)]
-            made.inner = context.make_tuple(builder, kind.inner, values)
-            return made._getvalue()
-
-        return kind(given), codegen
+    @emits(kind, same)
+    def taken(code, given):
+        if constant is None:
+            return given
+        made = cgutils.create_struct_proxy(kind)(code.context, code.builder)
+        values = [ir.DoubleType()(constant), _INT64(0), _INT64(0)]
+        made.inner = code.context.make_tuple(code.builder, kind.inner, values)
+        return made._getvalue()
 
     return taken
 

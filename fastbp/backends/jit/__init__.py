@@ -21,11 +21,13 @@ Python allocates the results and a workspace, and one compiled function does the
     cholesky       the solution of normal equations
     elementary     exp, log, tanh and others
     vectors        vector code as formulas; pointers
+    intrinsics     functions of LLVM's instructions
     compiling      how functions are compiled and linked
     caching        where compiled code is kept
     compile_notice the line that says that functions are compiled
     user           functions of the user's own, for the C backend as well
     scalars        exp, tanh and sigmoid for users' jitted code
+    numba_internals  what Numba does not document
 
 Arguments that belong together are a NamedTuple: arrays where Python calls, pointers inside.
 

@@ -13,24 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 
-from ...maths.losses import (
-    ABSOLUTE,
-    BCE,
-    BCE_LOGITS,
-    GAUSSIAN_KL,
-    GAUSSIAN_NLL,
-    HINGE,
-    HUBER,
-    LOG_COSH,
-    MARGIN_RANKING,
-    POISSON,
-    QUANTILE,
-    SOFTMAX_CE,
-    SOFTMAX_CE_LABELS,
-    SQUARED,
-    SQUARED_HINGE,
-    USER_LOSS,
-)
+from ...maths import losses as kinds
 from ...maths.user_functions import PairFunctions
 from .. import user_code
 from . import elementary
@@ -199,16 +182,16 @@ class Formulas(NamedTuple):
 
 
 ELEMENTWISE = {
-    SQUARED: Formulas(_squared, _squared_second),
-    ABSOLUTE: Formulas(_absolute, _none),
-    HUBER: Formulas(_huber, _huber_second),
-    LOG_COSH: Formulas(_log_cosh, _log_cosh_second),
-    QUANTILE: Formulas(_quantile, _none),
-    BCE: Formulas(_bce, _bce_second),
-    BCE_LOGITS: Formulas(_bce_logits, _bce_logits_second),
-    HINGE: Formulas(_hinge, _none),
-    SQUARED_HINGE: Formulas(_squared_hinge, _squared_hinge_second),
-    POISSON: Formulas(_poisson, _poisson_second),
+    kinds.SQUARED: Formulas(_squared, _squared_second),
+    kinds.ABSOLUTE: Formulas(_absolute, _none),
+    kinds.HUBER: Formulas(_huber, _huber_second),
+    kinds.LOG_COSH: Formulas(_log_cosh, _log_cosh_second),
+    kinds.QUANTILE: Formulas(_quantile, _none),
+    kinds.BCE: Formulas(_bce, _bce_second),
+    kinds.BCE_LOGITS: Formulas(_bce_logits, _bce_logits_second),
+    kinds.HINGE: Formulas(_hinge, _none),
+    kinds.SQUARED_HINGE: Formulas(_squared_hinge, _squared_hinge_second),
+    kinds.POISSON: Formulas(_poisson, _poisson_second),
 }
 
 _ELEMENTWISE = tuple(ELEMENTWISE)
@@ -297,7 +280,7 @@ _MOST_LANES = VECTOR_BYTES // 4
 )  # fmt: skip
 def _softmax_of_lanes(code, kind, rows, n, y, y_unit, t, weights, factor, d, d_unit):
     """Σ w ℓ of as many rows as a vector has lanes, or fewer; d becomes factor·w·dℓ/dy."""
-    builder, of_labels = code.builder, code.types[0].literal_value == SOFTMAX_CE_LABELS
+    builder, of_labels = code.builder, code.types[0].literal_value == kinds.SOFTMAX_CE_LABELS
     lanes = Lanes(builder, code.types[3].dtype)
     first, second, zero = ir.IntType(64)(0), ir.IntType(64)(1), lanes.constant(0)
 
@@ -340,6 +323,8 @@ _times_centred = elementwise(lambda x, u, mean, a: (x * (u - mean) * a,), 2, 1)
 
 
 def _softmax(kind):
+    of_labels = kind == kinds.SOFTMAX_CE_LABELS
+
     def loss(order, rows, u, factor, constant, user, d, scratch):
         m, n_out, ld, y, t = rows.m, rows.n_out, rows.ld, rows.y, rows.t
         labels, weights, weighted = rows.labels, rows.weights, rows.weighted
@@ -351,7 +336,7 @@ def _softmax(kind):
                 count = min(width, m - i)
                 for j in range(width):
                     w[j] = weights[i + j] if weighted and j < count else as_real(d, 1.0)
-                if kind == SOFTMAX_CE_LABELS:
+                if of_labels:
                     for j in range(count):
                         numbers[j] = as_real(d, labels[i + j])
                     targets = numbers
@@ -378,7 +363,7 @@ def _softmax(kind):
                 di[j] = yi[j] - largest
             _exp(n_out, di)
             row_sum = _sum(n_out, di)
-            share = 1.0 if kind == SOFTMAX_CE_LABELS else _sum(n_out, ti)
+            share = 1.0 if of_labels else _sum(n_out, ti)
             mean = _dot(n_out, di, ui) / row_sum
             a = factor / row_sum * share
             _times_centred(n_out, di, ui, as_real(d, mean), as_real(d, a))
@@ -426,6 +411,8 @@ _kl_second = elementwise(_kl_second_formula, 5, 2)
 
 
 def _gaussian(kind):
+    is_nll = kind == kinds.GAUSSIAN_NLL
+
     def loss(order, rows, u, factor, constant, user, d, scratch):
         m, n_out, y, t = rows.m, rows.n_out, rows.y, rows.t
         k, f = n_out // 2, as_real(d, factor)
@@ -433,7 +420,7 @@ def _gaussian(kind):
         for i in range(m):
             mean, dm, um = at(y, i * n_out), at(d, i * n_out), at(u, i * n_out)
             v, dv, uv, ti = at(mean, k), at(dm, k), at(um, k), at(t, i * k)
-            if kind == GAUSSIAN_NLL:
+            if is_nll:
                 if order == FIRST:
                     total += _nll(k, dm, dv, mean, v, ti, f)
                 else:
@@ -465,12 +452,12 @@ def _margin_ranking(kind):
 
 
 _OTHERS = {
-    USER_LOSS: _user,
-    SOFTMAX_CE: _softmax,
-    SOFTMAX_CE_LABELS: _softmax,
-    GAUSSIAN_NLL: _gaussian,
-    GAUSSIAN_KL: _gaussian,
-    MARGIN_RANKING: _margin_ranking,
+    kinds.USER_LOSS: _user,
+    kinds.SOFTMAX_CE: _softmax,
+    kinds.SOFTMAX_CE_LABELS: _softmax,
+    kinds.GAUSSIAN_NLL: _gaussian,
+    kinds.GAUSSIAN_KL: _gaussian,
+    kinds.MARGIN_RANKING: _margin_ranking,
 }
 
 
@@ -550,7 +537,7 @@ def rows_from(data, first, n_in):
 @inlined
 def is_softmax(terms):
     """Whether the loss is cross-entropy of softmax."""
-    return terms[LOSS] == SOFTMAX_CE or terms[LOSS] == SOFTMAX_CE_LABELS
+    return terms[LOSS] == kinds.SOFTMAX_CE or terms[LOSS] == kinds.SOFTMAX_CE_LABELS
 
 
 @inlined
@@ -573,7 +560,7 @@ def loss_of_rows(order, data, m, n_out, ld, y, u, factor, d, scratch):
         rows = LossRows(m, n_out, ld, y, t, labels, weights, weighted)
         return call_loss(function, order, rows, u, factor, constant, user, d, scratch)
     total = 0.0
-    together = 2 if terms[LOSS] == MARGIN_RANKING else 1
+    together = 2 if terms[LOSS] == kinds.MARGIN_RANKING else 1
     for i in range(0, m, together):
         w, k = np.float64(weights[i]), i * n_out
         rows = LossRows(

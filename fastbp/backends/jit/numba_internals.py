@@ -13,6 +13,10 @@ the tests pass. The oldest is tested by ``make test-oldest-numba``.
     AppDirs               the user's cache folder
     dumps                 pickles, closures too
     BaseTuple, unliteral  tuples of any kind; the type of a constant without its value
+
+Elsewhere the backend uses attributes of objects that Numba passes to it: a target's call_conv,
+get_env_manager and get_python_api (compiling, handles), a code generator's magic_tuple (caching);
+and an object's attribute _numba_type_, by which Numba knows the type of a `compiling.Compiled`.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from numba import types
 from ...maths.losses import SOFTMAX_CE_LABELS
 from .. import contract
 from ..contract import N_IN, N_OUT, W_OFFSET
-from . import layout
+from . import layout, losses
 from .compiling import (
     FLAG,
     INTEGER,
@@ -32,22 +32,7 @@ from .compiling import (
     result,
 )
 from .lane_major import call_lane_major
-from .losses import (
-    DATA,
-    FIRST,
-    GROUP,
-    HAS_WEIGHTS,
-    L1,
-    L2,
-    LOSS,
-    N_TARGETS,
-    POINTERS,
-    SCALE,
-    Data,
-    loss_of_rows,
-    pointers,
-    rows_from,
-)
+from .losses import DATA, POINTERS, Data, loss_of_rows, pointers, rows_from
 from .network import (
     NET,
     PLAN,
@@ -155,11 +140,11 @@ def _ordered(net, data, order, m, n_in, lane_major):
     if not lane_major:
         x = room(net, layout.X_ROWS)
         _take_rows(m, n_in, order, data.x, x)
-    if terms[LOSS] == SOFTMAX_CE_LABELS:
+    if terms[losses.LOSS] == SOFTMAX_CE_LABELS:
         _take_rows(m, 1, order, data.labels, labels)
     else:
-        _take_rows(m, terms[N_TARGETS], order, data.targets, t)
-    if terms[HAS_WEIGHTS]:
+        _take_rows(m, terms[losses.N_TARGETS], order, data.targets, t)
+    if terms[losses.HAS_WEIGHTS]:
         _take_rows(m, 1, order, data.weights, w)
     return Data(terms, data.numbers, x, t, labels, w)
 
@@ -197,7 +182,7 @@ def sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_ma
             room(net, layout.DELTA),
             room(net, layout.NEXT_DELTA),
         )
-        total += loss_of_rows(FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
+        total += loss_of_rows(losses.FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
         if need_gradient:
             backward_rows(net, rows.x, m, gradient, i > 0)
     return total
@@ -271,7 +256,7 @@ def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
 @linked(NUMBER, NET, NUMBERS, reals, FLAG)
 def penalties(net, numbers, gradient, need_gradient):
     """The penalties, and their gradient added."""
-    l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
+    l2, l1, group = numbers[losses.L2], numbers[losses.L1], numbers[losses.GROUP]
     total = 0.0
     for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
@@ -294,7 +279,7 @@ def penalties(net, numbers, gradient, need_gradient):
 @inlined
 def has_penalties(numbers):
     """Whether there are any."""
-    return numbers[L2] != 0.0 or numbers[L1] != 0.0 or numbers[GROUP] != 0.0
+    return numbers[losses.L2] != 0.0 or numbers[losses.L1] != 0.0 or numbers[losses.GROUP] != 0.0
 
 
 @inlined
@@ -314,7 +299,7 @@ SUMS = (*TILES, sum_of_part, penalties)
 def objective(plan, params, data, gradient, need_gradient, workspace):
     """The objective of all rows, and its gradient (n_params,) if needed."""
     net, rows, g = net_of(plan, params, workspace), pointers(data), pointer(gradient)
-    factor = rows.numbers[SCALE]
+    factor = rows.numbers[losses.SCALE]
     batch = all_rows(rows, data.x.shape[0], factor)
     total = sum_of_rows(net, rows, batch, g, need_gradient, params.size)
     return objective_of(total, factor, net, rows.numbers, g, need_gradient)

@@ -11,17 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ...maths.losses import SOFTMAX_CE_LABELS
+from .. import tiling
 from ..contract import N_IN, N_OUT, Y_COLUMN, Z_COLUMN, Plan, Problem
-from ..tiling import (
-    DELTA_ROWS,
-    LANE_MAJOR_FEW_ROWS,
-    LANE_MAJOR_WIDTH,
-    LANE_MAJOR_WIDTH_FOR_FEW,
-    LANE_MAJOR_WIDTH_OF_DOUBLES,
-    NARROW,
-    TILE_ROWS,
-    WIDE_TILE_ROWS,
-)
 from . import activations, curvature, lane_major, layout, losses, network
 from .vectors import VECTOR_BYTES
 
@@ -73,7 +64,11 @@ def prepared_plan(plan: Plan) -> PreparedPlan:
 
 def _prepare(plan: Plan) -> PreparedPlan:
     n_out = plan.layers[:, N_OUT]
-    tile = TILE_ROWS if plan.layers[:, (N_IN, N_OUT)].max() <= NARROW else WIDE_TILE_ROWS
+    tile = (
+        tiling.TILE_ROWS
+        if plan.layers[:, (N_IN, N_OUT)].max() <= tiling.NARROW
+        else tiling.WIDE_TILE_ROWS
+    )
     dropped = np.zeros(len(n_out)) if plan.dropout is None else plan.dropout
     line = 64 // plan.dtype.itemsize
     layers, tape_width = _layers_of_tile(plan)
@@ -135,10 +130,12 @@ def _free(plan: Plan, header: int) -> tuple[np.ndarray, np.ndarray]:
 def _lane_major_rows(plan: Plan) -> int:
     """From how many rows on the rows lie along lanes: see lane_major.py."""
     widest = plan.layers[:, (N_IN, N_OUT)].max()
-    if widest <= LANE_MAJOR_WIDTH_FOR_FEW:
+    if widest <= tiling.LANE_MAJOR_WIDTH_FOR_FEW:
         return 1
-    most = LANE_MAJOR_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else LANE_MAJOR_WIDTH
-    return LANE_MAJOR_FEW_ROWS if widest <= most else _NEVER
+    most = (
+        tiling.LANE_MAJOR_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else tiling.LANE_MAJOR_WIDTH
+    )
+    return tiling.LANE_MAJOR_FEW_ROWS if widest <= most else _NEVER
 
 
 def _leading(plan: Plan) -> np.ndarray:
@@ -183,8 +180,8 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
         layout.LANE_MAJOR_D: of_lane_major * tile * plan.n_out,
         layout.LANE_MAJOR_SUMS: of_lane_major * lane_major.lanes_size(plan.dtype, plan.n_params),
         # What follows is for derivatives row by row only.
-        layout.DELTAS: max(DELTA_ROWS, plan.n_out) * tape_width,
-        layout.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, DELTA_ROWS * widest),
+        layout.DELTAS: max(tiling.DELTA_ROWS, plan.n_out) * tape_width,
+        layout.SPARE_ROW: max(plan.n_params + VECTOR_BYTES, tiling.DELTA_ROWS * widest),
         # What follows is for second-order products only.
         layout.R_TAPE: tile * curvature.BLOCKS * int(n_out.sum()),
         layout.R_DELTA: tile * widest,

@@ -37,7 +37,7 @@ _MOST_ROWS = max(_HEIGHTS.values())
 _WIDE, _WIDEST = 3, 4  # vectors of a tile, the latter for few rows
 # A vector of half the width, which some processors do in half the time; where there are no masks,
 # a single number, for what whole vectors leave.
-_NARROW = 0
+_HALF_VECTOR = 0
 
 _DOTS = 4  # rows whose products with a vector are summed together
 
@@ -109,7 +109,7 @@ def _tile_function(module: ir.Module, real: types.Float, vectors: int, rows: int
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block())
-    width = None if vectors != _NARROW else Lanes(builder, real).width // 2 if HAS_MASKS else 1
+    width = None if vectors != _HALF_VECTOR else Lanes(builder, real).width // 2 if HAS_MASKS else 1
     _emit_tile(_Tile(Lanes(builder, real, width), rows, max(vectors, 1)), function)
     return function
 
@@ -299,7 +299,7 @@ def product_of_tiles(
             columns = min(wide * width, whole - j)
             last = columns - (wide - 1) * width
         else:
-            wide = _NARROW
+            wide = _HALF_VECTOR
             columns = last = n - j if HAS_MASKS else 1
         highest = _height(wide)
         i, blocks = 0, 1 if m <= highest else (m + highest - 1) // highest
@@ -323,7 +323,7 @@ def finished_product(
     width = vector_width(c)
     vectors = (n + width - 1) // width
     if HAS_MASKS and m >= 1 and 1 <= vectors <= _WIDEST and m <= _height(vectors):
-        kind = _NARROW if n <= width // 2 else vectors
+        kind = _HALF_VECTOR if n <= width // 2 else vectors
         _tile(
             kind, m, depth, a, a_row, a_depth, b, b_row, c, c_row, n - (vectors - 1) * width,
             start, start_row, has_start, finish,

@@ -7,15 +7,14 @@ vector code of a loop over them, whatever else the loop does.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, overload
+from numba.extending import overload
 
 from ...maths.scalars import exp, sigmoid, tanh
 from . import elementary
 from .compiling import _OPTIONS
+from .intrinsics import emits, like, same
 from .vectors import Scalars, Vector
 
 __all__ = ["exp", "sigmoid", "tanh"]
@@ -24,12 +23,9 @@ __all__ = ["exp", "sigmoid", "tanh"]
 def _provide(function: Callable, formula: Callable[[Vector], Vector]) -> None:
     """Let jitted code call a function of one number."""
 
-    @intrinsic
-    def of_real(typingctx: Any, x: Any) -> Any:
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            return formula(Vector(Scalars(builder, signature.args[0]), args[0])).value
-
-        return x(x), codegen
+    @emits(like(0), same)
+    def of_real(code, x):
+        return formula(Vector(Scalars(code.builder, code.types[0]), x)).value
 
     # LLVM does not inline what it finds long, and does not vectorise calls.
     @overload(function, jit_options={**_OPTIONS, "forceinline": True})
