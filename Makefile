@@ -35,7 +35,7 @@ test-oldest-numba:   ## the Numba backend with the oldest Numba that is admitted
 	    'numba==0.60.*' 'numpy==2.0.*' 'scipy>=1.13' cffi rich click safetensors \
 	    pytest pytest-xdist hypothesis mpmath
 	FASTBP_BACKEND=numba PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -n auto -p no:cacheprovider \
-	    tests/test_kernels.py tests/test_jitted.py tests/test_scalars.py tests/test_user_functions.py
+	    tests/backends/test_kernels.py tests/jitted tests/maths/test_scalars.py tests/maths/test_user_functions.py
 
 test-native:         ## the C library by itself against naive loops, at every level and for ARM
 	$(MAKE) -j 2 -f tests/native/Makefile
