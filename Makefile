@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# An environment with the oldest Numba.
+OLDEST ?= .venv-oldest-numba
 BENCH_JSON ?= bench/results/latest.json
 # `make bench-compare` fails where a minimum time has grown by more than this.
 SLOWDOWN ?= 25%
@@ -15,16 +17,25 @@ CSRC := $(wildcard csrc/*.[ch] csrc/core/*.h csrc/python/*.c csrc/targets/*.c cs
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-native bench bench-compare accuracy lint lint-c clean
+.PHONY: help demo test test-oldest-numba test-native bench bench-compare accuracy lint lint-c clean
 
 help:                ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(READY)       ## fit small networks to real data on every backend
 	$(BIN)/fastbp demo
 
 test: $(READY)       ## the full test suite, on all cores
 	$(BIN)/pytest -n auto
+
+# NumPy 2.0 is the newest that it takes. What builds C is not needed for these tests.
+test-oldest-numba:   ## the Numba backend with the oldest Numba that is admitted
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+	    'numba==0.60.*' 'numpy==2.0.*' 'scipy>=1.13' cffi rich click safetensors \
+	    pytest pytest-xdist hypothesis mpmath
+	FASTBP_BACKEND=numba PYTHONPATH=. $(OLDEST)/bin/python -m pytest -q -n auto -p no:cacheprovider \
+	    tests/test_kernels.py tests/test_jitted.py tests/test_scalars.py tests/test_user_functions.py
 
 test-native:         ## the C library by itself against naive loops, at every level and for ARM
 	$(MAKE) -j 2 -f tests/native/Makefile
@@ -74,7 +85,7 @@ lint-c:              ## our C under every warning, with gcc and clang
 	done
 
 clean:               ## remove what the targets above made
-	rm -rf $(VENV) build dist *.egg-info .*_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .*_cache .hypothesis .benchmarks
 	rm -f fastbp/backends/_c.*.so fastbp/common/_fastcall.*.so fastbp/backends/_c_build_failure.txt
 	find fastbp tests bench -name __pycache__ -prune -exec rm -rf {} +
 

@@ -1,13 +1,12 @@
 """The kernels by themselves, forward and backward, beside the most that the core can multiply.
 
-The kernels run in a loop in C (loops.c), so that a small layer shows its arithmetic and not
-Python's cost of a call. NumPy by hand is called from Python as ever.
+The kernels run in a loop in C (loops.c) or in Numba, so that a small layer shows its arithmetic
+and not Python's cost of a call. NumPy by hand is called from Python as ever.
 """
 
 from __future__ import annotations
 
-import ctypes
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -73,18 +72,37 @@ def in_c(layer: Dense, dY: np.ndarray, way: str):
 
 
 def in_numba(layer: Dense, dY: np.ndarray, way: str):
-    from fastbp.backends.jit import activations, kernels
+    from fastbp.backends.jit import activations
+    from fastbp.backends.jit.layer import Act
 
-    relu, dtype, (n, n_in) = fb.activation("relu"), dY.dtype, layer.X.shape
-    compiled = {"forward": kernels.linked_forward, "backward": kernels.linked_backward}[way]
-    address = ctypes.c_void_p(compiled.address(dtype))
-    sizes = (n, n_in, dY.shape[1], relu.kind, activations.addresses(relu, dtype)[0])
+    relu, W = fb.activation("relu"), layer.W
+    act = Act(relu.kind, activations.addresses(relu, dY.dtype)[0], 0.0, 0)
     if way == "forward":
-        arrays = (layer.X, layer.W, layer.b, layer.Y)
-    else:
-        room = np.empty_like(dY), dY.nbytes, np.empty_like(layer.W)
-        arrays = (dY, layer.X, layer.W, layer.Y, layer.dX, layer.dW, layer.db, *room)
-    return loops.repeated(f"repeat_numba_{way}", address, *sizes, *arrays)
+        return lambda times: numba_loops()[0](times, layer.X, W, layer.b, act, layer.Y)
+    given, results = (dY, layer.X, W, layer.Y), (layer.dX, layer.dW, layer.db)
+    spare = np.empty_like(dY), np.empty(W.size, W.dtype)
+    return lambda times: numba_loops()[1](times, *given, act, *results, *spare)
+
+
+@cache
+def numba_loops():
+    """Loops in Numba over the backend's functions; the backward pass overwrites a copy of dY."""
+    import numba
+
+    from fastbp.jitted.handles import call_dense_backward, call_dense_forward
+
+    @numba.njit
+    def forward(times, X, W, b, act, Y):
+        for _ in range(times):
+            call_dense_forward(X, W, b, True, act, Y, Y, False)
+
+    @numba.njit
+    def backward(times, dY, X, W, Y, act, dX, dW, db, d, transposed):
+        for _ in range(times):
+            d[:] = dY
+            call_dense_backward(d, X, W, Y, act, dX, True, dW, db, True, transposed)
+
+    return forward, backward
 
 
 @pytest.mark.parametrize("name", NAMES)

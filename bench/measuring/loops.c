@@ -1,6 +1,5 @@
 /* What loops.py lets run without Python's cost for each call. Compiled for the instruction set in use:
  * BYTES is the width of its vectors. */
-#include <string.h>
 
 #include "fastbp.h"
 
@@ -51,36 +50,10 @@ void repeat_activation(int64_t times, activation *function, int is_double, int64
     while (times--) function(is_double, kind, 0.0, (uintptr_t)user, order, size, Z, Y);
 }
 
-/* The same of the Numba backend, whose functions return a status, and results by their first
- * argument; the second is for exceptions. The backward pass overwrites a copy of dY. */
-typedef int numba_forward(void *, void **, int64_t, int64_t, int64_t, int64_t, int64_t, double,
-                          int64_t, const void *, const void *, const void *, int64_t, void *,
-                          void *, int64_t);
-typedef int numba_backward(void *, void **, int64_t, int64_t, int64_t, int64_t, int64_t, double,
-                           int64_t, void *, const void *, const void *, const void *, void *,
-                           int64_t, void *, void *, int64_t, void *);
+/* The same of the Numba backend, whose functions return a status; the first arguments are for
+ * results and exceptions. */
 typedef int numba_activation(void *, void **, int64_t, int64_t, const void *, void *, double,
                              int64_t);
-
-void repeat_numba_forward(int64_t times, numba_forward *function, int64_t n, int64_t n_in,
-                          int64_t n_out, int64_t kind, int64_t act, const void *X, const void *W,
-                          const void *b, void *Y) {
-    void *nothing = 0, *error = 0;
-    while (times--)
-        function(&nothing, &error, n, n_in, n_out, kind, act, 0.0, 0, X, W, b, 1, Y, Y, 0);
-}
-
-void repeat_numba_backward(int64_t times, numba_backward *function, int64_t n, int64_t n_in,
-                           int64_t n_out, int64_t kind, int64_t act, const void *dY,
-                           const void *X, const void *W, const void *Y, void *dX, void *dW,
-                           void *db, void *d, int64_t bytes_of_d, void *transposed) {
-    void *nothing = 0, *error = 0;
-    while (times--) {
-        memcpy(d, dY, (size_t)bytes_of_d);
-        function(&nothing, &error, n, n_in, n_out, kind, act, 0.0, 0, d, X, W, Y, dX, 1, dW, db, 1,
-                 transposed);
-    }
-}
 
 void repeat_numba_activation(int64_t times, numba_activation *function, int64_t order,
                              int64_t size, const void *Z, void *Y) {

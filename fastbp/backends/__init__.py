@@ -9,6 +9,7 @@ FASTBP_BACKEND, else the first that can run here.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -37,8 +38,30 @@ def why_missing(name: str) -> str | None:
         from . import native
 
         return native.why_missing()
-    if name == "numba" and importlib.util.find_spec("numba") is None:
+    return _why_numba_is_missing() if name == "numba" else None
+
+
+# The series of Numba whose internals the backend knows: see jit/numba_internals.py.
+OLDEST_NUMBA, NEWEST_NUMBA = (0, 60), (0, 68)
+
+
+def _why_numba_is_missing() -> str | None:
+    if importlib.util.find_spec("numba") is None:
         return "Numba is not installed; install it with: pip install numba"
+    version = importlib.metadata.version("numba")
+    series = tuple(map(int, version.split(".")[:2]))
+    if not OLDEST_NUMBA <= series <= NEWEST_NUMBA:
+        oldest, newest = ("{}.{}".format(*series) for series in (OLDEST_NUMBA, NEWEST_NUMBA))
+        return (
+            f"Numba {version} is installed, expected {oldest} to {newest}; install one with: "
+            f'pip install "numba>={oldest},<{NEWEST_NUMBA[0]}.{NEWEST_NUMBA[1] + 1}"'
+        )
+    disabled = os.environ.get("NUMBA_DISABLE_JIT", "0")
+    if disabled not in ("", "0"):
+        return (
+            f"NUMBA_DISABLE_JIT is {disabled}, expected unset or 0, since the backend consists of "
+            f"compiled functions; unset it"
+        )
     return None
 
 

@@ -22,8 +22,7 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     -------
     dict or None
         ``versions``; ``backend`` (the one in use); ``backends`` (for each name "available", or why
-        it is missing and what to do); ``c`` (instruction set, its cap and the compiler, or None);
-        ``numba`` (whether its functions are compiled or interpreted, or None).
+        it is missing and what to do); ``c`` (instruction set, its cap and the compiler, or None).
 
     Raises
     ------
@@ -37,7 +36,6 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
         "backend": backends.get_backend(),
         "backends": {name: backends.why_missing(name) or "available" for name in backends.NAMES},
         "c": _c_library(),
-        "numba": _numba(),
         "threads": 1,
     }
     if mode == "dicts":
@@ -71,11 +69,3 @@ def _c_library() -> dict[str, str] | None:
         "cap (FASTBP_MAX_ISA)": os.environ.get("FASTBP_MAX_ISA") or "none",
         "compiler": native.compiler(),
     }
-
-
-def _numba() -> dict[str, str] | None:
-    if backends.why_missing("numba"):
-        return None
-    # Numba reads the variable like this; importing Numba would take long.
-    disabled = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
-    return {"functions": "interpreted (NUMBA_DISABLE_JIT)" if disabled else "compiled"}

@@ -212,6 +212,8 @@ class Recipe:
     tol : float
         Progress is a watched value below r - tol·|r|, r being the one that made progress last.
     threads : int
+        How many threads share a batch of more than one part (see `partition`), at most; a backend
+        may run on one.
     """
 
     optimizer: Optimizer
@@ -411,10 +413,14 @@ def normal_equations(
     raise NotImplementedError
 
 
-def gradient_beyond(
+def jtr_at(
     problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
 ) -> np.ndarray:
-    """JᵀD r(moved) (n_free,), where J and D are those of `normal_equations` at params."""
+    """JᵀD r(moved) (n_free,), where J and D are those of `normal_equations` at params.
+
+    Levenberg and Marquardt's method bends a step by it (geodesic acceleration): with r at params
+    plus a share of the step it gives the second derivative of r along the step.
+    """
     raise NotImplementedError
 
 

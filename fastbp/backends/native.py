@@ -313,7 +313,7 @@ def normal_equations(
     return normal[:n], normal[n], total[0]
 
 
-def gradient_beyond(
+def jtr_at(
     problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
 ) -> np.ndarray:
     plan, struct = _problem(problem)

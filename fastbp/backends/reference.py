@@ -309,7 +309,7 @@ def normal_equations(
     return JTJ, JTr, total
 
 
-def gradient_beyond(
+def jtr_at(
     problem: Problem, params: np.ndarray, moved: np.ndarray, threads: int, robust: Robust
 ) -> np.ndarray:
     plan, X = problem.plan, problem.X
@@ -341,7 +341,7 @@ def descend(
     equations = NormalEquations(
         lambda x: normal_equations(problem, expanded(x), threads, robust),
         lambda x: sum_of_squares(problem, expanded(x), threads, robust),
-        lambda x, step: gradient_beyond(problem, expanded(x), expanded(x + step), threads, robust),
+        lambda x, step: jtr_at(problem, expanded(x), expanded(x + step), threads, robust),
     )
     solver = LMSolver.from_state(equations, rules, descent, descent.params[free])
     taken = solver.steps(len(records), goal)

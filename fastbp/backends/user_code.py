@@ -6,6 +6,7 @@ nothing else has to be compiled again.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 
 from ..common.errors import BackendError
 from ..maths.user_functions import PairFunctions, ScalarFunctions
+from . import why_missing
 
 _lock = threading.Lock()
 _compiled: dict[tuple[Any, ...], Any] = {}
@@ -42,7 +44,7 @@ def address(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> int:
     Raises
     ------
     BackendError
-        If Numba is missing or cannot compile one of the functions.
+        If Numba cannot run here or cannot compile one of the functions.
     """
     key = functions, dtype.char
     compiled = _compiled.get(key)
@@ -54,16 +56,14 @@ def address(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> int:
 
 
 def _compile(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> Any:
-    """The compiled function, which has an attribute `address`; BackendError as `address` says."""
-    try:
-        import numba  # noqa: F401
-    except ImportError:
+    reason = why_missing("numba")
+    if reason is not None:
         raise BackendError(
-            "functions of your own run on the compiled backends through Numba, which is not "
-            "installed; install it with: pip install numba, or use backend='numpy'"
-        ) from None
-    from .jit import user
-
+            f"functions of your own run on the compiled backends through Numba: {reason}, or use "
+            f"backend='numpy'"
+        )
+    # By name, since the Numba backend imports this file.
+    user = importlib.import_module(".jit.user", __package__)
     is_loss = isinstance(functions, PairFunctions)
     compiled = user.compile_loss if is_loss else user.compile_activation
     try:

@@ -67,12 +67,8 @@ def warmup(dtype: str = "both", *, progress: bool | str = "auto") -> Warmup:
     if not (isinstance(progress, bool) or progress == "auto"):
         raise ValueError(f"progress is {progress!r}, expected 'auto', True or False")
     backends.load("numba")
-    from numba import config
-
     from .jit.compiling import versions
 
-    if config.DISABLE_JIT:
-        raise BackendError("NUMBA_DISABLE_JIT is set, so that nothing is compiled; unset it")
     begun, compiled, folder = time.perf_counter(), 0, Path()
     todo = list(versions([np.dtype(name) for name in _DTYPES[dtype]]))
     with progress_shown(False), _bar(progress, len(todo)) as advance:

@@ -9,14 +9,18 @@ calls. docs/jitted.md explains.
 
 `exp`, `tanh` and `sigmoid` take one number. Unlike those of `math` they do not keep a loop from
 becoming vector code, so activations and losses of your own are best written with them.
+
+    functions   the functions as Python sees them, and what Numba is told of our classes
+    overloads   their checks and implementations for the types of a call
+    handles     networks and objectives as arguments, and the addresses of compiled functions
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from .. import backends
 from ..common.errors import BackendError
 from ..maths.scalars import exp, sigmoid, tanh
 
@@ -34,15 +38,12 @@ __all__ = [
     "value_and_grad",
 ]
 
-if find_spec("numba") is not None:  # without it the scalar functions are Python's alone
+if backends.why_missing("numba") is None:  # else the scalar functions are Python's alone
     import_module("fastbp.backends.jit.scalars")
     from .functions import dense_backward, dense_forward, forward, jacobian, value_and_grad
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        raise BackendError(
-            f"fastbp.jitted.{name} needs Numba, which is not installed; install it with: "
-            f"pip install numba"
-        )
+        raise BackendError(f"fastbp.jitted.{name} cannot run here: {backends.why_missing('numba')}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

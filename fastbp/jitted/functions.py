@@ -1,4 +1,4 @@
-"""Those functions of `fastbp.jitted` that need Numba: in Python, and what Numba is told of them.
+"""Those functions of `fastbp.jitted` that need Numba: in Python, and declared to Numba.
 
 In jitted code they run the machine code of the Numba backend, so results are bitwise those of the
 public functions with ``backend="numba"``. Called from Python they forward to these.
@@ -17,19 +17,18 @@ from typing import Any
 
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
-from numba.core.typing.typeof import Purpose
 from numba.extending import overload, overload_attribute, typeof_impl
 
 from .. import backends
-from ..backends.jit import callers, overloads
-from ..backends.jit.compiling import INNER_OPTIONS, real_type
+from ..backends.jit.compiling import USERS_OPTIONS, real_type
+from ..backends.jit.numba_internals import Purpose, TypingError
 from ..common.errors import ShapeError
 from ..maths.losses import Loss
 from ..networks import single_layers as _kernels
 from ..networks.activations import Activation
 from ..networks.network import Network
 from ..networks.objective import Objective
+from . import handles, overloads
 
 __all__ = ["dense_backward", "dense_forward", "forward", "jacobian", "value_and_grad"]
 
@@ -221,35 +220,32 @@ def _to(out: np.ndarray | None, result: np.ndarray) -> np.ndarray:
     return out
 
 
-# What Numba is told of them.
+# Their declarations to Numba.
 
 for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backward):
-    overload(_function, strict=False, jit_options=INNER_OPTIONS, prefer_literal=True)(
+    overload(_function, strict=False, jit_options=USERS_OPTIONS, prefer_literal=True)(
         getattr(overloads, _function.__name__)
     )
 
 
-def _opened_network(net: Network) -> np.ndarray:
-    return callers.handle_of_plan(net.plan, net.masked)
+def _handle_of_network(net: Network) -> np.ndarray:
+    return handles.handle_of(net.plan, net.masked)
 
 
-def _opened_objective(objective: Objective) -> np.ndarray:
-    return callers.handle_of_problem(objective.problem, objective.net.masked)
+def _handle_of_objective(objective: Objective) -> np.ndarray:
+    problem = objective.problem
+    return handles.handle_of(problem.plan, objective.net.masked, problem)
 
 
 def _type_of_network(net: Network) -> types.Type:
-    return callers.NetworkType(real_type(net.dtype), _opened_network)
+    return handles.NetworkType(real_type(net.dtype), _handle_of_network)
 
 
 def _type_of_objective(objective: Objective) -> types.Type:
-    return callers.ObjectiveType(real_type(objective.net.dtype), _opened_objective)
+    return handles.ObjectiveType(real_type(objective.net.dtype), _handle_of_objective)
 
 
-def _type_of_activation(act: Activation) -> types.Type:
-    return callers.ActivationType(act.kind)
-
-
-def _tell(what: type, type_of: Callable) -> None:
+def _declare(what: type, type_of: Callable) -> None:
     @typeof_impl.register(what)
     def numba_type(value: Any, context: Any) -> types.Type:
         if context.purpose is Purpose.constant:
@@ -260,22 +256,22 @@ def _tell(what: type, type_of: Callable) -> None:
         return type_of(value)
 
 
-_tell(Network, _type_of_network)
-_tell(Objective, _type_of_objective)
-_tell(Activation, _type_of_activation)
-_tell(Loss, callers.type_of_loss)
+_declare(Network, _type_of_network)
+_declare(Objective, _type_of_objective)
+_declare(Activation, lambda act: handles.ActivationType(act.kind))
+_declare(Loss, handles.type_of_loss)
 
 
 def _attribute(name: str, place: int) -> None:
-    @overload_attribute(callers.NetworkType, name)
+    @overload_attribute(handles.NetworkType, name)
     def read(net):
-        return lambda net: callers.numbers_of(net)[place]
+        return lambda net: handles.numbers_of(net)[place]
 
 
 for _name, _place in (
-    ("n_in", callers.NET_IN),
-    ("n_out", callers.NET_OUT),
-    ("n_params", callers.NET_PARAMS),
-    ("n_free", callers.NET_FREE),
+    ("n_in", handles.NET_IN),
+    ("n_out", handles.NET_OUT),
+    ("n_params", handles.NET_PARAMS),
+    ("n_free", handles.NET_FREE),
 ):
     _attribute(_name, _place)

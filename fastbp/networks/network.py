@@ -178,7 +178,8 @@ class Network(Description):
             Return only the columns of the free parameters; otherwise those of masked and frozen
             ones are zero.
         threads : int, default 1
-            How many share the work; the result does not depend on it.
+            How many threads of the C backend share the work; the others run on one. The result does
+            not depend on it.
 
         Returns
         -------
@@ -252,7 +253,8 @@ class Network(Description):
             (one per unit), summed over layers. Biases are free of them; the derivative of a norm
             at 0 is taken as 0.
         threads : int, default 1
-            How many share the rows; results do not depend on it.
+            How many threads of the C backend share the rows; the others run on one. Results do not
+            depend on it.
         backend : {"c", "numba", "numpy"}, optional
             The current one by default, for all calls of the objective.
 

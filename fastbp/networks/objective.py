@@ -298,14 +298,14 @@ class Objective:
         )
         return JTJ, JTr, total
 
-    def gradient_beyond(
+    def jtr_at(
         self, params: Any, moved: Any, robust: str = "linear", f_scale: float = 1.0
     ) -> np.ndarray:
         """JᵀD r(moved) (n_free,), J and D being those of `normal_equations` at `params`."""
         params, moved = self.net.checked_params(params), self.net.checked_params(moved)
         rho = robust_loss(robust, f_scale)
         (result,) = self._summed(
-            lambda p: (self.backend.gradient_beyond(p, params, moved, self.threads, rho),)
+            lambda p: (self.backend.jtr_at(p, params, moved, self.threads, rho),)
         )
         return result
 

@@ -36,7 +36,7 @@ class NetworkSquares(NormalEquations):
         super().__init__(
             lambda x: obj.normal_equations(free.full(x), *rho_of),
             lambda x: obj.sum_of_squares(free.full(x), *rho_of),
-            lambda x, step: obj.gradient_beyond(free.full(x), free.full(x + step), *rho_of),
+            lambda x, step: obj.jtr_at(free.full(x), free.full(x + step), *rho_of),
         )
         self.obj, self.free, self.robust = obj, free, robust_loss(*rho_of)
 

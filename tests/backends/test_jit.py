@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -12,7 +11,6 @@ from helpers.numba_backend import (
     RIGHT,
     TANH,
     X86,
-    contents,
     functions,
     python,
     use_all,
@@ -48,7 +46,9 @@ def test_one_version_per_dtype_whatever_the_arguments(rng, dtype):
     with fb.use_backend("numba"):
         use_all(case(rng, [3, 4, 2], ["tanh", "linear"], dtype, 5), "sgd", 5)
         compiled = {
-            name: function[dtype] for name, function in functions().items() if name != "descend"
+            name: function.version(dtype)
+            for name, function in functions().items()
+            if name != "descend"
         }
         for i, act in enumerate(EVERY_ACTIVATION):
             loss = EVERY_LOSS[i % len(EVERY_LOSS)]
@@ -88,12 +88,12 @@ for name, function in functions().items():
     names = set(python(code, NUMBA_CACHE_DIR=tmp_path).splitlines())
     assert "train" in names
     assert not names & {
-        "jvp", "hvp", "row_gradients", "normal_equations", "gradient_beyond", "descend",
+        "jvp", "hvp", "row_gradients", "normal_equations", "jtr_at", "descend",
         "derivatives", "activation",
-        "dense_forward", "dense_backward", "end_of_epoch", "part_of_sum",
+        "dense_forward", "dense_backward",
     }  # fmt: skip
-    kinds = sorted(name.split("_")[0] for name in names if "_functions " in name)
-    assert kinds == ["activations", "activations", "losses"]
+    kinds = sorted(name.split()[0] for name in names if " " in name)
+    assert kinds == ["call_activation", "call_activation", "call_loss"]
 
 
 # The cache.
@@ -124,7 +124,7 @@ act = fb.Activation("atan", f, df)
 net = fb.Network(1, fb.Dense(1, act), fb.Dense(1, "linear"))
 print(*net.value_and_grad([1.0, 0.0, 2.0, 0.0], [[1.0]], [0.0])[1].round(9))
 from fastbp.backends.jit import objective
-(dispatcher,) = objective.linked_objective.dispatchers.values()
+(dispatcher,) = objective.objective.dispatchers.values()
 print(sum(dispatcher.stats.cache_hits.values()))
 """
 
@@ -198,8 +198,10 @@ class GuardedNumPy:
 @pytest.fixture
 def guarded(monkeypatch):
     from fastbp.backends import jit
+    from fastbp.backends.jit import prepared
 
     monkeypatch.setattr(jit, "np", GuardedNumPy())
+    monkeypatch.setattr(prepared, "np", jit.np)
     with fb.use_backend("numba"):
         yield jit.np
 
@@ -278,75 +280,45 @@ def test_guards_tell_what_is_written_beyond_an_array():
         assert numpy.touched() == touched
 
 
-# The interpreter.
-
-
-def test_intrinsics_have_stand_ins_of_the_same_arguments():
-    from numba.core.extending import _Intrinsic
-
-    from fastbp.backends.jit import interpreted
-
-    names = set()
-    for _, _, value in contents():
-        if not isinstance(value, _Intrinsic) or value.__name__ in ("apply", "call"):
-            continue
-        # Users' code, which is for Numba or runs as it is, has intrinsics of its own.
-        if value._defn.__module__.split(".")[-1] not in ("callers", "user"):
-            names.add(value.__name__)
-            _, *expected = inspect.signature(value._defn).parameters
-            stand_in = getattr(interpreted, value.__name__.lstrip("_"))
-            assert list(inspect.signature(stand_in).parameters) == expected, value.__name__
-    assert {"pointer", "at", "copy", "call_c"} <= names
-
-
-def test_pointers_of_the_interpreter_stop_at_both_ends():
-    from fastbp.backends.jit.interpreted import Pointer, at, copy
-
-    p = at(Pointer(np.arange(5.0)), 2)
-    assert (p[-2], p[2], at(p, -1)[0]) == (0, 4, 1)
-    assert p.matrix(2, 2, 1).tolist() == [[2, 3], [3, 4]]
-    for index in (-3, 3):
-        with pytest.raises(IndexError):
-            p[index]
-        with pytest.raises(IndexError):
-            p[index] = 0.0
-    with pytest.raises(IndexError):
-        at(p, -3).elements(1)
-    for beyond in (lambda: p.elements(4), lambda: p.matrix(2, 2, 2), lambda: copy(p, at(p, 1), 3)):
-        with pytest.raises((TypeError, ValueError)):
-            beyond()
-
-
-INTERPRETED = """
+DISABLED = """
 import numpy as np, fastbp as fb
-from numba.core import event
-X, labels = np.sin(np.arange(280.0)).reshape(70, 4), np.arange(70) % 3
-def bump(z): return z / (1 + z * z)
-def slope(z): return (1 - z * z) / (1 + z * z) ** 2
-act = fb.Activation("bump", bump, slope)
+from fastbp import backends, jitted
 
-def results(backend, dtype):
-    net = fb.Network(4, fb.Dense(7, act, dropout=0.25), fb.Dense(3, "gelu"), dtype=dtype)
-    with fb.use_backend(backend):
-        fit = fb.fit(net, X, labels, loss="softmax_ce", validation=0.2, epochs=3, seed=0)
-        net = fb.Network(4, fb.Dense(7, act), fb.Dense(3), dtype=dtype)
-        search = fb.fit(net, X, X[:, :3], method="lm", epochs=4, seed=0)
-        return fit.params, fit.history["val_loss"], search.params, net.jacobian(search.params, X)
+def refused(call):
+    try:
+        return call()
+    except fb.BackendError as error:
+        return error
 
-with event.install_recorder("numba:compile") as recorder:
-    for dtype, tolerance in (("float32", 1e-4), ("float64", 1e-10)):
-        for a, b in zip(*(results(backend, dtype) for backend in ("numba", "numpy"))):
-            print(np.abs(np.subtract(a, b)).max() <= tolerance * np.abs(b).max())
-print(len(recorder.buffer), fb.show_config("dicts")["numba"]["functions"])
+print(fb.available_backends(), jitted.exp(0.0))
+print(backends.why_missing("numba"))
+print(fb.show_config("dicts")["backends"]["numba"])
+print(refused(lambda: backends.load("numba")))
+print(refused(fb.warmup))
+print(refused(lambda: jitted.forward))
+square = fb.Activation("square", lambda z: z * z, lambda z: 2 * z)
+print(refused(lambda: fb.dense_forward(np.ones((1, 1)), np.ones((1, 1)), activation=square)))
 """
 
 
-def test_the_interpreter_runs_the_same_source():
-    """Training, a search and a user's function agree with the reference; nothing is compiled."""
-    printed = python(INTERPRETED, NUMBA_DISABLE_JIT=1).splitlines()
-    assert printed == ["True"] * 8 + ["0 interpreted (NUMBA_DISABLE_JIT)"]
-    show = "import fastbp as fb; print(fb.show_config('dicts')['numba'])"
-    assert python(show) == "{'functions': 'compiled'}\n"
+def test_without_numbas_compiler_the_backend_is_missing():
+    """And says why, as `fastbp.jitted` and functions of the user's own do."""
+    why = (
+        "NUMBA_DISABLE_JIT is 1, expected unset or 0, since the backend consists of compiled "
+        "functions; unset it"
+    )
+    kept = [name for name in fb.available_backends() if name != "numba"]
+    done = python(DISABLED, NUMBA_DISABLE_JIT=1, FASTBP_BACKEND=kept[0]).splitlines()
+    assert done[:6] == [
+        f"{tuple(kept)} 1.0",
+        why,
+        why,
+        f"backend 'numba' cannot run here: {why}",
+        f"backend 'numba' cannot run here: {why}",
+        f"fastbp.jitted.forward cannot run here: {why}",
+    ]
+    if "c" in kept:
+        assert done[6].endswith(f"through Numba: {why}, or use backend='numpy'")
 
 
 # Threads and processors.

@@ -236,7 +236,7 @@ Z = np.array([-1.0, 2.0], sys.argv[1])
 print(*fb.activation("leaky_relu").f(Z).round(3), *fb.activation("elu").f(Z).round(3))
 print(sum(
     sum(function.dispatchers[Z.dtype.char].stats.cache_misses.values())
-    for function in (jit.kernels.activation, *jit.activations._functions._members.values())
+    for function in (jit.kernels.activation, *jit.activations.call_activation._members.values())
 ))
 """
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("FASTBP_", "NUMBA_"))}

@@ -143,7 +143,6 @@ ABOUT_VECTORS = sorted(
 )
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("width", ABOUT_VECTORS)
 def test_edges_of_tiles(backend, dtype, rng, width):
     """All numbers of rows up to two tiles of the largest size, with short sums and long ones."""
@@ -163,7 +162,6 @@ BLOCKS = [
 ]
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("shape", BLOCKS, ids=str)
 def test_edges_of_blocks(backend, dtype, rng, shape):
     """Matrices larger than the first-level cache; some strides are powers of two."""
@@ -204,7 +202,6 @@ def test_masked_gradients_are_zero_whatever_comes(backend, dtype, rng):
     assert not np.isfinite(dW[mask == 1]).any()
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 @pytest.mark.parametrize("shape", [(0, 3, 2), (4, 0, 2), (4, 3, 0), (0, 0, 0)], ids=str)
 def test_empty_layers(backend, dtype, rng, act, shape):
@@ -221,7 +218,6 @@ def test_empty_layers(backend, dtype, rng, act, shape):
     assert not dW.any() and (n or not db.any())
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_nan_and_infinity_reach_only_what_they_should(backend, dtype, rng, act):
     """A row of X with NaN makes that row of Y and dW NaN, nothing else."""
@@ -238,7 +234,6 @@ def test_nan_and_infinity_reach_only_what_they_should(backend, dtype, rng, act):
     assert np.isfinite(dX[~bad]).all()
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("act", EVERY_ACTIVATION, ids=str)
 def test_infinities_are_as_in_the_reference(backend, dtype, act):
     X = np.array([[np.inf, 1], [-np.inf, 1], [1, 2]], dtype)

@@ -1,4 +1,4 @@
-"""Any array-like gives what a clean array gives; what cannot be used fails alike everywhere."""
+"""Any array-like gives the results of a clean array; wrong inputs raise alike everywhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastbp.common.arrays import real_array
 pytestmark = pytest.mark.backend
 
 
-# What is called: name -> (names of the arrays, function of the arrays).
+# Name -> (names of the arrays, function of the arrays).
 
 
 def both_passes(act):
@@ -146,7 +146,7 @@ def test_unusual_layouts_give_what_clean_arrays_give(backend, dtype, name):
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_other_types_are_converted_first(backend, dtype, name):
-    """A network has its dtype. A kernel takes the widest float that comes, float32 at least."""
+    """A network has its dtype. A kernel takes its widest argument's, float32 at least."""
     functions, arrays = calls(dtype)
     function = functions[name]
     clean = {key: arrays[key] for key in names_of(function)}
@@ -189,7 +189,7 @@ def test_arguments_may_be_the_same_array(backend, dtype, rng):
 
 
 def test_overlapping_arguments(backend, dtype, rng):
-    """Data, targets, weights and parameters that are windows of one array."""
+    """Data, targets, weights and parameters that are overlapping views of one array."""
     net = fb.Network(4, fb.Dense(6, "tanh"), fb.Dense(4))
     base = rng.uniform(0, 1, 200).astype(dtype)
     params, X, y, w = base[3 : 3 + net.n_params], base[:40], base[2:42], base[5:15]

@@ -1,4 +1,4 @@
-"""Fast calls (csrc/python/fastcall.c) do what Python does without them, errors included."""
+"""Fast calls (csrc/python/fastcall.c) give the results and errors of Python without them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def use_c():
 
 
 def without_fastcall(name):
-    """A copy of the module as it is where `_fastcall` is not built."""
+    """A copy of the module, imported as if `_fastcall` were not built."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "fastbp.common._fastcall", None)
         spec = importlib.util.find_spec(name)
@@ -61,7 +61,7 @@ def plain():
 
 @pytest.fixture
 def long_way(monkeypatch):
-    """The names of the backend's functions that Python has called, in their order."""
+    """The names of the backend's functions that Python calls, in order."""
     module, calls = backends.load("c"), []
 
     def watched(name, function, *args):
@@ -403,7 +403,7 @@ with ThreadPoolExecutor(3) as pool:
 
 @pytest.mark.parametrize("backend", ["numba", "numpy"])
 def test_before_the_library_is_loaded(backend):
-    """In a process that does not use the C backend."""
+    """The process does not use the C backend."""
     if backends.why_missing(backend) is not None:
         pytest.skip(backends.why_missing(backend))
     run(

@@ -14,7 +14,7 @@ from fastbp.maths.uncertainty import Parameters, of_jacobian, of_normal_equation
 
 
 def approx(expected):
-    """Equal to what inverting matrices of condition numbers up to 1e5 leaves of 16 digits."""
+    """Equal to the digits that remain after inverting matrices of condition numbers up to 1e5."""
     expected = np.asarray(expected)
     return pytest.approx(expected, rel=1e-10, abs=1e-10 * float(np.abs(expected).max()))
 
@@ -30,7 +30,7 @@ def with_ones(X):
 
 
 def solved(net, X, y, method="trf", **options):
-    """A fit taken as far as it goes."""
+    """A fit that stops where no step gains anything."""
     if method == "trf":
         options = {"ftol": 1e-15, "xtol": 1e-15, "gtol": 1e-15} | options
     return fb.fit(net, X, y, method=method, seed=0, **{"epochs": 1000} | options)
@@ -120,7 +120,7 @@ def test_outputs_have_one_variance_in_common(rng):
 
 
 def test_masked_and_frozen_parameters(rng):
-    """What is left is a regression on the first column and a constant."""
+    """The free parameters are those of a regression on the first column and a constant."""
     X, y = line_data(rng)
     layer = fb.Dense(1, mask=[[1], [0], [1]], trainable=[[1], [1], [0]])
     res = solved(fb.Network(3, layer), X, y, params=[0.0, np.nan, 2.0, 0.0])
@@ -155,7 +155,7 @@ def test_parameters_at_a_bound_are_fixed(method, rng):
     res = solved(
         fb.Network(3, fb.Dense(1)), X, y, method, bounds=bounds, params=np.zeros(4), tol=1e-12
     )
-    # "trust-constr" comes to rest inside, before the bound.
+    # "trust-constr" stops before the bound.
     assert res.params[1] == pytest.approx(1.5, abs=1e-4)
     A = np.column_stack([X[:, 0], X[:, 2], np.ones(40)])
     target = y - res.params[1] * X[:, 1]
@@ -279,7 +279,7 @@ def test_networks_by_their_jacobian(backend, rng):
 
 
 def test_scaling_does_not_matter_without_a_penalty(rng):
-    """Raw or scaled, (JᵀJ)⁻¹ is of the same model."""
+    """(JᵀJ)⁻¹ is that of the same model for raw and for scaled data."""
     X, y = curve_data(rng)
     net = fb.Network(2, fb.Dense(3, "tanh"), fb.Dense(1))
     res = solved(net, 5 * X + 3, 7 * y - 1, scale="standard")
@@ -302,7 +302,7 @@ def test_float32(rng):
     params = res.params.astype(float)
     JTJ, _, sse = double.normal_equations(params, X, y)
     assert res.covariance().dtype == np.float64
-    # The columns inside are rounded to float32 by the fit, but not for the covariance.
+    # The fit rounds scaled columns to float32, the covariance does not.
     assert res.covariance() == pytest.approx(sse / (200 - 13) * np.linalg.inv(JTJ), rel=1e-6)
     parts = (*res.predict(X, return_std=True), *res.predict(X, interval=0.5))
     assert {part.dtype for part in parts} == {np.dtype(np.float32)}
@@ -367,13 +367,13 @@ def test_a_network_as_curve_fit(rng):
     res = solved(net, x[:, None], y, params=start, sample_weight=w)
     popt, pcov = optimize.curve_fit(curve, x, y, res.params, w**-0.5, xtol=1e-15, ftol=1e-15)
     assert res.params == pytest.approx(popt, rel=1e-6)
-    # Its Jacobian is of forward differences.
+    # Its Jacobian is computed by forward differences.
     assert res.covariance() == pytest.approx(pcov, rel=1e-4, abs=1e-8)
 
 
 @pytest.mark.parametrize("name", nist.MODELS)
 def test_certified_standard_deviations(name):
-    """Of NIST's problems, to 9 of their 11 digits by J, to 6 by JᵀJ, which networks have."""
+    """NIST's deviations: 9 of their 11 digits by J, 6 by JᵀJ, from which networks compute them."""
     problem = nist.problem(name)
     b, s = problem.certified, problem.sum_of_squares
     J, n = problem.jacobian(b), len(b)
@@ -386,14 +386,14 @@ def test_certified_standard_deviations(name):
 
 
 def coverage_bounds(share, n):
-    """Where a share of n independent cases is with all but 1e-4 of the probability."""
+    """The share among n independent cases is outside of these bounds with probability 1e-4."""
     stats = pytest.importorskip("scipy.stats")
     return stats.binom.ppf([5e-5, 1 - 5e-5], n, share) / n
 
 
 @pytest.mark.parametrize("n", [5, 60])
 def test_intervals_cover_as_often_as_they_say(n):
-    """A line: few rows, so that it takes Student's t, and many."""
+    """A line through few rows, for which Student's t matters, and through many."""
     rng, net, hits = np.random.default_rng(5), fb.Network(1, fb.Dense(1)), []
     for _ in range(400):
         x = rng.uniform(0, 1, (n, 1))
@@ -428,11 +428,11 @@ def test_deviations_of_a_network_are_those_over_many_samples():
     assert low <= np.mean(hits) <= high
 
 
-# What is not determined.
+# Parameters that are not determined.
 
 
 def test_equal_columns(rng):
-    """Each weight has no limit, their sum is that of the regression without one of them."""
+    """Each weight's variance is infinite; their sum is that of a regression without one of them."""
     X, y = line_data(rng)
     twice = np.column_stack([X, X[:, 1]])
     res = solved(fb.Network(4, fb.Dense(1)), twice, y)
@@ -447,7 +447,7 @@ def test_equal_columns(rng):
         "infinite for W[1, 0], W[3, 0] of layer 0: JᵀJ is singular, and only combinations of them "
         "are determined; l2, fewer units or more rows would help",
     )
-    # Where the columns are equal predictions are as sure as without one of them, elsewhere unknown.
+    # Where the columns are equal, deviations of predictions are as without one; elsewhere infinite.
     assert res.predict(twice, return_std=True)[1] == approx(plain.predict(X, return_std=True)[1])
     other = np.array([[0.0, 1.0, 0.0, 2.0]])
     assert np.isinf(res.predict(other, return_std=True)[1]).all()
@@ -466,7 +466,7 @@ def test_equal_columns_of_a_function(rng):
 
 
 def test_what_nothing_depends_on(rng):
-    """One unit passes a line through, the other is dead: relu of what is never positive."""
+    """One unit is linear in all rows, the other is dead: its z is never positive."""
     X, y = line_data(rng)
     plain = solved(fb.Network(3, fb.Dense(1)), X, y)
     net = fb.Network(3, fb.Dense(2, "relu"), fb.Dense(1, trainable=[[0], [1]]))
@@ -574,7 +574,7 @@ def test_ill_conditioned_is_not_meaningless():
     b = np.polynomial.Polynomial.fit(x, J @ np.ones(10) + noise, 9).convert().coef
     result = of_jacobian(J, float(noise @ noise) / 2, b, np.ones(10))
     assert result.condition > 1e15 and result.notes == ()
-    # Centred and scaled, the same polynomial is well conditioned: its values are as sure.
+    # Centred and scaled, the same polynomial is well conditioned: its values have the same errors.
     C = (2 * x[:, None] - 3) ** np.arange(10)
     centred = of_jacobian(C, float(noise @ noise) / 2, np.ones(10))
     assert result.deviations(J) == pytest.approx(centred.deviations(C), rel=1e-5)
@@ -596,14 +596,14 @@ def test_missing_steps_to_the_minimum_are_noted(rng):
 
 
 def test_exact_data_are_no_cause_for_words():
-    """Residuals and steps are of rounding then, one as large as the other."""
+    """Residuals and steps are then rounding errors of one size."""
     x = np.linspace(-1, 1, 20)[:, None]
     res = solved(fb.Network(1, fb.Dense(1)), x, 3 * x + 1)
     assert res.uncertainty.notes == ()
     assert res.standard_errors() == pytest.approx(np.zeros(2), abs=1e-9)
 
 
-# Results without.
+# Results without uncertainty.
 
 
 WITHOUT = {

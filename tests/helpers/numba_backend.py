@@ -25,12 +25,11 @@ def python(code, path=PACKAGE.parent, **variables):
 
 
 def contents():
-    """(file, name, value) of what the backend's files define and import."""
+    """(name, value) of what the backend's files define and import."""
     from fastbp.backends import jit
 
     for _, place, _ in pkgutil.iter_modules(jit.__path__, jit.__name__ + "."):
-        for name, value in vars(importlib.import_module(place)).items():
-            yield place.split(".")[-1], name, value
+        yield from vars(importlib.import_module(place)).items()
 
 
 def functions():
@@ -38,12 +37,11 @@ def functions():
     from fastbp.backends.jit.compiling import Compiled, Family
 
     found = {}
-    for file, name, value in contents():
+    for name, value in contents():
         if isinstance(value, Compiled):
             found[name] = value
         elif isinstance(value, Family):
-            of = f"{file}{name}"
-            found |= {f"{of} {kind}": member for kind, member in value._members.items()}
+            found |= {f"{name} {kind}": member for kind, member in value._members.items()}
     return found
 
 

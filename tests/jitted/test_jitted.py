@@ -26,7 +26,7 @@ from numba import njit  # noqa: E402
 from numba.core.errors import TypingError  # noqa: E402
 
 from fastbp import jitted  # noqa: E402
-from fastbp.backends.jit import callers  # noqa: E402
+from fastbp.jitted import handles  # noqa: E402
 from fastbp.maths.losses import TABLE  # noqa: E402
 
 PACKAGE = Path(fb.__file__).resolve().parent
@@ -62,7 +62,7 @@ def masked(dtype):
 
 
 NETWORKS = {
-    "slim": lambda dtype: fb.Network.mlp([3, 3, 1], "sigmoid", "sigmoid", dtype),
+    "narrow": lambda dtype: fb.Network.mlp([3, 3, 1], "sigmoid", "sigmoid", dtype),
     "one hidden": lambda dtype: fb.Network.mlp([4, 20, 1], dtype=dtype),
     "deep": lambda dtype: fb.Network.mlp([2, 5, 4, 3, 7, 2], "gelu", dtype=dtype),
     "wide": lambda dtype: fb.Network.mlp([5, 130, 3], "relu", dtype=dtype),
@@ -162,7 +162,7 @@ def by_object(net, params, X, y, loss):
     "loss", [fb.huber(0.5), fb.quantile(0.2), fb.margin_ranking(0.25), QUARTIC], ids=repr
 )
 def test_losses_by_object(loss, rng):
-    net = masked("float32") if n_out_for(loss, 2) == 2 else NETWORKS["slim"]("float64")
+    net = masked("float32") if n_out_for(loss, 2) == 2 else NETWORKS["narrow"]("float64")
     c = case_of(rng, net, 70, loss)
     assert same(by_object(net, *c.arguments), net.value_and_grad(*c.arguments))
     if loss == fb.huber(0.5):  # another parameter is no other function
@@ -178,10 +178,9 @@ def of_objective(objective, params, out):
     return value, grad, again[0]
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("loss", ["mse", "softmax_ce", "margin_ranking", QUARTIC], ids=repr)
 def test_objectives(loss, rng, dtype):
-    net = NETWORKS["slim"](dtype) if loss == "margin_ranking" else masked(dtype)
+    net = NETWORKS["narrow"](dtype) if loss == "margin_ranking" else masked(dtype)
     for n, weighted in ((2, False), (300, True)):
         c = case_of(rng, net, n, loss, weighted, l2=0.5, group=0.125)
         objective, out = net.objective(c.X, c.y, loss, **c.terms), np.empty_like(c.params)
@@ -206,7 +205,6 @@ def of_tanh_layer(X, W, b, dY):
     return Y, jitted.dense_backward(dY, cache)
 
 
-@pytest.mark.interpreted
 def test_layers(rng, dtype):
     by_object = (fb.leaky_relu(0.3), True) if dtype == "float32" else (BUMP, False)
     for activation, biased in (by_object, ("tanh", True)):
@@ -426,8 +424,8 @@ if __name__ == "__main__":
 """
 
 CHANGED = """
-from fastbp.backends.jit import callers
-callers.source_fingerprint = lambda: 1
+from fastbp.backends.jit import handles
+handles.source_fingerprint = lambda: 1
 check(inner)
 """
 
@@ -461,12 +459,12 @@ def test_users_own_cache(tmp_path):
 
 
 def test_an_address_is_stored_as_the_way_to_find_it(monkeypatch):
-    address = callers._address("forward", 0, "float64")
+    address = handles._address("forward", 0, "float64")
     # The object itself: functions of one name, loaded and compiled, share their constants.
     assert pickle.loads(pickle.dumps(address)) is address
     stored = pickle.dumps(address)
     assert str(int(address)).encode() not in stored
-    monkeypatch.setattr(callers, "source_fingerprint", lambda: 1)
+    monkeypatch.setattr(handles, "source_fingerprint", lambda: 1)
     with pytest.raises(OSError, match="another version of fastbp"):  # to Numba: not in the cache
         pickle.loads(stored)
 

@@ -1,4 +1,4 @@
-"""Activations by themselves: accuracy over the whole range, special values, any shape."""
+"""Activations: accuracy over the whole range, special values, any shape."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import fastbp as fb
 from fastbp.maths import activations
 from fastbp.maths.activations import SELU_ALPHA, SELU_SCALE
 
-pytestmark = [pytest.mark.backend, pytest.mark.interpreted]
+pytestmark = pytest.mark.backend
 
 TIGHT = ("exp", "sigmoid", "tanh")
 

@@ -1,4 +1,4 @@
-"""Losses: the table against the definitions, what targets may be, what weights may be."""
+"""Losses: the table against the definitions, the forms of targets, sample weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from oracles import bounds
 import fastbp as fb
 from fastbp.maths.losses import TABLE, loss as loss_of
 
-pytestmark = [pytest.mark.backend, pytest.mark.interpreted]
+pytestmark = pytest.mark.backend
 
 every_loss = pytest.mark.parametrize("loss", EVERY_LOSS, ids=str)
 
@@ -84,7 +84,7 @@ def test_outputs_of_all_sizes_are_within_rounding(backend, dtype, rng, loss):
             check(Y[i : i + 2], None if y is None else y[i : i + 2], loss, dtype)
 
 
-# Second derivatives of the elementwise ones, in extended precision: of prediction and target.
+# Second derivatives of the elementwise losses, in extended precision: (prediction, target) -> ℓ''.
 SECOND = {
     "mse": lambda y, t: 2,
     "half_mse": lambda y, t: 2,
@@ -137,7 +137,7 @@ def test_second_derivatives_are_within_rounding(backend, dtype, rng, loss, wide)
     net = fb.Network(n, fb.Dense(n_out, bias=False), dtype=dtype)
     computed = net.hvp(Y.ravel(), np.eye(n), y, U.ravel(), loss).reshape(n, n_out)
     value, size = curvature(loss, Y, y, U)
-    # At most 24 roundings, and those of the arguments of exponentials, relative to what they are.
+    # At most 24 roundings, and those of the exponentials' arguments, relative to the arguments.
     T = 0 if y is None or y.ndim == 1 else abs(y).max(axis=1, keepdims=True)
     roundings = 24 * (1 + abs(Y).max(axis=1, keepdims=True) + T)
     factor = bounds.scale(loss, n, n_out)
@@ -173,7 +173,7 @@ BY_HAND = [  # loss, Y, y, the sum over the row (or pair), its derivative
 
 @pytest.mark.parametrize(("loss", "Y", "y", "value", "slope"), BY_HAND, ids=str)
 def test_definitions_by_hand(backend, dtype, loss, Y, y, value, slope):
-    """Those of PyTorch's HuberLoss, BCELoss, PoissonNLLLoss, GaussianNLLLoss(full=True) etc."""
+    """As PyTorch's HuberLoss, BCELoss, PoissonNLLLoss, GaussianNLLLoss(full=True) etc."""
     Y = np.array(Y, dtype)
     per_element = loss_of(loss).divisor == "N·n_out"
     count = Y.size if per_element else 1
@@ -213,7 +213,7 @@ def test_infinite_outputs(backend, dtype, loss, y, low, high):
 
 
 def test_pairs_with_infinite_scores(backend, dtype):
-    """Differences as they are: an infinitely better one costs nothing, a worse one infinitely."""
+    """Infinite differences: an infinitely better one costs nothing, a worse one infinitely much."""
     net = fb.Network(1, fb.Dense(1, bias=False), dtype=dtype)
     X = np.array([[1], [-1], [0], [0]], dtype)  # the second pair is 0·inf, NaN
     for sign, expected in ((1, 0), (-1, INF)):
@@ -295,12 +295,12 @@ def test_weights_are_multiplicities(backend, rng, loss):
     assert value(both, sample_weight=[1, 0]) == pytest.approx(value(first), rel=1e-14)
     factor = 1 if loss_of(loss).averaged else 3
     assert value(both, sample_weight=[3, 3]) == pytest.approx(factor * value(both), rel=1e-14)
-    # Averaged over rows: as many again change nothing.
+    # Averaged over rows: repeated rows change nothing.
     factor = 1 if loss_of(loss).averaged else 2
     assert value(np.r_[both, both]) == pytest.approx(factor * value(both), rel=1e-14)
 
 
-# What targets may be.
+# The forms of targets.
 
 
 def test_softmax_ce_by_hand(backend, dtype):
@@ -361,7 +361,7 @@ def test_forms_of_targets(backend, dtype, rng, loss):
 
 
 def test_rows_of_probabilities_need_not_sum_to_one(backend, dtype, rng):
-    """The cross-entropy -Σ t log p as it stands: a row of zeros leaves its sample out."""
+    """The cross-entropy is -Σ t log p: a row of zeros leaves its sample out."""
     Y, U = rng.standard_normal((2, 4, 3)).astype(dtype)
     y = np.array([[1, 1, 0], [0.5, 0, 0], [0, 0, 0], [0.25, 0.5, 0.25]], dtype)
     check(Y, y, "softmax_ce", dtype)

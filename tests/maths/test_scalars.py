@@ -19,7 +19,7 @@ NAMES = ("exp", "tanh", "sigmoid")
 
 
 def loop_of(name):
-    """A loop of a user's over the function."""
+    """A user's loop over the function."""
     function = getattr(jitted, name)
 
     @numba.njit
@@ -32,7 +32,7 @@ def loop_of(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_as_the_built_in_function_to_the_last_bit(dtype, name):
-    """In vectors and alone: subnormal numbers, infinities, NaN; within the bound of the others."""
+    """Within the bound in vectors and alone, also for subnormal numbers, infinities and NaN."""
     act, loop = fb.activation(name), loop_of(name)
     Z = truth.points(dtype)
     computed, special = np.empty_like(Z), np.array([np.nan, np.inf, -np.inf, 0.0, -0.0], dtype)

@@ -91,7 +91,7 @@ LOSS_TWINS = {
 }
 
 
-# What is accepted.
+# Arguments.
 
 
 WRONG = [  # f, claimed derivative, the true one
@@ -107,7 +107,7 @@ WRONG = [  # f, claimed derivative, the true one
 
 @pytest.mark.parametrize(("f", "claimed", "true"), WRONG)
 def test_wrong_derivatives_are_refused(f, claimed, true):
-    """The message quotes the point, what was claimed there, and what differences give."""
+    """The message quotes the point, the derivative there and the difference quotient."""
     with pytest.raises(ValueError, match="correct the derivative") as caught:
         fb.Activation("mine", f, claimed)
     message = str(caught.value)
@@ -505,7 +505,7 @@ MIXED = [  # with constants that Numba alone would make float64 of
 
 
 def assembly(functions, dtype):
-    """Of the function over arrays."""
+    """The code of the function over arrays."""
     user_code.address(functions, dtype)
     result = [c for k, c in user_code._compiled.items() if k == (functions, dtype.char)]
     return result[0]._library.get_asm_str()
@@ -533,7 +533,7 @@ def test_loops_are_vector_code_in_the_type_of_the_network(dtype, pair):
 
 @pytest.mark.parametrize(("f", "df"), MIXED)
 def test_float32_networks_compute_in_float32(backend, f, df):
-    """A few roundings off what float64 gives for the same numbers."""
+    """Results differ from those in float64 for the same numbers by a few roundings."""
     act, Z = fb.Activation("mine", f, df), np.linspace(-3, 3, 301).astype(np.float32)
     eps = np.finfo(np.float32).eps
     for order, g in enumerate((act.f, act.df)):
@@ -570,7 +570,7 @@ def test_constant_arrays_in_functions(backend, dtype):
 
 @pytest.mark.parametrize("n", [0, 1, 7, 33, 200])
 def test_activations_over_arrays(dtype, n):
-    """Every order, also where the result replaces the numbers; nothing beyond n is touched."""
+    """Every order, also in place; nothing after the first n numbers is written."""
     pytest.importorskip("numba")
     act = TWINS["softplus"]
     call = ctypes.CFUNCTYPE(None, *(ctypes.c_int64,) * 2, *(ctypes.c_void_p,) * 2)(
@@ -614,10 +614,9 @@ def test_losses_over_arrays(dtype, n, weighted):
         assert d[n] == 3
 
 
-# What they compute.
+# Results.
 
 
-@pytest.mark.interpreted
 @pytest.mark.parametrize("twin", TWINS)
 @pytest.mark.parametrize("loss", LOSS_TWINS)
 def test_twins_of_built_in_functions_agree_with_them(backend, dtype, twin, loss):
@@ -658,7 +657,7 @@ def test_twins_of_built_in_functions_agree_with_them(backend, dtype, twin, loss)
 
 @pytest.mark.parametrize(("n", "n_out"), [(1, 1), (127, 1), (128, 1), (129, 1), (43, 3), (300, 33)])
 def test_sizes_around_those_of_buffers(backend, dtype, n, n_out):
-    """The functions are called on vectors of fixed length; none of the last ones may be lost."""
+    """The functions are called on vectors of fixed length; the last numbers count too."""
     rng = np.random.default_rng(n)
     c = case(rng, [3, n_out, n_out], [BUMP, BUMP], dtype, n, QUARTIC, weighted=True)
     value, grad = bounds.objective(c.net, *c.arguments, c.terms["sample_weight"])

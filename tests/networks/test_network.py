@@ -454,7 +454,6 @@ def test_directions_count_at_free_parameters_alone(backend, dtype, rng):
             assert same(product(c.params, c.X, c.y, other, **c.terms), expected)
 
 
-@pytest.mark.interpreted
 def test_normal_equations_are_in_free_coordinates(backend, dtype):
     c, free, present = partly_fixed(dtype)
     JTJ, JTr, sse = c.net.normal_equations(c.params, c.X, c.y)
@@ -471,7 +470,6 @@ def test_normal_equations_are_in_free_coordinates(backend, dtype):
     np.linalg.cholesky(JTJ.astype(np.float64) + 1e-6 * np.eye(len(JTJ)))
 
 
-@pytest.mark.interpreted
 def test_jacobian_of_the_free_parameters(backend, dtype):
     c, free, _ = partly_fixed(dtype)
     whole, part = c.net.jacobian(c.params, c.X), c.net.jacobian(c.params, c.X, free_only=True)

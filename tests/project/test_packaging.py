@@ -19,6 +19,8 @@ import pytest
 from helpers import objects
 from helpers.repository import ROOT
 
+from fastbp import backends
+
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 FAILURE_NOTE = "fastbp/backends/_c_build_failure.txt"
 COMPILER = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
@@ -299,3 +301,9 @@ def test_a_failed_build_still_gives_a_wheel_and_says_why(sdist, tmp_path, sabota
 def test_version_is_the_same_everywhere():
     assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## [{VERSION}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_requirement_names_the_series_of_numba_that_the_backend_admits():
+    (oldest, last), (_, newest) = backends.OLDEST_NUMBA, backends.NEWEST_NUMBA
+    expected = f'"numba>={oldest}.{last},<{oldest}.{newest + 1};'
+    assert expected in (ROOT / "pyproject.toml").read_text()

@@ -233,7 +233,7 @@ def test_numba_starts_no_threads_that_stay():
 FORK_WHILE_COMPILING = """
 import os, signal, threading
 import fastbp as fb
-from fastbp.backends.jit import notice
+from fastbp.backends.jit import compile_notice as notice
 begun, begin = threading.Event(), notice.begin
 
 def tell(name):

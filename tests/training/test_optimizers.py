@@ -61,7 +61,6 @@ def described(run):
 
 
 @pytest.mark.backend
-@pytest.mark.interpreted
 @pytest.mark.parametrize("golden", GOLDEN["runs"], ids=described)
 def test_golden_trajectories(module, dtype, golden):
     net = fb.Network(2, fb.Dense(3, "tanh"), fb.Dense(1), dtype=dtype)
@@ -75,7 +74,6 @@ def test_golden_trajectories(module, dtype, golden):
 
 
 @pytest.mark.backend
-@pytest.mark.interpreted
 @pytest.mark.parametrize("golden", GOLDEN["runs"], ids=described)
 def test_golden_trajectories_of_fits(backend, golden):
     """Twenty epochs of three batches."""
@@ -225,7 +223,6 @@ def test_an_eps_of_zero_counts_as_the_smallest_normal_number(kind):
 
 
 @pytest.mark.backend
-@pytest.mark.interpreted
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 def test_what_has_no_gradient_stays(module, dtype, method):
     """0/0 does not come up, whatever eps; only a decay changes what has no gradient."""

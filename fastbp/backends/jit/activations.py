@@ -3,7 +3,7 @@
 Each kind becomes one function over memory, compiled when a network first has it; layers hold its
 address. To add an activation, write its formulas here and its line in `FORMULAS`.
 
-The formulas of fastbp/maths/activations.py are arranged so that nothing cancels, overflows or underflows
+The formulas of maths/activations.py are arranged so that nothing cancels, overflows or underflows
 before the result does; csrc/core/activations.h has the same arrangement:
 
 - A result that may be subnormal is made of the exponential's mantissa and multiplied by its power
@@ -51,7 +51,7 @@ from ...maths.activations import (
 )
 from .. import user_code
 from . import elementary
-from .compiling import INTEGER, NOTHING, NUMBER, Family, reals
+from .compiling import INTEGER, NOTHING, NUMBER, family, reals
 from .elementary import (
     Reduced,
     TwoWords,
@@ -67,7 +67,7 @@ from .elementary import (
     two_numbers,
     two_sum,
 )
-from .vectors import Vector, as_real, call_c, elementwise_of
+from .vectors import Vector, as_real, call_c, elementwise
 
 # What an activation's function computes, beside the function and its derivatives (0, 1, 2).
 BACKWARD = 3
@@ -556,7 +556,7 @@ def _apply(task: int) -> Callable:
         formula = FORMULAS[kind].of(task)
         return lambda out, x, c, low: (formula(x, TwoWords(c, low)),)
 
-    return elementwise_of(formula_of, 2, 1)
+    return elementwise(formula_of, 2, 1, by_kind=True)
 
 
 def _multiply_formula(kind: int) -> Callable:
@@ -565,16 +565,20 @@ def _multiply_formula(kind: int) -> Callable:
 
 
 _apply_f, _apply_df, _apply_d2f = map(_apply, range(3))
-_multiply_by_df = elementwise_of(_multiply_formula, 2, 1)
+_multiply_by_df = elementwise(_multiply_formula, 2, 1, by_kind=True)
 
 
-def _make_activation(fingerprint, kind):
+@family(
+    NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER, kinds={*FORMULAS, USER},
+)  # fmt: skip
+def call_activation(kind):
+    """The function of an activation; jitted code calls it by its address."""
+
     def activation(task, n, x, out, constant, user):
         """To out, which may be x: f, f' or f'' of n numbers x; or out times f', from y or z as x.
 
         `user` is the address of a user's own functions; for all others it is 0.
         """
-        _ = fingerprint  # see compiling.source_fingerprint
         c = as_real(out, constant)
         low = as_real(out, constant - c)
         if task == BACKWARD:
@@ -588,22 +592,14 @@ def _make_activation(fingerprint, kind):
 
     def user_activation(task, n, x, out, constant, user):
         """The same by the functions that the user brought."""
-        _ = fingerprint, kind
         call_c(user, task, n, x, out)
 
     return user_activation if kind == USER else activation
 
 
-_functions = Family(
-    _make_activation, NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER,
-    kinds={*FORMULAS, USER},
-)  # fmt: skip
-call_activation = _functions.call
-
-
 def address(kind: int, dtype: np.dtype) -> int:
     """Of the function of an activation's kind."""
-    return _functions.address(dtype, kind)
+    return call_activation.address(dtype, kind)
 
 
 def addresses(act: ActivationSpec, dtype: np.dtype) -> tuple[int, int]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import re
 import sys
 import tempfile
@@ -25,9 +24,9 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core import config
-from numba.core.serialize import dumps
-from numba.misc.appdirs import AppDirs
+from numba import config
+
+from .numba_internals import AppDirs, dumps, packed, unpacked
 
 _HERE = Path(__file__).resolve().parent
 _SUFFIX = ".nbc"  # Numba's, which tools that clean up know
@@ -41,10 +40,10 @@ STALE_SECONDS = 30 * 24 * 3600
 @cache
 def source_fingerprint() -> int:
     """A number that changes with any source file of which the compiled code is made."""
-    maths = _HERE.parents[1] / "maths"
-    digest = hashlib.sha256()
-    for path in (path for f in (_HERE, _HERE.parent, maths) for path in sorted(f.glob("*.py"))):
-        digest.update(path.name.encode() + path.read_bytes())
+    package, digest = _HERE.parents[1], hashlib.sha256()
+    for folder in ("backends", "backends/jit", "jitted", "maths"):
+        for path in sorted((package / folder).glob("*.py")):
+            digest.update(path.name.encode() + path.read_bytes())
     return int.from_bytes(digest.digest()[:6], "little")
 
 
@@ -124,10 +123,7 @@ class Cache:
     def save_overload(self, signature: Any, compiled: Any) -> None:
         """Keep what has just been compiled."""
         try:
-            if compiled.library.has_dynamic_globals:
-                raise ValueError("the code contains addresses")
-            data = dumps(compiled._reduce())
-            self._save(self._file_name(signature, compiled.codegen), data)
+            self._save(self._file_name(signature, compiled.codegen), packed(compiled))
         except Exception as error:
             self.error = error
 
@@ -143,7 +139,7 @@ class Cache:
                 checksum, data = content[:32], content[32:]
                 if hashlib.sha256(data).digest() == checksum:
                     self.path = folder / name
-                    return numba.core.compiler.CompileResult._rebuild(context, *pickle.loads(data))
+                    return unpacked(context, data)
         return None
 
     def _save(self, name: str, data: bytes) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from ..tiling import FACTOR_ROWS
-from .compiling import inner
+from .compiling import callee
 from .product import product
 from .vectors import at, elementwise
 
@@ -17,7 +17,7 @@ _scale = elementwise(lambda x, factor: (x * factor,), 1, 1)
 _dot = elementwise(lambda x, y: (x * y,), 2, 0, total=True)
 
 
-@inner
+@callee
 def factor(n, A, negative):
     """Whether A is positive definite, and then its factor.
 
@@ -35,7 +35,7 @@ def factor(n, A, negative):
     return True
 
 
-@inner
+@callee
 def _factor_rows(n, first, last, A):
     """Rows of U, from which what the rows above contribute has been subtracted."""
     for k in range(first, last):
@@ -48,7 +48,7 @@ def _factor_rows(n, first, last, A):
     return True
 
 
-@inner
+@callee
 def solve(n, U, x):
     """x becomes A⁻¹x."""
     for k in range(n):

@@ -1,26 +1,44 @@
-"""How the jitted functions are compiled: lazily, once per dtype, cached where that works."""
+"""How functions are compiled: lazily, once per dtype, cached where that works; how they are linked.
+
+A function becomes compiled code by one of these decorators:
+
+    @inlined         it becomes part of each function that calls it
+    @callee          it is compiled for its arguments' types, with the first that calls it
+    @linked(...)     it is compiled apart, once per dtype, for the types declared here
+    @entry(...)      the same, and Python calls it
+    @family(...)     the same for several functions of one form, one for each kind
+
+The code of the last three is in the cache, each function in a file of its own. One that calls
+another does not contain that one's code. It refers to it by a symbol of the process such as
+"fastbp.product.float64", which must exist before the caller is loaded: so it declares what it calls
+(``calls=``), and that is compiled or loaded first. The functions of a family are called by their
+addresses, which are arguments; so what calls them need not know which kinds there are.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
-from functools import partial
-from itertools import compress
-from typing import Any, ClassVar
+from typing import Any
 
 import llvmlite.binding
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 
-from . import notice
-from .caching import Cache, source_fingerprint
-from .interpreted import has_stand_in
+from . import compile_notice
+from .caching import Cache
+from .numba_internals import (
+    address_of,
+    cgutils,
+    entry_point,
+    global_compiler_lock,
+    of_global,
+    set_cache,
+)
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -32,11 +50,11 @@ _OPTIONS: dict[str, Any] = {
     "no_rewrites": True,  # there are no array expressions; without looking it takes 8 % less time
 }
 # Of what users' code calls, which raises exceptions: that takes a rewrite.
-INNER_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_rewrites": False}
+USERS_OPTIONS = {**_OPTIONS, "no_cpython_wrapper": True, "no_rewrites": False}
 
 
-def inner(function: Callable) -> Callable:
-    """A function that entries call, and Python never.
+def callee(function: Callable) -> Callable:
+    """A function that compiled functions call, and Python never.
 
     As an overload of itself it is compiled for its arguments' types; as a jitted function it would
     be compiled for the values of constant arguments too, again and again.
@@ -46,10 +64,20 @@ def inner(function: Callable) -> Callable:
     return function
 
 
-# One that becomes part of its caller. LLVM optimizes a function's code again for each level of
-# calls above it, which this saves.
-part = numba.njit(inline="always", **_OPTIONS)
-part_of_users = numba.njit(inline="always", **_OPTIONS | {"no_rewrites": False})
+# LLVM optimizes a function's code again for each level of calls above it, which this saves.
+inlined = numba.njit(inline="always", **_OPTIONS)
+inlined_in_users = numba.njit(inline="always", **_OPTIONS | {"no_rewrites": False})
+
+
+def by_type(choose: Callable, options: dict[str, Any] = USERS_OPTIONS) -> Callable:
+    """Decorator: what users' jitted code calls; given the types, `choose` returns a function."""
+
+    def stub(*arguments):
+        raise NotImplementedError  # compiled code alone calls it
+
+    overload(stub, strict=False, jit_options=options)(choose)
+    return stub
+
 
 INTEGER = types.int64
 FLAG = types.boolean
@@ -115,33 +143,79 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class _ToldCache(Cache):
-    """A function's cache that tells when the function is compiled."""
+class _NoticedCache(Cache):
+    """A function's cache that says when the function is compiled: see compile_notice."""
 
     def load_overload(self, signature: Any, context: Any) -> Any:
         found = super().load_overload(signature, context)
         if found is None:
-            notice.begin(self.name)
+            compile_notice.begin(self.name)
         return found
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
-        notice.end()
+        compile_notice.end()
         super().save_overload(signature, compiled)
+
+
+class Struct:
+    """The declared type of a NamedTuple whose members have these declared types."""
+
+    def __init__(self, kind: type, *members: Any):
+        self.kind = kind
+        self.members = members
+
+    def __call__(self, real: types.Float) -> types.BaseTuple:
+        return types.BaseTuple.from_types([_of(m, real) for m in self.members], self.kind)
+
+
+def _of(declared: Any, real: types.Float) -> types.Type:
+    return declared if isinstance(declared, types.Type) else declared(real)
+
+
+def _reals(declared: Sequence[Any], arguments: Sequence[types.Type]) -> Iterator[types.Float]:
+    """The types of those arguments that depend on the real type."""
+    for of, argument in zip(declared, arguments, strict=False):
+        if isinstance(of, Struct):
+            yield from _reals(of.members, argument.types)
+        elif not isinstance(of, types.Type):
+            yield argument.dtype
+
+
+class Declared:
+    """The types that a function is declared with: a numba type, or a function of the real type."""
+
+    def __init__(self, returns: Any, arguments: Sequence[Any]):
+        self._returns = returns
+        self._arguments = arguments
+
+    def of(self, real: types.Float) -> Any:
+        """The signature for float32 or float64."""
+        return self._returns(*(_of(argument, real) for argument in self._arguments))
+
+    def real_of(self, arguments: Sequence[types.Type]) -> types.Float:
+        """The real type of a call with arguments of these types: what the first array says."""
+        return next(_reals(self._arguments, arguments))
 
 
 class Compiled:
     """A function that is compiled when it is first needed, once per dtype, with declared types.
 
+    Python calls an entry as ``compiled[dtype](...)``. Compiled code that declares it calls it by
+    its name.
+
     Parameters
     ----------
-    make : callable
-        fingerprint -> Python function, which must mention the fingerprint.
-    returns : numba type
-    arguments : sequence of numba types, or of functions from the real type to one
-    calls : sequence of Linked
-        The linked functions that it calls.
+    function : callable
+        The Python function.
+    declared : Declared
+    calls : sequence of Compiled
+        What it calls that is linked.
+    exports : sequence of str
+        Variables of its module that those who call it may use too, by their `symbol`.
     dtypes : str
         The characters of the dtypes for which there are callers.
+    is_entry : bool
+        Whether Python calls it.
 
     Attributes
     ----------
@@ -149,104 +223,106 @@ class Compiled:
         The version of each dtype that was needed so far, by the dtype's character.
     """
 
-    options: ClassVar[dict[str, Any]] = {}
-
     def __init__(
         self,
-        make: Callable[[int], Callable],
-        returns: Any,
-        *arguments: Any,
-        calls: Sequence[Linked] = (),
+        function: Callable,
+        declared: Declared,
+        calls: Sequence[Compiled] = (),
+        exports: Sequence[str] = (),
         dtypes: str = "fd",
+        is_entry: bool = False,
     ):
+        self.function = function
+        self.declared = declared
         self.dtypes = dtypes
-        self._make = make
-        self._returns = returns
-        self._arguments = arguments
-        self._calls = calls
-        self._addresses: dict[str, int] = {}
         self.dispatchers: dict[str, Any] = {}
+        self._calls = calls
+        self._exports = exports
+        self._is_entry = is_entry
+        self._addresses: dict[str, int] = {}
+        self._from_python: dict[str, Callable] = {}
+        self._call = _call_of(declared, self._symbol)
+        if is_entry:
+            _entries.append(self)
 
-    def __getitem__(self, dtype: np.dtype) -> Any:
-        """The version for float32 or float64, compiled at first use."""
-        found = self.dispatchers.get(dtype.char)
-        return found if found is not None else self._compile(dtype)
+    def __getitem__(self, dtype: np.dtype) -> Callable:
+        """What Python calls for float32 or float64, compiled at first use.
+
+        It takes its arguments to be of the declared types, which saves looking at them.
+        """
+        call = self._from_python.get(dtype.char)
+        if call is None:
+            call = self._from_python[dtype.char] = entry_point(self.version(dtype))
+        return call
+
+    def version(self, dtype: np.dtype) -> Any:
+        """Numba's dispatcher for float32 or float64, compiled at first use."""
+        dispatcher = self.dispatchers.get(dtype.char)
+        return dispatcher if dispatcher is not None else self._compile(dtype)
 
     def warm(self, dtype: np.dtype) -> tuple[Cache, bool]:
         """Have the version for a dtype: its cache, and whether it has just been compiled."""
-        is_new, dispatcher = dtype.char not in self.dispatchers, self[dtype]
+        is_new, dispatcher = dtype.char not in self.dispatchers, self.version(dtype)
         return dispatcher._cache, is_new and bool(dispatcher.stats.cache_misses)
-
-    def signature(self, real: types.Float) -> Any:
-        """The declared types."""
-        arguments = (a if isinstance(a, types.Type) else a(real) for a in self._arguments)
-        return self._returns(*arguments)
-
-    def real_of(self, arguments: Sequence[types.Type]) -> types.Float:
-        """The real type of a call with arguments of these types: what the first array says."""
-        of_reals = (not isinstance(declared, types.Type) for declared in self._arguments)
-        return next(given.dtype for given in compress(arguments, of_reals))
 
     def address(self, dtype: np.dtype) -> int:
         """Where the version for a dtype begins."""
-        found = self._addresses.get(dtype.char)
-        if found is None:
-            (compiled,) = self[dtype].overloads.values()
-            with global_compiler_lock:
-                found = compiled.library.get_pointer_to_function(compiled.fndesc.llvm_func_name)
-            self._addresses[dtype.char] = found
-        return found
+        return self._addresses.get(dtype.char) or self._provide(dtype)
 
-    def linked(self) -> Iterator[Linked]:
-        """The linked functions below it, those that others call first."""
+    def linked(self) -> Iterator[Compiled]:
+        """The functions that it calls directly or indirectly, those that others call first."""
         for function in self._calls:
             yield from function.linked()
             yield function
+
+    @property
+    def _numba_type_(self) -> types.Type:
+        # What Numba takes a global variable of compiled code for that holds this.
+        return of_global(self._call)
+
+    def _symbol(self, real: types.Float, builder: ir.IRBuilder, kind: ir.FunctionType) -> ir.Value:
+        """The function, in code that is being built."""
+        if self not in _declared_calls.get():
+            raise AssertionError(f"{self.function.__name__} is called and not declared")
+        name = symbol(self.function.__name__, real)
+        return cgutils.get_or_insert_function(builder.module, kind, name)
+
+    def _provide(self, dtype: np.dtype) -> int:
+        """Define the symbols of the version for a dtype: its address and its exports."""
+        dispatcher, real = self.version(dtype), real_type(dtype)
+        with global_compiler_lock:
+            for variable in (symbol(name, real) for name in self._exports):
+                llvmlite.binding.add_symbol(variable, address_of(dispatcher, variable))
+            place = self._addresses[dtype.char] = address_of(dispatcher)
+            llvmlite.binding.add_symbol(symbol(self.function.__name__, real), place)
+        return place
 
     def _compile(self, dtype: np.dtype) -> Any:
         # Numba's lock and no other: a thread in which it compiles users' code, which may need this
         # function, holds it already.
         with global_compiler_lock:
             for function in self._calls:
-                function.provide(dtype)
+                function.address(dtype)
             if dtype.char not in self.dispatchers:
-                declared = _linked.set(self._calls)
+                outer = _declared_calls.set(self._calls)
                 try:
-                    self.dispatchers[dtype.char] = self._new(self.signature(real_type(dtype)))
+                    signature = self.declared.of(real_type(dtype))
+                    self.dispatchers[dtype.char] = self._new(signature)
                 finally:
-                    _linked.reset(declared)
+                    _declared_calls.reset(outer)
         return self.dispatchers[dtype.char]
 
     def _new(self, signature: Any) -> Any:
-        dispatcher = numba.njit(**_OPTIONS, **self.options)(self._make(source_fingerprint()))
-        dispatcher._cache = _ToldCache(dispatcher.py_func)
+        options = {**_OPTIONS, "no_cpython_wrapper": not self._is_entry}
+        dispatcher = numba.njit(**options)(self.function)
+        set_cache(dispatcher, _NoticedCache(self.function))
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
 
 
-# Those that `versions` names.
-_entries: list[Entry] = []
-_families: list[Family] = []
-
-
-@has_stand_in
-class Entry(Compiled):
-    """A function that Python calls."""
-
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        _entries.append(self)
-
-
-class _Addressed(Compiled):
-    """A function that compiled code calls, by its address."""
-
-    options: ClassVar[dict[str, Any]] = {"no_cpython_wrapper": True}
-
-
 # What the function that is being compiled may call.
-_linked: ContextVar[Sequence[Linked]] = ContextVar("linked", default=())
+_declared_calls: ContextVar[Sequence[Compiled]] = ContextVar("declared_calls", default=())
 
 
 def symbol(name: str, real: types.Float) -> str:
@@ -254,152 +330,117 @@ def symbol(name: str, real: types.Float) -> str:
     return f"fastbp.{name}.{real}"
 
 
-@has_stand_in
-class Linked(_Addressed):
-    """A function that other compiled functions call and that is compiled apart from them, once.
+# Those that `versions` names.
+_entries: list[Compiled] = []
+_families: list[Family] = []
 
-    Its code is then not made again for each of them. They find it by a symbol of the process, so it
-    must be there before they are loaded: each declares what it calls.
+
+def entry(
+    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), dtypes: str = "fd"
+) -> Callable[[Callable], Any]:
+    """Decorator: a function that Python calls; see `Declared` and `Compiled`."""
+    declared = Declared(returns, arguments)
+    return lambda function: Compiled(function, declared, calls, dtypes=dtypes, is_entry=True)
+
+
+def linked(
+    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), exports: Sequence[str] = ()
+) -> Callable[[Callable], Any]:
+    """Decorator: a function that other compiled functions call; see `Declared` and `Compiled`."""
+    return lambda function: Compiled(function, Declared(returns, arguments), calls, exports)
+
+
+class Family:
+    """Functions of one form that are told apart by a number; each is compiled when it is needed.
+
+    Compiled code calls ``family(address, ...)``, with an address from `address`.
 
     Parameters
     ----------
-    make, returns, arguments, calls
+    make : callable
+        kind -> Python function.
+    declared, calls
         As for `Compiled`.
-    exports : sequence of str
-        Variables of its module that those who call it may use too, by their `symbol`.
-
-    Attributes
-    ----------
-    call : intrinsic
-        What jitted code calls.
+    kinds : collection of int
+        Which numbers there are.
     """
 
     def __init__(
         self,
         make: Callable[[int], Callable],
-        returns: Any,
-        *arguments: Any,
-        calls: Sequence[Linked] = (),
-        exports: Sequence[str] = (),
-    ):
-        super().__init__(make, returns, *arguments, calls=calls)
-        self._exports = exports
-        self._name = make.__name__.removeprefix("_make_")
-        self._provided: set[str] = set()
-        self.call = self._intrinsic()
-
-    def provide(self, dtype: np.dtype) -> None:
-        """Make the version for a dtype known to code that will be loaded."""
-        if dtype.char not in self._provided:
-            real = real_type(dtype)
-            llvmlite.binding.add_symbol(symbol(self._name, real), self.address(dtype))
-            (compiled,) = self[dtype].overloads.values()
-            for name in self._exports:
-                engine = compiled.library.codegen._engine
-                place = engine.get_global_value_address(symbol(name, real))
-                llvmlite.binding.add_symbol(symbol(name, real), place)
-            self._provided.add(dtype.char)
-
-    def _intrinsic(self) -> Any:
-        @intrinsic
-        def call(typingctx: Any, *arguments: Any) -> Any:
-            if self not in _linked.get():
-                raise AssertionError(f"{self._name} is called and not declared")
-            real = self.real_of(arguments)
-            declared = self.signature(real)
-
-            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-                kind = context.call_conv.get_function_type(declared.return_type, declared.args)
-                name = symbol(self._name, real)
-                function = cgutils.get_or_insert_function(builder.module, kind, name)
-                return call_at(context, builder, function, declared, args[0])
-
-            return declared.return_type(types.Tuple(declared.args)), codegen
-
-        return call
-
-
-@has_stand_in
-class Family:
-    """Functions of one form that are told apart by a number; each is compiled when it is needed.
-
-    Compiled code receives the addresses as arguments, so it need not know which ones there are.
-
-    Parameters
-    ----------
-    make : callable
-        (fingerprint, kind) -> Python function, which must mention both.
-    returns, arguments
-        As for `Compiled`.
-    kinds : collection of int
-        Which numbers there are.
-
-    Attributes
-    ----------
-    call : intrinsic
-        (address, argument, ...): what jitted code calls.
-    """
-
-    def __init__(
-        self,
-        make: Callable[[int, int], Callable],
-        returns: Any,
-        *arguments: Any,
-        calls: Sequence[Linked] = (),
+        declared: Declared,
+        calls: Sequence[Compiled],
         kinds: Collection[int],
     ):
         self.kinds = kinds
         self._make = make
-        self._types = (returns, *arguments)
+        self._declared = declared
         self._calls = calls
-        self._members: dict[int, _Addressed] = {}
-        self.call = self._intrinsic()
+        self._members: dict[int, Compiled] = {}
+        self._call = _call_of(declared, None)
         _families.append(self)
 
-    def member(self, kind: int) -> _Addressed:
+    def member(self, kind: int) -> Compiled:
         """The function of a kind."""
-        found = self._members.get(kind)
-        if found is None:
-            new = _Addressed(partial(self._named, kind), *self._types, calls=self._calls)
-            found = self._members.setdefault(kind, new)
-        return found
+        if kind not in self._members:
+            # Numba names compiled code after the function, and those of one name by a counter that
+            # starts anew in each process: code from the cache would meet other code of that name.
+            function = self._make(kind)
+            function.__name__ += f"_{kind}"
+            function.__qualname__ += f"_{kind}"
+            self._members.setdefault(kind, Compiled(function, self._declared, self._calls))
+        return self._members[kind]
 
     def address(self, dtype: np.dtype, kind: int) -> int:
         """Where the version of this kind for a dtype begins."""
         return self.member(kind).address(dtype)
 
-    def _named(self, kind: int, fingerprint: int) -> Callable:
-        # Numba names compiled code after the function, and those of one name by a counter that
-        # starts anew in each process: code from the cache would meet other code of the same name.
-        function = self._make(fingerprint, kind)
-        function.__qualname__ += f"_{kind}"
-        return function
+    @property
+    def _numba_type_(self) -> types.Type:
+        return of_global(self._call)
 
-    def _intrinsic(self) -> Any:
-        form = Compiled(partial(self._named, 0), *self._types)
 
-        @intrinsic
-        def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
-            declared = form.signature(form.real_of(arguments))
+def family(
+    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), kinds: Collection[int]
+) -> Callable[[Callable[[int], Callable]], Any]:
+    """Decorator: kind -> Python function; see `Declared` and `Family`."""
+    return lambda make: Family(make, Declared(returns, arguments), calls, kinds)
 
-            def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-                kind = context.call_conv.get_function_type(declared.return_type, declared.args)
-                function = builder.inttoptr(args[0], kind.as_pointer())
-                return call_at(context, builder, function, declared, args[1])
 
-            return declared.return_type(types.int64, types.Tuple(declared.args)), codegen
+def _call_of(declared: Declared, symbol_of: Callable[..., ir.Value] | None) -> Any:
+    """What compiled code calls: f(argument, ...), or without a symbol f(address, argument, ...)."""
+    n_addresses = int(symbol_of is None)
 
-        return call
+    @intrinsic
+    def call(typingctx: Any, *arguments: Any) -> Any:
+        real = declared.real_of(arguments[n_addresses:])
+        signature = declared.of(real)
+        packed = types.Tuple((types.int64,) * n_addresses + signature.args)  # as Numba packs them
+
+        def codegen(context: Any, builder: ir.IRBuilder, _: Any, args: Any) -> Any:
+            values = cgutils.unpack_tuple(builder, args[0], len(packed))
+            if symbol_of is None:
+                function, *values = values
+            else:
+                kind = context.call_conv.get_function_type(signature.return_type, signature.args)
+                function = symbol_of(real, builder, kind)
+            return call_at(context, builder, function, signature, values)
+
+        return signature.return_type(packed), codegen
+
+    return call
 
 
 def call_at(
-    context: Any, builder: ir.IRBuilder, function: ir.Value, declared: Any, packed: ir.Value
+    context: Any, builder: ir.IRBuilder, function: ir.Value, signature: Any, values: list[ir.Value]
 ) -> ir.Value:
-    """Code for a call of a compiled function; Numba packs *arguments into a tuple."""
-    arguments = cgutils.unpack_tuple(builder, packed, len(declared.args))
-    types_ = declared.return_type, declared.args
-    _, result = context.call_conv.call_function(builder, function, *types_, arguments)
-    return context.get_dummy_value() if declared.return_type == types.void else result
+    """Code for a call of a compiled function or of what is at an address."""
+    types_ = signature.return_type, signature.args
+    if isinstance(function.type, ir.IntType):
+        kind = context.call_conv.get_function_type(*types_)
+        function = builder.inttoptr(function, kind.as_pointer())
+    _, result = context.call_conv.call_function(builder, function, *types_, values)
+    return context.get_dummy_value() if signature.return_type == types.void else result
 
 
 def versions(dtypes: Sequence[np.dtype]) -> Iterator[tuple[Compiled, np.dtype]]:

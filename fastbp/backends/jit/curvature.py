@@ -7,79 +7,73 @@ tangent.
 
 from __future__ import annotations
 
-from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET
+from ..contract import N_IN, N_OUT, W_OFFSET
 from ..tiling import DELTA_ROWS
-from .activations import call_activation
-from .compiling import FLAG, NOTHING, Entry, given, inner, part, result
-from .layer import layer_input_gradient, linear_forward, weight_gradient
-from .losses import FIRST, N_TARGETS, SCALE, SECOND, loss_of_rows
+from . import layout
+from .compiling import FLAG, NOTHING, callee, entry, given, inlined, result
+from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian
+from .layer import Affine, apply, layer_input_gradient, linear_forward, weight_gradient
+from .losses import DATA, FIRST, SCALE, SECOND, loss_of_rows, pointers, rows_from
 from .network import (
-    DELTA,
-    DELTAS,
     FORWARD,
-    FUNCTION,
-    N_LAYERS,
-    NEXT_DELTA,
-    NEXT_R_DELTA,
-    PART_GRADIENT,
-    R_DELTA,
-    R_TAPE,
-    R_TRANSPOSED,
-    SPARE,
-    SPARE_ROW,
-    TAPE,
-    TILE,
-    TRANSPOSED,
-    USER_FUNCTION,
-    forward_tile,
-    last_y,
+    PLAN,
+    act_of,
+    affine_of,
+    forward_rows,
+    last_layer,
     layer_of,
+    net_of,
+    room,
     times,
     transpose_weights,
 )
-from .objective import DATA, PLAN, add, part_size
+from .objective import add, part_size
 from .product import PRODUCTS
-from .rows import ROWS, deltas_of, rows_of_jacobian
-from .vectors import Vector, aligned, at, copy, elementwise, pointer
+from .vectors import Vector, at, copy, elementwise, pointer
 
 # What the tape of a tile holds per layer: blocks of tile·n_out numbers.
 Z, RZ, SLOPE, Y, RY, BLOCKS = range(6)
 
 
-@inner
-def _forward_tile(plan, constants, params, tangent, x, m, block, spare):
-    """Run m rows x, and their derivatives, through all layers; `block` is the tape."""
-    rx = x
-    for index in range(plan[N_LAYERS]):
-        layer = layer_of(plan, index)
-        n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
-        size, count, bias = plan[TILE] * n_out, m * n_out, max(b, 0)
+@inlined
+def _weights(affine):
+    """A layer without its b."""
+    return Affine(affine.n_in, affine.n_out, affine.w, affine.b, False)
+
+
+@callee
+def _forward_tile(net, tangent, x, m):
+    """Run m rows x, and their derivatives, through all layers; R_TAPE is the tape."""
+    rx, block, spare, tile = (
+        x,
+        room(net, layout.R_TAPE),
+        room(net, layout.SPARE),
+        net.plan[layout.TILE],
+    )
+    for index in range(net.plan[layout.N_LAYERS]):
+        layer = layer_of(net, index)
+        n_in, n_out, act = layer[N_IN], layer[N_OUT], act_of(net, layer, index)
+        affine, size, count = affine_of(layer, net.params), tile * n_out, m * n_out
         z, rz, slope = block, at(block, RZ * size), at(block, SLOPE * size)
         y, ry = at(block, Y * size), at(block, RY * size)
-        linear_forward(
-            m, n_in, n_out, x, n_in, at(params, w), at(params, bias), b >= 0, z, n_out, 0
-        )
-        linear_forward(
-            m, n_in, n_out, x, n_in, at(tangent, w), at(tangent, bias), b >= 0, rz, n_out, 0
-        )
+        linear_forward(m, affine, x, n_in, z, n_out, 0)
+        linear_forward(m, affine_of(layer, tangent), x, n_in, rz, n_out, 0)
         if index > 0:
-            linear_forward(
-                m, n_in, n_out, rx, n_in, at(params, w), at(params, bias), False, spare, n_out, 0
-            )
+            linear_forward(m, _weights(affine), rx, n_in, spare, n_out, 0)
             add(count, rz, spare)
-        function, user = layer[FUNCTION], layer[USER_FUNCTION]
-        call_activation(function, 0, count, z, y, constants[index], user)
-        call_activation(function, 1, count, z, slope, constants[index], user)
+        apply(act, 0, count, z, y)
+        apply(act, 1, count, z, slope)
         times(count, ry, slope, rz)
         x, rx = y, ry
         block = at(block, BLOCKS * size)
 
 
-@part
-def _last_block(plan, tape):
-    """The last layer's blocks in a tape."""
-    for index in range(plan[N_LAYERS] - 1):
-        tape = at(tape, BLOCKS * plan[TILE] * layer_of(plan, index)[N_OUT])
+@inlined
+def _last_block(net):
+    """The last layer's blocks in the tape."""
+    tape = room(net, layout.R_TAPE)
+    for index in range(net.plan[layout.N_LAYERS] - 1):
+        tape = at(tape, BLOCKS * net.plan[layout.TILE] * layer_of(net, index)[N_OUT])
     return tape
 
 
@@ -92,150 +86,102 @@ def _through_formula(
 _through_activation = elementwise(_through_formula, 5, 2)
 
 
-@inner
-def _backward_tile(
-    plan, constants, params, transposed, tangent, r_transposed, x, m, block,
-    d, next_d, rd, next_rd, spare, gradient, accumulate, gauss_newton,
-):  # fmt: skip
-    """From d, dL/dY of the last layer, and rd the Hessian product, added if `accumulate`.
+@callee
+def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
+    """The product of the Hessian of m rows x and the tangent to `gradient`, added if `accumulate`.
 
-    For Gauss-Newton's matrix d counts as 0; `block` is the last one of the tape.
+    DELTA is dL/dY of the last layer and R_DELTA its derivative along the tangent; for Gauss and
+    Newton's matrix DELTA counts as 0.
     """
-    tile = plan[TILE]
-    for index in range(plan[N_LAYERS] - 1, -1, -1):
-        layer = layer_of(plan, index)
-        n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
+    d, next_d, block = room(net, layout.DELTA), room(net, layout.NEXT_DELTA), _last_block(net)
+    rd, next_rd, spare = (
+        room(net, layout.R_DELTA),
+        room(net, layout.NEXT_R_DELTA),
+        room(net, layout.SPARE),
+    )
+    tile = net.plan[layout.TILE]
+    for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
+        layer = layer_of(net, index)
+        n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
         size, count = tile * n_out, m * n_out
-        slope = at(block, SLOPE * size)
+        slope, to = at(block, SLOPE * size), affine_of(layer, gradient)
         if gauss_newton:
             times(count, rd, rd, slope)
         else:
-            function, user = layer[FUNCTION], layer[USER_FUNCTION]
-            call_activation(function, 2, count, block, spare, constants[index], user)
+            apply(act_of(net, layer, index), 2, count, block, spare)
             _through_activation(count, rd, d, slope, spare, at(block, RZ * size))
         block = at(block, -BLOCKS * tile * n_in)
         y = x if index == 0 else at(block, Y * tile * n_in)
-        dw, db = at(gradient, w), at(gradient, max(b, 0))
-        weight_gradient(m, n_in, n_out, y, n_in, rd, n_out, dw, db, b >= 0, accumulate)
+        weight_gradient(m, to, y, n_in, rd, n_out, accumulate)
         if index == 0:
             break
-        p, pt = at(params, w), at(transposed, w)
-        layer_input_gradient(m, n_in, n_out, rd, n_out, p, pt, next_rd, n_in)
+        affine, pt = affine_of(layer, net.params), at(room(net, layout.TRANSPOSED), w)
+        layer_input_gradient(m, affine, rd, n_out, pt, next_rd, n_in)
         if not gauss_newton:
             ry = at(block, RY * tile * n_in)
-            weight_gradient(m, n_in, n_out, ry, n_in, d, n_out, dw, db, False, True)
-            v, vt = at(tangent, w), at(r_transposed, w)
-            layer_input_gradient(m, n_in, n_out, d, n_out, v, vt, spare, n_in)
+            weight_gradient(m, _weights(to), ry, n_in, d, n_out, True)
+            of_tangent, vt = affine_of(layer, tangent), at(room(net, layout.R_TRANSPOSED), w)
+            layer_input_gradient(m, of_tangent, d, n_out, vt, spare, n_in)
             add(m * n_in, next_rd, spare)
-            layer_input_gradient(m, n_in, n_out, d, n_out, p, pt, next_d, n_in)
+            layer_input_gradient(m, affine, d, n_out, pt, next_d, n_in)
             d, next_d = next_d, d
         rd, next_rd = next_rd, rd
 
 
-def _make_jvp(fingerprint):
-    def jvp(plan, constants, params, X, tangent, out, r_out, workspace):
-        """Write the output and its derivative in the direction of the tangent."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, space = pointer(plan), aligned(pointer(workspace))
-        tile, tape, n_out = q[TILE], at(space, q[R_TAPE]), out.shape[1]
-        last = _last_block(q, tape)
-        for i in range(0, n, tile):
-            m = min(tile, n - i)
-            _forward_tile(
-                q, pointer(constants), pointer(params), pointer(tangent),
-                at(pointer(X), i * n_in), m, tape, at(space, q[SPARE]),
-            )  # fmt: skip
-            copy(at(pointer(out), i * n_out), at(last, Y * tile * n_out), m * n_out)
-            copy(at(pointer(r_out), i * n_out), at(last, RY * tile * n_out), m * n_out)
-
-    return jvp
-
-
-jvp = Entry(
-    _make_jvp, NOTHING,
-    *PLAN, given(1), given(2), given(1), result(2), result(2), result(1), calls=PRODUCTS,
+@entry(
+    NOTHING, PLAN, given(1), given(2), given(1), result(2), result(2), result(1), calls=PRODUCTS,
 )  # fmt: skip
+def jvp(plan, params, X, tangent, out, r_out, workspace):
+    """Write the output (n, n_out) and its derivative in the direction of the tangent."""
+    n, n_in = X.shape
+    net = net_of(plan, params, workspace)
+    tile, n_out, last = net.plan[layout.TILE], out.shape[1], _last_block(net)
+    for i in range(0, n, tile):
+        m = min(tile, n - i)
+        _forward_tile(net, pointer(tangent), at(pointer(X), i * n_in), m)
+        copy(at(pointer(out), i * n_out), at(last, Y * tile * n_out), m * n_out)
+        copy(at(pointer(r_out), i * n_out), at(last, RY * tile * n_out), m * n_out)
 
 
-def _make_hvp(fingerprint):
-    def hvp(
-        plan, constants, params, terms, numbers, X, targets, labels, weights,
-        tangent, gauss_newton, out, workspace,
-    ):  # fmt: skip
-        """Write the Hessian, or Gauss-Newton's matrix, times the tangent."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, v = pointer(plan), pointer(constants), pointer(params), pointer(tangent)
-        space, tile = aligned(pointer(workspace)), q[TILE]
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        tape, spare = at(space, q[R_TAPE]), at(space, q[SPARE])
-        d, next_d = at(space, q[DELTA]), at(space, q[NEXT_DELTA])
-        rd, next_rd = at(space, q[R_DELTA]), at(space, q[NEXT_R_DELTA])
-        transposed, r_transposed = at(space, q[TRANSPOSED]), at(space, q[R_TRANSPOSED])
-        last = _last_block(q, tape)
-        y, ry = at(last, Y * tile * n_out), at(last, RY * tile * n_out)
-        t, k, w = pointer(targets), pointer(labels), pointer(weights)
-        problem, a = pointer(terms), pointer(numbers)
-        transpose_weights(q, p, False, transposed)
-        transpose_weights(q, v, False, r_transposed)
-        size = part_size(n)
-        for start in range(0, n, size):
-            g = pointer(out) if start == 0 else at(space, q[PART_GRADIENT])
-            for i in range(start, min(start + size, n), tile):
-                m, x = min(tile, min(start + size, n) - i), at(pointer(X), i * n_in)
-                _forward_tile(q, c, p, v, x, m, tape, spare)
-                ti, ki, wi = at(t, i * problem[N_TARGETS]), at(k, i), at(w, i)
-                f = a[SCALE]
-                if not gauss_newton:
-                    loss_of_rows(FIRST, problem, a, m, n_out, 0, y, ti, ki, wi, y, f, d, spare)
-                loss_of_rows(SECOND, problem, a, m, n_out, 0, y, ti, ki, wi, ry, f, rd, spare)
-                _backward_tile(
-                    q, c, p, transposed, v, r_transposed, x, m, last,
-                    d, next_d, rd, next_rd, spare, g, i > start, gauss_newton,
-                )  # fmt: skip
-            if start > 0:
-                add(params.size, pointer(out), g)
-
-    return hvp
-
-
-hvp = Entry(
-    _make_hvp, NOTHING,
-    *PLAN, given(1), *DATA, given(1), FLAG, result(1), result(1), calls=PRODUCTS,
+@entry(
+    NOTHING, PLAN, given(1), DATA, given(1), FLAG, result(1), result(1), calls=PRODUCTS,
 )  # fmt: skip
+def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
+    """Write the Hessian, or Gauss and Newton's matrix, times the tangent (n_params,)."""
+    n, n_in = data.x.shape
+    net, v, whole = net_of(plan, params, workspace), pointer(tangent), pointers(data)
+    tile, n_out, last = net.plan[layout.TILE], last_layer(net)[N_OUT], _last_block(net)
+    y, ry = at(last, Y * tile * n_out), at(last, RY * tile * n_out)
+    d, rd, spare = room(net, layout.DELTA), room(net, layout.R_DELTA), room(net, layout.SPARE)
+    f, size = whole.numbers[SCALE], part_size(n)
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    transpose_weights(net, v, False, room(net, layout.R_TRANSPOSED))
+    for start in range(0, n, size):
+        g = pointer(out) if start == 0 else room(net, layout.PART_GRADIENT)
+        stop = min(start + size, n)
+        for i in range(start, stop, tile):
+            m, rows = min(tile, stop - i), rows_from(whole, i, n_in)
+            _forward_tile(net, v, rows.x, m)
+            if not gauss_newton:
+                loss_of_rows(FIRST, rows, m, n_out, 0, y, y, f, d, spare)
+            loss_of_rows(SECOND, rows, m, n_out, 0, y, ry, f, rd, spare)
+            _backward_tile(net, v, rows.x, m, g, i > start, gauss_newton)
+        if start > 0:
+            add(params.size, pointer(out), g)
 
 
-def _make_row_gradients(fingerprint):
-    def row_gradients(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rows, workspace
-    ):
-        """Write each row's part of the gradient."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        n_params = params.size
-        q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
-        a, space, tile = pointer(numbers), aligned(pointer(workspace)), q[TILE]
-        tape, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
-        deltas, spare, scratch = at(space, q[DELTAS]), at(space, q[SPARE_ROW]), at(space, q[DELTA])
-        last = layer_of(q, q[N_LAYERS] - 1)
-        n_out, d = last[N_OUT], deltas_of(q, last, deltas)
-        transpose_weights(q, p, False, transposed)
-        for i in range(0, n, DELTA_ROWS):
-            m, x = min(DELTA_ROWS, n - i), at(pointer(X), i * n_in)
-            forward_tile(q, c, p, x, m, tape, tile, 0)
-            y, t = last_y(q, tape, tile, 0), at(pointer(targets), i * problem[N_TARGETS])
-            labels_, w = at(pointer(labels), i), at(pointer(weights), i)
-            loss_of_rows(FIRST, problem, a, m, n_out, 0, y, t, labels_, w, y, a[SCALE], d, scratch)
-            rows_of_jacobian(
-                q, c, p, transposed, x, m, 1, tape, tile, deltas, spare, False,
-                at(pointer(rows), i * n_params), n_params,
-            )  # fmt: skip
-
-    return row_gradients
-
-
-row_gradients = Entry(
-    _make_row_gradients, NOTHING,
-    *PLAN, given(1), *DATA, result(2), result(1), calls=(*FORWARD, *ROWS),
-)  # fmt: skip
+@entry(NOTHING, PLAN, given(1), DATA, result(2), result(1), calls=(*FORWARD, *ROWS))
+def row_gradients(plan, params, data, gradients, workspace):
+    """Write each row's part of the gradient (n, n_params)."""
+    n, n_in = data.x.shape
+    n_params = params.size
+    net, whole = net_of(plan, params, workspace), pointers(data)
+    last, f = last_layer(net), whole.numbers[SCALE]
+    n_out, d = last[N_OUT], deltas_of(net, last)
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    for i in range(0, n, DELTA_ROWS):
+        m, rows = min(DELTA_ROWS, n - i), rows_from(whole, i, n_in)
+        y = forward_rows(net, rows.x, m)
+        loss_of_rows(FIRST, rows, m, n_out, 0, y, y, f, d, room(net, layout.DELTA))
+        to = at(pointer(gradients), i * n_params)
+        rows_of_jacobian(net, rows.x, m, 1, False, to, n_params)

@@ -3,119 +3,78 @@
 from __future__ import annotations
 
 from ..contract import N_OUT
-from .compiling import FLAG, NOTHING, Entry, given, given_doubles, given_integers, result
+from . import layout
+from .compiling import FLAG, NOTHING, entry, given, result
+from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .network import (
-    DELTA,
-    DELTAS,
     FORWARD,
-    N_LAYERS,
-    NEXT_DELTA,
-    SPARE_ROW,
-    TAPE,
-    TILE,
+    PLAN,
     TILES,
-    TRANSPOSED,
-    X_ROWS,
     backward_tile,
     fill,
-    forward_tile,
-    layer_of,
+    forward_rows,
+    last_layer,
+    net_of,
     number_of_free,
+    room,
     transpose_weights,
 )
-from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
-from .vectors import aligned, at, copy, pointer
+from .vectors import at, copy, pointer
 
 
-def _make_pullback(fingerprint):
-    def pullback(plan, constants, params, X, tape, dY, need_dx, gradient, dX, workspace):
-        """The vector-Jacobian product of dY to `gradient` and `dX`."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
-        space, tile = aligned(pointer(workspace)), q[TILE]
-        n_out, transposed = layer_of(q, q[N_LAYERS] - 1)[N_OUT], at(space, q[TRANSPOSED])
-        d, next_d = at(space, q[DELTA]), at(space, q[NEXT_DELTA])
-        g, dx = pointer(gradient), pointer(dX)
-        transpose_weights(q, p, need_dx, transposed)
-        for i in range(0, max(n, 1), tile):  # no rows at all make a gradient of zeros
-            m = min(tile, n - i)
-            copy(d, at(pointer(dY), i * n_out), m * n_out)
-            backward_tile(
-                q, c, p, transposed, at(x, i * n_in), m, pointer(tape), n, i,
-                d, next_d, g, True, i > 0, at(dx, i * n_in), need_dx,
-            )  # fmt: skip
-
-    return pullback
-
-
-pullback = Entry(
-    _make_pullback, NOTHING,
-    given_integers(1), given_doubles(1), given(1), given(2), given(1), given(2), FLAG, result(1),
-    result(2), result(1), calls=TILES,
+@entry(
+    NOTHING, PLAN, given(1), given(2), given(1), given(2), FLAG, result(1), result(2), result(1),
+    calls=TILES,
 )  # fmt: skip
+def pullback(plan, params, X, tape, dY, need_dx, gradient, dX, workspace):
+    """The vector-Jacobian product of dY (n, n_out) to `gradient` and, if needed, dX (n, n_in)."""
+    n, n_in = X.shape
+    net, x, dx = net_of(plan, params, workspace), pointer(X), pointer(dX)
+    tile, n_out = net.plan[layout.TILE], last_layer(net)[N_OUT]
+    transpose_weights(net, net.params, need_dx, room(net, layout.TRANSPOSED))
+    for i in range(0, max(n, 1), tile):  # no rows at all make a gradient of zeros
+        m = min(tile, n - i)
+        copy(room(net, layout.DELTA), at(pointer(dY), i * n_out), m * n_out)
+        backward_tile(
+            net, at(x, i * n_in), m, pointer(tape), n, i, pointer(gradient), True, i > 0,
+            at(dx, i * n_in), need_dx,
+        )  # fmt: skip
 
 
-def _make_jacobian(fingerprint):
-    def jacobian(plan, constants, params, X, free_only, J, workspace):
-        """Write dY/dparams, or the columns of the free ones alone."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
-        space, last = aligned(pointer(workspace)), layer_of(q, q[N_LAYERS] - 1)
-        tape, tile, transposed = at(space, q[TAPE]), q[TILE], at(space, q[TRANSPOSED])
-        deltas, spare, n_out = at(space, q[DELTAS]), at(space, q[SPARE_ROW]), last[N_OUT]
-        columns, step = number_of_free(q) if free_only else params.size, samples_of_deltas(n_out)
-        transpose_weights(q, p, False, transposed)
-        for i in range(0, n, step):
-            m, xi = min(step, n - i), at(x, i * n_in)
-            forward_tile(q, c, p, xi, m, tape, tile, 0)
-            set_unit_rows(m, n_out, deltas_of(q, last, deltas))
-            rows_of_jacobian(
-                q, c, p, transposed, xi, m, n_out, tape, tile, deltas, spare, free_only,
-                at(pointer(J), i * n_out * columns), columns,
-            )  # fmt: skip
-
-    return jacobian
-
-
-jacobian = Entry(
-    _make_jacobian, NOTHING,
-    given_integers(1), given_doubles(1), given(1), given(2), FLAG, result(1), result(1),
-    calls=(*FORWARD, *ROWS),
+@entry(
+    NOTHING, PLAN, given(1), given(2), FLAG, result(1), result(1), calls=(*FORWARD, *ROWS),
 )  # fmt: skip
+def jacobian(plan, params, X, free_only, J, workspace):
+    """Write dY/dparams (n·n_out, n_params), or the columns of the free ones alone."""
+    n, n_in = X.shape
+    net, x = net_of(plan, params, workspace), pointer(X)
+    last = last_layer(net)
+    n_out, columns = last[N_OUT], number_of_free(net) if free_only else params.size
+    step = samples_of_deltas(n_out)
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    for i in range(0, n, step):
+        m, xi = min(step, n - i), at(x, i * n_in)
+        forward_rows(net, xi, m)
+        set_unit_rows(m, n_out, deltas_of(net, last))
+        to = at(pointer(J), i * n_out * columns)
+        rows_of_jacobian(net, xi, m, n_out, free_only, to, columns)
 
 
-def _make_input_jacobian(fingerprint):
-    def input_jacobian(plan, constants, params, X, J, workspace):
-        """Write dY/dX (n, n_out, n_in)."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
-        space, tile = aligned(pointer(workspace)), q[TILE]
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        tape, transposed = at(space, q[TAPE]), at(space, q[TRANSPOSED])
-        d, next_d, x_rows = at(space, q[DELTA]), at(space, q[NEXT_DELTA]), at(space, q[X_ROWS])
-        to = pointer(J)
-        transpose_weights(q, p, True, transposed)
-        for i in range(0, n, tile):
-            m, xi = min(tile, n - i), at(x, i * n_in)
-            forward_tile(q, c, p, xi, m, tape, tile, 0)
-            for k in range(n_out):
-                fill(d, m * n_out, 0.0)
-                for j in range(m):
-                    d[j * n_out + k] = 1.0
-                backward_tile(
-                    q, c, p, transposed, xi, m, tape, tile, 0,
-                    d, next_d, p, False, False, x_rows, True,
-                )  # fmt: skip
-                for j in range(m):
-                    copy(at(to, ((i + j) * n_out + k) * n_in), at(x_rows, j * n_in), n_in)
-
-    return input_jacobian
-
-
-input_jacobian = Entry(
-    _make_input_jacobian, NOTHING,
-    given_integers(1), given_doubles(1), given(1), given(2), result(1), result(1), calls=TILES,
-)  # fmt: skip
+@entry(NOTHING, PLAN, given(1), given(2), result(1), result(1), calls=TILES)
+def input_jacobian(plan, params, X, J, workspace):
+    """Write dY/dX (n, n_out, n_in)."""
+    n, n_in = X.shape
+    net, x, to = net_of(plan, params, workspace), pointer(X), pointer(J)
+    tile, n_out, tape = net.plan[layout.TILE], last_layer(net)[N_OUT], room(net, layout.TAPE)
+    d, x_rows = room(net, layout.DELTA), room(net, layout.X_ROWS)
+    transpose_weights(net, net.params, True, room(net, layout.TRANSPOSED))
+    for i in range(0, n, tile):
+        m, xi = min(tile, n - i), at(x, i * n_in)
+        forward_rows(net, xi, m)
+        for k in range(n_out):
+            fill(d, m * n_out, 0.0)
+            for j in range(m):
+                d[j * n_out + k] = 1.0
+            backward_tile(net, xi, m, tape, tile, 0, x_rows, False, False, x_rows, True)
+            for j in range(m):
+                copy(at(to, ((i + j) * n_out + k) * n_in), at(x_rows, j * n_in), n_in)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from .activations import call_activation
-from .compiling import FLAG, INTEGER, NOTHING, NUMBER, Entry, Linked, given, reals, result
+from .compiling import FLAG, INTEGER, NOTHING, entry, given, result
 from .layer import (
+    ACT,
+    Affine,
+    apply,
     layer_forward,
     layer_input_gradient,
     multiply_by_derivative,
@@ -15,111 +17,39 @@ from .product import PRODUCTS, transpose
 from .vectors import pointer
 
 
-def _make_activation(fingerprint):
-    def activation(order, function, constant, user, Z, out):
-        """Write act(Z), act'(Z) or act''(Z)."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        call_activation(function, order, Z.size, pointer(Z), pointer(out), constant, user)
-
-    return activation
+@entry(NOTHING, INTEGER, ACT, given(1), result(1))
+def activation(order, act, Z, out):
+    """Write act(Z), act'(Z) or act''(Z)."""
+    apply(act, order, Z.size, pointer(Z), pointer(out))
 
 
-activation = Entry(
-    _make_activation, NOTHING, INTEGER, INTEGER, NUMBER, INTEGER, given(1), result(1)
-)
-
-
-def _make_linked_forward(fingerprint):
-    def linked_forward(
-        m, n_in, n_out, kind, function, constant, user, x, w, b, has_bias, y, z, keep_z
-    ):
-        """Write Y and, if it is to be kept, Z."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        layer_forward(
-            m, n_in, n_out, x, n_in, w, b, has_bias != 0,
-            kind, function, constant, user, y, z, n_out, keep_z != 0,
-        )  # fmt: skip
-
-    return linked_forward
-
-
-# The work of an entry is also for the C functions of the door, which know no arrays of Numba's: so
-# flags are integers here, which C passes in the same way.
-linked_forward = Linked(
-    _make_linked_forward, NOTHING,
-    INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, NUMBER, INTEGER,
-    reals, reals, reals, INTEGER, reals, reals, INTEGER, calls=PRODUCTS,
+@entry(
+    NOTHING, given(2), given(2), given(1), FLAG, ACT, result(2), result(2), FLAG, calls=PRODUCTS,
 )  # fmt: skip
-_linked_forward = linked_forward.call
+def dense_forward(X, W, b, has_bias, act, Y, Z, keep_z):
+    """Write Y (m, n_out) and, if `keep_z`, Z (m, n_out)."""
+    (m, n_in), n_out = X.shape, W.shape[1]
+    layer = Affine(n_in, n_out, pointer(W), pointer(b), has_bias)
+    layer_forward(m, layer, act, pointer(X), n_in, pointer(Y), pointer(Z), n_out, keep_z)
 
 
-def _make_dense_forward(fingerprint):
-    def dense_forward(X, W, b, has_bias, kind, function, constant, user, Y, Z, keep_z):
-        """Write Y and, if it is to be kept, Z."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        m, n_in = X.shape
-        _linked_forward(
-            m, n_in, W.shape[1], kind, function, constant, user, pointer(X), pointer(W), pointer(b),
-            int(has_bias), pointer(Y), pointer(Z), int(keep_z),
-        )  # fmt: skip
-
-    return dense_forward
-
-
-dense_forward = Entry(
-    _make_dense_forward, NOTHING,
-    given(2), given(2), given(1), FLAG, INTEGER, INTEGER, NUMBER, INTEGER,
-    result(2), result(2), FLAG, calls=(linked_forward,),
+@entry(
+    NOTHING, result(2), given(2), given(2), given(2), ACT, result(2), FLAG, result(2), result(1),
+    FLAG, result(1), calls=PRODUCTS,
 )  # fmt: skip
+def dense_backward(dZ, X, W, kept, act, dX, need_dX, dW, db, need_db, transposed):
+    """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX.
 
-
-def _make_linked_backward(fingerprint):
-    def linked_backward(
-        m, n_in, n_out, kind, function, constant, user, d, x, w, kept, dx, need_dX, dw, db, need_db,
-        transposed,
-    ):  # fmt: skip
-        """Turn d, which holds dY, into dL/dZ and write dW and, if needed, db and dX.
-
-        `kept` is Y or Z, of which the activation's derivative is taken; `transposed` has room for
-        Wᵀ if dX is needed.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        multiply_by_derivative(kind, function, constant, user, m * n_out, d, kept)
-        weight_gradient(m, n_in, n_out, x, n_in, d, n_out, dw, db, need_db != 0, False)
-        if need_dX != 0:
-            if needs_transpose(n_in, n_out):
-                transpose(n_in, n_out, w, n_out, transposed, n_in)
-            layer_input_gradient(m, n_in, n_out, d, n_out, w, transposed, dx, n_in)
-
-    return linked_backward
-
-
-linked_backward = Linked(
-    _make_linked_backward, NOTHING,
-    INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, NUMBER, INTEGER,
-    reals, reals, reals, reals, reals, INTEGER, reals, reals, INTEGER, reals, calls=PRODUCTS,
-)  # fmt: skip
-_linked_backward = linked_backward.call
-
-
-def _make_dense_backward(fingerprint):
-    def dense_backward(
-        dZ, X, W, kept, kind, function, constant, user, dX, need_dX, dW, db, need_db, transposed
-    ):
-        """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        m, n_in = X.shape
-        _linked_backward(
-            m, n_in, W.shape[1], kind, function, constant, user, pointer(dZ), pointer(X),
-            pointer(W), pointer(kept), pointer(dX), int(need_dX), pointer(dW), pointer(db),
-            int(need_db), pointer(transposed),
-        )  # fmt: skip
-
-    return dense_backward
-
-
-dense_backward = Entry(
-    _make_dense_backward, NOTHING,
-    result(2), given(2), given(2), given(2), INTEGER, INTEGER, NUMBER, INTEGER,
-    result(2), FLAG, result(2), result(1), FLAG, result(1), calls=(linked_backward,),
-)  # fmt: skip
+    `kept` is Y or Z, of which the activation's derivative is taken; `transposed` has room for Wᵀ if
+    dX is needed.
+    """
+    (m, n_in), n_out = X.shape, W.shape[1]
+    d, w, wt = pointer(dZ), pointer(W), pointer(transposed)
+    multiply_by_derivative(act, m * n_out, d, pointer(kept))
+    gradient = Affine(n_in, n_out, pointer(dW), pointer(db), need_db)
+    weight_gradient(m, gradient, pointer(X), n_in, d, n_out, False)
+    if need_dX:
+        if needs_transpose(n_in, n_out):
+            transpose(n_in, n_out, w, n_out, wt, n_in)
+        layer = Affine(n_in, n_out, w, w, False)
+        layer_input_gradient(m, layer, d, n_out, wt, pointer(dX), n_in)

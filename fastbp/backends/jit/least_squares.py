@@ -1,60 +1,78 @@
-"""Sums of squares over a part of the rows: their normal equations, and gradients beyond these."""
+"""Sums of squares: their normal equations, and Jᵀr at other parameters."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...maths.robust import HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO
+from ...maths.robust import HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 from ..contract import N_IN, N_OUT
+from . import layout
 from .compiling import (
     FLAG,
     INTEGER,
-    INTEGERS,
     NOTHING,
     NUMBER,
-    NUMBERS,
-    Entry,
-    Linked,
+    Struct,
+    callee,
+    entry,
     given,
-    inner,
-    part,
+    inlined,
+    linked,
     reals,
     result,
 )
-from .losses import HAS_WEIGHTS
+from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
+from .losses import DATA, HAS_WEIGHTS, POINTERS, pointers, rows_from
 from .network import (
-    DELTA,
-    DELTAS,
     FORWARD,
-    N_LAYERS,
-    NEXT_DELTA,
-    SPARE_ROW,
-    TAPE,
-    TILE,
+    NET,
+    PLAN,
     TILES,
-    TRANSPOSED,
-    backward_tile,
-    forward_tile,
-    last_y,
+    backward_rows,
+    forward_rows,
+    last_layer,
     layer_of,
+    net_of,
     number_of_free,
+    room,
     transpose_weights,
+    with_params,
 )
-from .objective import DATA, PLAN, add
+from .objective import add, part_size
 from .product import product
-from .rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
-from .vectors import aligned, as_real, at, copy, pointer
+from .vectors import as_real, at, copy, pointer
 
 # Rows of JᵀJ that are computed together, from the diagonal on: those of a tile, which leaves least
 # below it. Rows of the squares in which it is mirrored.
 _PANEL, _SQUARE = 8, 32
 
+ROBUST = Struct(Robust, INTEGER, NUMBER)
 
-@part
-def _robust_square(kind, scale, r):
+
+class Rooms(NamedTuple):
+    """What normal equations need beside the workspace."""
+
+    block: Any  # rows of J that stand in memory at a time
+    rows: Any  # for these, as many residuals and roots of D, and a vector
+    part: Any  # for the sums over a part of the rows, before they are added
+
+
+ROOMS = Struct(Rooms, INTEGER, result(1), result(1))
+
+
+@inlined
+def rooms_of(rooms):
+    """The rooms of arrays."""
+    return Rooms(rooms.block, pointer(rooms.rows), pointer(rooms.part))
+
+
+@inlined
+def _robust_square(robust, r):
     """scale²·rho((r/scale)²) and rho' there; see `contract.Robust`."""
+    kind, scale = robust.kind, robust.scale
     if kind == LINEAR_RHO:
         return r * r, 1.0
     size = abs(r) / scale
@@ -67,15 +85,18 @@ def _robust_square(kind, scale, r):
     return scale * scale * math.log1p(z), 1 / (1 + z)
 
 
-@inner
-def _sum_of_squares(rho, scale, m, n_out, y, t, weights, weighted, r, roots, derive):
-    """Σ of a tile; if `derive`, the roots of w·rho' and the residuals times them as well."""
-    total = 0.0
+@callee
+def _sum_of_squares(robust, data, m, n_out, y, r, roots, derive):
+    """Σ of m rows, of which y (m, n_out) are the outputs.
+
+    If `derive`, the roots of w·rho' and the residuals times them are written as well.
+    """
+    t, weights, weighted, total = data.targets, data.weights, data.terms[HAS_WEIGHTS], 0.0
     for i in range(m):
         w = np.float64(weights[i]) if weighted else 1.0
         for k in range(i * n_out, (i + 1) * n_out):
             difference = y[k] - t[k]
-            square, slope = _robust_square(rho, scale, np.float64(difference))
+            square, slope = _robust_square(robust, np.float64(difference))
             total += w * square
             if derive:
                 roots[k] = as_real(roots, math.sqrt(w * slope))
@@ -83,7 +104,7 @@ def _sum_of_squares(rho, scale, m, n_out, y, t, weights, weighted, r, roots, der
     return total
 
 
-@part
+@inlined
 def _add_upper_product(depth, n, J, ld, accumulate, JTJ):
     """The upper triangle of JᵀJ for J (depth, n), added if `accumulate`."""
     for i in range(0, n, _PANEL):
@@ -91,181 +112,89 @@ def _add_upper_product(depth, n, J, ld, accumulate, JTJ):
         product(rows, n - i, depth, a, 1, ld, a, ld, c, n, accumulate, c, n)
 
 
-@part
+@inlined
 def _leading(n):
     """How far rows of J are apart: an odd number of cache lines, as few places of the cache are
     shared by rows that are a power of two apart."""
     return (n + 7) // 8 // 2 * 16 + 8
 
 
-def _make_normal_of_part(fingerprint):
-    def normal_of_part(
-        plan, constants, params, terms, x, t, weights, rho, scale,
-        first, count, block, derive, room, normal, space,
-    ):  # fmt: skip
-        """Write JᵀDJ's upper triangle and, behind JᵀDJ, JᵀDr; returns the sum of squares.
-
-        Of `count` rows from the first one on. There is room for `block` rows of J, for as many
-        residuals and roots of D, and for a vector. Unless `derive` there is only the sum.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        n_in, last = layer_of(plan, 0)[N_IN], layer_of(plan, plan[N_LAYERS] - 1)
-        tile, n_out, n_free = plan[TILE], last[N_OUT], number_of_free(plan) if derive else 0
-        tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
-        deltas, spare = at(space, plan[DELTAS]), at(space, plan[SPARE_ROW])
-        residuals, roots, J = room, at(room, block), at(room, 2 * block)
-        step, ld = samples_of_deltas(n_out) if derive else tile, _leading(n_free)
-        JTr = at(normal, n_free * n_free)
-        if derive:
-            transpose_weights(plan, params, False, transposed)
-        total, filled, blocks = 0.0, 0, 0
-        for i in range(0, count, step):
-            m, place = min(step, count - i), first + i
-            xi, depth = at(x, place * n_in), m * n_out
-            forward_tile(plan, constants, params, xi, m, tape, tile, 0)
-            total += _sum_of_squares(
-                rho, scale, m, n_out, last_y(plan, tape, tile, 0), at(t, place * n_out),
-                at(weights, place), terms[HAS_WEIGHTS], at(residuals, filled), at(roots, filled),
-                derive,
-            )  # fmt: skip
-            if not derive:
-                continue
-            d = deltas_of(plan, last, deltas)
-            set_unit_rows(m, n_out, d)
-            for j in range(depth):
-                d[j * n_out + j % n_out] = roots[filled + j]
-            rows_of_jacobian(
-                plan, constants, params, transposed, xi, m, n_out, tape, tile, deltas, spare, True,
-                at(J, filled * ld), ld,
-            )  # fmt: skip
-            filled += depth
-            if filled + step * n_out <= block and i + m < count:
-                continue
-            _add_upper_product(filled, n_free, J, ld, blocks > 0, normal)
-            product(1, n_free, filled, residuals, 0, 1, J, ld, JTr, 0, blocks > 0, JTr, 0)
-            filled, blocks = 0, blocks + 1
-        return total
-
-    return normal_of_part
-
-
-_linked_normal_of_part = Linked(
-    _make_normal_of_part, NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, reals, reals, reals, INTEGER, NUMBER,
-    INTEGER, INTEGER, INTEGER, FLAG, reals, reals, reals, calls=(*FORWARD, *ROWS),
+@linked(
+    NUMBER, NET, POINTERS, ROBUST, INTEGER, INTEGER, Struct(Rooms, INTEGER, reals, reals), FLAG,
+    reals, calls=(*FORWARD, *ROWS),
 )  # fmt: skip
-normal_of_part = _linked_normal_of_part.call
+def normal_of_part(net, data, robust, first, count, rooms, derive, normal):
+    """Write JᵀDJ's upper triangle and, behind JᵀDJ, JᵀDr; returns the sum of squares.
+
+    Of `count` rows from the first one on. Unless `derive` there is only the sum.
+    """
+    n_in, last, block = layer_of(net, 0)[N_IN], last_layer(net), rooms.block
+    n_out, n_free = last[N_OUT], number_of_free(net) if derive else 0
+    residuals, roots, J = rooms.rows, at(rooms.rows, block), at(rooms.rows, 2 * block)
+    step, ld = samples_of_deltas(n_out) if derive else net.plan[layout.TILE], _leading(n_free)
+    JTr = at(normal, n_free * n_free)
+    if derive:
+        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    total, filled, blocks = 0.0, 0, 0
+    for i in range(0, count, step):
+        m, rows = min(step, count - i), rows_from(data, first + i, n_in)
+        depth, y = m * n_out, forward_rows(net, rows.x, m)
+        total += _sum_of_squares(
+            robust, rows, m, n_out, y, at(residuals, filled), at(roots, filled), derive
+        )
+        if not derive:
+            continue
+        d = deltas_of(net, last)
+        set_unit_rows(m, n_out, d)
+        for j in range(depth):
+            d[j * n_out + j % n_out] = roots[filled + j]
+        rows_of_jacobian(net, rows.x, m, n_out, True, at(J, filled * ld), ld)
+        filled += depth
+        if filled + step * n_out <= block and i + m < count:
+            continue
+        _add_upper_product(filled, n_free, J, ld, blocks > 0, normal)
+        product(1, n_free, filled, residuals, 0, 1, J, ld, JTr, 0, blocks > 0, JTr, 0)
+        filled, blocks = 0, blocks + 1
+    return total
 
 
-@inner
-def _weigh_residuals(rho, scale, m, n_out, y, t, weights, weighted, d):
+@callee
+def _weigh_residuals(robust, data, m, n_out, y, d):
     """d, the outputs at the other parameters, becomes D r there, where D is that of r = y - t."""
+    t, weights, weighted = data.targets, data.weights, data.terms[HAS_WEIGHTS]
     for i in range(m):
         w = np.float64(weights[i]) if weighted else 1.0
         for k in range(i * n_out, (i + 1) * n_out):
-            _, slope = _robust_square(rho, scale, np.float64(y[k] - t[k]))
+            _, slope = _robust_square(robust, np.float64(y[k] - t[k]))
             d[k] = as_real(d, w * slope) * (d[k] - t[k])
 
 
-def _make_beyond_of_part(fingerprint):
-    def beyond_of_part(
-        plan, constants, params, terms, x, t, weights, rho, scale,
-        first, count, moved, gradient, space,
-    ):  # fmt: skip
-        """Write JᵀD r(moved) of `count` rows from the first one on, for all parameters."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n_in, n_out = layer_of(plan, 0)[N_IN], layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
-        tile, tape, transposed = plan[TILE], at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
-        d, next_d, y = (
-            at(space, plan[DELTA]),
-            at(space, plan[NEXT_DELTA]),
-            last_y(plan, tape, tile, 0),
-        )
-        transpose_weights(plan, params, False, transposed)
-        for i in range(0, count, tile):
-            m, place = min(tile, count - i), first + i
-            xi = at(x, place * n_in)
-            forward_tile(plan, constants, moved, xi, m, tape, tile, 0)
-            copy(d, y, m * n_out)
-            forward_tile(plan, constants, params, xi, m, tape, tile, 0)
-            _weigh_residuals(
-                rho, scale, m, n_out, y, at(t, place * n_out), at(weights, place),
-                terms[HAS_WEIGHTS], d,
-            )  # fmt: skip
-            backward_tile(
-                plan, constants, params, transposed, xi, m, tape, tile, 0,
-                d, next_d, gradient, True, i > 0, next_d, False,
-            )  # fmt: skip
+@linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, calls=TILES)
+def jtr_of_part(net, data, robust, first, count, moved, gradient):
+    """Write JᵀD r(moved) of `count` rows from the first one on, for all parameters."""
+    n_in, n_out, tile = layer_of(net, 0)[N_IN], last_layer(net)[N_OUT], net.plan[layout.TILE]
+    d, there = room(net, layout.DELTA), with_params(net, moved)
+    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    for i in range(0, count, tile):
+        m, rows = min(tile, count - i), rows_from(data, first + i, n_in)
+        copy(d, forward_rows(there, rows.x, m), m * n_out)
+        _weigh_residuals(robust, rows, m, n_out, forward_rows(net, rows.x, m), d)
+        backward_rows(net, rows.x, m, gradient, i > 0)
 
-    return beyond_of_part
-
-
-_linked_beyond_of_part = Linked(
-    _make_beyond_of_part, NOTHING,
-    INTEGERS, NUMBERS, reals, INTEGERS, reals, reals, reals, INTEGER, NUMBER,
-    INTEGER, INTEGER, reals, reals, reals, calls=TILES,
-)  # fmt: skip
-beyond_of_part = _linked_beyond_of_part.call
 
 # What an entry that calls these functions declares.
-PARTS = (*TILES, *ROWS, _linked_normal_of_part, _linked_beyond_of_part)
+PARTS = (*TILES, *ROWS, normal_of_part, jtr_of_part)
 
 
-def _make_normal_equations(fingerprint):
-    def normal_equations(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        first, count, block, derive, room, normal, workspace,
-    ):  # fmt: skip
-        """`normal_of_part` for Python."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        return normal_of_part(
-            pointer(plan), pointer(constants), pointer(params), pointer(terms), pointer(X),
-            pointer(targets), pointer(weights), rho, scale, first, count, block, derive,
-            pointer(room), pointer(normal), aligned(pointer(workspace)),
-        )  # fmt: skip
-
-    return normal_equations
-
-
-normal_equations = Entry(
-    _make_normal_equations, NUMBER,
-    *PLAN, given(1), *DATA, INTEGER, NUMBER, INTEGER, INTEGER, INTEGER, FLAG, result(1), result(2),
-    result(1), calls=PARTS,
-)  # fmt: skip
-
-
-def _make_gradient_beyond(fingerprint):
-    def gradient_beyond(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        first, count, moved, gradient, workspace,
-    ):  # fmt: skip
-        """`beyond_of_part` for Python."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        beyond_of_part(
-            pointer(plan), pointer(constants), pointer(params), pointer(terms), pointer(X),
-            pointer(targets), pointer(weights), rho, scale, first, count, pointer(moved),
-            pointer(gradient), aligned(pointer(workspace)),
-        )  # fmt: skip
-
-    return gradient_beyond
-
-
-gradient_beyond = Entry(
-    _make_gradient_beyond, NOTHING,
-    *PLAN, given(1), *DATA, INTEGER, NUMBER, INTEGER, INTEGER, given(1), result(1), result(1),
-    calls=PARTS,
-)  # fmt: skip
-
-
-@part
-def add_normal(n, total, addend):
+@inlined
+def _add_normal(n, total, addend):
     """Add normal equations to others; of JᵀDJ there is the upper triangle."""
     for i in range(n):
         add(n - i, at(total, i * n + i), at(addend, i * n + i))
     add(n, at(total, n * n), at(addend, n * n))
 
 
-@part
+@inlined
 def mirror(n, A):
     """Copy the upper triangle of A (n, n) to the lower one."""
     for i0 in range(0, n, _SQUARE):
@@ -275,25 +204,52 @@ def mirror(n, A):
                     A[j * n + i] = A[i * n + j]
 
 
-def _make_add_part(fingerprint):
-    def add_part(total, addend):
-        """`add_normal` for Python."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        add_normal(total.shape[1], pointer(total), pointer(addend))
+@callee
+def normal_of_rows(net, data, robust, n, rooms, derive, normal):
+    """`normal_of_part` for all n rows, part after part."""
+    total, size = 0.0, part_size(n)
+    for first in range(0, n, size):
+        count, of_part = min(size, n - first), normal if first == 0 else rooms.part
+        total += normal_of_part(net, data, robust, first, count, rooms, derive, of_part)
+        if first > 0 and derive:
+            _add_normal(number_of_free(net), normal, of_part)
+    return total
 
-    return add_part
+
+@callee
+def jtr_of_rows(net, data, robust, n, n_params, moved, gradient, room_of_part):
+    """`jtr_of_part` for all n rows, part after part."""
+    size = part_size(n)
+    for first in range(0, n, size):
+        count, of_part = min(size, n - first), gradient if first == 0 else room_of_part
+        jtr_of_part(net, data, robust, first, count, moved, of_part)
+        if first > 0:
+            add(n_params, gradient, of_part)
 
 
-add_part = Entry(_make_add_part, NOTHING, result(2), given(2))
+@entry(
+    NUMBER, PLAN, given(1), DATA, ROBUST, ROOMS, FLAG, result(2), result(1), calls=PARTS,
+)  # fmt: skip
+def normal_equations(plan, params, data, robust, rooms, derive, normal, workspace):
+    """Write JᵀDJ and, below it, JᵀDr (n_free + 1, n_free); returns the sum of squares.
 
-
-def _make_complete(fingerprint):
-    def complete(normal):
-        """`mirror` for Python, of JᵀDJ in normal equations."""
-        _ = fingerprint  # see compiling.source_fingerprint
+    Unless `derive` there is only the sum.
+    """
+    net, n = net_of(plan, params, workspace), data.x.shape[0]
+    total = normal_of_rows(
+        net, pointers(data), robust, n, rooms_of(rooms), derive, pointer(normal)
+    )  # fmt: skip
+    if derive:
         mirror(normal.shape[1], pointer(normal))
+    return total
 
-    return complete
 
-
-complete = Entry(_make_complete, NOTHING, result(2))
+@entry(
+    NOTHING, PLAN, given(1), DATA, ROBUST, given(1), result(1), result(1), result(1), calls=PARTS,
+)  # fmt: skip
+def jtr_at(plan, params, data, robust, moved, gradient, room_of_part, workspace):
+    """Write JᵀD r(moved) (n_params,)."""
+    jtr_of_rows(
+        net_of(plan, params, workspace), pointers(data), robust, data.x.shape[0], params.size,
+        pointer(moved), pointer(gradient), pointer(room_of_part),
+    )  # fmt: skip

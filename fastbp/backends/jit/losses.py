@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 
 from ...maths.losses import (
     ABSOLUTE,
@@ -35,9 +34,22 @@ from ...maths.losses import (
 from ...maths.user_functions import PairFunctions
 from .. import user_code
 from . import elementary
-from .compiling import FLAG, INTEGER, INTEGERS, NUMBER, Family, part, reals
-from .interpreted import intrinsic
-from .product import linked_transpose, transpose
+from .compiling import (
+    FLAG,
+    INTEGER,
+    INTEGERS,
+    NUMBER,
+    NUMBERS,
+    Struct,
+    family,
+    given,
+    given_doubles,
+    given_integers,
+    inlined,
+    reals,
+)
+from .intrinsics import element_of, emits, same
+from .product import transpose
 from .vectors import (
     VECTOR_BYTES,
     Lanes,
@@ -47,8 +59,8 @@ from .vectors import (
     at,
     call_c_for_number,
     elementwise,
-    elementwise_of,
     loop,
+    pointer,
     room_for,
     vector_width,
     widened,
@@ -240,52 +252,32 @@ def _second_formula(kind: int) -> Callable:
     return second
 
 
-_first = elementwise_of(_first_formula, 3, 1, total=True)
-_first_weighted = elementwise_of(_weighted_formula, 4, 1, total=True)
-_second = elementwise_of(_second_formula, 4, 1)
+_first = elementwise(_first_formula, 3, 1, total=True, by_kind=True)
+_first_weighted = elementwise(_weighted_formula, 4, 1, total=True, by_kind=True)
+_second = elementwise(_second_formula, 4, 1, by_kind=True)
 
 _sum = elementwise(lambda x: (x,), 1, 0, total=True)
 _times = elementwise(lambda x, u: (x * u,), 2, 1)
 
 
-def _make_loss(fingerprint, kind):
-    """The function of a loss.
-
-    Its arguments are order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
-    user, d, scratch; it returns Σ ℓ of m rows, if the order is FIRST. d becomes factor·dℓ/dy, or
-    with SECOND factor·(d²ℓ/dy²)u. `user` is the address of a user's own functions; scratch has room
-    for m·n_out numbers and for two rows of whole vectors per output. Only those that
-    `takes_weights` names get weights and, as softmax does, an `ld` other than 0: then units of y
-    and d lie so far apart, rows side by side.
-    """
-    if kind in ELEMENTWISE:
-        return _make_elementwise(fingerprint, kind)
-    return _OTHERS[kind](fingerprint, kind)
-
-
-def _make_elementwise(fingerprint, kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
-        _ = fingerprint  # see compiling.source_fingerprint
+def _elementwise(kind):
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        m, y, t = rows.m, rows.y, rows.t
         f, c = as_real(d, factor), as_real(d, constant)
-        if weighted:
-            return _first_weighted(kind, m, d, y, t, weights, f, c)
+        if rows.weighted:
+            return _first_weighted(kind, m, d, y, t, rows.weights, f, c)
         if order == FIRST:
-            return _first(kind, m * n_out, d, y, t, f, c)
-        _second(kind, m * n_out, d, y, t, u, f, c)
+            return _first(kind, m * rows.n_out, d, y, t, f, c)
+        _second(kind, m * rows.n_out, d, y, t, u, f, c)
         return 0.0
 
     return loss
 
 
-def _make_user(fingerprint, kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
-        _ = fingerprint, kind
-        n, nothing = m * n_out, 0  # instead of the weights, which are in the factor
-        total = call_c_for_number(user, order, n, y, t, nothing, as_real(d, factor), d)
+def _user(kind):
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        n, nothing = rows.m * rows.n_out, 0  # instead of the weights, which are in the factor
+        total = call_c_for_number(user, order, n, rows.y, rows.t, nothing, as_real(d, factor), d)
         if order == SECOND:
             _times(n, d, u)
         return total
@@ -299,62 +291,47 @@ def _make_user(fingerprint, kind):
 _MOST_LANES = VECTOR_BYTES // 4
 
 
-@intrinsic(prefer_literal=True)
-def _softmax_of_lanes(
-    typingctx: Any,
-    kind: Any,
-    rows: Any,
-    n: Any,
-    y: Any,
-    y_unit: Any,  # how far units are apart
-    t: Any,  # a vector for each unit; or one of the labels
-    weights: Any,  # a vector
-    factor: Any,
-    d: Any,
-    d_unit: Any,
-) -> Any:
+@emits(
+    NUMBER, same, INTEGER, INTEGER, same, INTEGER, same, same, element_of(3), same, INTEGER,
+    prefer_literal=True,
+)  # fmt: skip
+def _softmax_of_lanes(code, kind, rows, n, y, y_unit, t, weights, factor, d, d_unit):
     """Σ w ℓ of as many rows as a vector has lanes, or fewer; d becomes factor·w·dℓ/dy."""
-    i8, of_labels = types.int64, kind.literal_value == SOFTMAX_CE_LABELS
-    signature = types.float64(kind, i8, i8, y, i8, t, weights, y.dtype, d, i8)
+    builder, of_labels = code.builder, code.types[0].literal_value == SOFTMAX_CE_LABELS
+    lanes = Lanes(builder, code.types[3].dtype)
+    first, second, zero = ir.IntType(64)(0), ir.IntType(64)(1), lanes.constant(0)
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        _, rows, n, y, y_unit, t, weights, factor, d, d_unit = args
-        lanes = Lanes(builder, signature.args[3].dtype)
-        first, second, zero = ir.IntType(64)(0), ir.IntType(64)(1), lanes.constant(0)
+    def unit(start: ir.Value, stride: ir.Value, j: ir.Value) -> ir.Value:
+        return builder.gep(start, [builder.mul(stride, j)])
 
-        def unit(start: ir.Value, stride: ir.Value, j: ir.Value) -> ir.Value:
-            return builder.gep(start, [builder.mul(stride, j)])
+    def in_class(j: ir.Value, yes: Vector) -> Vector:
+        """Something where the row's target is class j, times its share of it."""
+        if of_labels:
+            number = lanes.splat(builder.sitofp(j, lanes.type.element))
+            return yes.where(number.equals(lanes.load(t)), 0.0)
+        return yes * lanes.load(unit(t, ir.IntType(64)(lanes.width), j))
 
-        def in_class(j: ir.Value, yes: Vector) -> Vector:
-            """Something where the row's target is class j, times its share of it."""
-            if of_labels:
-                number = lanes.splat(builder.sitofp(j, lanes.type.element))
-                return yes.where(number.equals(lanes.load(t)), 0.0)
-            return yes * lanes.load(unit(t, ir.IntType(64)(lanes.width), j))
-
-        top = Sums(lanes, [lanes.load(y)])
-        with loop(builder, second, n, 1) as j:
-            (most,), yj = top.get(), lanes.load(unit(y, y_unit, j))
-            top.set([most.where(yj <= most, yj)])  # NaN passes
-        (most,) = top.get()
-        sums = Sums(lanes, [zero, zero, zero])
-        with loop(builder, first, n, 1) as j:
-            v = lanes.load(unit(y, y_unit, j)) - most
-            e = elementary.exp(v)
-            lanes.store(e, unit(d, d_unit, j))
-            total, dot, share = sums.get()
-            sums.set([total + e, dot + in_class(j, v), share + in_class(j, lanes.constant(1))])
+    top = Sums(lanes, [lanes.load(y)])
+    with loop(builder, second, n, 1) as j:
+        (most,), yj = top.get(), lanes.load(unit(y, y_unit, j))
+        top.set([most.where(yj <= most, yj)])  # NaN passes
+    (most,) = top.get()
+    sums = Sums(lanes, [zero, zero, zero])
+    with loop(builder, first, n, 1) as j:
+        v = lanes.load(unit(y, y_unit, j)) - most
+        e = elementary.exp(v)
+        lanes.store(e, unit(d, d_unit, j))
         total, dot, share = sums.get()
-        w = lanes.load(weights)
-        scale = w * lanes.splat(factor)
-        of_all = share * scale / total
-        with loop(builder, first, n, 1) as j:
-            place = unit(d, d_unit, j)
-            lanes.store(lanes.load(place) * of_all - in_class(j, scale), place)
-        loss = w * (share * elementary.log(total) - dot)
-        return widened(loss.where(lanes.first(rows), 0.0)).sum()
-
-    return signature, codegen
+        sums.set([total + e, dot + in_class(j, v), share + in_class(j, lanes.constant(1))])
+    total, dot, share = sums.get()
+    w = lanes.load(weights)
+    scale = w * lanes.splat(factor)
+    of_all = share * scale / total
+    with loop(builder, first, n, 1) as j:
+        place = unit(d, d_unit, j)
+        lanes.store(lanes.load(place) * of_all - in_class(j, scale), place)
+    loss = w * (share * elementary.log(total) - dot)
+    return widened(loss.where(lanes.first(rows), 0.0)).sum()
 
 
 _exp = elementwise(lambda x: (elementary.exp(x),), 1, 1)
@@ -362,35 +339,34 @@ _dot = elementwise(lambda x, y: (x * y,), 2, 0, total=True)
 _times_centred = elementwise(lambda x, u, mean, a: (x * (u - mean) * a,), 2, 1)
 
 
-def _make_softmax(fingerprint, kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
-        _ = fingerprint  # see compiling.source_fingerprint
+def _softmax(kind):
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        m, n_out, ld, y, t = rows.m, rows.n_out, rows.ld, rows.y, rows.t
+        labels, weights, weighted = rows.labels, rows.weights, rows.weighted
         if order == FIRST:
             width, total = vector_width(d), 0.0
             f, block, targets = as_real(d, factor), scratch, at(scratch, n_out * width)
             numbers, w = room_for(d, _MOST_LANES), room_for(d, _MOST_LANES)
             for i in range(0, m, width):
-                rows = min(width, m - i)
+                count = min(width, m - i)
                 for j in range(width):
-                    w[j] = weights[i + j] if weighted and j < rows else as_real(d, 1.0)
+                    w[j] = weights[i + j] if weighted and j < count else as_real(d, 1.0)
                 if kind == SOFTMAX_CE_LABELS:
-                    for j in range(rows):
+                    for j in range(count):
                         numbers[j] = as_real(d, labels[i + j])
                     targets = numbers
                 else:
-                    transpose(rows, n_out, at(t, i * n_out), n_out, targets, width)
+                    transpose(count, n_out, at(t, i * n_out), n_out, targets, width)
                 if ld > 0:
                     total += _softmax_of_lanes(
-                        kind, rows, n_out, at(y, i), ld, targets, w, f, at(d, i), ld
+                        kind, count, n_out, at(y, i), ld, targets, w, f, at(d, i), ld
                     )
                 else:
-                    transpose(rows, n_out, at(y, i * n_out), n_out, block, width)
+                    transpose(count, n_out, at(y, i * n_out), n_out, block, width)
                     total += _softmax_of_lanes(
-                        kind, rows, n_out, block, width, targets, w, f, block, width
+                        kind, count, n_out, block, width, targets, w, f, block, width
                     )
-                    transpose(n_out, rows, block, width, at(d, i * n_out), n_out)
+                    transpose(n_out, count, block, width, at(d, i * n_out), n_out)
             return total
         for i in range(m):
             yi, ti, di, ui = at(y, i * n_out), at(t, i * n_out), at(d, i * n_out), at(u, i * n_out)
@@ -449,11 +425,9 @@ _kl = elementwise(_kl_formula, 4, 2, total=True)
 _kl_second = elementwise(_kl_second_formula, 5, 2)
 
 
-def _make_gaussian(fingerprint, kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
-        _ = fingerprint  # see compiling.source_fingerprint
+def _gaussian(kind):
+    def loss(order, rows, u, factor, constant, user, d, scratch):
+        m, n_out, y, t = rows.m, rows.n_out, rows.y, rows.t
         k, f = n_out // 2, as_real(d, factor)
         total = 0.0
         for i in range(m):
@@ -473,14 +447,11 @@ def _make_gaussian(fingerprint, kind):
     return loss
 
 
-def _make_margin_ranking(fingerprint, kind):
-    def loss(
-        order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant, user, d, scratch
-    ):  # fmt: skip
+def _margin_ranking(kind):
+    def loss(order, rows, u, factor, constant, user, d, scratch):
         # Rows 2i and 2i + 1 are a pair, better and worse.
-        _ = fingerprint, kind
-        total = 0.0
-        for i in range(0, m, 2):
+        y, total = rows.y, 0.0
+        for i in range(0, rows.m, 2):
             slack = constant - (np.float64(y[i]) - np.float64(y[i + 1]))
             down = 0.0
             if order == FIRST and not slack <= 0.0:
@@ -494,20 +465,43 @@ def _make_margin_ranking(fingerprint, kind):
 
 
 _OTHERS = {
-    USER_LOSS: _make_user,
-    SOFTMAX_CE: _make_softmax,
-    SOFTMAX_CE_LABELS: _make_softmax,
-    GAUSSIAN_NLL: _make_gaussian,
-    GAUSSIAN_KL: _make_gaussian,
-    MARGIN_RANKING: _make_margin_ranking,
+    USER_LOSS: _user,
+    SOFTMAX_CE: _softmax,
+    SOFTMAX_CE_LABELS: _softmax,
+    GAUSSIAN_NLL: _gaussian,
+    GAUSSIAN_KL: _gaussian,
+    MARGIN_RANKING: _margin_ranking,
 }
 
-_functions = Family(
-    _make_loss, NUMBER,
-    INTEGER, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG, reals, NUMBER, NUMBER,
-    INTEGER, reals, reals, calls=(linked_transpose,), kinds={*ELEMENTWISE, *_OTHERS},
+
+class LossRows(NamedTuple):
+    """Rows of which a loss is taken."""
+
+    m: Any  # how many
+    n_out: Any
+    ld: Any  # 0 if y and d are (m, n_out); else they lie transposed, units so far apart
+    y: Any
+    t: Any  # (m, n_targets)
+    labels: Any  # (m,)
+    weights: Any  # (m,)
+    weighted: Any  # whether the weights count
+
+
+@family(
+    NUMBER, INTEGER,
+    Struct(LossRows, INTEGER, INTEGER, INTEGER, reals, reals, INTEGERS, reals, FLAG), reals, NUMBER,
+    NUMBER, INTEGER, reals, reals, calls=(transpose,), kinds={*ELEMENTWISE, *_OTHERS},
 )  # fmt: skip
-call_loss = _functions.call
+def call_loss(kind):
+    """The function of a loss; jitted code calls it by its address.
+
+    Its arguments are order, rows, u, factor, constant, user, d, scratch; it returns Σ ℓ of the
+    rows, if the order is FIRST. d becomes factor·dℓ/dy, or with SECOND factor·(d²ℓ/dy²)u. `user` is
+    the address of a user's own functions; scratch has room for m·n_out numbers and for two rows of
+    whole vectors per output. Only those that `_takes_weights` names get weights, and only softmax
+    an `ld` other than 0.
+    """
+    return _elementwise(kind) if kind in ELEMENTWISE else _OTHERS[kind](kind)
 
 
 # A problem is, for compiled code, a vector of integers and one of numbers: the loss's kind, the
@@ -517,44 +511,81 @@ LOSS, LOSS_FUNCTION, USER_LOSS_FUNCTION, N_TARGETS, HAS_WEIGHTS = range(5)
 SCALE, CONSTANT, L2, L1, GROUP = range(5)
 
 
-@part
+class Data(NamedTuple):
+    """The loss and the data of a problem: arrays, or in compiled code pointers to them."""
+
+    terms: Any
+    numbers: Any
+    x: Any  # (n, n_in)
+    targets: Any  # (n, n_targets), or empty if there are labels
+    labels: Any  # int64 (n,), or empty
+    weights: Any  # (n,), or empty
+
+
+DATA = Struct(
+    Data, given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1)
+)
+POINTERS = Struct(Data, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals)
+
+
+@inlined
+def pointers(data):
+    """The pointers to arrays."""
+    return Data(
+        pointer(data.terms), pointer(data.numbers), pointer(data.x), pointer(data.targets),
+        pointer(data.labels), pointer(data.weights),
+    )  # fmt: skip
+
+
+@inlined
+def rows_from(data, first, n_in):
+    """The data from a row on, of n_in columns."""
+    return Data(
+        data.terms, data.numbers, at(data.x, first * n_in),
+        at(data.targets, first * data.terms[N_TARGETS]), at(data.labels, first),
+        at(data.weights, first),
+    )  # fmt: skip
+
+
+@inlined
 def is_softmax(terms):
     """Whether the loss is cross-entropy of softmax."""
     return terms[LOSS] == SOFTMAX_CE or terms[LOSS] == SOFTMAX_CE_LABELS
 
 
-@part
+@inlined
 def _takes_weights(order, terms, n_out):
     """Whether a loss's function takes weights; others get one row at a time."""
     whole_rows = is_softmax(terms) or (n_out == 1 and terms[LOSS] in _ELEMENTWISE)
     return order == FIRST and whole_rows
 
 
-@part
-def loss_of_rows(
-    order, terms, numbers, m, n_out, ld, y, t, labels, weights, u, factor, d, scratch
-):  # fmt: skip
-    """Σ_i w_i ℓ_i of m rows; d becomes factor·w_i·dℓ_i/dy_i, or what else the order says."""
-    function, user, constant = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION], numbers[CONSTANT]
-    weighted = terms[HAS_WEIGHTS] != 0
+@inlined
+def loss_of_rows(order, data, m, n_out, ld, y, u, factor, d, scratch):
+    """Σ_i w_i ℓ_i of the first m rows of the data; d becomes factor·w_i·dℓ_i/dy_i.
+
+    Or what else the order says; y, d and `ld` are as in `LossRows`.
+    """
+    terms, t, labels, weights = data.terms, data.targets, data.labels, data.weights
+    function, user = terms[LOSS_FUNCTION], terms[USER_LOSS_FUNCTION]
+    constant, weighted = data.numbers[CONSTANT], terms[HAS_WEIGHTS] != 0
     if not weighted or _takes_weights(order, terms, n_out):
-        return call_loss(
-            function, order, m, n_out, ld, y, t, labels, weights, weighted, u, factor, constant,
-            user, d, scratch,
-        )  # fmt: skip
+        rows = LossRows(m, n_out, ld, y, t, labels, weights, weighted)
+        return call_loss(function, order, rows, u, factor, constant, user, d, scratch)
     total = 0.0
     together = 2 if terms[LOSS] == MARGIN_RANKING else 1
     for i in range(0, m, together):
-        w, row = np.float64(weights[i]), i * n_out
+        w, k = np.float64(weights[i]), i * n_out
+        rows = LossRows(
+            together, n_out, 0, at(y, k), at(t, i * terms[N_TARGETS]), at(labels, i), weights, False
+        )
         total += w * call_loss(
-            function, order, together, n_out, 0, at(y, row), at(t, i * terms[N_TARGETS]),
-            at(labels, i), weights, False, at(u, row), factor * w, constant, user, at(d, row),
-            scratch,
-        )  # fmt: skip
+            function, order, rows, at(u, k), factor * w, constant, user, at(d, k), scratch
+        )
     return total
 
 
 def addresses(kind: int, functions: PairFunctions | None, dtype: np.dtype) -> tuple[int, int]:
     """Of a loss's function, and of the user's own functions or 0."""
     user = 0 if functions is None else user_code.address(functions, dtype)
-    return _functions.address(dtype, kind), user
+    return call_loss.address(dtype, kind), user

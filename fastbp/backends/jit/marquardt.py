@@ -1,7 +1,6 @@
 """Levenberg and Marquardt's method: `backends.marquardt`, which explains it, step by step.
 
-A search asks for what it needs of the rows, and goes on from the answer. So one compiled function
-serves a thread that computes the answers itself, and several that share them.
+The names and the order of what is computed are those of `marquardt.Search`.
 """
 
 from __future__ import annotations
@@ -9,63 +8,70 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
+from ...maths import marquardt
 from ...maths.marquardt import (
-    DECAY,
-    EXACT,
     FLAT,
-    LEAST_LENGTH,
-    LEAST_MU,
-    LONGEST_BEND,
     MU,
     NFEV,
     NIT,
     NJEV,
-    PROBE,
-    PROMISED,
     RHO,
-    ROUNDED,
     RUNNING,
     SHORT,
     SMALL,
     SQUARES,
     STATUS,
-    STRAIGHT,
     STUCK,
-    TOO_LITTLE,
-    UNSEEN,
     USED,
 )
 from ..tiling import FACTOR_ROWS
 from .cholesky import factor, solve
-from .compiling import FLAG, INTEGER, NUMBER, Entry, given, given_integers, inner, part, result
-from .least_squares import PARTS, add_normal, beyond_of_part, mirror, normal_of_part
-from .objective import DATA, PLAN, add, part_size
-from .vectors import aligned, at, copy, elementwise, pointer
-
-# What a search may ask for: the linear model at the first point, the gradient beyond, the sum of
-# squares or the linear model at the trial, and that again which was replaced in vain. It STARTs
-# with no answer, and asks for nothing at its END.
-START, FIRST_MODEL, BEYOND, TOTAL, MODEL, OLD_MODEL, END = range(7)
-# What follows an answer, if it is not a question: a step has been taken, or will not be.
-_READY, _FAILED = -1, -2
+from .compiling import INTEGER, Struct, callee, entry, given, given_integers, inlined, result
+from .least_squares import PARTS, ROBUST, ROOMS, jtr_of_rows, mirror, normal_of_rows, rooms_of
+from .losses import DATA, pointers
+from .network import PLAN, net_of, with_params
+from .objective import add
+from .vectors import at, copy, elementwise, pointer
 
 # `contract.Rules` as numbers, with 0 for None, and the goal.
 MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_RULES = range(11)
 
-# The numbers of a trial: the sum of squares that was asked for, the steps taken, the sum with the
-# prior and the steepest gradient where the search stands; and what `_Trial` and `Search` say.
+# The numbers of a trial: the sum of squares there, the steps taken, the sum with the prior and the
+# steepest gradient where the search stands; and what `_Trial` and `Search` say.
 (
-    ANSWER, TAKEN, SUM, STEEPEST, NU, PREDICTED, GAIN, IS_SMALL, IS_SHORT, PROMISES, PROMISED_ONCE,
-    N_NUMBERS,
+    SQUARES_THERE, TAKEN, SUM, STEEPEST, NU, PREDICTED, GAIN, IS_SMALL, IS_SHORT, PROMISES,
+    PROMISED_ONCE, N_NUMBERS,
 ) = range(12)  # fmt: skip
 
 
+class SearchArrays(NamedTuple):
+    """A search as Python hands it over: arrays of `Descent`, and those it works with."""
+
+    params: Any  # (n_params,)
+    prior: Any  # (n,) as all that follow, where nothing is said
+    normal: Any  # (n + 1, n)
+    scales: Any
+    state: Any  # (8,)
+    free: Any  # int64: where the free parameters are
+    rules: Any  # (N_RULES,)
+    there: Any  # (n_params,)
+    jtr: Any  # (n_params,)
+    trial: Any  # (N_NUMBERS,)
+    space: Any  # (space_for(n),)
+
+
+SEARCH = Struct(
+    SearchArrays, result(1), given(1), result(2), result(1), result(1), given_integers(1), given(1),
+    result(1), result(1), result(1), result(1),
+)  # fmt: skip
+
+
 class _Search(NamedTuple):
-    """Pointers to all of a search; the names are `Descent`'s and those of its rules."""
+    """All of a search; most are pointers, under the names of `SearchArrays`."""
 
     n: Any  # free parameters
     n_params: Any
-    free: Any  # their places
+    free: Any
     params: Any
     prior: Any
     normal: Any
@@ -75,7 +81,7 @@ class _Search(NamedTuple):
     records: Any
     count: Any  # of the records there is room for
     there: Any  # parameters where the rows are looked at
-    beyond: Any  # the gradient for all parameters
+    jtr: Any  # Jᵀr there, for all parameters
     trial: Any
     x: Any
     gradient: Any
@@ -84,6 +90,11 @@ class _Search(NamedTuple):
     bend: Any
     negative: Any
     U: Any
+    net: Any  # at `params`
+    data: Any
+    n_rows: Any
+    robust: Any
+    rooms: Any
 
 
 _VECTORS = 5
@@ -97,12 +108,12 @@ def space_for(n):
 _weighted_squares = elementwise(lambda v, scales: (v * v * scales,), 2, 0, total=True)
 
 
-@part
+@inlined
 def _length(s, v):
     return math.sqrt(_weighted_squares(s.n, v, s.scales))
 
 
-@inner
+@callee
 def _move(s, share):
     """Go that share of the step to look there."""
     copy(s.there, s.params, s.n_params)
@@ -111,7 +122,7 @@ def _move(s, share):
         s.there[i] = s.params[i] + share * s.step[k]
 
 
-@inner
+@callee
 def _prior_of(s, params):
     total = 0.0
     for k in range(s.n):
@@ -120,7 +131,7 @@ def _prior_of(s, params):
     return total
 
 
-@inner
+@callee
 def _arrive(s, fresh):
     """Be at the parameters that `normal` is for; `fresh` if they are new, so that scales follow."""
     n, rules = s.n, s.rules
@@ -140,13 +151,13 @@ def _arrive(s, fresh):
         return
     for i in range(n):
         measured = mean if rules[UNIFORM] else s.normal[i * n + i] + s.prior[i]
-        scale = max(measured, DECAY * s.scales[i])
+        scale = max(measured, marquardt.DECAY * s.scales[i])
         s.scales[i] = scale if scale > 0 else 1.0
     flat = steepest <= rules[MIN_GRAD] or not cosine > rules[GTOL]
     s.state[STATUS] = FLAT if flat else RUNNING
 
 
-@inner
+@callee
 def _first_order(s):
     """Find the step of the linear model; its factor stays in U. Whether there is one."""
     n, mu, predicted = s.n, s.state[MU], 0.0
@@ -164,67 +175,46 @@ def _first_order(s):
     return math.isfinite(predicted)
 
 
-@inner
-def _propose(s):
-    """A step with the present damping: what to ask for it, or _FAILED."""
-    trial = s.trial
-    trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
-    if not _first_order(s):
-        return _FAILED
-    if s.rules[BEND] and trial[PREDICTED] > STRAIGHT * trial[SUM]:
-        s.state[NFEV] += 1
-        _move(s, PROBE)
-        return BEYOND
-    return _measure(s, True)
-
-
-@inner
+@callee
 def _bend(s):
     """Bend the step; whether that is little enough to be trusted."""
     n = s.n
     for i in range(n):
         linear = -s.gradient[i] - s.damping[i] * s.step[i]
-        more = s.beyond[s.free[i]] - s.normal[n * n + i]
-        s.bend[i] = linear / PROBE - more / (PROBE * PROBE)
+        more = s.jtr[s.free[i]] - s.normal[n * n + i]
+        s.bend[i] = linear / marquardt.PROBE - more / (marquardt.PROBE * marquardt.PROBE)
     solve(n, s.U, s.bend)
-    straight = 2 * _length(s, s.bend) <= LONGEST_BEND * _length(s, s.step)
+    straight = 2 * _length(s, s.bend) <= marquardt.LONGEST_BEND * _length(s, s.step)
     add(n, s.step, s.bend)
     return straight
 
 
-@inner
-def _measure(s, straight):
-    """Whether the step changes next to nothing, or promises much; what to ask for, or _FAILED."""
+@callee
+def _measure(s):
+    """Whether the step changes next to nothing, or promises much."""
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
-    relative, predicted = _length(s, s.step) / max(size, LEAST_LENGTH), trial[PREDICTED]
+    relative, predicted = _length(s, s.step) / max(size, marquardt.LEAST_LENGTH), trial[PREDICTED]
     trial[IS_SHORT] = relative <= rules[XTOL]
     trial[IS_SMALL] = abs(predicted) <= rules[FTOL] * trial[SUM]
-    resolved = trial[SUM] > ROUNDED * size * size and predicted > PROMISED * trial[SUM]
-    trial[PROMISES] = resolved and relative > PROMISED
-    if not straight:
-        return _FAILED
-    s.state[NFEV] += 1
-    _move(s, 1.0)
-    return TOTAL
+    promised = predicted > marquardt.PROMISED * trial[SUM]
+    resolved = trial[SUM] > marquardt.ROUNDED * size * size and promised
+    trial[PROMISES] = resolved and relative > marquardt.PROMISED
 
 
-@inner
-def _judge(s):
-    """From the sum of squares at the trial: what to ask for, or _FAILED."""
+@callee
+def _gains(s):
+    """Whether the sum of squares at the trial is low enough."""
     trial = s.trial
-    total = trial[ANSWER] + _prior_of(s, s.there)
+    total = trial[SQUARES_THERE] + _prior_of(s, s.there)
     gain = trial[GAIN] = trial[SUM] - total if math.isfinite(total) else -math.inf
     if abs(gain) > s.rules[FTOL] * trial[SUM]:
         trial[IS_SMALL] = 0.0
-    enough = gain > TOO_LITTLE * trial[PREDICTED]
-    is_last = trial[IS_SMALL] and gain >= -UNSEEN * trial[SUM]
-    if not (trial[PREDICTED] > 0 and (enough or is_last)):
-        return _FAILED
-    s.state[NJEV] += 1
-    return MODEL
+    enough = gain > marquardt.TOO_LITTLE * trial[PREDICTED]
+    is_last = trial[IS_SMALL] and gain >= -marquardt.UNSEEN * trial[SUM]
+    return trial[PREDICTED] > 0 and (enough or is_last)
 
 
-@inner
+@callee
 def _is_finite(s):
     """Whether the linear model is."""
     n = s.n
@@ -235,27 +225,29 @@ def _is_finite(s):
     return True
 
 
-@inner
+@callee
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, rules, trial = s.state, s.rules, s.trial
     rho = trial[GAIN] / trial[PREDICTED]
-    factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > EXACT else EXACT
+    exact = marquardt.EXACT
+    factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > exact else exact
     if rules[MU_DEC] > 0:
         factor = rules[MU_DEC]
-    state[USED], state[MU] = state[MU], max(LEAST_MU, state[MU] * factor)
+    state[USED], state[MU] = state[MU], max(marquardt.LEAST_MU, state[MU] * factor)
     state[NIT] += 1
-    state[RHO], state[SQUARES] = rho, trial[ANSWER]
+    state[RHO], state[SQUARES] = rho, trial[SQUARES_THERE]
     copy(s.params, s.there, s.n_params)
     _arrive(s, True)
     if state[STATUS] == RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
         state[STATUS] = SMALL if trial[IS_SMALL] else SHORT
     record = at(s.records, 4 * int(trial[TAKEN]))
-    record[0], record[1], record[2], record[3] = trial[SUM] / 2, state[USED], rho, trial[STEEPEST]
+    record[0], record[1] = trial[SUM] / 2, state[USED]
+    record[2], record[3] = rho, trial[STEEPEST]
     trial[TAKEN] += 1
 
 
-@inner
+@callee
 def _fail(s):
     """Damp more, and see whether that makes sense."""
     state, rules, trial = s.state, s.rules, s.trial
@@ -270,106 +262,89 @@ def _fail(s):
         state[STATUS] = STUCK if trial[PROMISED_ONCE] else converged
 
 
-@inner
-def _follow(s, asked):
-    """Use the answer: what to ask for next, or _READY or _FAILED."""
-    if asked == START:
-        s.trial[TAKEN] = 0.0
-        if s.state[NJEV] > 0:
-            _arrive(s, False)
-            return _READY
-        copy(s.there, s.params, s.n_params)
-        s.state[NJEV] = 1
-        return FIRST_MODEL
-    if asked == FIRST_MODEL:
-        s.state[SQUARES] = s.trial[ANSWER]
-        _arrive(s, True)
-        return _READY
-    if asked == BEYOND:
-        return _measure(s, _bend(s))
-    if asked == TOTAL:
-        return _judge(s)
-    if asked == MODEL:
-        if _is_finite(s):
-            _take(s)
-            return _READY
-        copy(s.there, s.params, s.n_params)
-        return OLD_MODEL
-    return _FAILED
+@callee
+def _normal(s, derive):
+    """The sum of squares `there`; if `derive`, the normal equations there as well."""
+    net = with_params(s.net, s.there)
+    return normal_of_rows(net, s.data, s.robust, s.n_rows, s.rooms, derive, s.normal)
 
 
-@inner
-def _advance(s, asked):
-    """Go on from the answer to what was asked, to the next question."""
-    trial, following = s.trial, _follow(s, asked)
-    while following == _READY or following == _FAILED:
-        if following == _FAILED:
-            _fail(s)
-        else:
-            trial[NU], trial[PROMISED_ONCE] = 2.0, 0.0
-            if trial[TAKEN] == s.count or (trial[TAKEN] > 0 and trial[SUM] <= s.rules[GOAL]):
-                return END
-        if s.state[STATUS] != RUNNING:
-            return END
-        following = _propose(s)
-    return following
-
-
-def _make_descend(fingerprint):
-    def descend(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, rho, scale,
-        free, prior, normal, scales, state, rules, records, there, beyond, trial, space,
-        block, room, of_part, alone, asked, workspace,
-    ):  # fmt: skip
-        """Go on from an answer until something is asked that others answer, or to the END.
-
-        Nobody does for one that is `alone`. `of_part` is where the normal equations of a part of
-        the rows are put before they are added, if there are several.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_params, rows = prior.size, params.size, X.shape[0]
-        q, c, p, problem = pointer(plan), pointer(constants), pointer(params), pointer(terms)
-        x, t, w = pointer(X), pointer(targets), pointer(weights)
-        v, work = pointer(space), aligned(pointer(workspace))
-        s = _Search(
-            n, n_params, pointer(free), p, pointer(prior), pointer(normal), pointer(scales),
-            pointer(state), pointer(rules), pointer(records), records.shape[0], pointer(there),
-            pointer(beyond), pointer(trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n), at(v, 4 * n),
-            at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
+@callee
+def _succeeds(s):
+    """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
+    state, trial, straight = s.state, s.trial, True
+    trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
+    if not _first_order(s):
+        return False
+    if s.rules[BEND] and trial[PREDICTED] > marquardt.STRAIGHT * trial[SUM]:
+        state[NFEV] += 1
+        _move(s, marquardt.PROBE)
+        jtr_of_rows(
+            s.net, s.data, s.robust, s.n_rows, s.n_params, s.there, s.jtr, s.rooms.part
         )  # fmt: skip
-        while True:
-            asked = _advance(s, asked)
-            if asked == END:
-                mirror(n, s.normal)
-            if asked == END or not alone:
-                return asked
-            total, size = 0.0, part_size(rows)
-            for first in range(0, rows, size):
-                count = min(size, rows - first)
-                if asked == BEYOND:
-                    gradient = s.beyond if first == 0 else pointer(of_part)
-                    beyond_of_part(
-                        q, c, p, problem, x, t, w, rho, scale, first, count, s.there, gradient, work
-                    )
-                    if first > 0:
-                        add(n_params, s.beyond, gradient)
-                else:
-                    equations = s.normal if first == 0 else pointer(of_part)
-                    total += normal_of_part(
-                        q, c, s.there, problem, x, t, w, rho, scale, first, count, block,
-                        asked != TOTAL, pointer(room), equations, work,
-                    )  # fmt: skip
-                    if first > 0 and asked != TOTAL:
-                        add_normal(n, s.normal, equations)
-            trial[ANSWER] = total
-
-    return descend
+        straight = _bend(s)
+    _measure(s)
+    if not straight:
+        return False
+    state[NFEV] += 1
+    _move(s, 1.0)
+    trial[SQUARES_THERE] = _normal(s, False)
+    if not _gains(s):
+        return False
+    state[NJEV] += 1
+    trial[SQUARES_THERE] = _normal(s, True)
+    if not _is_finite(s):
+        copy(s.there, s.params, s.n_params)
+        _normal(s, True)  # what was replaced in vain
+        return False
+    return True
 
 
-descend = Entry(
-    _make_descend, INTEGER,
-    *PLAN, result(1), *DATA, INTEGER, NUMBER,
-    given_integers(1), given(1), result(2), result(1), result(1), given(1), result(2), result(1),
-    result(1), result(1), result(1), INTEGER, result(1), result(1), FLAG, INTEGER, result(1),
-    calls=PARTS, dtypes="d",  # searches are in float64, whatever the network's type
+@callee
+def _step(s):
+    """A step that decreases the sum of squares, or the end of the search."""
+    s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
+    while s.state[STATUS] == RUNNING:
+        if _succeeds(s):
+            _take(s)
+            return
+        _fail(s)
+
+
+@callee
+def _steps(s):
+    """Steps until there is no room for records, the sum meets the goal, or the search ends."""
+    trial, state = s.trial, s.state
+    trial[TAKEN] = 0.0
+    if state[NJEV] > 0:
+        _arrive(s, False)
+    else:
+        copy(s.there, s.params, s.n_params)
+        state[NJEV] = 1
+        state[SQUARES] = _normal(s, True)
+        _arrive(s, True)
+    while state[STATUS] == RUNNING and trial[TAKEN] < s.count:
+        if trial[TAKEN] > 0 and trial[SUM] <= s.rules[GOAL]:
+            break
+        _step(s)
+    mirror(s.n, s.normal)
+
+
+@entry(
+    INTEGER, PLAN, DATA, ROBUST, SEARCH, result(2), ROOMS, result(1), calls=PARTS,
+    dtypes="d",  # searches are in float64, whatever the network's type
 )  # fmt: skip
+def descend(plan, data, robust, search, records, rooms, workspace):
+    """The steps of `descend`; returns how many."""
+    n, v, params = search.prior.size, pointer(search.space), pointer(search.params)
+    s = _Search(
+        n, search.params.size, pointer(search.free), params, pointer(search.prior),
+        pointer(search.normal), pointer(search.scales), pointer(search.state),
+        pointer(search.rules), pointer(records), records.shape[0], pointer(search.there),
+        pointer(search.jtr), pointer(search.trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
+        at(v, 4 * n), at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
+        net_of(plan, search.params, workspace), pointers(data), data.x.shape[0], robust,
+        rooms_of(rooms),
+    )  # fmt: skip
+    _steps(s)
+    return int(s.trial[TAKEN])

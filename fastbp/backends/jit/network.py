@@ -6,32 +6,29 @@ the cache. The tape is laid out as in `contract.forward_tape`, for all rows or f
 
 from __future__ import annotations
 
-from ..contract import (
-    ACTIVATION,
-    B_OFFSET,
-    LAYER_COLUMNS,
-    N_IN,
-    N_OUT,
-    W_OFFSET,
-    Y_COLUMN,
-    Z_COLUMN,
-)
+from typing import Any, NamedTuple
+
+from ..contract import ACTIVATION, B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
+from . import layout
 from .compiling import (
     FLAG,
     INTEGER,
     INTEGERS,
     NOTHING,
     NUMBERS,
-    Entry,
-    Linked,
+    Struct,
+    entry,
     given,
     given_doubles,
     given_integers,
-    part,
+    inlined,
+    linked,
     reals,
     result,
 )
 from .layer import (
+    Act,
+    Affine,
     layer_forward,
     layer_input_gradient,
     multiply_by_derivative,
@@ -42,47 +39,86 @@ from .layer import (
 from .product import PRODUCTS, transpose
 from .vectors import aligned, at, copy, elementwise, pointer
 
-# A plan is, for compiled code, a vector of integers. First come the number of layers, the rows of a
-# tile and where the parts of the workspace begin; from how many rows on the network is slim (see
-# slim.py), up to how many vectors are short, and the functions for these and for the others. They
-# are followed by the layers' columns.
-(
-    N_LAYERS, TILE, TAPE, DELTA, NEXT_DELTA, TRANSPOSED, GRADIENT, PART_GRADIENT, X_ROWS,
-    TARGET_ROWS, LABEL_ROWS, WEIGHT_ROWS, NORMS, SLIM_X, SLIM_Y, SLIM_D, SLIM_LANES, DELTAS,
-    SPARE_ROW, R_TAPE, R_DELTA, NEXT_R_DELTA, SPARE, R_TRANSPOSED, SLIM_ROWS, SHORT_ROWS,
-    SLIM_SHORT, SLIM_LONG, HEADER,
-) = range(29)  # fmt: skip
 
-# Columns of a layer beside those of `Plan.layers`: the addresses of its activation's function and
-# of the user's own functions, and with dropout the first column of its factors in the tape of a
-# tile (else -1), behind which stands the output times the factors. Then how many parameters before
-# the layer's, of its weights and of its biases are free, and where in the plan their places are:
-# for each one its row and column in W (-1 if all parameters are free). Last, how far apart the rows
-# of Y are, and of Z: in the tape of a tile there is room for whole vectors, since what is written
-# in part can be read again only after a while. Single columns and the last layer have no gaps.
-(
-    FUNCTION, USER_FUNCTION, FACTORS, FREE_BEFORE, FREE_WEIGHTS, FREE_BIASES, PLACES, LEADING,
-    COLUMNS,
-) = range(LAYER_COLUMNS, LAYER_COLUMNS + 9)  # fmt: skip
+class PlanArrays(NamedTuple):
+    """A plan as Python hands it over."""
+
+    integers: Any  # int64: see layout.py
+    constants: Any  # float64: those of the activations, then the layers' shares of dropout
 
 
-@part
-def layer_of(plan, index):
+class Net(NamedTuple):
+    """A network in compiled code: pointers to the plan, the parameters and the workspace."""
+
+    plan: Any
+    constants: Any
+    params: Any
+    space: Any
+
+
+PLAN = Struct(PlanArrays, given_integers(1), given_doubles(1))
+NET = Struct(Net, INTEGERS, NUMBERS, reals, reals)
+
+
+@inlined
+def net_of(plan, params, workspace):
+    """The network of arrays."""
+    space = aligned(pointer(workspace))
+    return Net(pointer(plan.integers), pointer(plan.constants), pointer(params), space)
+
+
+@inlined
+def with_params(net, params):
+    """The same network at other parameters."""
+    return Net(net.plan, net.constants, params, net.space)
+
+
+@inlined
+def room(net, part):
+    """Where a part of the workspace begins."""
+    return at(net.space, net.plan[part])
+
+
+@inlined
+def layer_of(net, index):
     """The columns of a layer."""
-    return at(plan, HEADER + index * COLUMNS)
+    return at(net.plan, layout.HEADER + index * layout.COLUMNS)
 
 
-@part
-def number_of_free(plan):
+@inlined
+def last_layer(net):
+    """The columns of the last one."""
+    return layer_of(net, net.plan[layout.N_LAYERS] - 1)
+
+
+@inlined
+def act_of(net, layer, index):
+    """The activation of a layer."""
+    return Act(
+        layer[ACTIVATION], layer[layout.FUNCTION], net.constants[index], layer[layout.USER_FUNCTION]
+    )
+
+
+@inlined
+def affine_of(layer, vector):
+    """A layer's W and b in a vector of parameters, or their gradient."""
+    b = layer[B_OFFSET]
+    return Affine(
+        layer[N_IN], layer[N_OUT], at(vector, layer[W_OFFSET]), at(vector, max(b, 0)), b >= 0
+    )
+
+
+@inlined
+def number_of_free(net):
     """How many parameters are free."""
-    layer = layer_of(plan, plan[N_LAYERS] - 1)
-    return layer[FREE_BEFORE] + layer[FREE_WEIGHTS] + layer[FREE_BIASES]
+    layer = last_layer(net)
+    return layer[layout.FREE_BEFORE] + layer[layout.FREE_WEIGHTS] + layer[layout.FREE_BIASES]
 
 
-@part
-def number_of_params(plan):
+@inlined
+def number_of_params(net):
     """The length of the parameter vector."""
-    layer = layer_of(plan, plan[N_LAYERS] - 1)
+    layer = last_layer(net)
     n_out, b = layer[N_OUT], layer[B_OFFSET]
     return b + n_out if b >= 0 else layer[W_OFFSET] + layer[N_IN] * n_out
 
@@ -90,147 +126,142 @@ def number_of_params(plan):
 times = elementwise(lambda to, x, y: (x * y,), 3, 1)
 
 
-def _make_forward_tile(fingerprint):
-    def forward_tile(plan, constants, params, x, m, tape, n, i):
-        """Run m rows x through all layers and write rows i to i + m of a tape for n rows."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        ldx = layer_of(plan, 0)[N_IN]
-        for index in range(plan[N_LAYERS]):
-            layer = layer_of(plan, index)
-            n_out, ld = layer[N_OUT], layer[LEADING]
-            w, b = at(params, layer[W_OFFSET]), at(params, max(layer[B_OFFSET], 0))
-            y = at(tape, n * layer[Y_COLUMN] + i * ld)
-            z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
-            layer_forward(
-                m, layer[N_IN], n_out, x, ldx, w, b, layer[B_OFFSET] >= 0, layer[ACTIVATION],
-                layer[FUNCTION], constants[index], layer[USER_FUNCTION], y, z, ld,
-                layer[Z_COLUMN] >= 0,
-            )  # fmt: skip
-            x, ldx = y, ld
-            if layer[FACTORS] >= 0:
-                factors = at(tape, n * layer[FACTORS])
-                x = at(factors, n * n_out)
-                times(m * n_out, x, y, factors)  # with dropout there are no gaps
-
-    return forward_tile
+@linked(NOTHING, NET, reals, INTEGER, reals, INTEGER, INTEGER, calls=PRODUCTS)
+def forward_tile(net, x, m, tape, n, i):
+    """Run m rows x (m, n_in) through all layers; write rows i to i + m of a tape for n rows."""
+    ldx = layer_of(net, 0)[N_IN]
+    for index in range(net.plan[layout.N_LAYERS]):
+        layer = layer_of(net, index)
+        n_out, ld = layer[N_OUT], layer[layout.LEADING]
+        y = at(tape, n * layer[Y_COLUMN] + i * ld)
+        z = at(tape, n * max(layer[Z_COLUMN], 0) + i * ld)
+        layer_forward(
+            m, affine_of(layer, net.params), act_of(net, layer, index), x, ldx, y, z, ld,
+            layer[Z_COLUMN] >= 0,
+        )  # fmt: skip
+        x, ldx = y, ld
+        if layer[layout.FACTORS] >= 0:
+            factors = at(tape, n * layer[layout.FACTORS])
+            x = at(factors, n * n_out)
+            times(m * n_out, x, y, factors)  # with dropout there are no gaps
 
 
-_linked_forward_tile = Linked(
-    _make_forward_tile, NOTHING,
-    INTEGERS, NUMBERS, reals, reals, INTEGER, reals, INTEGER, INTEGER, calls=PRODUCTS,
-)  # fmt: skip
-forward_tile = _linked_forward_tile.call
-
-
-@part
-def last_y(plan, tape, n, i):
+@inlined
+def last_y(net, tape, n, i):
     """The network's output for row i in a tape for n rows."""
-    layer = layer_of(plan, plan[N_LAYERS] - 1)
+    layer = last_layer(net)
     return at(tape, n * layer[Y_COLUMN] + i * layer[N_OUT])
 
 
-@part
-def transpose_weights(plan, params, need_dx, transposed):
-    """Wᵀ of each layer that passes a gradient on, at W's place."""
-    for index in range(0 if need_dx else 1, plan[N_LAYERS]):
-        layer = layer_of(plan, index)
+@inlined
+def forward_rows(net, x, m):
+    """Run the m rows x of a tile through all layers, with the workspace's tape; the output."""
+    tape, tile = room(net, layout.TAPE), net.plan[layout.TILE]
+    forward_tile(net, x, m, tape, tile, 0)
+    return last_y(net, tape, tile, 0)
+
+
+@inlined
+def transpose_weights(net, vector, need_dx, transposed):
+    """Wᵀ of each layer that passes a gradient on, at the place of W in a vector of parameters."""
+    for index in range(0 if need_dx else 1, net.plan[layout.N_LAYERS]):
+        layer = layer_of(net, index)
         if needs_transpose(layer[N_IN], layer[N_OUT]):
             n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
-            transpose(n_in, n_out, at(params, w), n_out, at(transposed, w), n_in)
+            transpose(n_in, n_out, at(vector, w), n_out, at(transposed, w), n_in)
 
 
-def _make_backward_tile(fingerprint):
-    def backward_tile(
-        plan, constants, params, transposed, x, m, tape, n, i,
-        d, next_d, gradient, need_gradient, accumulate, dx, need_dx,
-    ):  # fmt: skip
-        """From d, dL/dY of the last layer for a tile, the gradient (added if `accumulate`) and dX.
-
-        d and next_d are buffers and are overwritten.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        for index in range(plan[N_LAYERS] - 1, -1, -1):
-            layer = layer_of(plan, index)
-            n_in, n_out, w, b = layer[N_IN], layer[N_OUT], layer[W_OFFSET], layer[B_OFFSET]
-            ld, ld_below = layer[LEADING], n_in if index == 0 else layer[LEADING - COLUMNS]
-            _through_activation(layer, constants[index], m, tape, n, i, d)
-            if need_gradient:
-                below = x if index == 0 else _output_below(layer, tape, n, i)
-                dw, db = at(gradient, w), at(gradient, max(b, 0))
-                weight_gradient(m, n_in, n_out, below, ld_below, d, ld, dw, db, b >= 0, accumulate)
-            if index > 0:
-                wt = at(transposed, w)
-                layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, next_d, ld_below)
-                if layer[FACTORS - COLUMNS] >= 0:
-                    times(m * n_in, next_d, next_d, at(tape, n * layer[FACTORS - COLUMNS]))
-                d, next_d = next_d, d
-            elif need_dx:
-                wt = at(transposed, w)
-                layer_input_gradient(m, n_in, n_out, d, ld, at(params, w), wt, dx, n_in)
-
-    return backward_tile
-
-
-_linked_backward_tile = Linked(
-    _make_backward_tile, NOTHING,
-    INTEGERS, NUMBERS, reals, reals, reals, INTEGER, reals, INTEGER, INTEGER,
-    reals, reals, reals, FLAG, FLAG, reals, FLAG, calls=PRODUCTS,
+@linked(
+    NOTHING, NET, reals, INTEGER, reals, INTEGER, INTEGER, reals, FLAG, FLAG, reals, FLAG,
+    calls=PRODUCTS,
 )  # fmt: skip
-backward_tile = _linked_backward_tile.call
+def backward_tile(net, x, m, tape, n, i, gradient, need_gradient, accumulate, dx, need_dx):
+    """From dL/dY of the last layer for m rows, the gradient (added if `accumulate`) and dX.
 
-# What those declare that call these functions.
-FORWARD = (*PRODUCTS, _linked_forward_tile)
-TILES = (*FORWARD, _linked_backward_tile)
+    Of the workspace, DELTA holds dL/dY (m, n_out) and is overwritten, NEXT_DELTA is written, and
+    TRANSPOSED holds what `transpose_weights` wrote.
+    """
+    transposed = room(net, layout.TRANSPOSED)
+    d, next_d = room(net, layout.DELTA), room(net, layout.NEXT_DELTA)
+    for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
+        layer = layer_of(net, index)
+        n_in, ld, wt = layer[N_IN], layer[layout.LEADING], at(transposed, layer[W_OFFSET])
+        ld_below = n_in if index == 0 else layer[layout.LEADING - layout.COLUMNS]
+        _through_activation(layer, act_of(net, layer, index), m, tape, n, i, d)
+        if need_gradient:
+            below = x if index == 0 else _output_below(layer, tape, n, i)
+            weight_gradient(m, affine_of(layer, gradient), below, ld_below, d, ld, accumulate)
+        if index > 0:
+            layer_input_gradient(m, affine_of(layer, net.params), d, ld, wt, next_d, ld_below)
+            if layer[layout.FACTORS - layout.COLUMNS] >= 0:
+                times(
+                    m * n_in, next_d, next_d, at(tape, n * layer[layout.FACTORS - layout.COLUMNS])
+                )
+            d, next_d = next_d, d
+        elif need_dx:
+            layer_input_gradient(m, affine_of(layer, net.params), d, ld, wt, dx, n_in)
 
 
-@part
-def _through_activation(layer, constant, m, tape, n, i, d):
-    """d, dL/dY of a layer for rows i to i + m of a tape, becomes dL/dZ."""
-    n_out, ld = layer[N_OUT], layer[LEADING]
-    column = layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]
-    kept, count = at(tape, n * column + i * ld), span(m, n_out, ld)
-    multiply_by_derivative(
-        layer[ACTIVATION], layer[FUNCTION], constant, layer[USER_FUNCTION], count, d, kept
+@inlined
+def backward_rows(net, x, m, gradient, accumulate):
+    """The gradient of the m rows of a tile that `forward_rows` left in the workspace's tape."""
+    backward_tile(
+        net,
+        x,
+        m,
+        room(net, layout.TAPE),
+        net.plan[layout.TILE],
+        0,
+        gradient,
+        True,
+        accumulate,
+        x,
+        False,
     )
 
 
-@part
+# What those declare that call these functions.
+FORWARD = (*PRODUCTS, forward_tile)
+TILES = (*FORWARD, backward_tile)
+
+
+@inlined
+def _through_activation(layer, act, m, tape, n, i, d):
+    """d, dL/dY of a layer for rows i to i + m of a tape, becomes dL/dZ."""
+    n_out, ld = layer[N_OUT], layer[layout.LEADING]
+    column = layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]
+    multiply_by_derivative(act, span(m, n_out, ld), d, at(tape, n * column + i * ld))
+
+
+@inlined
 def _output_below(layer, tape, n, i):
-    """What the layer before this one handed on, from row i of a tape."""
-    factors = layer[FACTORS - COLUMNS]
+    """The input of a layer that is not the first, from row i of a tape on."""
+    factors = layer[layout.FACTORS - layout.COLUMNS]
     if factors >= 0:
         return at(tape, n * (factors + layer[N_IN]))
-    return at(tape, n * layer[Y_COLUMN - COLUMNS] + i * layer[LEADING - COLUMNS])
+    return at(
+        tape, n * layer[Y_COLUMN - layout.COLUMNS] + i * layer[layout.LEADING - layout.COLUMNS]
+    )
 
 
-@part
+@inlined
 def fill(to, count, number):
     """Set `count` elements to a number."""
     for i in range(count):
         to[i] = number
 
 
-def _make_forward(fingerprint):
-    def forward(plan, constants, params, X, tape, all_rows, out, workspace):
-        """Write the output to `out`, or the tape of all rows to `tape`."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        n, n_in = X.shape
-        q, c, p, x = pointer(plan), pointer(constants), pointer(params), pointer(X)
-        scratch, tile = at(aligned(pointer(workspace)), q[TAPE]), q[TILE]
-        n_out = layer_of(q, q[N_LAYERS] - 1)[N_OUT]
-        for i in range(0, n, tile):
-            m = min(tile, n - i)
-            if all_rows:
-                forward_tile(q, c, p, at(x, i * n_in), m, pointer(tape), n, i)
-            else:
-                forward_tile(q, c, p, at(x, i * n_in), m, scratch, tile, 0)
-                copy(at(pointer(out), i * n_out), last_y(q, scratch, tile, 0), m * n_out)
-
-    return forward
-
-
-forward = Entry(
-    _make_forward, NOTHING,
-    given_integers(1), given_doubles(1), given(1), given(2), result(1), FLAG, result(2), result(1),
-    calls=FORWARD,
+@entry(
+    NOTHING, PLAN, given(1), given(2), result(1), FLAG, result(2), result(1), calls=FORWARD,
 )  # fmt: skip
+def forward(plan, params, X, tape, all_rows, out, workspace):
+    """Write the output to `out` (n, n_out), or if `all_rows` the tape of all rows to `tape`."""
+    n, n_in = X.shape
+    net, x = net_of(plan, params, workspace), pointer(X)
+    tile, n_out = net.plan[layout.TILE], last_layer(net)[N_OUT]
+    for i in range(0, n, tile):
+        m, xi = min(tile, n - i), at(x, i * n_in)
+        if all_rows:
+            forward_tile(net, xi, m, pointer(tape), n, i)
+        else:
+            copy(at(pointer(out), i * n_out), forward_rows(net, xi, m), m * n_out)

@@ -1,108 +1,89 @@
 """The objective of a batch of rows and its gradient: sums over rows in fixed parts, and penalties.
 
 `contract.partition` tells the parts. The sums of each are accumulated tile by tile and then added
-in the parts' order, whether one thread computes them or several.
+in the parts' order.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
 
 from ...maths.losses import SOFTMAX_CE_LABELS
-from ..contract import (
-    GOLDEN,
-    HASH_1,
-    HASH_2,
-    MIX_1,
-    MIX_2,
-    MOST_PARTS,
-    N_IN,
-    N_OUT,
-    PART_ROWS,
-    W_OFFSET,
-)
+from .. import contract
+from ..contract import N_IN, N_OUT, W_OFFSET
+from . import layout
 from .compiling import (
     FLAG,
     INTEGER,
     INTEGERS,
     NUMBER,
     NUMBERS,
-    Entry,
-    Linked,
+    Struct,
+    callee,
+    entry,
     given,
-    given_doubles,
-    given_integers,
-    inner,
-    part,
+    inlined,
+    linked,
     reals,
     result,
 )
-from .losses import FIRST, GROUP, HAS_WEIGHTS, L1, L2, LOSS, N_TARGETS, SCALE, loss_of_rows
+from .lane_major import call_lane_major
+from .losses import (
+    DATA,
+    FIRST,
+    GROUP,
+    HAS_WEIGHTS,
+    L1,
+    L2,
+    LOSS,
+    N_TARGETS,
+    POINTERS,
+    SCALE,
+    Data,
+    loss_of_rows,
+    pointers,
+    rows_from,
+)
 from .network import (
-    DELTA,
-    FACTORS,
-    LABEL_ROWS,
-    N_LAYERS,
-    NEXT_DELTA,
-    NORMS,
-    PART_GRADIENT,
-    SHORT_ROWS,
-    SLIM_LONG,
-    SLIM_ROWS,
-    SLIM_SHORT,
-    TAPE,
-    TARGET_ROWS,
-    TILE,
+    NET,
+    PLAN,
     TILES,
-    TRANSPOSED,
-    WEIGHT_ROWS,
-    X_ROWS,
-    backward_tile,
+    backward_rows,
     fill,
-    forward_tile,
-    last_y,
+    forward_rows,
+    last_layer,
     layer_of,
+    net_of,
+    room,
     transpose_weights,
 )
-from .slim import call_slim
-from .vectors import (
-    Vector,
-    aligned,
-    as_real,
-    at,
-    copy,
-    elementwise,
-    floating_point_mode,
-    flushing,
-    pointer,
-    set_floating_point_mode,
-    taken_as,
-)
+from .vectors import Vector, as_real, at, copy, elementwise, pointer, taken_as
 
 # Dropout, as `contract.train` tells.
 
-_GOLDEN, _MIX_1, _MIX_2 = map(np.uint64, (GOLDEN, MIX_1, MIX_2))
-_HASH_1, _HASH_2 = map(np.uint32, (HASH_1, HASH_2))
+_GOLDEN, _MIX_1, _MIX_2 = map(np.uint64, (contract.GOLDEN, contract.MIX_1, contract.MIX_2))
+_HASH_1, _HASH_2 = map(np.uint32, (contract.HASH_1, contract.HASH_2))
 
 
-@part
+@inlined
 def _mix(x):
     x = (x ^ (x >> np.uint64(30))) * _MIX_1
     x = (x ^ (x >> np.uint64(27))) * _MIX_2
     return x ^ (x >> np.uint64(31))
 
 
-@part
+@inlined
 def _hash(x):
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * _HASH_1)
     x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * _HASH_2)
     return np.uint32(x ^ (x >> np.uint32(16)))
 
 
-@inner
+@callee
 def _draw(count, place, key, p, factors):
     """Factors of `count` outputs, from the given place in the batch on, dropped with share p."""
     low, high = np.uint32(key), np.uint32(key >> np.uint64(32))
@@ -113,26 +94,50 @@ def _draw(count, place, key, p, factors):
         factors[i] = kept if h > last_dropped else dropped
 
 
-@part
-def _draw_factors(plan, constants, seed, step, row, m, tape):
-    """The factors of all layers for m rows of a batch, from the given one on, to a tile's tape."""
-    n_layers = plan[N_LAYERS]
+@inlined
+def _draw_factors(net, seed, step, row, m):
+    """The factors of all layers for m rows of a batch, from the given one on, to the tape."""
+    n_layers = net.plan[layout.N_LAYERS]
     for index in range(n_layers):
-        layer = layer_of(plan, index)
-        if layer[FACTORS] >= 0:
+        layer = layer_of(net, index)
+        if layer[layout.FACTORS] >= 0:
             n_out = layer[N_OUT]
             of_step = _mix(seed + _GOLDEN * types.uint64(step + 1))
             key = _mix(of_step + _GOLDEN * types.uint64(index + 1))
-            share = constants[n_layers + index]
-            _draw(m * n_out, row * n_out, key, share, at(tape, plan[TILE] * layer[FACTORS]))
+            factors = at(room(net, layout.TAPE), net.plan[layout.TILE] * layer[layout.FACTORS])
+            _draw(m * n_out, row * n_out, key, net.constants[n_layers + index], factors)
 
 
 # Sums over rows.
 
 
-@inner
+class Batch(NamedTuple):
+    """The rows that a sum is over."""
+
+    order: Any  # the numbers of the rows
+    has_order: Any  # or they are taken as stored
+    first: Any  # where the batch begins in the order, or in the data
+    count: Any
+    factor: Any  # of the gradient
+    seed: Any  # of the dropout
+    step: Any  # of the run, for the dropout
+    resident: Any  # whether the inputs, of a single lane-major tile, stand in the workspace already
+
+
+BATCH = Struct(
+    Batch, INTEGERS, FLAG, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, FLAG
+)  # fmt: skip
+
+
+@inlined
+def all_rows(data, n, factor):
+    """The batch of n rows as stored."""
+    return Batch(data.labels, False, 0, n, factor, types.uint64(0), 0, False)
+
+
+@callee
 def _take_rows(m, width, order, source, to):
-    """Copy the rows that `order` names to one place."""
+    """Copy the rows (m, width) that `order` names to one place."""
     if width == 1:
         for i in range(m):
             to[i] = source[order[i]]
@@ -141,145 +146,91 @@ def _take_rows(m, width, order, source, to):
             copy(at(to, i * width), at(source, order[i] * width), width)
 
 
-@part
-def is_slim(plan, count):
-    """Whether a sum over so many rows treats the network as slim."""
-    return count >= plan[SLIM_ROWS]
+@inlined
+def _ordered(net, data, order, m, n_in, lane_major):
+    """The m rows of the data that `order` names, in the workspace; lane-major all of x instead."""
+    terms, x = data.terms, data.x
+    t, w = room(net, layout.TARGET_ROWS), room(net, layout.WEIGHT_ROWS)
+    labels = taken_as(data.labels, room(net, layout.LABEL_ROWS))
+    if not lane_major:
+        x = room(net, layout.X_ROWS)
+        _take_rows(m, n_in, order, data.x, x)
+    if terms[LOSS] == SOFTMAX_CE_LABELS:
+        _take_rows(m, 1, order, data.labels, labels)
+    else:
+        _take_rows(m, terms[N_TARGETS], order, data.targets, t)
+    if terms[HAS_WEIGHTS]:
+        _take_rows(m, 1, order, data.weights, w)
+    return Data(terms, data.numbers, x, t, labels, w)
 
 
-def _make_sum_of_part(fingerprint):
-    def sum_of_part(
-        plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-        first, start, count, factor, seed, step, gradient, need_gradient, slim, resident, space,
-    ):  # fmt: skip
-        """Σ w ℓ of a part of a batch, and its gradient times the factor.
-
-        The batch begins with row `first` of the order, the part `start` rows further on. Wᵀ stands
-        in the workspace, unless the network is `slim`; then its only tile may be `resident` there.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        tile, n_in, n_targets = plan[TILE], layer_of(plan, 0)[N_IN], terms[N_TARGETS]
-        n_out = layer_of(plan, plan[N_LAYERS] - 1)[N_OUT]
-        of_labels = terms[LOSS] == SOFTMAX_CE_LABELS
-        tape, transposed = at(space, plan[TAPE]), at(space, plan[TRANSPOSED])
-        d, next_d = at(space, plan[DELTA]), at(space, plan[NEXT_DELTA])
-        x_rows, t_rows = at(space, plan[X_ROWS]), at(space, plan[TARGET_ROWS])
-        w_rows = at(space, plan[WEIGHT_ROWS])
-        label_rows = taken_as(labels, at(space, plan[LABEL_ROWS]))
-        total = 0.0
-        for i in range(0, count, tile):
-            m, place = min(tile, count - i), first + start + i
-            xi, ti = at(x, place * n_in), at(t, place * n_targets)
-            ki, wi = at(labels, place), at(weights, place)
-            rows = at(order, place)
-            if has_order:
-                if not slim:
-                    _take_rows(m, n_in, rows, x, x_rows)
-                if of_labels:
-                    _take_rows(m, 1, rows, labels, label_rows)
-                else:
-                    _take_rows(m, n_targets, rows, t, t_rows)
-                if terms[HAS_WEIGHTS]:
-                    _take_rows(m, 1, rows, weights, w_rows)
-                xi, ti, ki, wi = x_rows, t_rows, label_rows, w_rows
-            if slim:
-                source = x if has_order else xi
-                short = count <= plan[SHORT_ROWS]
-                function = plan[SLIM_SHORT] if short else plan[SLIM_LONG]
-                total += call_slim(
-                    function, plan, constants, params, terms, numbers, source, rows, has_order, m,
-                    resident, ti, ki, wi, factor, need_gradient, i > 0, gradient, i + m == count,
-                    space,
-                )  # fmt: skip
-                continue
-            _draw_factors(plan, constants, seed, step, start + i, m, tape)
-            forward_tile(plan, constants, params, xi, m, tape, tile, 0)
-            y = last_y(plan, tape, tile, 0)
-            total += loss_of_rows(
-                FIRST, terms, numbers, m, n_out, 0, y, ti, ki, wi, y, factor, d, next_d
-            )
-            if need_gradient:
-                backward_tile(
-                    plan, constants, params, transposed, xi, m, tape, tile, 0,
-                    d, next_d, gradient, True, i > 0, next_d, False,
-                )  # fmt: skip
-        return total
-
-    return sum_of_part
-
-
-_linked_sum_of_part = Linked(
-    _make_sum_of_part, NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGERS, FLAG,
-    INTEGER, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, reals, FLAG, FLAG, FLAG, reals,
-    calls=TILES,
+@linked(
+    NUMBER, NET, POINTERS, BATCH, INTEGER, INTEGER, reals, FLAG, FLAG, calls=TILES,
 )  # fmt: skip
-sum_of_part = _linked_sum_of_part.call
+def sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_major):
+    """Σ w ℓ of `count` rows of a batch from row `start` on, and its gradient times the factor.
+
+    Wᵀ stands in the workspace, unless the network is `lane_major`.
+    """
+    tile, n_in, n_out = net.plan[layout.TILE], layer_of(net, 0)[N_IN], last_layer(net)[N_OUT]
+    total = 0.0
+    for i in range(0, count, tile):
+        m, place = min(tile, count - i), batch.first + start + i
+        order = at(batch.order, place)
+        if batch.has_order:
+            rows = _ordered(net, data, order, m, n_in, lane_major)
+        else:
+            rows = rows_from(data, place, n_in)
+        if lane_major:
+            short = count <= net.plan[layout.SHORT_ROWS]
+            function = (
+                net.plan[layout.LANE_MAJOR_SHORT] if short else net.plan[layout.LANE_MAJOR_LONG]
+            )
+            total += call_lane_major(
+                function, net, rows, order, batch.has_order, m, batch.resident, batch.factor,
+                need_gradient, i > 0, gradient, i + m == count,
+            )  # fmt: skip
+            continue
+        _draw_factors(net, batch.seed, batch.step, start + i, m)
+        y, d, scratch = (
+            forward_rows(net, rows.x, m),
+            room(net, layout.DELTA),
+            room(net, layout.NEXT_DELTA),
+        )
+        total += loss_of_rows(FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
+        if need_gradient:
+            backward_rows(net, rows.x, m, gradient, i > 0)
+    return total
 
 
-@part
+@inlined
 def part_size(n):
-    """The rows of a part: `contract.partition`."""
-    if n <= PART_ROWS:
+    """The rows of a part: `partition`."""
+    if n <= contract.PART_ROWS:
         return max(n, 1)  # a division less
-    most = max(1, min(MOST_PARTS, (n + PART_ROWS - 1) // PART_ROWS))
+    most = max(1, min(contract.MOST_PARTS, (n + contract.PART_ROWS - 1) // contract.PART_ROWS))
     return max(2, 2 * ((n + 2 * most - 1) // (2 * most)))
 
 
 add = elementwise(lambda to, x: (to + x,), 2, 1)
 
 
-@part
-def sum_of_rows(
-    plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-    first, count, factor, seed, step, gradient, need_gradient, n_params, resident, space,
-):  # fmt: skip
-    """Σ w ℓ of a batch, and its gradient times the factor: part after part.
-
-    The inputs may be `resident`: left by the call before, for a slim network and a single tile.
-    """
-    slim = is_slim(plan, count)
-    if need_gradient and not slim:
-        transpose_weights(plan, params, False, at(space, plan[TRANSPOSED]))
-    total, size = 0.0, part_size(count)
-    for start in range(0, count, size):
-        of_part = gradient if start == 0 else at(space, plan[PART_GRADIENT])
+@inlined
+def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
+    """Σ w ℓ of a batch, and its gradient (n_params,) times the factor: part after part."""
+    lane_major = batch.count >= net.plan[layout.LANE_MAJOR_ROWS]
+    if need_gradient and not lane_major:
+        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    total, size = 0.0, part_size(batch.count)
+    for start in range(0, batch.count, size):
+        of_part = gradient if start == 0 else room(net, layout.PART_GRADIENT)
+        count = min(size, batch.count - start)
         total += sum_of_part(
-            plan, constants, params, terms, numbers, x, t, labels, weights, order, has_order,
-            first, start, min(size, count - start), factor, seed, step, of_part, need_gradient,
-            slim, resident, space,
+            net, data, batch, start, count, of_part, need_gradient, lane_major
         )  # fmt: skip
         if need_gradient and start > 0:
             add(n_params, gradient, of_part)
     return total
-
-
-@part
-def value_of_rows(plan, constants, params, terms, numbers, x, t, labels, weights, n, space):
-    """Σ w ℓ of n rows as stored, part after part."""
-    total, size, seed, slim = 0.0, part_size(n), types.uint64(0), is_slim(plan, n)
-    for start in range(0, n, size):
-        total += sum_of_part(
-            plan, constants, params, terms, numbers, x, t, labels, weights, labels, False,
-            0, start, min(size, n - start), 0.0, seed, 0, params, False, slim, False, space,
-        )  # fmt: skip
-    return total
-
-
-@part
-def sum_of_parts(n_parts, sums):
-    """The sum over rows where those of its parts are there already."""
-    total = 0.0
-    for i in range(n_parts):
-        total += sums[i]
-    return total
-
-
-@part
-def add_parts(n_parts, n_params, gradients):
-    """Add the parts' gradients to the first one."""
-    for i in range(1, n_parts):
-        add(n_params, gradients, at(gradients, i * n_params))
 
 
 # Penalties on the weights.
@@ -296,7 +247,7 @@ _add_multiple = elementwise(lambda g, w, a: (g + w * a,), 2, 1)
 _add_signs = elementwise(_add_sign, 2, 1)
 
 
-@inner
+@callee
 def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     """group·Σ_j ‖W_:j‖, and its gradient added."""
     fill(norms, n_out, 0.0)
@@ -317,148 +268,53 @@ def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     return group * total
 
 
-def _make_penalties(fingerprint):
-    def penalties(plan, params, numbers, gradient, need_gradient, space):
-        """The penalties, and their gradient added."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
-        total = 0.0
-        for index in range(plan[N_LAYERS]):
-            layer = layer_of(plan, index)
-            n_in, n_out = layer[N_IN], layer[N_OUT]
-            size, w, g = n_in * n_out, at(params, layer[W_OFFSET]), at(gradient, layer[W_OFFSET])
-            if l2 != 0.0:
-                total += 0.5 * l2 * sum_of_squares(size, w)
-                if need_gradient:
-                    _add_multiple(size, g, w, as_real(w, l2))
-            if l1 != 0.0:
-                total += l1 * _sum_of_sizes(size, w)
-                if need_gradient:
-                    _add_signs(size, g, w, as_real(w, l1))
-            if group != 0.0:
-                norms = taken_as(numbers, at(space, plan[NORMS]))
-                total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
-        return total
-
-    return penalties
+@linked(NUMBER, NET, NUMBERS, reals, FLAG)
+def penalties(net, numbers, gradient, need_gradient):
+    """The penalties, and their gradient added."""
+    l2, l1, group = numbers[L2], numbers[L1], numbers[GROUP]
+    total = 0.0
+    for index in range(net.plan[layout.N_LAYERS]):
+        layer = layer_of(net, index)
+        n_in, n_out, offset = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
+        size, w, g = n_in * n_out, at(net.params, offset), at(gradient, offset)
+        if l2 != 0.0:
+            total += 0.5 * l2 * sum_of_squares(size, w)
+            if need_gradient:
+                _add_multiple(size, g, w, as_real(w, l2))
+        if l1 != 0.0:
+            total += l1 * _sum_of_sizes(size, w)
+            if need_gradient:
+                _add_signs(size, g, w, as_real(w, l1))
+        if group != 0.0:
+            norms = taken_as(numbers, room(net, layout.NORMS))
+            total += _group_penalty(n_in, n_out, w, group, norms, g, need_gradient)
+    return total
 
 
-_linked_penalties = Linked(_make_penalties, NUMBER, INTEGERS, reals, NUMBERS, reals, FLAG, reals)
-penalties = _linked_penalties.call
-
-
-@part
+@inlined
 def has_penalties(numbers):
     """Whether there are any."""
     return numbers[L2] != 0.0 or numbers[L1] != 0.0 or numbers[GROUP] != 0.0
 
 
-@part
-def objective_of(total, factor, plan, params, numbers, gradient, need_gradient, space):
+@inlined
+def objective_of(total, factor, net, numbers, gradient, need_gradient):
     """The objective from the sum over rows; penalties are added to the gradient."""
     result = factor * total
     if has_penalties(numbers):
-        result += penalties(plan, params, numbers, gradient, need_gradient, space)
+        result += penalties(net, numbers, gradient, need_gradient)
     return result
 
 
 # What an entry that calls these functions declares.
-SUMS = (*TILES, _linked_sum_of_part, _linked_penalties)
+SUMS = (*TILES, sum_of_part, penalties)
 
 
-def _make_part(fingerprint):
-    def part_of_sum(
-        plan, constants, params, terms, numbers, X, targets, labels, weights, order,
-        first, start, count, factor, seed, step, gradient, need_gradient, flush, workspace,
-    ):  # fmt: skip
-        """`sum_of_part` for a thread of several; `flush` flushes subnormal numbers to zero."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        mode = floating_point_mode()
-        if flush:
-            set_floating_point_mode(flushing(mode))
-        q, p, space = pointer(plan), pointer(params), aligned(pointer(workspace))
-        slim = is_slim(q, PART_ROWS + 1)  # fewer rows are not shared
-        if need_gradient and not slim:
-            transpose_weights(q, p, False, at(space, q[TRANSPOSED]))
-        total = sum_of_part(
-            q, pointer(constants), p, pointer(terms), pointer(numbers), pointer(X),
-            pointer(targets), pointer(labels), pointer(weights), pointer(order), order.size > 0,
-            first, start, count, factor, seed, step, pointer(gradient), need_gradient, slim, False,
-            space,
-        )  # fmt: skip
-        set_floating_point_mode(mode)
-        return total
-
-    return part_of_sum
-
-
-# The types of a plan, a problem and its data, and of the rows' order.
-DATA = (
-    given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1),
-)  # fmt: skip
-PLAN = (given_integers(1), given_doubles(1))
-
-part_of_sum = Entry(
-    _make_part, NUMBER,
-    *PLAN, given(1), *DATA, given_integers(1), INTEGER, INTEGER, INTEGER, NUMBER, types.uint64,
-    INTEGER, result(1), FLAG, FLAG, result(1), calls=SUMS,
-)  # fmt: skip
-
-
-def _make_linked_objective(fingerprint):
-    def linked_objective(
-        plan, constants, params, terms, numbers, x, targets, labels, weights, n, n_params,
-        gradient, need_gradient, workspace,
-    ):  # fmt: skip
-        """The objective of n rows and its gradient, if needed."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        space, needed = aligned(workspace), need_gradient != 0
-        total = sum_of_rows(
-            plan, constants, params, terms, numbers, x, targets, labels, weights, labels, False,
-            0, n, numbers[SCALE], types.uint64(0), 0, gradient, needed, n_params,
-            False, space,
-        )  # fmt: skip
-        return objective_of(total, numbers[SCALE], plan, params, numbers, gradient, needed, space)
-
-    return linked_objective
-
-
-# For the C functions of the door as well: see kernels.linked_forward.
-linked_objective = Linked(
-    _make_linked_objective, NUMBER,
-    INTEGERS, NUMBERS, reals, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals, INTEGER, INTEGER,
-    reals, INTEGER, reals, calls=SUMS,
-)  # fmt: skip
-_linked_objective = linked_objective.call
-
-
-def _make_objective(fingerprint):
-    def objective(
-        plan, constants, params, terms, numbers, X, targets, labels, weights,
-        gradients, need_gradient, sums, workspace,
-    ):  # fmt: skip
-        """The objective of all rows; its gradient, if needed, to where `gradients` begins.
-
-        Where `sums` holds something, the parts' sums and gradients are there already.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        q, c, p = pointer(plan), pointer(constants), pointer(params)
-        a, g, space = pointer(numbers), pointer(gradients), pointer(workspace)
-        if sums.size == 0:
-            return _linked_objective(
-                q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
-                pointer(weights), X.shape[0], params.size, g, int(need_gradient), space,
-            )  # fmt: skip
-        if need_gradient:
-            add_parts(sums.size, params.size, g)
-        total = sum_of_parts(sums.size, pointer(sums))
-        return objective_of(total, a[SCALE], q, p, a, g, need_gradient, aligned(space))
-
-    return objective
-
-
-objective = Entry(
-    _make_objective, NUMBER,
-    *PLAN, given(1), *DATA, result(1), FLAG, given_doubles(1), result(1),
-    calls=(*SUMS, linked_objective),
-)  # fmt: skip
+@entry(NUMBER, PLAN, given(1), DATA, result(1), FLAG, result(1), calls=SUMS)
+def objective(plan, params, data, gradient, need_gradient, workspace):
+    """The objective of all rows, and its gradient (n_params,) if needed."""
+    net, rows, g = net_of(plan, params, workspace), pointers(data), pointer(gradient)
+    factor = rows.numbers[SCALE]
+    batch = all_rows(rows, data.x.shape[0], factor)
+    total = sum_of_rows(net, rows, batch, g, need_gradient, params.size)
+    return objective_of(total, factor, net, rows.numbers, g, need_gradient)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..contract import ADAGRAD, ADAM, NESTEROV, RMSPROP
-from .compiling import part
+from .compiling import inlined
 from .vectors import Vector, as_real, at, elementwise
 
 
@@ -70,7 +70,7 @@ _rmsprop = elementwise(_rmsprop_rule, 5, 4)
 _adagrad = elementwise(_adagrad_rule, 3, 2)
 
 
-@part
+@inlined
 def _power(beta, t):
     """β^t by products from the multiple of 64 before on; exactly 0 where 1 - β^t rounds to 1.
 
@@ -83,18 +83,18 @@ def _power(beta, t):
     return result
 
 
-@part
+@inlined
 def start_powers(constants, step, powers):
     """The powers of Adam's two β before the given step, for `update`."""
     powers[0], powers[1] = _power(constants[0], step), _power(constants[1], step)
 
 
-@part
+@inlined
 def _next_power(beta, t, before):
     return _power(beta, t) if t % 64 == 0 else before * beta
 
 
-@part
+@inlined
 def update(kind, n_moments, constants, lr, step, n, p, moments, g, powers):
     """One step of the rule of this kind for n parameters; g is overwritten."""
     c0, c1, c2, c3 = constants[0], constants[1], constants[2], constants[3]

@@ -10,15 +10,24 @@ so that no shape falls off an edge.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
-from .compiling import FLAG, INTEGER, NOTHING, Linked, inner, itself, part, reals, symbol
-from .interpreted import intrinsic
-from .vectors import HAS_MASKS, VECTOR_REGISTERS, Lanes, Vector, at, do_not_unroll, vector_width
+from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, itself, linked, reals, symbol
+from .intrinsics import element_of, emits, same
+from .numba_internals import cgutils
+from .vectors import (
+    HAS_MASKS,
+    VECTOR_REGISTERS,
+    Lanes,
+    Total,
+    Vector,
+    at,
+    by_vectors,
+    do_not_unroll,
+    vector_width,
+)
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
@@ -224,125 +233,89 @@ def _define_tiles(module: ir.Module, real: types.Float) -> None:
         table.linkage = "weak_odr"  # no matter if it is loaded twice
 
 
-@intrinsic
-def _provide_tiles(typingctx: Any, like: Any) -> Any:
+@emits(NOTHING, same)
+def _provide_tiles(code, like):
     """Make the tiles for reals as a pointer's in the module of who calls this."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        _define_tiles(builder.module, signature.args[0].dtype)
-        return context.get_dummy_value()
-
-    return types.void(like), codegen
+    _define_tiles(code.builder.module, code.types[0].dtype)
 
 
-@intrinsic
+@emits(
+    NOTHING, INTEGER, INTEGER, INTEGER, same, INTEGER, INTEGER, same, INTEGER, same, INTEGER,
+    INTEGER, same, INTEGER, FLAG, INTEGER,
+)  # fmt: skip
 def _tile(
-    typingctx: Any,
-    vectors: Any,
-    rows: Any,
-    depth: Any,
-    a: Any,
-    a_row: Any,
-    a_depth: Any,
-    b: Any,
-    b_row: Any,
-    c: Any,
-    c_row: Any,
-    last: Any,
-    start: Any,
-    start_row: Any,
-    has_start: Any,
-    finish: Any,
-) -> Any:
+    code, vectors, rows, depth, a, a_row, a_depth, b, b_row, c, c_row, last, start, start_row,
+    has_start, finish,
+):  # fmt: skip
     """One tile; see `_tile_type`."""
-    i8 = types.int64
-    signature = types.void(i8, i8, i8, a, i8, i8, b, i8, c, i8, i8, start, i8, types.boolean, i8)
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        real = signature.args[3].dtype
-        vectors, rows, *arguments = args
-        table = _tile_table(builder.module, real)
-        index = builder.mul(vectors, _INT64(_MOST_ROWS))
-        index = builder.add(index, builder.sub(rows, _INT64(1)))
-        function = builder.load(builder.gep(table, [_INT64(0), index], inbounds=True))
-        builder.call(function, arguments)
-        return context.get_dummy_value()
-
-    return signature, codegen
+    builder, table = code.builder, _tile_table(code.builder.module, code.types[3].dtype)
+    A, B, C = (a, a_row, a_depth), (b, b_row), (c, c_row)
+    index = builder.mul(vectors, _INT64(_MOST_ROWS))
+    index = builder.add(index, builder.sub(rows, _INT64(1)))
+    function = builder.load(builder.gep(table, [_INT64(0), index], inbounds=True))
+    builder.call(function, [depth, *A, *B, *C, last, start, start_row, has_start, finish])
 
 
-@intrinsic
-def _height(typingctx: Any, vectors: Any) -> Any:
+@emits(INTEGER, INTEGER)
+def _height(code, vectors):
     """The rows of the highest tile of so many vectors."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        result = _INT64(_HEIGHTS[1])
-        for vectors in range(2, _WIDEST + 1):
-            is_it = builder.icmp_signed("==", args[0], _INT64(vectors))
-            result = builder.select(is_it, _INT64(_HEIGHTS[vectors]), result)
-        return result
-
-    return types.int64(types.int64), codegen
+    builder = code.builder
+    result = _INT64(_HEIGHTS[1])
+    for width in range(2, _WIDEST + 1):
+        is_it = builder.icmp_signed("==", vectors, _INT64(width))
+        result = builder.select(is_it, _INT64(_HEIGHTS[width]), result)
+    return result
 
 
-def _make_product(fingerprint):
-    def product(
-        m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
-    ):
-        """C (m, n) = start + A (m, depth) · B (depth, n), finished.
-
-        Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are
-        the distances of rows; `start` may be C, or a vector if `start_row` is 0. Without
-        `has_start` the sums begin at zero. RECTIFIED: the results are those of relu; PADDED: rows
-        of C have room for whole vectors.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        _provide_tiles(c)
-        if m <= 0:
-            return
-        width = vector_width(c)
-        vectors, rest = n // width, n % width
-        if HAS_MASKS and (rest > width // 2 or depth < _DEEP):
-            vectors, rest = vectors + (rest > 0), 0
-        whole = n - rest
-        j = 0
-        while j < n:
-            if j < whole:
-                widest = _WIDEST if m <= _height(_WIDEST) else _WIDE
-                wide = (
-                    vectors if vectors <= widest else vectors // ((vectors + widest - 1) // widest)
-                )
-                vectors -= wide
-                columns = min(wide * width, whole - j)
-                last = columns - (wide - 1) * width
-            else:
-                wide = _NARROW
-                columns = last = n - j if HAS_MASKS else 1
-            highest = _height(wide)
-            i, blocks = 0, 1 if m <= highest else (m + highest - 1) // highest
-            while blocks > 0:
-                rows = m - i if blocks == 1 else (m - i) // blocks
-                blocks -= 1
-                _tile(
-                    wide, rows, depth, at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
-                    at(c, i * c_row + j), c_row, last, at(start, i * start_row + j), start_row,
-                    has_start, finish,
-                )  # fmt: skip
-                i += rows
-            j += columns
-
-    return product
-
-
-_linked_product = Linked(
-    _make_product, NOTHING,
+@linked(
+    NOTHING,
     INTEGER, INTEGER, INTEGER, reals, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER, FLAG, reals,
     INTEGER, INTEGER, exports=("tiles",),
 )  # fmt: skip
-_product_of_tiles = _linked_product.call
+def product_of_tiles(
+    m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
+):
+    """C (m, n) = start + A (m, depth) · B (depth, n), finished.
+
+    Rows of A are `a_row` apart and its columns `a_depth`; `b_row`, `start_row` and `c_row` are
+    the distances of rows; `start` may be C, or a vector if `start_row` is 0. Without
+    `has_start` the sums begin at zero. RECTIFIED: the results are those of relu; PADDED: rows
+    of C have room for whole vectors.
+    """
+    _provide_tiles(c)
+    if m <= 0:
+        return
+    width = vector_width(c)
+    vectors, rest = n // width, n % width
+    if HAS_MASKS and (rest > width // 2 or depth < _DEEP):
+        vectors, rest = vectors + (rest > 0), 0
+    whole = n - rest
+    j = 0
+    while j < n:
+        if j < whole:
+            widest = _WIDEST if m <= _height(_WIDEST) else _WIDE
+            wide = vectors if vectors <= widest else vectors // ((vectors + widest - 1) // widest)
+            vectors -= wide
+            columns = min(wide * width, whole - j)
+            last = columns - (wide - 1) * width
+        else:
+            wide = _NARROW
+            columns = last = n - j if HAS_MASKS else 1
+        highest = _height(wide)
+        i, blocks = 0, 1 if m <= highest else (m + highest - 1) // highest
+        while blocks > 0:
+            rows = m - i if blocks == 1 else (m - i) // blocks
+            blocks -= 1
+            _tile(
+                wide, rows, depth, at(a, i * a_row), a_row, a_depth, at(b, j), b_row,
+                at(c, i * c_row + j), c_row, last, at(start, i * start_row + j), start_row,
+                has_start, finish,
+            )  # fmt: skip
+            i += rows
+        j += columns
 
 
-@inner
+@callee
 def finished_product(
     m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
 ):
@@ -356,12 +329,12 @@ def finished_product(
             start, start_row, has_start, finish,
         )  # fmt: skip
     else:
-        _product_of_tiles(
+        product_of_tiles(
             m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row, finish
         )
 
 
-@part
+@inlined
 def product(m, n, depth, a, a_row, a_depth, b, b_row, start, start_row, has_start, c, c_row):
     """`finished_product` with nothing done to the sums."""
     finished_product(
@@ -394,102 +367,44 @@ class _Matrix:
         return self.builder.gep(self.start, [self.builder.mul(index, self.row_stride)])
 
 
-@intrinsic
-def _dots(
-    typingctx: Any,
-    rows: Any,
-    depth: Any,
-    a: Any,
-    a_row: Any,
-    b: Any,
-    start: Any,
-    c: Any,
-    finish: Any,
-) -> Any:
+@emits(NOTHING, INTEGER, INTEGER, same, INTEGER, same, element_of(2), same, INTEGER)
+def _dots(code, rows, depth, a, a_row, b, start, c, finish):
     """c[i] = start + A[i] · b, finished, for up to _DOTS rows of A, which are contiguous."""
-    i8 = types.int64
-    signature = types.void(i8, i8, a, i8, b, a.dtype, c, i8)
+    builder, real = code.builder, code.types[2].dtype
+    a_rows = _Matrix(builder, a, a_row).rows(_DOTS, rows)
+    totals = [Total(builder, real, Lanes(builder, real).width) for _ in a_rows]
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        rows, depth, a, a_row, b, start, c, finish = args
-        real = signature.args[2].dtype
-        lanes = Lanes(builder, real)
-        a_rows = _Matrix(builder, a, a_row).rows(_DOTS, rows)
-        rest = builder.srem(depth, _INT64(lanes.width))
-        whole = builder.sub(depth, rest)
+    def body(lanes: Lanes, k: ir.Value, mask: ir.Value | None) -> None:
+        of_b = lanes.load(builder.gep(b, [k]), mask)
+        for total, pointer in zip(totals, a_rows, strict=True):
+            total.add(lanes.load(builder.gep(pointer, [k]), mask) * of_b)
 
-        def add(sums: list, lanes: Lanes, k: ir.Value, mask: ir.Value | None) -> None:
-            of_b = lanes.load(builder.gep(b, [k]), mask)
-            for place, pointer in zip(sums, a_rows, strict=True):
-                of_a = lanes.load(builder.gep(pointer, [k]), mask)
-                total = Vector(lanes, builder.load(place)) + of_a * of_b
-                builder.store(total.value, place)
-
-        def zeros(lanes: Lanes) -> list:
-            places = [cgutils.alloca_once(builder, lanes.type) for _ in a_rows]
-            for place in places:
-                builder.store(lanes.constant(0).value, place)
-            return places
-
-        sums = zeros(lanes)
-        step = _INT64(lanes.width)
-        with cgutils.for_range_slice(builder, _INT64(0), whole, step, _INT64) as (k, _):
-            add(sums, lanes, k, None)
-        if HAS_MASKS:
-            with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
-                add(sums, lanes, whole, lanes.first(rest))
-            totals = [Vector(lanes, builder.load(place)).sum() for place in sums]
-        else:
-            one = Lanes(builder, real, 1)
-            singles = zeros(one)
-            with cgutils.for_range_slice(builder, whole, depth, _INT64(1), _INT64) as (k, _):
-                add(singles, one, k, None)
-            totals = [
-                builder.fadd(
-                    Vector(lanes, builder.load(place)).sum(), Vector(one, builder.load(tail)).sum()
-                )
-                for place, tail in zip(sums, singles, strict=True)
-            ]
-        places = _Matrix(builder, c, _INT64(1)).rows(_DOTS, rows)
-        least = least_of(builder, finish, start.type)
-        for total, place in zip(totals, places, strict=True):
-            result = builder.fadd(start, total)
-            below = builder.fcmp_ordered("<", result, least)
-            builder.store(builder.select(below, least, result), place)
-        return context.get_dummy_value()
-
-    return signature, codegen
+    by_vectors(builder, real, depth, body)
+    places = _Matrix(builder, c, _INT64(1)).rows(_DOTS, rows)
+    least = least_of(builder, finish, start.type)
+    for total, place in zip(totals, places, strict=True):
+        result = builder.fadd(start, total.sum())
+        below = builder.fcmp_ordered("<", result, least)
+        builder.store(builder.select(below, least, result), place)
 
 
-def _make_dots(fingerprint):
-    def dots(m, depth, a, a_row, b, start, c, finish):
-        """c (m,) = start + A (m, depth) · b (depth,), finished: the product for one output."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        for i in range(0, m, _DOTS):
-            _dots(min(m - i, _DOTS), depth, at(a, i * a_row), a_row, b, start, at(c, i), finish)
-
-    return dots
-
-
-_linked_dots = Linked(
-    _make_dots, NOTHING,
-    INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER,
+@linked(
+    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER,
 )  # fmt: skip
-dots = _linked_dots.call
+def dots(m, depth, a, a_row, b, start, c, finish):
+    """c (m,) = start + A (m, depth) · b (depth,), finished: the product for one output."""
+    for i in range(0, m, _DOTS):
+        _dots(min(m - i, _DOTS), depth, at(a, i * a_row), a_row, b, start, at(c, i), finish)
 
 
 def _transpose_width(lanes: Lanes) -> int:
     return min(lanes.width, 8)  # wider ones are not faster
 
 
-@intrinsic
-def _square_width(typingctx: Any, start: Any) -> Any:
+@emits(INTEGER, same)
+def _square_width(code, start):
     """The side of the squares that `_transpose_square` takes."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _INT64(_transpose_width(Lanes(builder, signature.args[0].dtype)))
-
-    return types.int64(start), codegen
+    return _INT64(_transpose_width(Lanes(code.builder, code.types[0].dtype)))
 
 
 def _transposed(lanes: Lanes, rows: list[ir.Value]) -> list[ir.Value]:
@@ -514,71 +429,51 @@ def _square_lanes(builder: ir.IRBuilder, real: types.Float) -> Lanes:
     return Lanes(builder, real, _transpose_width(Lanes(builder, real)))
 
 
-@intrinsic
-def _transpose_square(typingctx: Any, a: Any, a_row: Any, to: Any, to_row: Any) -> Any:
+@emits(NOTHING, same, INTEGER, same, INTEGER)
+def _transpose_square(code, a, a_row, to, to_row):
     """Write the transpose of a square of A."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        lanes = _square_lanes(builder, signature.args[0].dtype)
-        a, a_row, to, to_row = args
-        A, T = _Matrix(builder, a, a_row), _Matrix(builder, to, to_row)
-        numbers = [_INT64(i) for i in range(lanes.width)]
-        rows = _transposed(lanes, [lanes.load(A.row(i)).value for i in numbers])
-        for i, row in zip(numbers, rows, strict=True):
-            lanes.store(Vector(lanes, row), T.row(i))
-        return context.get_dummy_value()
-
-    return types.void(a, types.int64, to, types.int64), codegen
+    builder = code.builder
+    lanes = _square_lanes(builder, code.types[0].dtype)
+    A, T = _Matrix(builder, a, a_row), _Matrix(builder, to, to_row)
+    numbers = [_INT64(i) for i in range(lanes.width)]
+    rows = _transposed(lanes, [lanes.load(A.row(i)).value for i in numbers])
+    for i, row in zip(numbers, rows, strict=True):
+        lanes.store(Vector(lanes, row), T.row(i))
 
 
-@intrinsic
-def _transpose_edge(
-    typingctx: Any, m: Any, n: Any, a: Any, a_row: Any, to: Any, to_row: Any
-) -> Any:
+@emits(NOTHING, INTEGER, INTEGER, same, INTEGER, same, INTEGER)
+def _transpose_edge(code, m, n, a, a_row, to, to_row):
     """The same for a square of which only m rows and n columns exist."""
-    i8 = types.int64
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        lanes = _square_lanes(builder, signature.args[2].dtype)
-        m, n, a, a_row, to, to_row = args
-        existing = _Matrix(builder, a, a_row).rows(lanes.width, m)
-        mask_of_row, mask_of_column = lanes.first(n), lanes.first(m)
-        rows = _transposed(lanes, [lanes.load(row, mask_of_row).value for row in existing])
-        T = _Matrix(builder, to, to_row)
-        for j, row in enumerate(rows):
-            with builder.if_then(builder.icmp_signed("<", _INT64(j), n)):
-                lanes.store(Vector(lanes, row), T.row(_INT64(j)), mask_of_column)
-        return context.get_dummy_value()
-
-    return types.void(i8, i8, a, i8, to, i8), codegen
+    builder = code.builder
+    lanes = _square_lanes(builder, code.types[2].dtype)
+    existing = _Matrix(builder, a, a_row).rows(lanes.width, m)
+    mask_of_row, mask_of_column = lanes.first(n), lanes.first(m)
+    rows = _transposed(lanes, [lanes.load(row, mask_of_row).value for row in existing])
+    T = _Matrix(builder, to, to_row)
+    for j, row in enumerate(rows):
+        with builder.if_then(builder.icmp_signed("<", _INT64(j), n)):
+            lanes.store(Vector(lanes, row), T.row(_INT64(j)), mask_of_column)
 
 
-def _make_transpose(fingerprint):
-    def transpose(m, n, a, a_row, to, to_row):
-        """Write the transpose of A (m, n) to `to` (n, m), given the distances of their rows."""
-        _ = fingerprint  # see compiling.source_fingerprint
-        width = _square_width(a)
-        for i in range(0, m, width):
-            for j in range(0, n, width):
-                rows, columns = min(width, m - i), min(width, n - j)
-                block, target = at(a, i * a_row + j), at(to, j * to_row + i)
-                if rows == width and columns == width:
-                    _transpose_square(block, a_row, target, to_row)
-                elif HAS_MASKS:
-                    _transpose_edge(rows, columns, block, a_row, target, to_row)
-                else:
-                    for p in range(rows):
-                        for q in range(columns):
-                            target[q * to_row + p] = block[p * a_row + q]
-
-    return transpose
-
-
-linked_transpose = Linked(
-    _make_transpose, NOTHING,
-    INTEGER, INTEGER, reals, INTEGER, reals, INTEGER,
+@linked(
+    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER,
 )  # fmt: skip
-transpose = linked_transpose.call
+def transpose(m, n, a, a_row, to, to_row):
+    """Write the transpose of A (m, n) to `to` (n, m), given the distances of their rows."""
+    width = _square_width(a)
+    for i in range(0, m, width):
+        for j in range(0, n, width):
+            rows, columns = min(width, m - i), min(width, n - j)
+            block, target = at(a, i * a_row + j), at(to, j * to_row + i)
+            if rows == width and columns == width:
+                _transpose_square(block, a_row, target, to_row)
+            elif HAS_MASKS:
+                _transpose_edge(rows, columns, block, a_row, target, to_row)
+            else:
+                for p in range(rows):
+                    for q in range(columns):
+                        target[q * to_row + p] = block[p * a_row + q]
 
-# What an entry that calls these functions declares.
-PRODUCTS = (_linked_product, _linked_dots, linked_transpose)
+
+# What a function that calls these declares.
+PRODUCTS = (product_of_tiles, dots, transpose)

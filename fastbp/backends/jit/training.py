@@ -3,55 +3,29 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 from numba import types
 
-from ..contract import (
-    CLIP_EPSILON,
-    DONE,
-    EPOCHS_GROWN,
-    EPOCHS_WITHOUT,
-    FIRST_OBJECTIVE,
-    GOAL_MET,
-    GROWN,
-    GROWTH_EPOCHS,
-    GROWTH_LIMIT,
-    LAST_OBJECTIVE,
-    LAST_PROGRESS,
-    LOWEST,
-    NO_PROGRESS,
-    NON_FINITE_OBJECTIVE,
-    NON_FINITE_PARAMETERS,
-)
+from .. import contract
+from . import layout
 from .compiling import (
     INTEGER,
-    NUMBER,
     PAIR,
-    Entry,
-    given,
+    Struct,
+    callee,
+    entry,
     given_doubles,
     given_integers,
-    inner,
-    part,
+    inlined,
     result,
     result_doubles,
 )
-from .losses import SCALE
-from .network import GRADIENT, PART_GRADIENT, TILE
-from .objective import (
-    DATA,
-    PLAN,
-    SUMS,
-    add_parts,
-    objective_of,
-    sum_of_parts,
-    sum_of_rows,
-    sum_of_squares,
-    value_of_rows,
-)
+from .losses import DATA, SCALE, pointers
+from .network import PLAN, net_of, room, with_params
+from .objective import SUMS, Batch, all_rows, objective_of, sum_of_rows, sum_of_squares
 from .optimizers import start_powers, update
 from .vectors import (
-    aligned,
     as_real,
     at,
     copy,
@@ -77,203 +51,181 @@ _add_to_mean = elementwise(lambda mean, x, count: (mean + (x - mean) / count,), 
 _convert = elementwise(lambda to, x: (x,), 2, 1)
 
 
-@part
+@inlined
 def _clip(n, g, clip_norm):
     """Scale a gradient down to a norm."""
-    factor = clip_norm / (math.sqrt(sum_of_squares(n, g)) + CLIP_EPSILON)
+    factor = clip_norm / (math.sqrt(sum_of_squares(n, g)) + contract.CLIP_EPSILON)
     if factor < 1.0:
         _multiply(n, g, as_real(g, factor))
 
 
-@part
+@inlined
 def _check(n_params, params, good, monitor, mean):
     """Whether an epoch was sound: its parameters finite, its mean objective not grown."""
     if _finite_probe(n_params, params) != 0.0:
-        return NON_FINITE_PARAMETERS
-    if mean <= GROWTH_LIMIT * monitor[FIRST_OBJECTIVE]:
+        return contract.NON_FINITE_PARAMETERS
+    if mean <= contract.GROWTH_LIMIT * monitor[contract.FIRST_OBJECTIVE]:
         copy(good, at(good, n_params), n_params)
-        monitor[EPOCHS_GROWN] = 0.0
-        return DONE
-    monitor[EPOCHS_GROWN] += 1.0
-    return GROWN if monitor[EPOCHS_GROWN] == GROWTH_EPOCHS else DONE
+        monitor[contract.EPOCHS_GROWN] = 0.0
+        return contract.DONE
+    monitor[contract.EPOCHS_GROWN] += 1.0
+    diverged = monitor[contract.EPOCHS_GROWN] == contract.GROWTH_EPOCHS
+    return contract.GROWN if diverged else contract.DONE
 
 
-@part
+@inlined
 def _watches(recipe, settings):
     """Whether there is anything to do for `_watch`."""
     return recipe[VALIDATED] or recipe[PATIENCE] > 0 or settings[GOAL] > -math.inf
 
 
-@inner
-def _watch(
-    recipe, settings, plan, constants, terms, numbers, x, t, labels, weights, n_rows, n_sums, sums,
-    n_params, params, best, average, monitor, step, mean, validation, space,
-):  # fmt: skip
-    """What follows a sound epoch: the validation on its data, the best parameters, the stops.
+class Config(NamedTuple):
+    """A recipe: arrays, or in compiled code pointers to them."""
 
-    Where there are `sums`, they are those of the validation's parts.
-    """
-    candidate = params
+    recipe: Any  # int64, see KIND
+    settings: Any  # float64, see CLIP_NORM
+    frozen: Any  # int64: the parameters that do not change
+
+
+class State(NamedTuple):
+    """The arrays of `Run`, or in compiled code pointers to them."""
+
+    params: Any
+    moments: Any
+    good: Any
+    best: Any
+    average: Any
+    monitor: Any
+
+
+class Chunk(NamedTuple):
+    """The arguments of `train` for some steps."""
+
+    order: Any
+    rates: Any
+    losses: Any
+    validation: Any
+
+
+CONFIG = Struct(Config, given_integers(1), given_doubles(1), given_integers(1))
+STATE = Struct(
+    State, result(1), result(2), result(2), result(1), result_doubles(1), result_doubles(1)
+)  # fmt: skip
+CHUNK = Struct(
+    Chunk, given_integers(2), given_doubles(1), result_doubles(1), result_doubles(1)
+)  # fmt: skip
+
+
+@callee
+def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
+    """What follows a sound epoch: the validation on its data, the best parameters, the stops."""
+    recipe, settings, monitor, candidate = config.recipe, config.settings, state.monitor, net.params
     if 0 <= recipe[AVERAGE_FROM] < step:
-        candidate = at(space, plan[GRADIENT])
-        _convert(n_params, candidate, average)
+        candidate = room(net, layout.GRADIENT)
+        _convert(n_params, candidate, state.average)
     watched = mean
     if recipe[VALIDATED]:
-        factor = numbers[SCALE]
-        if n_sums > 0:
-            total = sum_of_parts(n_sums, sums)
-        else:
-            total = value_of_rows(
-                plan, constants, candidate, terms, numbers, x, t, labels, weights, n_rows, space
-            )
-        watched = objective_of(total, factor, plan, candidate, numbers, candidate, False, space)
+        factor, there = data.numbers[SCALE], with_params(net, candidate)
+        total = sum_of_rows(there, data, all_rows(data, n_rows, factor), candidate, False, 0)
+        watched = objective_of(total, factor, there, data.numbers, candidate, False)
         validation[0] = watched
     patience = recipe[PATIENCE]
     if patience > 0:
-        if watched < monitor[LOWEST]:
-            copy(best, candidate, n_params)
-            monitor[LOWEST] = watched
-        bound = monitor[LAST_PROGRESS]
+        if watched < monitor[contract.LOWEST]:
+            copy(state.best, candidate, n_params)
+            monitor[contract.LOWEST] = watched
+        bound = monitor[contract.LAST_PROGRESS]
         if bound < math.inf:
             bound -= settings[TOL] * abs(bound)
         if watched < bound:
-            monitor[LAST_PROGRESS] = watched
-            monitor[EPOCHS_WITHOUT] = 0.0
+            monitor[contract.LAST_PROGRESS] = watched
+            monitor[contract.EPOCHS_WITHOUT] = 0.0
         else:
-            monitor[EPOCHS_WITHOUT] += 1.0
+            monitor[contract.EPOCHS_WITHOUT] += 1.0
     if mean <= settings[GOAL]:
-        return GOAL_MET
-    if patience > 0 and monitor[EPOCHS_WITHOUT] >= patience:
-        return NO_PROGRESS
-    return DONE
+        return contract.GOAL_MET
+    if patience > 0 and monitor[contract.EPOCHS_WITHOUT] >= patience:
+        return contract.NO_PROGRESS
+    return contract.DONE
 
 
-def _make_train(fingerprint):
-    def train(
-        plan, constants, terms, numbers, X, targets, labels, weights, v_plan, v_constants, v_terms,
-        v_numbers, v_X, v_targets, v_labels, v_weights, recipe, settings, frozen, params, moments,
-        good, best, average, monitor, seed, step, n_steps, order, rates, losses, validation,
-        gradients, sums, workspace,
-    ):  # fmt: skip
-        """Do steps as `contract.train` tells; returns why it stopped and the steps completed.
+@entry(
+    PAIR, PLAN, DATA, PLAN, DATA, CONFIG, STATE, types.uint64, INTEGER, INTEGER, CHUNK, result(1),
+    calls=SUMS,
+)  # fmt: skip
+def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, workspace):
+    """Do steps as `train` says; returns why it stopped and the steps completed.
 
-        Where `sums` holds something, the sums and gradients of the parts of one step's batch are
-        there already; the end of the epoch is then left to `end_of_epoch`.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        mode = floating_point_mode()
-        set_floating_point_mode(flushing(mode))
-        n, n_params, batch_size = X.shape[0], params.size, recipe[BATCH_SIZE]
-        steps_per_epoch = (n + batch_size - 1) // batch_size
-        epoch, first = 0, step % steps_per_epoch * batch_size
-        q, c, p, a = pointer(plan), pointer(constants), pointer(params), pointer(numbers)
-        space = aligned(pointer(workspace))
-        m, rate, lost = pointer(monitor), pointer(rates), pointer(losses)
-        g = pointer(gradients) if sums.size > 0 else at(space, q[GRADIENT])
-        held, fixed = at(space, q[PART_GRADIENT]), pointer(frozen)
-        watches, status = _watches(recipe, settings), DONE
-        all_in_a_tile = n <= min(batch_size, q[TILE]) and order.size == 0 and not recipe[VALIDATED]
-        powers = room_for(m, 2)
-        start_powers(pointer(settings), step, powers)
-        for i in range(n_steps):
-            count, resident = min(batch_size, n - first), i > 0 and all_in_a_tile
-            factor = a[SCALE] * n / count if recipe[AVERAGED] else a[SCALE]
-            if first == 0:
-                copy(at(pointer(good), n_params), p, n_params)
-            if sums.size > 0:
-                total = sum_of_parts(sums.size, pointer(sums))
-                add_parts(sums.size, n_params, g)
-            else:
-                total = sum_of_rows(
-                    q, c, p, pointer(terms), a, pointer(X), pointer(targets), pointer(labels),
-                    pointer(weights), at(pointer(order), epoch * n), order.size > 0,
-                    first, count, factor, seed, step, g, True, n_params, resident, space,
+    `v_plan` and `v_data` are those of the validation, `step` the steps done before.
+    """
+    mode = floating_point_mode()
+    set_floating_point_mode(flushing(mode))
+    recipe, settings = pointer(config.recipe), pointer(config.settings)
+    state = State(
+        pointer(run.params), pointer(run.moments), pointer(run.good), pointer(run.best),
+        pointer(run.average), pointer(run.monitor),
+    )  # fmt: skip
+    net, rows = net_of(plan, run.params, workspace), pointers(data)
+    p, m, a, g = state.params, state.monitor, rows.numbers, room(net, layout.GRADIENT)
+    n, n_params, batch_size = data.x.shape[0], run.params.size, recipe[BATCH_SIZE]
+    steps_per_epoch = (n + batch_size - 1) // batch_size
+    epoch, first = 0, step % steps_per_epoch * batch_size
+    rate, lost, has_order = pointer(chunk.rates), pointer(chunk.losses), chunk.order.size > 0
+    held, fixed, n_frozen = (
+        room(net, layout.PART_GRADIENT),
+        pointer(config.frozen),
+        config.frozen.size,
+    )
+    watches, status = _watches(recipe, settings), contract.DONE
+    all_in_a_tile = (
+        n <= min(batch_size, net.plan[layout.TILE]) and not has_order and not recipe[VALIDATED]
+    )
+    powers = room_for(m, 2)
+    start_powers(settings, step, powers)
+    for i in range(n_steps):
+        count, resident = min(batch_size, n - first), i > 0 and all_in_a_tile
+        factor = a[SCALE] * n / count if recipe[AVERAGED] else a[SCALE]
+        if first == 0:
+            copy(at(state.good, n_params), p, n_params)
+        order = at(pointer(chunk.order), epoch * n)
+        batch = Batch(order, has_order, first, count, factor, seed, step, resident)
+        total = sum_of_rows(net, rows, batch, g, True, n_params)
+        objective = objective_of(total, factor, net, a, g, True)
+        lost[epoch] += objective
+        m[contract.LAST_OBJECTIVE] = objective
+        if not math.isfinite(objective):
+            status = contract.NON_FINITE_OBJECTIVE
+            break
+        if step == 0:
+            m[contract.FIRST_OBJECTIVE] = max(abs(objective), settings[EPSILON])
+        for k in range(n_frozen):
+            held[k] = p[fixed[k]]
+            g[fixed[k]] = 0.0
+        if settings[CLIP_NORM] < math.inf:
+            _clip(n_params, g, settings[CLIP_NORM])
+        lr = rate[i] if chunk.rates.size > 1 else rate[0]
+        update(
+            recipe[KIND], recipe[N_MOMENTS], settings, lr, step, n_params, p, state.moments, g,
+            powers,
+        )  # fmt: skip
+        for k in range(n_frozen):  # which the optimizer may decay
+            p[fixed[k]] = held[k]
+        if 0 <= recipe[AVERAGE_FROM] <= step:
+            averaged = float(step - recipe[AVERAGE_FROM] + 1)
+            _add_to_mean(n_params, state.average, p, averaged)
+        step += 1
+        first += batch_size
+        if first >= n:
+            mean = lost[epoch] / steps_per_epoch
+            status = _check(n_params, p, state.good, m, mean)
+            if status == contract.DONE and watches:
+                status = _watch(
+                    net_of(v_plan, run.params, workspace), pointers(v_data), v_data.x.shape[0],
+                    Config(recipe, settings, fixed), state, n_params, step, mean,
+                    at(pointer(chunk.validation), epoch),
                 )  # fmt: skip
-            objective = objective_of(total, factor, q, p, a, g, True, space)
-            lost[epoch] += objective
-            m[LAST_OBJECTIVE] = objective
-            if not math.isfinite(objective):
-                status = NON_FINITE_OBJECTIVE
+            if status != contract.DONE:
                 break
-            if step == 0:
-                m[FIRST_OBJECTIVE] = max(abs(objective), settings[EPSILON])
-            for k in range(frozen.size):
-                held[k] = p[fixed[k]]
-                g[fixed[k]] = 0.0
-            if settings[CLIP_NORM] < math.inf:
-                _clip(n_params, g, settings[CLIP_NORM])
-            lr = rate[i] if rates.size > 1 else rate[0]
-            update(
-                recipe[KIND], recipe[N_MOMENTS], pointer(settings), lr, step, n_params, p,
-                pointer(moments), g, powers,
-            )  # fmt: skip
-            for k in range(frozen.size):  # which the optimizer may decay
-                p[fixed[k]] = held[k]
-            if 0 <= recipe[AVERAGE_FROM] <= step:
-                averaged = float(step - recipe[AVERAGE_FROM] + 1)
-                _add_to_mean(n_params, pointer(average), p, averaged)
-            step += 1
-            first += batch_size
-            if first >= n and sums.size == 0:
-                mean = lost[epoch] / steps_per_epoch
-                status = _check(n_params, p, pointer(good), m, mean)
-                if status == DONE and watches:
-                    status = _watch(
-                        pointer(recipe), pointer(settings), pointer(v_plan), pointer(v_constants),
-                        pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
-                        pointer(v_labels), pointer(v_weights), v_X.shape[0], 0, pointer(sums),
-                        n_params, p, pointer(best), pointer(average), m, step, mean,
-                        at(pointer(validation), epoch), space,
-                    )  # fmt: skip
-                if status != DONE:
-                    break
-                epoch, first = epoch + 1, 0
-        set_floating_point_mode(mode)
-        return status, step
-
-    return train
-
-
-def _make_end_of_epoch(fingerprint):
-    def end_of_epoch(
-        v_plan, v_constants, v_terms, v_numbers, v_X, v_targets, v_labels, v_weights, recipe,
-        settings, params, good, best, average, monitor, step, mean, validation, sums, workspace,
-    ):  # fmt: skip
-        """The end of an epoch whose steps several threads share; returns what `train` does.
-
-        `sums` holds those of the parts of the validation.
-        """
-        _ = fingerprint  # see compiling.source_fingerprint
-        mode = floating_point_mode()
-        set_floating_point_mode(flushing(mode))
-        status = _check(params.size, pointer(params), pointer(good), pointer(monitor), mean)
-        if status == DONE and _watches(recipe, settings):
-            status = _watch(
-                pointer(recipe), pointer(settings), pointer(v_plan), pointer(v_constants),
-                pointer(v_terms), pointer(v_numbers), pointer(v_X), pointer(v_targets),
-                pointer(v_labels), pointer(v_weights), v_X.shape[0], sums.size, pointer(sums),
-                params.size, pointer(params), pointer(best), pointer(average), pointer(monitor),
-                step, mean, pointer(validation), aligned(pointer(workspace)),
-            )  # fmt: skip
-        set_floating_point_mode(mode)
-        return status
-
-    return end_of_epoch
-
-
-# The types of a recipe, and of the arrays of a run that the end of an epoch changes.
-_RECIPE = given_integers(1), given_doubles(1)
-_KEPT = result(2), result(1), result_doubles(1), result_doubles(1)
-
-train = Entry(
-    _make_train, PAIR,
-    *PLAN, *DATA, *PLAN, *DATA, *_RECIPE, given_integers(1), result(1), result(2), *_KEPT,
-    types.uint64, INTEGER, INTEGER, given_integers(2), given_doubles(1), result_doubles(1),
-    result_doubles(1), result(1), given_doubles(1), result(1), calls=SUMS,
-)  # fmt: skip
-
-end_of_epoch = Entry(
-    _make_end_of_epoch, INTEGER,
-    *PLAN, *DATA, *_RECIPE, given(1), *_KEPT, INTEGER, NUMBER, result_doubles(1), given_doubles(1),
-    result(1), calls=SUMS,
-)  # fmt: skip
+            epoch, first = epoch + 1, 0
+    set_floating_point_mode(mode)
+    return status, step

@@ -23,32 +23,23 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba.core import types, typing
-from numba.core.ccallback import CFunc
-from numba.core.dispatcher import Dispatcher
-from numba.core.registry import CPUTarget, cpu_target
-from numba.core.types.containers import BaseTuple
-from numba.core.types.misc import unliteral
-from numba.extending import intrinsic, overload
+from numba import types
 
-from .compiling import _OPTIONS, itself, reals
-from .interpreted import has_stand_in
+from .compiling import _OPTIONS, FLAG, NUMBER, by_type, itself, reals
+from .intrinsics import emits, same
+from .numba_internals import BaseTuple, CFunc, Dispatcher, Rules, typed_by, unliteral
 from .scalars import exp, tanh
 
 
 def _ours_of_numbers(ours: Callable, of_others: Callable) -> Callable:
     """A function for jitted code: ours of numbers, NumPy's of anything else."""
 
-    def either(x):
-        raise NotImplementedError  # called by Numba alone
-
-    @overload(either, jit_options={**_OPTIONS, "forceinline": True})
-    def chosen(x):
+    def choose(x):
         if isinstance(x, _NUMBERS):
             return lambda x: ours(x)
         return lambda x: of_others(x)
 
-    return either
+    return by_type(choose, {**_OPTIONS, "forceinline": True})
 
 
 _NUMBERS = types.Float | types.Integer | types.Boolean
@@ -64,15 +55,8 @@ _ARITHMETIC = _POWERS | {
 }  # fmt: skip
 
 
-class _Typing(typing.Context):
+class _Typing(Rules):
     """Numba's typing, but for calls of `_OURS`."""
-
-    def __init__(self) -> None:
-        self.__dict__ = cpu_target.typing_context.__dict__  # all that Numba knows, now and later
-
-    def refresh(self) -> None:
-        # What is new is to know Numba's own context, and not this one.
-        cpu_target.typing_context.refresh()
 
     def resolve_value_type(self, val: Any) -> Any:
         try:
@@ -104,36 +88,8 @@ class _Float32Typing(_Typing):
         return super().unify_pairs(first, second)
 
 
-class _Target(CPUTarget):
-    """The processor, for code that is typed in this way."""
-
-    def __init__(self, context: _Typing):
-        super().__init__("cpu")
-        self._context = context
-
-    @property
-    def typing_context(self) -> _Typing:
-        return self._context
-
-    @property
-    def target_context(self) -> Any:
-        return cpu_target.target_context
-
-
-class _Jitted(Dispatcher):
-    targetdescr = _Target(_Typing())
-
-
-class _JittedFloat32(Dispatcher):
-    targetdescr = _Target(_Float32Typing())
-
-
-class _CFunc(CFunc):
-    _targetdescr = _Jitted.targetdescr
-
-
-class _CFuncFloat32(CFunc):
-    _targetdescr = _JittedFloat32.targetdescr
+_Jitted, _CFunc = typed_by(_Typing())
+_JittedFloat32, _CFuncFloat32 = typed_by(_Float32Typing())
 
 
 # Finding what the functions are made of, and where they fail.
@@ -163,7 +119,7 @@ class _Compiler:
     def __init__(self, real: types.Float, numbers: types.Float):
         self._real = real
         self._widens = numbers != real
-        self._dispatcher = _JittedFloat32 if real == types.float32 else _Jitted
+        self._dispatcher: Any = _JittedFloat32 if real == types.float32 else _Jitted
         self._done: dict[Any, Any] = {}
         self.codes: list[CodeType] = []  # of the functions that the user wrote
 
@@ -287,35 +243,23 @@ def _reason(message: str) -> str:
 # The functions over arrays.
 
 
-@intrinsic
-def _same(typingctx: Any, a: Any, b: Any) -> Any:
+@emits(FLAG, same, same)
+def _same(code, a, b):
     """Whether two pointers are equal."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.icmp_unsigned("==", *args)
-
-    return types.boolean(a, b), codegen
+    return code.builder.icmp_unsigned("==", a, b)
 
 
-@intrinsic
-def _given(typingctx: Any, pointer: Any) -> Any:
+@emits(FLAG, same)
+def _given(code, pointer):
     """Whether a pointer is not null."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.icmp_unsigned("!=", args[0], ir.Constant(args[0].type, None))
-
-    return types.boolean(pointer), codegen
+    return code.builder.icmp_unsigned("!=", pointer, ir.Constant(pointer.type, None))
 
 
-@intrinsic
-def _plus(typingctx: Any, total: Any, term: Any) -> Any:
+@emits(NUMBER, NUMBER, same)
+def _plus(code, total, term):
     """The sum of a float64 and a number; of those in a loop the order is free."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        wide = context.cast(builder, args[1], term, types.float64)
-        return builder.fadd(args[0], wide, flags=("reassoc",))
-
-    return types.float64(types.float64, term), codegen
+    wide = code.context.cast(code.builder, term, code.types[1], types.float64)
+    return code.builder.fadd(total, wide, flags=("reassoc",))
 
 
 def _over_array(of_number: Any) -> Callable:
@@ -388,7 +332,6 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
     return apply
 
 
-@has_stand_in
 def compile_activation(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
     """A user's function and its derivatives (or None) as void (order, n, z, out).
 
@@ -403,7 +346,6 @@ def compile_activation(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
     return _compile(_activation, given, dtype, types.void, reals, reals)
 
 
-@has_stand_in
 def compile_loss(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
     """A user's loss and its second derivative as double (order, n, y, t, weights, factor, d).
 

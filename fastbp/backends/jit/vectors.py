@@ -15,10 +15,12 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import types
-from numba.core import cgutils, config
+from numba import config, types
+from numba.extending import intrinsic
 
-from .interpreted import has_stand_in, intrinsic
+from .compiling import INTEGER, NOTHING
+from .intrinsics import element_of, emits, like, same
+from .numba_internals import cgutils
 
 _INT32 = ir.IntType(32)
 _INT64 = ir.IntType(64)
@@ -377,9 +379,59 @@ def _converted(vector: Vector, real: types.Float) -> Vector:
     return Vector(lanes, convert(vector.value, lanes.type))
 
 
-@has_stand_in
+def by_vectors(
+    builder: ir.IRBuilder,
+    real: types.Float,
+    n: ir.Value,
+    body: Callable[[Lanes, ir.Value, ir.Value | None], None],
+) -> None:
+    """Code for n elements: body(lanes, index, mask), which is the code for a vector.
+
+    What whole vectors leave is a vector under a mask or, where there are no masks, single elements.
+    """
+    lanes = Lanes(builder, real)
+    width = _INT64(lanes.width)
+    rest = builder.srem(n, width)
+    whole = builder.sub(n, rest)
+    with cgutils.for_range_slice(builder, _INT64(0), whole, width, _INT64) as (i, _):
+        body(lanes, i, None)
+    if HAS_MASKS:
+        with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
+            body(lanes, whole, lanes.first(rest))
+    else:
+        with cgutils.for_range_slice(builder, whole, n, _INT64(1), _INT64) as (i, _):
+            body(Lanes(builder, real, 1), i, None)
+
+
+class Total:
+    """A sum over the vectors of `by_vectors`."""
+
+    def __init__(self, builder: ir.IRBuilder, real: types.Float, width: int):
+        self._builder = builder
+        widths = (width,) if HAS_MASKS else (width, 1)
+        zeros = [Lanes(builder, real, w).constant(0) for w in widths]
+        self._places = {
+            zero.lanes.width: (zero.lanes, cgutils.alloca_once_value(builder, zero.value))
+            for zero in zeros
+        }
+
+    def add(self, terms: Vector) -> None:
+        """Add a vector."""
+        lanes, place = self._places[terms.lanes.width]
+        self._builder.store((Vector(lanes, self._builder.load(place)) + terms).value, place)
+
+    def sum(self) -> ir.Value:
+        """The sum of all elements."""
+        sums = [Vector(k, self._builder.load(place)).sum() for k, place in self._places.values()]
+        return sums[0] if HAS_MASKS else self._builder.fadd(*sums)
+
+
 def elementwise(
-    formula: Callable[..., Any], pointers: int, results: int, total: bool = False
+    formula: Callable[..., Any],
+    pointers: int,
+    results: int,
+    total: bool = False,
+    by_kind: bool = False,
 ) -> Any:
     """A jitted function f(n, p1, ..., s1, ...) that applies a formula to n elements.
 
@@ -395,30 +447,21 @@ def elementwise(
         How many pointers are written, the first ones. Others may coincide with them.
     total : bool
         If true, f returns a sum, accumulated in float64.
+    by_kind : bool
+        If true, the function is f(kind, n, p1, ...), for a kind that is known where f is compiled,
+        and its formula is formula(kind).
     """
 
     @intrinsic
     def apply(typingctx: Any, n: Any, *arguments: Any) -> Any:
         return _loop(formula, (), arguments, pointers, results, total)
 
-    return apply
-
-
-@has_stand_in
-def elementwise_of(
-    formula: Callable[[int], Callable[..., Any]], pointers: int, results: int, total: bool = False
-) -> Any:
-    """A jitted function f(kind, n, p1, ..., s1, ...) that applies the formula of that kind.
-
-    The kind must be known where f is compiled; the rest is as for `elementwise`.
-    """
-
     @intrinsic(prefer_literal=True)
-    def apply(typingctx: Any, kind: Any, n: Any, *arguments: Any) -> Any:
+    def apply_kind(typingctx: Any, kind: Any, n: Any, *arguments: Any) -> Any:
         of_kind = formula(kind.literal_value)
         return _loop(of_kind, (kind,), arguments, pointers, results, total)
 
-    return apply
+    return apply_kind if by_kind else apply
 
 
 def _loop(
@@ -439,57 +482,24 @@ def _loop(
         n, packed = args[-2:]
         unpacked = cgutils.unpack_tuple(builder, packed, len(arguments))
         starts, scalars = unpacked[:pointers], unpacked[pointers:]
-        lanes = Lanes(builder, real)
-        wide = Lanes(builder, types.float64, lanes.width)
-        sums = cgutils.alloca_once_value(builder, wide.constant(0).value) if total else None
+        sums = Total(builder, types.float64, Lanes(builder, real).width) if total else None
 
-        def load(lanes: Lanes, own: types.Float, place: ir.Value, mask: ir.Value | None) -> Vector:
-            return _converted(Lanes(builder, own, lanes.width).load(place, mask), real)
-
-        def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> Vector | None:
+        def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> None:
             places = [builder.gep(p, [i]) for p in starts]
             vectors = [
-                load(lanes, a.dtype, p, mask)
+                _converted(Lanes(builder, a.dtype, lanes.width).load(p, mask), real)
                 for a, p in zip(arguments[:pointers], places, strict=True)
             ]
             outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
             for vector, place in zip(outcome[:results], places[:results], strict=True):
                 lanes.store(vector, place, mask)
-            return widened(outcome[-1]) if total else None
+            if sums is not None:
+                terms = widened(outcome[-1])
+                # What a formula makes of absent elements does not count.
+                sums.add(terms if mask is None else terms.where(mask, 0.0))
 
-        def add(terms: Vector | None, mask: ir.Value | None) -> None:
-            if sums is None or terms is None:
-                return
-            if mask is not None:  # what a formula makes of absent elements does not count
-                terms = terms.where(mask, 0.0)
-            builder.store((Vector(wide, builder.load(sums)) + terms).value, sums)
-
-        width = ir.Constant(_INT64, lanes.width)
-        rest = builder.srem(n, width)
-        whole = builder.sub(n, rest)
-        with cgutils.for_range_slice(builder, _INT64(0), whole, width, _INT64) as (i, _):
-            add(body(lanes, i, None), None)
-        if HAS_MASKS:
-            with builder.if_then(builder.icmp_signed(">", rest, _INT64(0))):
-                mask = lanes.first(rest)
-                add(body(lanes, whole, mask), mask)
-        single = None
-        if not HAS_MASKS:
-            one = Lanes(builder, real, 1)
-            start = Lanes(builder, types.float64, 1).constant(0).value
-            single = cgutils.alloca_once_value(builder, start)
-            with cgutils.for_range_slice(builder, whole, n, _INT64(1), _INT64) as (i, _):
-                terms = body(one, i, None)
-                if terms is not None:
-                    so_far = Vector(terms.lanes, builder.load(single))
-                    builder.store((so_far + terms).value, single)
-        if sums is None:
-            return context.get_dummy_value()
-        result = Vector(wide, builder.load(sums)).sum()
-        if single is not None:
-            last = Vector(Lanes(builder, types.float64, 1), builder.load(single))
-            result = builder.fadd(result, last.sum())
-        return result
+        by_vectors(builder, real, n, body)
+        return context.get_dummy_value() if sums is None else sums.sum()
 
     return signature, codegen
 
@@ -546,91 +556,57 @@ class Sums:
 # references. Whoever calls an entry keeps the arrays alive.
 
 
-@intrinsic
-def pointer(typingctx: Any, array: Any) -> Any:
+@emits(lambda array: types.CPointer(array.dtype), same)
+def pointer(code, array):
     """The address of an array's first element."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return context.make_array(signature.args[0])(context, builder, args[0]).data
-
-    return types.CPointer(array.dtype)(array), codegen
+    return code.context.make_array(code.types[0])(code.context, code.builder, array).data
 
 
-@intrinsic
-def at(typingctx: Any, start: Any, offset: Any) -> Any:
+@emits(like(0), same, INTEGER)
+def at(code, start, offset):
     """The pointer `offset` elements further on."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.gep(args[0], [args[1]])
-
-    return start(start, types.int64), codegen
+    return code.builder.gep(start, [offset])
 
 
-@intrinsic
-def aligned(typingctx: Any, start: Any) -> Any:
+@emits(like(0), same)
+def aligned(code, start):
     """The next address that is a multiple of 64 bytes."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        address = builder.ptrtoint(args[0], _INT64)
-        rounded = builder.and_(builder.add(address, _INT64(63)), _INT64(-64))
-        return builder.inttoptr(rounded, args[0].type)
-
-    return start(start), codegen
+    address = code.builder.ptrtoint(start, _INT64)
+    rounded = code.builder.and_(code.builder.add(address, _INT64(63)), _INT64(-64))
+    return code.builder.inttoptr(rounded, start.type)
 
 
-@intrinsic
-def copy(typingctx: Any, to: Any, source: Any, count: Any) -> Any:
+@emits(NOTHING, same, same, INTEGER)
+def copy(code, to, source, count):
     """Copy `count` elements between places that do not overlap."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        size = signature.args[0].dtype.bitwidth // 8
-        cgutils.raw_memcpy(builder, args[0], args[1], args[2], size)
-        return context.get_dummy_value()
-
-    return types.void(to, source, types.int64), codegen
+    size = code.types[0].dtype.bitwidth // 8
+    cgutils.raw_memcpy(code.builder, to, source, count, size)
 
 
-@intrinsic
-def as_real(typingctx: Any, like: Any, x: Any) -> Any:
+@emits(element_of(0), same, same)
+def as_real(code, like, x):
     """A number in the type that the pointer `like` points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return context.cast(builder, args[1], signature.args[1], signature.return_type)
-
-    return like.dtype(like, x), codegen
+    return code.context.cast(code.builder, x, code.types[1], code.returns)
 
 
-@intrinsic
-def vector_width(typingctx: Any, start: Any) -> Any:
+@emits(INTEGER, same)
+def vector_width(code, start):
     """Elements of a vector of the type that a pointer points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _INT64(Lanes(builder, signature.args[0].dtype).width)
-
-    return types.int64(start), codegen
+    return _INT64(Lanes(code.builder, code.types[0].dtype).width)
 
 
-@intrinsic(prefer_literal=True)
-def room_for(typingctx: Any, like: Any, count: Any) -> Any:
+@emits(lambda like, count: types.CPointer(like.dtype), same, same, prefer_literal=True)
+def room_for(code, like, count):
     """A buffer on the stack for so many numbers, a constant, of the type `like` points to."""
-    size = count.literal_value
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        element = context.get_value_type(signature.return_type.dtype)
-        buffer = cgutils.alloca_once(builder, ir.ArrayType(element, size))
-        return builder.bitcast(buffer, element.as_pointer())
-
-    return types.CPointer(like.dtype)(like, count), codegen
+    element = code.context.get_value_type(code.returns.dtype)
+    buffer = cgutils.alloca_once(code.builder, ir.ArrayType(element, code.types[1].literal_value))
+    return code.builder.bitcast(buffer, element.as_pointer())
 
 
-@intrinsic
-def taken_as(typingctx: Any, like: Any, start: Any) -> Any:
+@emits(like(0), same, same)
+def taken_as(code, like, start):
     """The pointer `start`, taken as one to numbers of the type that `like` points to."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[1], args[0].type)
-
-    return like(like, start), codegen
+    return code.builder.bitcast(start, like.type)
 
 
 @intrinsic
@@ -662,41 +638,33 @@ def _c_call(returns: Any, arguments: tuple[Any, ...]) -> Any:
 # does so after the last allocation, so that nothing can raise before it is restored.
 
 
-@intrinsic
-def floating_point_mode(typingctx: Any) -> Any:
+_MODE = types.uint32
+
+
+@emits(_MODE)
+def floating_point_mode(code):
     """The processor's control word for vector arithmetic (0 where we do not know one)."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
-        if SSE:
-            _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
-        return builder.load(word)
-
-    return types.uint32(), codegen
+    builder = code.builder
+    word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
+    if SSE:
+        _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
+    return builder.load(word)
 
 
-@intrinsic
-def set_floating_point_mode(typingctx: Any, mode: Any) -> Any:
+@emits(NOTHING, _MODE)
+def set_floating_point_mode(code, mode):
     """Set that control word."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        word = cgutils.alloca_once_value(builder, args[0])
-        builder.store(args[0], word)
-        if SSE:
-            _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
-        return context.get_dummy_value()
-
-    return types.void(types.uint32), codegen
+    builder = code.builder
+    word = cgutils.alloca_once_value(builder, mode)
+    builder.store(mode, word)
+    if SSE:
+        _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
 
 
-@intrinsic
-def flushing(typingctx: Any, mode: Any) -> Any:
+@emits(_MODE, _MODE)
+def flushing(code, mode):
     """The control word, changed to flush subnormal results and operands to zero."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return builder.or_(args[0], ir.IntType(32)(0x8040))
-
-    return types.uint32(types.uint32), codegen
+    return code.builder.or_(mode, ir.IntType(32)(0x8040))
 
 
 def _call_with_address(builder: ir.IRBuilder, name: str, place: ir.Value) -> None:

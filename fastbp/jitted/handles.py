@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.errors import TypingError
 from numba.extending import NativeValue, box, intrinsic, models, register_model, unbox
-from numba.np.arrayobj import populate_array
 
-from ...maths.activations import ActivationSpec
-from ...maths.losses import Loss
-from ..contract import Plan, Problem
-from . import _data, _prepared, activations, derivatives, kernels, losses, network, objective
-from .caching import source_fingerprint
-from .compiling import Compiled, call_at
+from ..backends import user_code
+from ..backends.contract import Plan, Problem
+from ..backends.jit import activations, derivatives, kernels, losses, network, objective
+from ..backends.jit.caching import source_fingerprint
+from ..backends.jit.compiling import INTEGER, INTEGERS, NUMBER, Compiled, call_at
+from ..backends.jit.intrinsics import emits, like, same
+from ..backends.jit.numba_internals import TypingError, cgutils, populate_array
+from ..backends.jit.prepared import prepared_data, prepared_plan
+from ..maths.activations import ActivationSpec
+from ..maths.losses import Loss
 
 _INT64 = ir.IntType(64)
 _DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
@@ -109,7 +110,7 @@ def _read(context: Any, builder: ir.IRBuilder, address: Address) -> ir.Value:
     PLAN,
 ) = range(11)  # fmt: skip
 _OF_ARRAY = 3
-DATA = PLAN + _OF_ARRAY * len(objective.PLAN)
+DATA = PLAN + _OF_ARRAY * len(network.PLAN.members)
 
 
 class Handle(np.ndarray):
@@ -124,37 +125,24 @@ class Handle(np.ndarray):
     keeps: tuple[np.ndarray, ...]
 
 
-def handle_of_plan(plan: Plan, masked: np.ndarray | None) -> Handle:
-    """Of a network, given which parameters a mask takes away."""
-    found = plan.handles.get("jitted")
-    if found is None:
-        found = plan.handles["jitted"] = _handle(plan, masked, ())
-    return found
-
-
-def handle_of_problem(problem: Problem, masked: np.ndarray | None) -> Handle:
-    """Of an objective."""
-    found = problem.handles.get("jitted")
-    if found is None:
-        found = problem.handles["jitted"] = _handle(problem.plan, masked, _data(problem))
-    return found
-
-
-def _handle(plan: Plan, masked: np.ndarray | None, data: tuple[np.ndarray, ...]) -> Handle:
-    prepared = _prepared(plan)
-    places = [
-        np.empty(0, np.int64) if chosen is None else np.flatnonzero(chosen)
-        for chosen in (masked, None if plan.free is None else ~plan.free)
-    ]
-    numbers = [plan.n_in, plan.n_out, plan.n_params, plan.n_free]
-    numbers += [prepared.size, prepared.jacobian_size]
-    for array in places:
-        numbers += [array.ctypes.data, array.size]
-    for array in (*prepared.arrays, *data):
-        numbers += [array.ctypes.data, *array.shape, 0][:_OF_ARRAY]
-    made = np.array(numbers, np.int64).view(Handle)
-    made.keeps = (*places, *prepared.arrays, *data)
-    return made
+def handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None = None) -> Handle:
+    """Of a network, given which parameters a mask sets to zero, or of an objective (`problem`)."""
+    owner = plan if problem is None else problem
+    if "jitted" not in owner.handles:
+        p, data = prepared_plan(plan), () if problem is None else prepared_data(problem)
+        places = [
+            np.empty(0, np.int64) if chosen is None else np.flatnonzero(chosen)
+            for chosen in (masked, None if plan.free is None else ~plan.free)
+        ]
+        numbers = [plan.n_in, plan.n_out, plan.n_params, plan.n_free, p.size, p.jacobian_size]
+        for array in places:
+            numbers += [array.ctypes.data, array.size]
+        for array in (*p.arrays, *data):
+            numbers += [array.ctypes.data, *array.shape, 0][:_OF_ARRAY]
+        handle: Handle = np.array(numbers, np.int64).view(Handle)
+        owner.handles["jitted"] = handle
+        handle.keeps = (*places, *p.arrays, *data)
+    return owner.handles["jitted"]
 
 
 class Argument(types.Type):
@@ -175,20 +163,27 @@ class Argument(types.Type):
         super().__init__(name)
 
 
-class NetworkType(Argument):
+class HandleType(Argument):
+    """A network's or an objective's; `opened` makes it a `Handle`."""
+
+    name_of_class: str
+
+    def __init__(self, real: types.Float, opened: Callable):
+        self.real = real
+        name = f"fastbp.{self.name_of_class}({real})"
+        super().__init__(name, types.Array(types.int64, 1, "C"), opened)
+
+
+class NetworkType(HandleType):
     """A network's."""
 
-    def __init__(self, real: types.Float, opened: Callable):
-        self.real = real
-        super().__init__(f"fastbp.Network({real})", types.Array(types.int64, 1, "C"), opened)
+    name_of_class = "Network"
 
 
-class ObjectiveType(Argument):
+class ObjectiveType(HandleType):
     """An objective's."""
 
-    def __init__(self, real: types.Float, opened: Callable):
-        self.real = real
-        super().__init__(f"fastbp.Objective({real})", types.Array(types.int64, 1, "C"), opened)
+    name_of_class = "Objective"
 
 
 # The parameter; the addresses of the user's functions for float32 and float64, 0 without.
@@ -232,7 +227,9 @@ def _opened(constant: float, functions: Any, caller: Compiled) -> tuple[float, i
     if functions is None:
         return constant, 0, 0
     # Compiled for the types for which their caller is, which users' code needed before it ran.
-    single, double = (functions.address(d) if d.char in caller.dispatchers else 0 for d in _DTYPES)
+    single, double = (
+        user_code.address(functions, d) if d.char in caller.dispatchers else 0 for d in _DTYPES
+    )
     return constant, single, double
 
 
@@ -245,10 +242,7 @@ for _kind in (NetworkType, ObjectiveType, ActivationType, LossType):
     register_model(_kind)(_OneMember)
 
 
-@unbox(NetworkType)
-@unbox(ObjectiveType)
-@unbox(ActivationType)
-@unbox(LossType)
+@unbox(Argument)
 def _unbox(kind: Argument, obj: Any, c: Any) -> NativeValue:
     python = c.pyapi
     function = python.unserialize(python.serialize_object(kind.opened))
@@ -264,10 +258,7 @@ def _unbox(kind: Argument, obj: Any, c: Any) -> NativeValue:
     return NativeValue(result._getvalue(), is_error=c.builder.load(failed))
 
 
-@box(NetworkType)
-@box(ObjectiveType)
-@box(ActivationType)
-@box(LossType)
+@box(Argument)
 def _box(kind: Argument, value: Any, c: Any) -> ir.Value:
     raise TypingError(
         f"{kind} cannot leave jitted code, alone or in the cache of fastbp.jitted.dense_forward; "
@@ -276,17 +267,6 @@ def _box(kind: Argument, value: Any, c: Any) -> ir.Value:
 
 
 # Reading them in jitted code. Pointers, so that no call counts references.
-
-
-class Arrays(types.Opaque):
-    """The type of a pointer to the places of arrays of these types."""
-
-    def __init__(self, arrays: tuple[types.Type, ...]):
-        self.arrays = arrays
-        super().__init__(f"fastbp.arrays{arrays}")
-
-
-register_model(Arrays)(models.OpaqueModel)
 
 
 def _inner(context: Any, builder: ir.IRBuilder, kind: Argument, value: ir.Value) -> ir.Value:
@@ -299,61 +279,36 @@ def _integers(context: Any, builder: ir.IRBuilder, kind: Argument, value: ir.Val
     return array.data
 
 
-@intrinsic
-def numbers_of(typingctx: Any, net: Any) -> Any:
+@emits(INTEGERS, same)
+def numbers_of(code, net):
     """The integers of a network or an objective."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        return _integers(context, builder, signature.args[0], args[0])
-
-    return types.CPointer(types.int64)(net), codegen
+    return _integers(code.context, code.builder, code.types[0], net)
 
 
-@intrinsic
-def places_at(typingctx: Any, numbers: Any, index: Any) -> Any:
+@emits(like(0), same, INTEGER)
+def places_at(code, numbers, index):
     """The integers whose address stands at an index of others."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        address = builder.load(builder.gep(args[0], [args[1]]))
-        return builder.inttoptr(address, args[0].type)
-
-    return numbers(numbers, types.int64), codegen
+    address = code.builder.load(code.builder.gep(numbers, [index]))
+    return code.builder.inttoptr(address, numbers.type)
 
 
-def _arrays_from(first: int, declared: tuple[Any, ...]) -> Any:
-    """A function of a handle: its arrays of the declared types, which begin at a place."""
-
-    @intrinsic
-    def arrays(typingctx: Any, net: Any) -> Any:
-        kinds = tuple(a if isinstance(a, types.Type) else a(net.real) for a in declared)
-
-        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            start = _integers(context, builder, signature.args[0], args[0])
-            return builder.bitcast(builder.gep(start, [_INT64(first)]), cgutils.voidptr_t)
-
-        return Arrays(kinds)(net), codegen
-
-    return arrays
-
-
-plan_of = _arrays_from(PLAN, objective.PLAN)
-data_of = _arrays_from(DATA, objective.DATA)
-
-
-def _expanded(context: Any, builder: ir.IRBuilder, kind: Arrays, start: ir.Value) -> list[ir.Value]:
-    """The arrays that a value of type `Arrays` points to."""
-    integers = builder.bitcast(start, _INT64.as_pointer())
+def _expanded(
+    context: Any, builder: ir.IRBuilder, kind: HandleType, handle: ir.Value, struct: Any
+) -> ir.Value:
+    """The NamedTuple of a plan's or a problem's arrays, which a handle refers to."""
+    start = PLAN if struct == network.PLAN(kind.real) else DATA
+    integers = _integers(context, builder, kind, handle)
     numbers = iter(
         [
-            builder.load(builder.gep(integers, [_INT64(i)]))
-            for i in range(_OF_ARRAY * len(kind.arrays))
+            builder.load(builder.gep(integers, [_INT64(start + i)]))
+            for i in range(_OF_ARRAY * len(struct))
         ]
     )
     made = []
-    for array in kind.arrays:
+    for array in struct.types:
         address, *lengths = (next(numbers) for _ in range(_OF_ARRAY))
         made.append(_array(context, builder, array, address, lengths[: array.ndim]))
-    return made
+    return context.make_tuple(builder, struct, made)
 
 
 def _array(
@@ -376,32 +331,25 @@ def _array(
 def _called(name: str) -> Any:
     """What jitted code calls for an entry.
 
-    An argument of type `Arrays` stands for several, None for an array of length 0.
+    A network or an objective stands for the NamedTuple of its plan's arrays, an objective also for
+    that of its data, None for an array of length 0.
     """
     entry = _ENTRIES[name]
 
     @intrinsic
     def call(typingctx: Any, *arguments: Any) -> Any:
-        flat: list[types.Type] = []
-        for kind in arguments:
-            flat += kind.arrays if isinstance(kind, Arrays) else [kind]
-        real = entry.real_of(flat)
-        declared = entry.signature(real)
+        reals = [kind.real for kind in arguments if isinstance(kind, HandleType)]
+        real = reals[0] if reals else entry.declared.real_of(arguments)
+        declared = entry.declared.of(real)
         address = _address(name, 0, real.name)
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            values: list[ir.Value] = []
             unpacked = cgutils.unpack_tuple(builder, args[0], len(arguments))
-            for kind, value in zip(arguments, unpacked, strict=True):
-                if isinstance(kind, Arrays):
-                    values += _expanded(context, builder, kind, value)
-                else:
-                    to = declared.args[len(values)]
-                    values.append(_as_declared(context, builder, value, kind, to))
-            form = context.call_conv.get_function_type(declared.return_type, declared.args)
-            function = builder.inttoptr(_read(context, builder, address), form.as_pointer())
-            packed = context.make_tuple(builder, types.Tuple(declared.args), values)
-            return call_at(context, builder, function, declared, packed)
+            values = [
+                _as_declared(context, builder, value, kind, to)
+                for kind, value, to in zip(arguments, unpacked, declared.args, strict=True)
+            ]
+            return call_at(context, builder, _read(context, builder, address), declared, values)
 
         return declared.return_type(types.Tuple(arguments)), codegen
 
@@ -413,6 +361,14 @@ def _as_declared(
 ) -> ir.Value:
     if given == types.none:
         return _array(context, builder, declared, _INT64(0), [_INT64(0)] * declared.ndim)
+    if isinstance(given, HandleType):
+        return _expanded(context, builder, given, value, declared)
+    if isinstance(declared, types.BaseTuple):
+        members = zip(
+            cgutils.unpack_tuple(builder, value), given.types, declared.types, strict=True
+        )
+        made = [_as_declared(context, builder, *member) for member in members]
+        return context.make_tuple(builder, declared, made)
     if isinstance(declared, types.Array):
         assert (given.dtype, given.ndim, given.layout) == (declared.dtype, declared.ndim, "C")
         return value
@@ -465,23 +421,15 @@ def function_of(kind: Argument, constant: float | None) -> Any:
     return taken
 
 
-@intrinsic
-def constant_of(typingctx: Any, function: Any) -> Any:
+@emits(NUMBER, same)
+def constant_of(code, function):
     """The parameter of an activation or a loss."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        inner = _inner(context, builder, signature.args[0], args[0])
-        return builder.extract_value(inner, 0)
-
-    return types.float64(function), codegen
+    inner = _inner(code.context, code.builder, code.types[0], function)
+    return code.builder.extract_value(inner, 0)
 
 
-@intrinsic
-def user_of(typingctx: Any, function: Any, like: Any) -> Any:
+@emits(INTEGER, same, same)
+def user_of(code, function, like):
     """The address of the user's own functions for reals as in an array."""
-
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        inner = _inner(context, builder, signature.args[0], args[0])
-        return builder.extract_value(inner, 1 if like.dtype == types.float32 else 2)
-
-    return types.int64(function, like), codegen
+    inner = _inner(code.context, code.builder, code.types[0], function)
+    return code.builder.extract_value(inner, 1 if code.types[1].dtype == types.float32 else 2)

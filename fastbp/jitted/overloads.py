@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numba import types
-from numba.core.errors import TypingError
-from numba.extending import overload
 
-from ...common.errors import ShapeError
-from ...maths.activations import TABLE as ACTIVATIONS, USER
-from ...maths.losses import (
+from ..backends.jit import losses
+from ..backends.jit.compiling import by_type, inlined_in_users as inlined
+from ..backends.jit.layer import Act
+from ..backends.jit.numba_internals import TypingError
+from ..backends.jit.objective import part_size
+from ..common.errors import ShapeError
+from ..maths.activations import TABLE as ACTIVATIONS, USER
+from ..maths.losses import (
     BCE,
     GAUSSIAN_KL,
     GAUSSIAN_NLL,
@@ -26,8 +29,8 @@ from ...maths.losses import (
     USER_LOSS,
     loss as loss_of,
 )
-from ...networks.activations import activation as activation_of
-from .callers import (
+from ..networks.activations import activation as activation_of
+from .handles import (
     FIXED,
     JACOBIAN_SPACE,
     MASKED,
@@ -49,28 +52,12 @@ from .callers import (
     call_jacobian,
     call_objective,
     constant_of,
-    data_of,
     function_of,
     numbers_of,
     places_at,
-    plan_of,
     type_of_loss,
     user_of,
 )
-from .compiling import INNER_OPTIONS, part_of_users as part
-from .losses import (
-    CONSTANT,
-    GROUP,
-    HAS_WEIGHTS,
-    L1,
-    L2,
-    LOSS,
-    LOSS_FUNCTION,
-    N_TARGETS,
-    SCALE,
-    USER_LOSS_FUNCTION,
-)
-from .objective import part_size
 
 KEEPS_Z = {row.kind: row.df_from_y is None for row in ACTIVATIONS.values()} | {USER: True}
 
@@ -114,7 +101,7 @@ def _require_network(net: Any) -> types.Float:
     return net.real
 
 
-@part
+@inlined
 def user_function(function, like, needed):
     """`user_of`, which is there if it is needed."""
     user = user_of(function, like)
@@ -126,26 +113,22 @@ def user_function(function, like, needed):
     return user
 
 
+@by_type
 def contiguous(array):
     """The array, or a contiguous copy."""
-    return np.ascontiguousarray(array)
-
-
-@overload(contiguous, strict=False, jit_options=INNER_OPTIONS)
-def _contiguous(array):
     if array.layout == "C" and array.aligned:
         return lambda array: array
     return lambda array: np.ascontiguousarray(array)
 
 
-@part
+@inlined
 def check_length(numbers, params):
     """Raise unless the parameters are a network's."""
     if params.size != numbers[NET_PARAMS]:
         raise ShapeError("params has another length than expected: net.n_params")
 
 
-@part
+@inlined
 def check_inputs(numbers, params, x):
     """Raise unless parameters and inputs are a network's."""
     check_length(numbers, params)
@@ -153,7 +136,7 @@ def check_inputs(numbers, params, x):
         raise ShapeError("X has another number of columns than expected: net.n_in")
 
 
-@part
+@inlined
 def unmasked(numbers, params):
     """The parameters as the entries take them: masked ones are zero."""
     count = numbers[N_MASKED]
@@ -165,7 +148,7 @@ def unmasked(numbers, params):
     return result
 
 
-@part
+@inlined
 def without_fixed(numbers, derivative):
     """Set the entries of masked and frozen parameters to zero in each of some gradients."""
     count = numbers[N_FIXED]
@@ -176,7 +159,7 @@ def without_fixed(numbers, derivative):
                 derivative[start + places[k]] = 0.0
 
 
-@part
+@inlined
 def gradient_for(out, params):
     """Where the caller wants the gradient."""
     if out.size != params.size:
@@ -184,7 +167,7 @@ def gradient_for(out, params):
     return out
 
 
-@part
+@inlined
 def penalty(factor):
     """A checked factor of a penalty."""
     if not (factor >= 0.0 and factor < np.inf):
@@ -195,33 +178,33 @@ def penalty(factor):
 # Of losses: the normaliser (see `losses.Loss.scale`), the outputs and targets that they take.
 
 _SCALES = {
-    "N·n_out": part(lambda count, n_out: 1.0 / (count * n_out)),
-    "2N": part(lambda count, n_out: 1.0 / (2.0 * count)),
-    "N": part(lambda count, n_out: 1.0 / count),
-    "1": part(lambda count, n_out: 1.0),
+    "N·n_out": inlined(lambda count, n_out: 1.0 / (count * n_out)),
+    "2N": inlined(lambda count, n_out: 1.0 / (2.0 * count)),
+    "N": inlined(lambda count, n_out: 1.0 / count),
+    "1": inlined(lambda count, n_out: 1.0),
 }
 
 
-@part
+@inlined
 def any_outputs(n, n_out):
     """Nothing to check."""
 
 
-@part
+@inlined
 def two_outputs(n, n_out):
     """Raise unless there are classes."""
     if n_out < 2:
         raise ValueError("the loss needs at least 2 outputs of the network, one per class")
 
 
-@part
+@inlined
 def even_outputs(n, n_out):
     """Raise unless there are means and as many logarithms of variances."""
     if n_out % 2 == 1:
         raise ValueError("the loss needs an even number of outputs, means and then log variances")
 
 
-@part
+@inlined
 def pairs(n, n_out):
     """Raise unless rows are pairs of scores."""
     if n_out != 1:
@@ -238,19 +221,15 @@ _OUTPUTS = {
 }
 
 
+@by_type
 def as_columns(y):
     """Targets as a contiguous matrix."""
-    return y
-
-
-@overload(as_columns, strict=False, jit_options=INNER_OPTIONS)
-def _as_columns(y):
     if y.ndim == 1:
         return lambda y: contiguous(y).reshape((y.size, 1))
     return lambda y: contiguous(y)
 
 
-@part
+@inlined
 def values_of(y, n, width):
     """Checked targets: their number of columns, they themselves, no labels."""
     targets = as_columns(y)
@@ -259,49 +238,46 @@ def values_of(y, n, width):
     return width, targets, None
 
 
-@part
-def probabilities_of(y, n, n_out):
-    """Probabilities, likewise; NaN passes."""
-    result = values_of(y, n, n_out)
-    for t in result[1].flat:
-        if t < 0.0 or t > 1.0:
-            raise ValueError("y holds a number outside [0, 1], the range of probabilities")
-    return result
+def _checked_values(is_wrong: Callable, message: str) -> Callable:
+    """The same for targets of which none may be wrong; NaN passes."""
+
+    @inlined
+    def values(y, n, width):
+        result = values_of(y, n, width)
+        for t in result[1].flat:
+            if is_wrong(t):
+                raise ValueError(message)
+        return result
+
+    return values
 
 
-@part
-def signs_of(y, n, n_out):
-    """Labels -1 and 1, likewise."""
-    result = values_of(y, n, n_out)
-    for t in result[1].flat:
-        if abs(t) != 1.0 and t == t:
-            raise ValueError("y holds a number other than the labels -1 and 1")
-    return result
+probabilities_of = _checked_values(
+    inlined(lambda t: t < 0.0 or t > 1.0),
+    "y holds a number outside [0, 1], the range of probabilities",
+)
+signs_of = _checked_values(
+    inlined(lambda t: abs(t) != 1.0 and t == t),
+    "y holds a number other than the labels -1 and 1",
+)
+counts_of = _checked_values(
+    inlined(lambda t: t < 0.0), "y holds a negative number, expected counts >= 0"
+)
 
 
-@part
-def counts_of(y, n, n_out):
-    """Counts, likewise."""
-    result = values_of(y, n, n_out)
-    for t in result[1].flat:
-        if t < 0.0:
-            raise ValueError("y holds a negative number, expected counts >= 0")
-    return result
-
-
-@part
+@inlined
 def halves_of(y, n, n_out):
     """Values for the means, likewise."""
     return values_of(y, n, n_out // 2)
 
 
-@part
+@inlined
 def nothing_of(y, n, n_out):
     """No targets."""
     return 0, None, None
 
 
-@part
+@inlined
 def labels_of(y, n, n_out):
     """Checked labels: no columns, no matrix, the labels (n,)."""
     labels = as_columns(y)
@@ -346,7 +322,7 @@ def forward(net, params, X, out=None):
         if y.shape != shape:
             raise ShapeError("out has another shape than expected: (n, n_out)")
         space = np.empty(q[SPACE], p.dtype)
-        call_forward(plan_of(net), unmasked(q, p), x, None, False, y, space)
+        call_forward(net, unmasked(q, p), x, None, False, y, space)
         return y
 
     return implementation
@@ -368,7 +344,7 @@ def jacobian(net, params, X, free_only=False):
         for start in range(0, max(n, 1), size):
             stop = min(start + size, n)
             rows = J[start * of_row : stop * of_row]
-            call_jacobian(plan_of(net), used, x[start:stop], free_only, rows, space)
+            call_jacobian(net, used, x[start:stop], free_only, rows, space)
         if not free_only:
             without_fixed(q, J)
         return J.reshape((n * n_out, columns))
@@ -424,9 +400,7 @@ def _of_bound(into: bool) -> Callable:
         check_length(q, p)
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
-        value = call_objective(
-            plan_of(net), unmasked(q, p), data_of(net), gradient, True, None, space
-        )
+        value = call_objective(net, unmasked(q, p), net, gradient, True, space)
         without_fixed(q, gradient)
         return value, gradient
 
@@ -453,19 +427,20 @@ def _of_data(kind: LossType, constant: float | None, of_labels: bool, into: bool
         n_targets, targets, labels = targets_of(y, n, n_out)
         function = taken(loss)
         terms, numbers = np.empty(5, np.int64), np.empty(5, np.float64)
-        terms[LOSS] = number
-        terms[LOSS_FUNCTION] = address(p)
-        terms[USER_LOSS_FUNCTION] = user_function(function, p, has_user)
-        terms[N_TARGETS] = n_targets
-        terms[HAS_WEIGHTS] = 0
-        numbers[SCALE] = scale_of(float(n // rows_of_sample), n_out)
-        numbers[CONSTANT] = constant_of(function)
-        numbers[L2], numbers[L1], numbers[GROUP] = penalty(l2), penalty(l1), penalty(group)
+        terms[losses.LOSS] = number
+        terms[losses.LOSS_FUNCTION] = address(p)
+        terms[losses.USER_LOSS_FUNCTION] = user_function(function, p, has_user)
+        terms[losses.N_TARGETS] = n_targets
+        terms[losses.HAS_WEIGHTS] = 0
+        numbers[losses.SCALE] = scale_of(float(n // rows_of_sample), n_out)
+        numbers[losses.CONSTANT] = constant_of(function)
+        numbers[losses.L2], numbers[losses.L1] = penalty(l2), penalty(l1)
+        numbers[losses.GROUP] = penalty(group)
         gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
         space = np.empty(q[SPACE], p.dtype)
         value = call_objective(
-            plan_of(net), unmasked(q, p), terms, numbers, x, targets, labels, None,
-            gradient, True, None, space,
+            net, unmasked(q, p), losses.Data(terms, numbers, x, targets, labels, None),
+            gradient, True, space,
         )  # fmt: skip
         without_fixed(q, gradient)
         return value, gradient
@@ -511,7 +486,7 @@ def dense_forward(X, W, b=None, activation="linear"):
         kept = np.empty_like(y) if keep_z else y
         user = user_function(function, x, has_user)
         call_dense_forward(
-            x, w, bias, has_bias, number, address(x), constant_of(function), user,
+            x, w, bias, has_bias, Act(number, address(x), constant_of(function), user),
             y, kept, keep_z,
         )  # fmt: skip
         return y, DenseCache(x, w, bias, kept, function)
@@ -519,13 +494,9 @@ def dense_forward(X, W, b=None, activation="linear"):
     return implementation
 
 
+@by_type
 def as_bias(b):
     """A contiguous vector, or None."""
-    return b
-
-
-@overload(as_bias, strict=False, jit_options=INNER_OPTIONS)
-def _as_bias(b):
     if _known(b) is None:
         return lambda b: None
     return lambda b: contiguous(b)
@@ -553,7 +524,7 @@ def dense_backward(dY, cache, need_dX=True):
         transposed = np.empty(w.size, w.dtype) if needed else None
         user = user_function(function, x, has_user)
         call_dense_backward(
-            dz, x, w, kept, number, address(x), constant_of(function), user,
+            dz, x, w, kept, Act(number, address(x), constant_of(function), user),
             dx, needed, dw, db, has_bias, transposed,
         )  # fmt: skip
         return dx, dw, db

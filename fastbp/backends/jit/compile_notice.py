@@ -19,15 +19,15 @@ QUIET_SECONDS = 0.5
 _log = logging.getLogger("fastbp")
 _spent = 0.0
 _begun = 0.0
-_told = False
+_announced = False
 
 
 def begin(name: str) -> None:
     """A function is not in the cache and its compilation begins."""
-    global _begun, _told
+    global _begun, _announced
     _log.debug("compiling %s", name)
-    if _spent >= QUIET_SECONDS and not _told:
-        _told = _tell()
+    if _spent >= QUIET_SECONDS and not _announced:
+        _announced = _announce()
     _begun = time.perf_counter()
 
 
@@ -37,8 +37,8 @@ def end() -> None:
     _spent += time.perf_counter() - _begun
 
 
-def _tell() -> bool:
-    """Whether anyone was there to be told."""
+def _announce() -> bool:
+    """Say it; returns whether anyone could read it."""
     if _log.isEnabledFor(logging.INFO) and _log.hasHandlers():
         _log.info(_text())
         return True
