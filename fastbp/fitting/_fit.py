@@ -216,19 +216,19 @@ def fit(
     if not isinstance(net, Network):
         raise TypeError(f"net is {type(net).__name__}, expected fastbp.Network; fit(net, X, y)")
     require_free(net)
-    rule, options = checked_method(method, options, _ARGUMENTS)
-    if rule == "lm":
+    method, options = checked_method(method, options, _ARGUMENTS)
+    if method == "lm":
         patience = one_of("patience", patience, "max_fail", options.pop("max_fail", None))
         max_time = one_of("max_time", max_time, "time", options.pop("time", None))
     epochs = whole_number("epochs", epochs)
     if on_divergence not in ("raise", "return"):
         raise ValueError(unknown_name("on_divergence", on_divergence, ("raise", "return")))
-    limits = checked_limits(rule, epochs, validation, patience, goal, tol)
+    limits = checked_limits(method, epochs, validation, patience, goal, tol)
     clip_norm = positive_or_inf("clip_norm", clip_norm)
     shuffle, average = checked_flag("shuffle", shuffle), checked_flag("average", average)
-    if isinstance(rule, str):
-        require_full_batch(net, rule, clip_norm, average, state)
-        require_unscaled(rule, scale, options)
+    if isinstance(method, str):
+        require_full_batch(net, method, clip_norm, average, state)
+        require_unscaled(method, scale, options)
     callbacks = checked_callbacks(callbacks)
     bar = progress_bar(progress, epochs)
     observer = Observer(net, callbacks, positive_or_inf("max_time", max_time), bar)
@@ -248,7 +248,7 @@ def fit(
         scalers=None if state is None or scale is None else states.scalers(state),
         terms={"l2": l2, "l1": l1, "group": group, "threads": threads, "backend": backend},
     )
-    batch = checked_batch_size(batch_size, data.training, rule)
+    batch = checked_batch_size(batch_size, data.training, method)
     # Initial parameters are drawn for scaled columns, whose units are about 1; the caller's are for
     # raw ones.
     if params is None:
@@ -257,10 +257,10 @@ def fit(
     else:
         data.start = checked_start(net, params)
         start = data.to_scaled(data.start)
-    task = FitTask(data, rule, start, limits, observer, seed, options, state)
+    task = FitTask(data, method, start, limits, observer, seed, options, state)
     try:
         with progress_shown(progress):
-            if isinstance(rule, str):
+            if isinstance(method, str):
                 end = full_batch.run(task)
             else:
                 end = minibatch.run(task, StepOptions(batch, shuffle, clip_norm, average))

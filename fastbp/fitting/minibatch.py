@@ -36,7 +36,7 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
     """
     data, method, limits = task.data, task.method, task.limits
     assert isinstance(method, FirstOrder)
-    obj, net, batch_size = data.training, data.training.net, options.batch_size
+    obj, batch_size = data.training, options.batch_size
     n = len(obj.problem.X)
     shuffled = options.shuffle and batch_size < n
     steps_per_epoch = -(-n // batch_size)
@@ -53,20 +53,13 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
         tol=limits.tol or 0.0,
         threads=obj.threads,
     )
-    dropout_seed = 0
-    if net.plan.dropout is not None:
-        dropout_seed = int(child_seed(task.seed, DROPOUT).generate_state(1, np.uint64)[0])
-    start = net.checked_params(task.start)
-    loop_state = loop.initial_state(start, recipe, method.initial_moment, dropout_seed)
+    loop_state = _initial_state(task, recipe)
     identity = task.identity | {"batch_size": batch_size, "shuffle": shuffled}
     if task.saved_state is not None:
         states.require_same(task.saved_state, identity)
+        validated = data.validation is not None
         loop_state = states.from_dict(
-            task.saved_state,
-            loop_state,
-            recipe.average_from,
-            steps_per_epoch,
-            data.validation is not None,
+            task.saved_state, loop_state, recipe.average_from, steps_per_epoch, validated
         )
         _require_unfinished(loop_state, steps, limits.epochs)
     shuffler = None
@@ -79,16 +72,9 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
         return states.to_dict(identity, recipe.average_from, checkpoint) | states.data_entries(data)
 
     out = loop.train(
-        obj,
-        method,
-        recipe,
-        loop_state,
-        shuffler,
-        limits.epochs,
-        task.observer,
-        data.to_raw,
+        obj, method, recipe, loop_state, shuffler, limits.epochs, task.observer, data.to_raw,
         state_of,
-    )
+    )  # fmt: skip
     status, message = _status(task, batch_size, out)
     return MethodResult(
         out.params,
@@ -101,6 +87,16 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
         validation=out.validation,
         state=None if status == Status.DIVERGED else state_of(out.state),
     )
+
+
+def _initial_state(task: FitTask, recipe: Recipe) -> loop.LoopState:
+    """The state of the loop before the first step."""
+    net, method, dropout_seed = task.data.training.net, task.method, 0
+    assert isinstance(method, FirstOrder)
+    if net.plan.dropout is not None:
+        dropout_seed = int(child_seed(task.seed, DROPOUT).generate_state(1, np.uint64)[0])
+    start = net.checked_params(task.start)
+    return loop.initial_state(start, recipe, method.initial_moment, dropout_seed)
 
 
 def _require_unfinished(loop_state: loop.LoopState, steps: int, epochs: int) -> None:
