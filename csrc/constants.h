@@ -84,7 +84,7 @@
 #define FB_GROWTH_LIMIT 1000000.0
 #define FB_GROWTH_EPOCHS 3
 
-/* Places in `Run.monitor`. */
+/* Places in `TrainState.monitor`. */
 #define FB_FIRST_OBJECTIVE 0
 #define FB_EPOCHS_GROWN 1
 #define FB_LAST_OBJECTIVE 2
@@ -145,7 +145,7 @@
 
 /* fastbp/maths/marquardt.py */
 
-/* Places in `Descent.state`. */
+/* Places in `LMState.state`. */
 #define FB_SQUARES 0
 #define FB_MU 1
 #define FB_USED 2

@@ -30,8 +30,8 @@ typedef struct {
     double constant, scale, l2, l1, group;
 } fb_problem;
 
-/* Some steps of a training run. The fields are those of the contract's Run and Recipe, which
- * explain them, and then the other arguments of its train(). `validation` may be null. */
+/* Some steps of a training run. The fields are those of the contract's TrainState and TrainConfig,
+ * which explain them, and then the other arguments of its train(). `validation` may be null. */
 typedef struct {
     void *params, *moments, *good, *best;
     double *average, *monitor;
@@ -55,8 +55,8 @@ typedef struct {
     double *losses, *validated;
 } fb_run;
 
-/* A search by Levenberg and Marquardt's method. The fields are those of the contract's Descent and
- * Rules, which explain them; mu_dec and mu_inc are 0 for None. All numbers are float64. */
+/* A search by Levenberg and Marquardt's method. The fields are those of the contract's LMState and
+ * LMOptions, which explain them; mu_dec and mu_inc are 0 for None. All numbers are float64. */
 typedef struct {
     double *params, *normal, *scales, *state;
     const double *prior;

@@ -11,7 +11,7 @@ from workloads import DTYPES
 
 import fastbp as fb
 from fastbp import backends
-from fastbp.backends.contract import Recipe
+from fastbp.backends.contract import TrainConfig
 from fastbp.cli.workloads import TRAINING
 from fastbp.training import loop
 
@@ -37,10 +37,10 @@ def contestant(name: str, dtype: str) -> Contestant:
     def bare(times):
         """The backend's steps and nothing else."""
         for _ in range(times):
-            recipe = Recipe(method.rule, WORK.batch, True)
-            run = loop.initial_state(params, recipe, 0.0, seed=0).run
+            config = TrainConfig(method.rule, WORK.batch, True)
+            run = loop.initial_state(params, config, 0.0, seed=0).run
             losses, rates = np.zeros(EPOCHS), np.array([WORK.lr])
-            obj.backend.train(obj.problem, recipe, run, STEPS, None, rates, losses, losses[:0])
+            obj.backend.train(obj.problem, config, run, STEPS, None, rates, losses, losses[:0])
         return run.params
 
     def fit(times):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..maths.activations import ActivationSpec
-from ..maths.marquardt import Descent, Rules
+from ..maths.marquardt import LMOptions, LMState
 from ..maths.robust import Robust
 from ..maths.user_functions import PairFunctions
 
@@ -39,7 +39,7 @@ DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS 
 GROWTH_LIMIT = 1e6
 GROWTH_EPOCHS = 3
 
-# Places in `Run.monitor`.
+# Places in `TrainState.monitor`.
 FIRST_OBJECTIVE, EPOCHS_GROWN, LAST_OBJECTIVE, LOWEST, LAST_PROGRESS, EPOCHS_WITHOUT = range(6)
 
 # Added to the norm of a gradient by which clipping divides, against division by 0.
@@ -185,7 +185,7 @@ class Optimizer:
 
 
 @dataclass(eq=False)  # not frozen, as a problem is not
-class Recipe:
+class TrainConfig:
     """How a training run goes, from its first step to its last.
 
     Attributes
@@ -201,7 +201,7 @@ class Recipe:
         CLIP_EPSILON)) if this is finite; squares are taken in the plan's dtype and summed in
         float64.
     average_from : int
-        From this step on, counted from 0, `Run.average` is updated; negative for never.
+        From this step on, counted from 0, `TrainState.average` is updated; negative for never.
     validation : Problem or None
         Of the same plan; its value (without dropout) is taken at the end of each epoch.
     goal : float
@@ -229,7 +229,7 @@ class Recipe:
 
 
 @dataclass(eq=False)
-class Run:
+class TrainState:
     """The state of a training run; `train` updates it in place.
 
     Attributes
@@ -247,7 +247,7 @@ class Run:
         The candidate (see `train`) with the lowest watched value; unused without patience, and
         then it may be empty.
     average : numpy.ndarray of float64 (n_params,)
-        The mean of the parameters after each of the steps from `Recipe.average_from` on, by
+        The mean of the parameters after each of the steps from `TrainConfig.average_from` on, by
         average += (params - average)/count. Without averaging it may be empty.
     monitor : numpy.ndarray of float64 (6,)
         Numbers, by place: FIRST_OBJECTIVE, the first step's absolute objective, at least the
@@ -426,9 +426,9 @@ def jtr_at(
 
 def descend(
     problem: Problem,
-    rules: Rules,
+    options: LMOptions,
     robust: Robust,
-    descent: Descent,
+    descent: LMState,
     records: np.ndarray,
     goal: float,
     threads: int,
@@ -444,8 +444,8 @@ def descend(
 
 def train(
     problem: Problem,
-    recipe: Recipe,
-    run: Run,
+    config: TrainConfig,
+    run: TrainState,
     n_steps: int,
     order: np.ndarray | None,
     rates: np.ndarray,
@@ -456,7 +456,7 @@ def train(
 
     Parameters
     ----------
-    problem, recipe, run
+    problem, config, run
         `run` is changed in place; run.step counts the steps that were completed.
     n_steps : int
         Steps to do; they may begin and end within an epoch.

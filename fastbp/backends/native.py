@@ -18,10 +18,10 @@ import numpy as np
 from ..common.errors import unknown_name
 from ..maths.activations import ActivationSpec
 from ..maths.losses import SOFTMAX_CE_LABELS
-from ..maths.marquardt import Descent, Rules
+from ..maths.marquardt import LMOptions, LMState
 from ..maths.robust import Robust
 from . import user_code
-from .contract import Plan, Problem, Recipe, Run
+from .contract import Plan, Problem, TrainConfig, TrainState
 
 LEVELS = ("baseline", "avx2", "avx512")
 
@@ -325,27 +325,27 @@ def jtr_at(
 
 def descend(
     problem: Problem,
-    rules: Rules,
+    options: LMOptions,
     robust: Robust,
-    descent: Descent,
+    descent: LMState,
     records: np.ndarray,
     goal: float,
     threads: int,
 ) -> int:
     plan, struct = _problem(problem)
-    solver = descent.handles.get("c") or _new_descent(descent, rules, robust)
+    solver = descent.handles.get("c") or _new_descent(descent, options, robust)
     solver.steps, solver.records = len(records), _address(_DOUBLES, records)
     solver.goal, solver.threads = goal, threads
     return _check(lib.fb_descend(plan, struct, solver))
 
 
-def _new_descent(descent: Descent, rules: Rules, robust: Robust) -> Any:
+def _new_descent(descent: LMState, options: LMOptions, robust: Robust) -> Any:
     """The library's fb_descent *, which refers to the arrays of the Python state."""
     arrays = ("params", "normal", "scales", "state", "prior")
     numbers = ("mu_max", "ftol", "xtol", "gtol", "min_grad", "uniform", "bend")
     fields = {name: _address(_DOUBLES, getattr(descent, name)) for name in arrays}
-    fields |= {name: getattr(rules, name) for name in numbers}
-    fields |= {"mu_dec": rules.mu_dec or 0.0, "mu_inc": rules.mu_inc or 0.0}
+    fields |= {name: getattr(options, name) for name in numbers}
+    fields |= {"mu_dec": options.mu_dec or 0.0, "mu_inc": options.mu_inc or 0.0}
     fields |= {"rho": robust.kind, "rho_scale": robust.scale}
     handle = descent.handles["c"] = ffi.new("fb_descent *", fields)
     return handle
@@ -356,8 +356,8 @@ def _new_descent(descent: Descent, rules: Rules, robust: Robust) -> Any:
 
 def train(
     problem: Problem,
-    recipe: Recipe,
-    run: Run,
+    config: TrainConfig,
+    run: TrainState,
     n_steps: int,
     order: np.ndarray | None,
     rates: np.ndarray,
@@ -365,7 +365,7 @@ def train(
     validation: np.ndarray,
 ) -> int:
     plan, data = _problem(problem)
-    optimizer = recipe.optimizer
+    optimizer = config.optimizer
     struct = ffi.new(
         "fb_run *",
         {
@@ -380,15 +380,15 @@ def train(
             "optimizer": optimizer.kind,
             "n_moments": optimizer.n_moments,
             "constants": optimizer.constants,
-            "batch_size": recipe.batch_size,
-            "averaged": recipe.averaged,
-            "clip_norm": recipe.clip_norm,
-            "average_from": recipe.average_from,
-            "validation": _NULL if recipe.validation is None else _problem(recipe.validation)[1],
-            "goal": recipe.goal,
-            "patience": recipe.patience,
-            "tol": recipe.tol,
-            "threads": recipe.threads,
+            "batch_size": config.batch_size,
+            "averaged": config.averaged,
+            "clip_norm": config.clip_norm,
+            "average_from": config.average_from,
+            "validation": _NULL if config.validation is None else _problem(config.validation)[1],
+            "goal": config.goal,
+            "patience": config.patience,
+            "tol": config.tol,
+            "threads": config.threads,
             "n_steps": n_steps,
             "n_rates": len(rates),
             "order": _typed(_INT64S, order),

@@ -12,10 +12,10 @@ import numpy as np
 
 from ..maths.activations import ActivationSpec
 from ..maths.losses import RowLoss, row_loss
-from ..maths.marquardt import Descent, LMSolver, NormalEquations, Rules
+from ..maths.marquardt import LMOptions, LMSolver, LMState, NormalEquations
 from ..maths.robust import Robust, rho
 from . import contract
-from .contract import Optimizer, Plan, Problem, Recipe, Run
+from .contract import Optimizer, Plan, Problem, TrainConfig, TrainState
 
 # One layer.
 
@@ -324,9 +324,9 @@ def jtr_at(
 
 def descend(
     problem: Problem,
-    rules: Rules,
+    options: LMOptions,
     robust: Robust,
-    descent: Descent,
+    descent: LMState,
     records: np.ndarray,
     goal: float,
     threads: int,
@@ -343,7 +343,7 @@ def descend(
         lambda x: sum_of_squares(problem, expanded(x), threads, robust),
         lambda x, step: jtr_at(problem, expanded(x), expanded(x + step), threads, robust),
     )
-    solver = LMSolver.from_state(equations, rules, descent, descent.params[free])
+    solver = LMSolver.from_state(equations, options, descent, descent.params[free])
     taken = solver.steps(len(records), goal)
     records[: len(taken)] = taken
     descent.params[free] = solver.x
@@ -434,15 +434,15 @@ def _targets(problem: Problem) -> np.ndarray:
 
 def train(
     problem: Problem,
-    recipe: Recipe,
-    run: Run,
+    config: TrainConfig,
+    run: TrainState,
     n_steps: int,
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
     validation: np.ndarray,
 ) -> int:
-    plan, n, batch_size = problem.plan, len(problem.X), recipe.batch_size
+    plan, n, batch_size = problem.plan, len(problem.X), config.batch_size
     steps_per_epoch = -(-n // batch_size)
     first_epoch = run.step // steps_per_epoch
     for i in range(n_steps):
@@ -451,7 +451,7 @@ def train(
         rows: slice | np.ndarray = slice(j * batch_size, min((j + 1) * batch_size, n))
         if order is not None:
             rows = order[epoch, rows]
-        batch = _batch(problem, rows, recipe.averaged)
+        batch = _batch(problem, rows, config.averaged)
         if j == 0:
             run.good[1] = run.params
         factors = _dropout_factors(plan, len(batch.X), run.seed, run.step)
@@ -464,30 +464,30 @@ def train(
             least = np.finfo(run.params.dtype).eps
             run.monitor[contract.FIRST_OBJECTIVE] = max(abs(objective), least)
         with np.errstate(all="ignore"):
-            _step(plan, recipe, run, g, float(rates[i if len(rates) > 1 else 0]))
+            _step(plan, config, run, g, float(rates[i if len(rates) > 1 else 0]))
         run.step += 1
         if j == steps_per_epoch - 1:
             mean = losses[epoch] / steps_per_epoch
-            code = _end_of_epoch(recipe, run, mean, validation[epoch : epoch + 1])
+            code = _end_of_epoch(config, run, mean, validation[epoch : epoch + 1])
             if code != contract.DONE:
                 return code
     return contract.DONE
 
 
-def _step(plan: Plan, recipe: Recipe, run: Run, g: np.ndarray, lr: float) -> None:
+def _step(plan: Plan, config: TrainConfig, run: TrainState, g: np.ndarray, lr: float) -> None:
     """Clip the gradient g (n_params,), which changes in place, and update the parameters."""
     free = slice(None) if plan.free is None else plan.free
     if plan.free is not None:
         g[~plan.free] = 0
-    if np.isfinite(recipe.clip_norm):
+    if np.isfinite(config.clip_norm):
         norm = float(np.sqrt(np.sum(g * g, dtype=np.float64)))
-        g *= min(1.0, recipe.clip_norm / (norm + contract.CLIP_EPSILON))
-    _update(recipe.optimizer, run, g, lr, free)
-    if 0 <= recipe.average_from <= run.step:
-        run.average += (run.params - run.average) / (run.step - recipe.average_from + 1)
+        g *= min(1.0, config.clip_norm / (norm + contract.CLIP_EPSILON))
+    _update(config.optimizer, run, g, lr, free)
+    if 0 <= config.average_from <= run.step:
+        run.average += (run.params - run.average) / (run.step - config.average_from + 1)
 
 
-def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray) -> int:
+def _end_of_epoch(config: TrainConfig, run: TrainState, mean: float, validation: np.ndarray) -> int:
     """The end of an epoch as `contract.train` describes it; returns its code."""
     if not np.isfinite(run.params).all():
         return contract.NON_FINITE_PARAMETERS
@@ -499,27 +499,27 @@ def _end_of_epoch(recipe: Recipe, run: Run, mean: float, validation: np.ndarray)
         if run.monitor[contract.EPOCHS_GROWN] == contract.GROWTH_EPOCHS:
             return contract.GROWN
     candidate = run.params
-    if 0 <= recipe.average_from < run.step:
+    if 0 <= config.average_from < run.step:
         candidate = run.average.astype(candidate.dtype)
     watched = mean
-    if recipe.validation is not None:
-        watched = validation[0] = value(recipe.validation, candidate, 1)
-    if recipe.patience:
-        _watch(recipe, run, candidate, watched)
-    if mean <= recipe.goal:
+    if config.validation is not None:
+        watched = validation[0] = value(config.validation, candidate, 1)
+    if config.patience:
+        _watch(config, run, candidate, watched)
+    if mean <= config.goal:
         return contract.GOAL_MET
-    if recipe.patience and run.monitor[contract.EPOCHS_WITHOUT] >= recipe.patience:
+    if config.patience and run.monitor[contract.EPOCHS_WITHOUT] >= config.patience:
         return contract.NO_PROGRESS
     return contract.DONE
 
 
-def _watch(recipe: Recipe, run: Run, candidate: np.ndarray, watched: float) -> None:
+def _watch(config: TrainConfig, run: TrainState, candidate: np.ndarray, watched: float) -> None:
     """Compare the watched value with those before, and update `run.best` and `run.monitor`."""
     if watched < run.monitor[contract.LOWEST]:
         run.best[:] = candidate
         run.monitor[contract.LOWEST] = watched
     last = run.monitor[contract.LAST_PROGRESS]
-    if watched < (last - recipe.tol * abs(last) if last < np.inf else np.inf):
+    if watched < (last - config.tol * abs(last) if last < np.inf else np.inf):
         run.monitor[contract.LAST_PROGRESS] = watched
         run.monitor[contract.EPOCHS_WITHOUT] = 0
     else:
@@ -527,7 +527,7 @@ def _watch(recipe: Recipe, run: Run, candidate: np.ndarray, watched: float) -> N
 
 
 def _batch(problem: Problem, rows: slice | np.ndarray, averaged: bool) -> Problem:
-    """The problem over some of its rows; `averaged` as in `Recipe`."""
+    """The problem over some of its rows; `averaged` as in `TrainConfig`."""
     X = problem.X[rows]
     return replace(
         problem,
@@ -571,7 +571,7 @@ def _hash(x: np.ndarray) -> np.ndarray:
 
 
 def _update(
-    optimizer: Optimizer, run: Run, g: np.ndarray, lr: float, free: slice | np.ndarray
+    optimizer: Optimizer, run: TrainState, g: np.ndarray, lr: float, free: slice | np.ndarray
 ) -> None:
     """One step of the optimizer's rule, in place."""
     if optimizer.kind == contract.ADAM:

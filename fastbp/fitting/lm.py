@@ -12,9 +12,9 @@ import numpy as np
 
 from ..common.arrays import FLOAT64
 from ..maths.linear_models import effective_number
-from ..maths.marquardt import RUNNING, STUCK as NO_STEP, LMSolver, Rules
+from ..maths.marquardt import RUNNING, STUCK as NO_STEP, LMOptions, LMSolver
 from ..networks.objective import Objective
-from ..optimize._levenberg_marquardt import RECORDED, checked_rules, end_message
+from ..optimize._levenberg_marquardt import RECORDED, checked_options, end_message
 from ..optimize.free_coordinates import FreeCoordinates
 from ..optimize.network_least_squares import BackendLMSolver, NetworkSquares
 from ..optimize.scipy_methods import as_bounds, require_memory
@@ -99,12 +99,12 @@ class LM:
     max_fail: int | None = None
     time: float | None = None
 
-    def rules(self, tol: float | None) -> Rules:
+    def lm_options(self, tol: float | None) -> LMOptions:
         """The numbers of the search, checked; `tol` replaces all three tolerances."""
-        numbers = {field.name: getattr(self, field.name) for field in fields(Rules)}
+        numbers = {field.name: getattr(self, field.name) for field in fields(LMOptions)}
         if tol is not None:
             numbers |= dict.fromkeys(("ftol", "xtol", "gtol"), tol)
-        return checked_rules(**numbers)
+        return checked_options(**numbers)
 
 
 NAMES = tuple(field.name for field in fields(LM))
@@ -180,7 +180,7 @@ class _LMRun:
         self.records = [np.empty((0, 4))]
         self.evidence: list[tuple[float, float]] = []
         self.unmoved = 0
-        self.rules = method.rules(limits.tol)
+        self.options = method.lm_options(limits.tol)
         free, bounds = obj.net.free, None
         if method.bounds is not None:
             pair = as_bounds(method.bounds, len(x0), pairs=False)
@@ -196,9 +196,9 @@ class _LMRun:
             )
         self.solver: LMSolver | BackendLMSolver
         if squares.wide or method.bayesian or bounds is not None or obj._blocks:
-            self.solver = LMSolver(squares, x, self.rules, prior, bounds)
+            self.solver = LMSolver(squares, x, self.options, prior, bounds)
         else:
-            self.solver = BackendLMSolver(squares, self.rules, prior)
+            self.solver = BackendLMSolver(squares, self.options, prior)
         if run_state is not None:
             self.records, self.evidence = [run_state["records"]], run_state["evidence"].tolist()
             self.solver.restore(run_state["solver"])
@@ -221,7 +221,7 @@ class _LMRun:
         if solver.status == RUNNING:
             return Status.LIMIT, ALL_DONE
         status = Status.STUCK if solver.status == NO_STEP else Status.FINISHED
-        return status, end_message(solver, self.rules)
+        return status, end_message(solver, self.options)
 
     def _next_count(self, count: int, seconds: float) -> int:
         """How many steps to take in the next call, after `count` steps took so many seconds."""

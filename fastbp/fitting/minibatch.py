@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backends import contract
-from ..backends.contract import Recipe
+from ..backends.contract import TrainConfig
 from ..reports.words import AT_START, Status, counted, no_progress
 from ..training import loop, state as states
 from ..training.callbacks import INTERRUPT, TIME_IS_UP
@@ -41,7 +41,7 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
     shuffled = options.shuffle and batch_size < n
     steps_per_epoch = -(-n // batch_size)
     steps = limits.epochs * steps_per_epoch
-    recipe = Recipe(
+    config = TrainConfig(
         optimizer=method.rule,
         batch_size=batch_size,
         averaged=obj.loss.averaged,
@@ -53,13 +53,13 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
         tol=limits.tol or 0.0,
         threads=obj.threads,
     )
-    loop_state = _initial_state(task, recipe)
+    loop_state = _initial_state(task, config)
     identity = task.identity | {"batch_size": batch_size, "shuffle": shuffled}
     if task.saved_state is not None:
         states.require_same(task.saved_state, identity)
         validated = data.validation is not None
         loop_state = states.from_dict(
-            task.saved_state, loop_state, recipe.average_from, steps_per_epoch, validated
+            task.saved_state, loop_state, config.average_from, steps_per_epoch, validated
         )
         _require_unfinished(loop_state, steps, limits.epochs)
     shuffler = None
@@ -69,10 +69,10 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
         shuffler = loop.Shuffler(seed, n, limits.epochs, group, loop_state.order)
 
     def state_of(checkpoint: loop.LoopState) -> dict[str, Any]:
-        return states.to_dict(identity, recipe.average_from, checkpoint) | states.data_entries(data)
+        return states.to_dict(identity, config.average_from, checkpoint) | states.data_entries(data)
 
     out = loop.train(
-        obj, method, recipe, loop_state, shuffler, limits.epochs, task.observer, data.to_raw,
+        obj, method, config, loop_state, shuffler, limits.epochs, task.observer, data.to_raw,
         state_of,
     )  # fmt: skip
     status, message = _status(task, batch_size, out)
@@ -89,14 +89,14 @@ def run(task: FitTask, options: StepOptions) -> MethodResult:
     )
 
 
-def _initial_state(task: FitTask, recipe: Recipe) -> loop.LoopState:
+def _initial_state(task: FitTask, config: TrainConfig) -> loop.LoopState:
     """The state of the loop before the first step."""
     net, method, dropout_seed = task.data.training.net, task.method, 0
     assert isinstance(method, FirstOrder)
     if net.plan.dropout is not None:
         dropout_seed = int(child_seed(task.seed, DROPOUT).generate_state(1, np.uint64)[0])
     start = net.checked_params(task.start)
-    return loop.initial_state(start, recipe, method.initial_moment, dropout_seed)
+    return loop.initial_state(start, config, method.initial_moment, dropout_seed)
 
 
 def _require_unfinished(loop_state: loop.LoopState, steps: int, epochs: int) -> None:

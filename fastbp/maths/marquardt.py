@@ -28,7 +28,7 @@ import numpy as np
 
 from .linear_models import LinearModel, NormalModel
 
-# Places in `Descent.state`.
+# Places in `LMState.state`.
 SQUARES, MU, USED, RHO, NIT, NFEV, NJEV, STATUS = range(8)
 
 # Status of a minimisation: why it ended (0: it has not).
@@ -60,7 +60,7 @@ ROUNDED = 1e-28
 
 
 @dataclass(frozen=True)
-class Rules:
+class LMOptions:
     """Options of Levenberg and Marquardt's method.
 
     Attributes
@@ -99,7 +99,7 @@ class Rules:
 
 
 @dataclass(eq=False)
-class Descent:
+class LMState:
     """The state of a minimisation of a network's squares, in float64; `descend` updates it.
 
     Attributes
@@ -186,7 +186,7 @@ class LMSolver:
     system : SumOfSquares
     x : numpy.ndarray (n,)
         The start, between the bounds.
-    rules : Rules
+    options : LMOptions
     prior : numpy.ndarray (n,) or None
         Adds Σ prior_j x_j² to the sum of squares.
     bounds : pair of numpy.ndarray (n,), or None
@@ -221,36 +221,36 @@ class LMSolver:
         self,
         system: SumOfSquares,
         x: np.ndarray,
-        rules: Rules,
+        options: LMOptions,
         prior: np.ndarray | None = None,
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
         at_start: tuple[float, LinearModel] | None = None,
     ):
-        self.system, self.rules, self.bounds = system, rules, bounds
+        self.system, self.options, self.bounds = system, options, bounds
         self.prior = np.zeros_like(x) if prior is None else prior
-        self.mu, self.used, self.nu, self.rho = rules.mu, np.nan, 2.0, np.nan
+        self.mu, self.used, self.nu, self.rho = options.mu, np.nan, 2.0, np.nan
         self.nit = self.nfev = self.njev = 0
         self.scales = np.zeros_like(x)
         self._move_to(x, *(self._linear(x) if at_start is None else at_start))
 
     @classmethod
     def from_state(
-        cls, equations: NormalEquations, rules: Rules, descent: Descent, x: np.ndarray
+        cls, equations: NormalEquations, options: LMOptions, descent: LMState, x: np.ndarray
     ) -> LMSolver:
         """The solver in the state of `descent`, whose free parameters are x."""
         state = descent.state
         if state[NJEV] == 0:
-            return cls(equations, x, rules, descent.prior)
+            return cls(equations, x, options, descent.prior)
         model = equations.model(x, descent.normal[:-1].copy(), descent.normal[-1].copy())
         at_start = float(state[SQUARES]), model
-        solver = cls(equations, x, rules, descent.prior, at_start=at_start)
+        solver = cls(equations, x, options, descent.prior, at_start=at_start)
         solver.used, solver.rho = float(state[USED]), float(state[RHO])
         counts = {name: int(state[k]) for name, k in (("nit", NIT), ("nfev", NFEV), ("njev", NJEV))}
         solver.restore({"scales": descent.scales.copy(), "mu": float(state[MU])} | counts)
         solver.status = int(state[STATUS])
         return solver
 
-    def store(self, descent: Descent) -> None:
+    def store(self, descent: LMState) -> None:
         """Write the state to `descent`, except the parameters, which the caller writes."""
         numbers = (self.squares, self.mu, self.used, self.rho)
         descent.state[:] = *numbers, self.nit, self.nfev, self.njev, self.status
@@ -289,18 +289,18 @@ class LMSolver:
     @np.errstate(all="ignore")
     def _move_to(self, x: np.ndarray, squares: float, linear: LinearModel) -> None:
         """Make x, with its sum of squares and its linear model, the current point."""
-        rules = self.rules
+        options = self.options
         self.x, self.squares, self.linear = x, squares, linear
         self.total = squares + float(self.prior @ (x * x))
         self.gradient = linear.gradient + self.prior * x
         self._find_held()
         lengths = linear.diagonal + self.prior
-        measured = np.full_like(lengths, lengths.mean()) if rules.uniform else lengths
+        measured = np.full_like(lengths, lengths.mean()) if options.uniform else lengths
         scales = np.maximum(measured, DECAY * self.scales)
         self.scales = np.where(scales > 0, scales, 1.0)
         steepest = np.abs(self.gradient)
         cosines = steepest / np.sqrt(np.where(lengths > 0, lengths * self.total, inf))
-        flat = steepest.max() <= rules.min_grad or not cosines.max() > rules.gtol
+        flat = steepest.max() <= options.min_grad or not cosines.max() > options.gtol
         self.status = FLAT if flat else RUNNING
 
     def _find_held(self) -> None:
@@ -346,10 +346,10 @@ class LMSolver:
                 self.status = STUCK if promised else SMALL if trial.small else SHORT
 
     def _take(self, trial: _TrialStep) -> None:
-        rules, rho = self.rules, trial.gain / trial.predicted
+        options, rho = self.options, trial.gain / trial.predicted
         factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > EXACT else EXACT
-        if rules.mu_dec is not None:
-            factor = rules.mu_dec
+        if options.mu_dec is not None:
+            factor = options.mu_dec
         self.used, self.mu = self.mu, max(LEAST_MU, self.mu * factor)
         self.nit, self.rho = self.nit + 1, rho
         self._move_to(trial.x, *trial.there)
@@ -357,12 +357,12 @@ class LMSolver:
             self.status = SMALL if trial.small else SHORT
 
     def _damp_more(self) -> None:
-        if self.rules.mu_inc is None:
+        if self.options.mu_inc is None:
             self.mu *= self.nu
             self.nu *= 2
         else:
-            self.mu *= self.rules.mu_inc
-        if self.mu > self.rules.mu_max:
+            self.mu *= self.options.mu_inc
+        if self.mu > self.options.mu_max:
             self.status = STUCK
 
 
@@ -389,7 +389,7 @@ class _TrialStep:
 
     def __init__(self, solver: LMSolver):
         self.solver, self.gain, self.straight = solver, -inf, True
-        rules, D = solver.rules, solver.scales
+        options, D = solver.options, solver.scales
         damping = solver.mu * D
         d = solver.prior + damping
         if solver.held is not None:
@@ -402,14 +402,14 @@ class _TrialStep:
         v = self._within(-solve(solver.gradient))
         self.predicted = float(v @ (damping * v) - solver.gradient @ v)
         self.step = v
-        if rules.bend and self.predicted > STRAIGHT * solver.total:
+        if options.bend and self.predicted > STRAIGHT * solver.total:
             self._bend(v, d, solve)
         self.x = solver.x + self.step
         if solver.bounds is not None:
             self._clip(solver.bounds)
         relative = self._length(self.step) / max(self._length(solver.x), LEAST_LENGTH)
-        self.short = relative <= rules.xtol
-        self.small = abs(self.predicted) <= rules.ftol * solver.total
+        self.short = relative <= options.xtol
+        self.small = abs(self.predicted) <= options.ftol * solver.total
         moved = self._length(solver.x) ** 2
         resolved = solver.total > ROUNDED * moved and self.predicted > PROMISED * solver.total
         self.promises = resolved and relative > PROMISED
@@ -452,7 +452,7 @@ class _TrialStep:
         solver.nfev += 1
         total = solver.system.total(self.x) + float(solver.prior @ (self.x * self.x))
         self.gain = solver.total - total if isfinite(total) else -inf
-        self.small = self.small and abs(self.gain) <= solver.rules.ftol * solver.total
+        self.small = self.small and abs(self.gain) <= solver.options.ftol * solver.total
         enough = self.gain > TOO_LITTLE * self.predicted
         last = self.small and self.gain >= -UNSEEN * solver.total
         if not (self.predicted > 0 and (enough or last)):

@@ -11,7 +11,7 @@ import numpy as np
 from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
 from ..common.errors import ShapeError
 from ..maths.linear_models import LinearModel, TallModel, WideModel
-from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, LMSolver, Rules
+from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, LMOptions, LMSolver
 from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
@@ -39,7 +39,7 @@ RECORDED = ("cost", "mu", "rho", "gradient")  # the columns of `marquardt.LMSolv
 
 _EPS = float(np.finfo(float).eps)
 
-# The numbers of `Rules`, and the ranges in which they may be.
+# The numbers of `LMOptions`, and the ranges in which they may be.
 _RANGES = {"> 0": (0, inf), ">= 0": (0, inf), "between 0 and 1": (0, 1), "> 1": (1, inf)}
 _EXPECTED = {
     "mu": "> 0",
@@ -171,7 +171,7 @@ def levenberg_marquardt(
     >>> result.success, result.x.round(6).tolist()
     (True, [3.0, -0.5])
     """
-    rules = checked_rules(
+    options = checked_options(
         mu=mu, mu_dec=mu_dec, mu_inc=mu_inc, mu_max=mu_max, uniform=uniform, bend=bend, ftol=ftol,
         xtol=xtol, gtol=gtol, min_grad=min_grad,
     )  # fmt: skip
@@ -186,7 +186,7 @@ def levenberg_marquardt(
             bounds = as_bounds(bounds, obj.net.n_params, pairs=False)
             pair = checked_bounds((bounds.lb[obj.net.free], bounds.ub[obj.net.free]), free.x0)
         squares = NetworkSquares(obj, free, loss, f_scale)
-        solver = LMSolver(squares, free.x0, rules, obj.prior()[obj.net.free], pair)
+        solver = LMSolver(squares, free.x0, options, obj.prior()[obj.net.free], pair)
         end = _run(solver, maxiter, goal, stop_test(free.callback(callback)))
         r, J = free.residuals(solver.x), free.jacobian(solver.x)
         result: OptimizeResult = free.full(_result(solver, *end, r, J))
@@ -196,7 +196,7 @@ def levenberg_marquardt(
     pair = checked_bounds(bounds, x)
     system = Residuals(fun, jac, args, robust, pair)
     system.start(x)
-    solver = LMSolver(system, x, rules, None, pair)
+    solver = LMSolver(system, x, options, None, pair)
     require_finite("the Jacobian at x0", system.at(x)[1])
     end = _run(solver, maxiter, goal, stop_test(callback))
     result = _result(solver, *end, *system.at(solver.x))
@@ -205,11 +205,11 @@ def levenberg_marquardt(
     return result
 
 
-def end_message(solver: Any, rules: Rules) -> str:
+def end_message(solver: Any, options: LMOptions) -> str:
     """How a `marquardt.LMSolver` has ended, in words."""
-    if solver.status == STUCK and solver.mu > rules.mu_max:
+    if solver.status == STUCK and solver.mu > options.mu_max:
         return (
-            f"mu has grown beyond mu_max, {rules.mu_max:g}, and no step decreases the sum of "
+            f"mu has grown beyond mu_max, {options.mu_max:g}, and no step decreases the sum of "
             f"squares: raise mu_max, or check the Jacobian (see fastbp.check_grad)."
         )
     return MESSAGES[solver.status]
@@ -257,7 +257,9 @@ def _result(
         njev=solver.njev,
         status=status,
         success=status > 0,
-        message=end_message(solver, solver.rules) if status == solver.status else MESSAGES[status],
+        message=end_message(solver, solver.options)
+        if status == solver.status
+        else MESSAGES[status],
         history=history,
     )
 
@@ -388,8 +390,8 @@ class Residuals:
 # Arguments.
 
 
-def checked_rules(**fields: Any) -> Rules:
-    """`Rules` of these fields, whose numbers are checked.
+def checked_options(**fields: Any) -> LMOptions:
+    """`LMOptions` of these fields, whose numbers are checked.
 
     Raises
     ------
@@ -403,7 +405,7 @@ def checked_rules(**fields: Any) -> Rules:
         low, high = _RANGES[expected]
         if not (low < value < high or (value == low == 0.0 and expected.startswith(">="))):
             raise ValueError(f"{name} is {value}, expected a number {expected}")
-    return Rules(**fields)
+    return LMOptions(**fields)
 
 
 def checked_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

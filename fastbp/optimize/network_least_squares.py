@@ -7,7 +7,17 @@ from typing import Any
 import numpy as np
 
 from ..maths.linear_models import LinearModel, WideModel
-from ..maths.marquardt import MU, NFEV, NIT, NJEV, SQUARES, STATUS, Descent, NormalEquations, Rules
+from ..maths.marquardt import (
+    MU,
+    NFEV,
+    NIT,
+    NJEV,
+    SQUARES,
+    STATUS,
+    LMOptions,
+    LMState,
+    NormalEquations,
+)
 from ..maths.robust import rho
 from ..networks.objective import Objective, robust_loss
 from .free_coordinates import FreeCoordinates
@@ -72,17 +82,17 @@ class BackendLMSolver:
     Parameters
     ----------
     system : NetworkSquares
-    rules : Rules
+    options : LMOptions
     prior : numpy.ndarray (n_free,)
         Σ prior_j x_j² is added to the sum of squares.
     """
 
-    def __init__(self, system: NetworkSquares, rules: Rules, prior: np.ndarray):
+    def __init__(self, system: NetworkSquares, options: LMOptions, prior: np.ndarray):
         obj, n = system.obj, len(system.free.x0)
-        self._system, self._rules, self._problem = system, rules, obj.problem
+        self._system, self._options, self._problem = system, options, obj.problem
         start = system.free.full(system.free.x0)
-        self._descent = Descent(start, prior, np.zeros((n + 1, n)), np.zeros(n), np.zeros(8))
-        self._descent.state[MU] = rules.mu
+        self._descent = LMState(start, prior, np.zeros((n + 1, n)), np.zeros(n), np.zeros(8))
+        self._descent.state[MU] = options.mu
 
     def steps(self, count: int, goal: float = -np.inf) -> np.ndarray:
         """Take `count` steps, or fewer: until the search ends or the sum of squares is <= goal.
@@ -95,7 +105,7 @@ class BackendLMSolver:
         obj, records = self._system.obj, np.empty((count, 4))
         taken = obj.backend.descend(
             self._problem,
-            self._rules,
+            self._options,
             self._system.robust,
             self._descent,
             records,

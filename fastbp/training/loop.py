@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import contract
-from ..backends.contract import Recipe, Run
+from ..backends.contract import TrainConfig, TrainState
 from ..networks.objective import Objective
 from .callbacks import CALLBACK, INTERRUPT, TIME_IS_UP, Observer
 from .optimizers import FirstOrder
@@ -44,7 +44,7 @@ class LoopState:
 
     Attributes
     ----------
-    run : Run
+    run : TrainState
         What the backend changes in place.
     losses : numpy.ndarray of float64 (at least the epochs begun,)
         For each epoch the sum of its steps' objectives.
@@ -57,7 +57,7 @@ class LoopState:
         it; else empty.
     """
 
-    run: Run
+    run: TrainState
     losses: np.ndarray
     validation: np.ndarray
     order: dict[str, Any] | None = None
@@ -74,15 +74,15 @@ class LoopState:
                 longer[: len(record)] = record
                 setattr(self, name, longer)
 
-    def copy(self, recipe: Recipe, per_epoch: int) -> LoopState:
+    def copy(self, config: TrainConfig, per_epoch: int) -> LoopState:
         """A copy that later steps do not change; it shares what they leave as it is.
 
         `per_epoch` is the number of steps in an epoch.
         """
         r, done = self.run, self.run.step // per_epoch
-        best = r.best.copy() if recipe.patience else r.best
-        average = r.average.copy() if recipe.average_from >= 0 else r.average
-        run = Run(
+        best = r.best.copy() if config.patience else r.best
+        average = r.average.copy() if config.average_from >= 0 else r.average
+        run = TrainState(
             r.params.copy(), r.moments.copy(), r.good.copy(), best, average,
             r.monitor.copy(), r.seed, r.step,
         )  # fmt: skip
@@ -90,33 +90,33 @@ class LoopState:
         return LoopState(run, self.losses[:done], self.validation[:done], self.order, partial)
 
 
-def initial_state(params: np.ndarray, recipe: Recipe, moment: float, seed: int) -> LoopState:
+def initial_state(params: np.ndarray, config: TrainConfig, moment: float, seed: int) -> LoopState:
     """The state of a run before its first step.
 
     Parameters
     ----------
     params : numpy.ndarray (n_params,) of the network's dtype
         Masked entries are zero. Not modified.
-    recipe : Recipe
+    config : TrainConfig
     moment : float
         The initial value of all entries of the optimizer's moments.
     seed : int
         The seed of the dropout, 0 <= seed < 2^64.
     """
     n = len(params)
-    moments = np.full((recipe.optimizer.n_moments, n), moment, params.dtype)
+    moments = np.full((config.optimizer.n_moments, n), moment, params.dtype)
     monitor = np.array([0.0, 0.0, np.nan, np.inf, np.inf, 0.0])
     good = np.array([params, params])
-    run = Run(params.copy(), moments, good, params.copy(), np.zeros(n), monitor, seed)
+    run = TrainState(params.copy(), moments, good, params.copy(), np.zeros(n), monitor, seed)
     return LoopState(run, np.zeros(0), np.zeros(0))
 
 
-def candidate(recipe: Recipe, run: Run) -> np.ndarray:
+def candidate(config: TrainConfig, run: TrainState) -> np.ndarray:
     """The parameters (n_params,) that a fit without patience would return now.
 
     They are the average of the parameters once it has begun, else the last ones.
     """
-    averaged = 0 <= recipe.average_from < run.step
+    averaged = 0 <= config.average_from < run.step
     return run.average.astype(run.params.dtype) if averaged else run.params
 
 
@@ -164,7 +164,7 @@ class LoopResult:
 def train(
     obj: Objective,
     method: FirstOrder,
-    recipe: Recipe,
+    config: TrainConfig,
     state: LoopState,
     shuffler: Shuffler | None,
     epochs: int,
@@ -181,7 +181,7 @@ def train(
         `contract.partition`).
     method : FirstOrder
         The source of the rates.
-    recipe : Recipe
+    config : TrainConfig
         With the rule of `method`.
     state : LoopState
         Where the run is; changed in place.
@@ -200,13 +200,13 @@ def train(
     LoopResult
     """
     problem, run = obj.problem, state.run
-    backend_train, validated = obj.backend.train, recipe.validation is not None
-    per_epoch = -(-len(problem.X) // recipe.batch_size)
+    backend_train, validated = obj.backend.train, config.validation is not None
+    per_epoch = -(-len(problem.X) // config.batch_size)
     total = epochs * per_epoch
     rates = _rates(method, run.step, run.step + 1, per_epoch)
-    chunk, code, stopped = _first_chunk(recipe, obj, observer), contract.DONE, None
+    chunk, code, stopped = _first_chunk(config, obj, observer), contract.DONE, None
     # An interrupt may leave `run` in the middle of a step; the copy is complete.
-    checkpoint = state.copy(recipe, per_epoch)
+    checkpoint = state.copy(config, per_epoch)
     try:
         while run.step < total and code == contract.DONE and stopped is None:
             start = time.perf_counter()
@@ -222,29 +222,29 @@ def train(
                 rates = _rates(method, first, stop, per_epoch)
             touched = slice(epoch, (stop - 1) // per_epoch + 1)
             code = backend_train(
-                problem, recipe, run, stop - first, order, rates, state.losses[touched],
+                problem, config, run, stop - first, order, rates, state.losses[touched],
                 state.validation[touched],
             )  # fmt: skip
             trained = time.perf_counter()
             state.order = None if shuffler is None else shuffler.position
-            checkpoint = state.copy(recipe, per_epoch)
+            checkpoint = state.copy(config, per_epoch)
             seconds = _chunk_seconds(time.perf_counter() - trained, observer)
             steps = int((stop - first) * seconds / max(trained - start, 1e-9))
             chunk = max(1, min(steps, CHUNK_GROWTH * chunk))
             stopped = _observe(
-                observer, recipe, checkpoint, per_epoch, code, rates[-1], to_raw, to_dict
+                observer, config, checkpoint, per_epoch, code, rates[-1], to_raw, to_dict
             )
     except KeyboardInterrupt:
         stopped, code = INTERRUPT, contract.DONE
     if method.rate_changes:
         last = max(checkpoint.run.step - (code != contract.NON_FINITE_OBJECTIVE), 0)
         rates = _rates(method, last, last + 1, per_epoch)
-    return _result(recipe, checkpoint, per_epoch, float(rates[-1]), code, stopped)
+    return _result(config, checkpoint, per_epoch, float(rates[-1]), code, stopped)
 
 
-def _first_chunk(recipe: Recipe, obj: Objective, observer: Observer) -> int:
+def _first_chunk(config: TrainConfig, obj: Objective, observer: Observer) -> int:
     """Steps of the first chunk, before any is timed."""
-    step = STEP_SECONDS + PRODUCT_SECONDS * recipe.batch_size * obj.net.n_params
+    step = STEP_SECONDS + PRODUCT_SECONDS * config.batch_size * obj.net.n_params
     return max(1, int(min(CHUNK_SECONDS, observer.max_time) / step))
 
 
@@ -264,7 +264,7 @@ def _rates(method: FirstOrder, first: int, stop: int, per_epoch: int) -> np.ndar
 
 def _observe(
     observer: Observer,
-    recipe: Recipe,
+    config: TrainConfig,
     checkpoint: LoopState,
     per_epoch: int,
     code: int,
@@ -285,15 +285,15 @@ def _observe(
     observer.update(run.step / per_epoch, loss, val_loss, rate)
     complete = run.step % per_epoch == 0 and code not in DIVERGED
     if complete and observer.call_back(
-        done, loss, val_loss, rate, lambda: to_raw(candidate(recipe, run)),
-        lambda: to_dict(checkpoint.copy(recipe, per_epoch)),
+        done, loss, val_loss, rate, lambda: to_raw(candidate(config, run)),
+        lambda: to_dict(checkpoint.copy(config, per_epoch)),
     ):  # fmt: skip
         return CALLBACK
     return TIME_IS_UP if observer.time_is_up else None
 
 
 def _result(
-    recipe: Recipe,
+    config: TrainConfig,
     checkpoint: LoopState,
     per_epoch: int,
     rate: float,
@@ -301,10 +301,10 @@ def _result(
     stopped: str | None,
 ) -> LoopResult:
     run, done = checkpoint.run, checkpoint.run.step // per_epoch
-    params = candidate(recipe, run)
+    params = candidate(config, run)
     if code in DIVERGED:
         params = run.good[0]
-    elif recipe.patience and run.monitor[contract.LOWEST] < np.inf:
+    elif config.patience and run.monitor[contract.LOWEST] < np.inf:
         params = run.best
     steps = run.step + (code == contract.NON_FINITE_OBJECTIVE)
     return LoopResult(

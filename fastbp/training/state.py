@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from ..backends.contract import Run
+from ..backends.contract import TrainState
 from ..common.arrays import FLOAT64
 from ..networks.description import Description
 from ..networks.scaling import Scaler
 from .data import FitData
 from .loop import LoopState
 
-# The arrays of a Run.
+# The arrays of a TrainState.
 ARRAYS = ("params", "moments", "good", "best", "average", "monitor")
 
 
@@ -143,7 +143,7 @@ def to_dict(identity: dict[str, Any], average_from: int, checkpoint: LoopState) 
     identity : dict
         As `require_same` takes it.
     average_from : int
-        As in the recipe.
+        As in the config.
     checkpoint : LoopState
         A copy that `LoopState.copy` made.
     """
@@ -167,7 +167,7 @@ def from_dict(
     initial : LoopState
         The state of such a run before its first step, with arrays of the right shapes.
     average_from : int
-        As in the recipe.
+        As in the config.
     per_epoch : int
         Steps in an epoch.
     validated : bool
@@ -195,7 +195,9 @@ def from_dict(
     losses = array(state, "losses", (-(-step // per_epoch),))
     validation = array(state, "validation", (step // per_epoch if validated else 0,))
     order = entry(state, "order", "where orders are drawn from", _is_position)
-    return LoopState(Run(**arrays, seed=initial.run.seed, step=step), losses, validation, order)
+    return LoopState(
+        TrainState(**arrays, seed=initial.run.seed, step=step), losses, validation, order
+    )
 
 
 def _over(average_from: int) -> str:

@@ -42,7 +42,7 @@ from oracles.transcript import follow
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import contract
-from fastbp.backends.contract import Recipe
+from fastbp.backends.contract import TrainConfig
 from fastbp.maths.robust import SOFT_L1_RHO, Robust
 
 # The contract.
@@ -638,7 +638,7 @@ def test_nan_in_the_derivative_does_not_reach_fixed_entries(module, dtype, clip_
     X = np.array([[1, np.inf], [2, np.inf]], dtype)
     problem = net.objective(X, np.zeros((2, 1))).problem
     assert np.isnan(module.value_and_grad(problem, params, 1)[1][:6]).any()
-    t = Training(problem, Recipe(OPTIMIZERS["adamw"], 2, True, clip_norm))
+    t = Training(problem, TrainConfig(OPTIMIZERS["adamw"], 2, True, clip_norm))
     run = new_run(params, OPTIMIZERS["adamw"])
     assert t.go(module, run, 3)[0] == contract.DONE
     assert same(run.params[:9], params[:9]) and np.isfinite(run.params).all()
@@ -717,7 +717,7 @@ def test_threads_train_on_one_problem(module, dtype):
 def test_losses_are_added_to_what_is_there(module):
     _, t, run = training(0, "float64", "sgd")
     losses = np.array([1000.0])
-    module.train(t.problem, t.recipe, run, 1, None, np.array([0.01]), losses, np.empty(0))
+    module.train(t.problem, t.config, run, 1, None, np.array([0.01]), losses, np.empty(0))
     assert losses[0] == pytest.approx(1000 + run.monitor[2], rel=1e-15)
     assert run.monitor[0] == run.monitor[2]
 
@@ -738,7 +738,7 @@ def test_non_finite_objective_stops_before_its_update(module, dtype, method, bad
         replace(t.problem, X=X, handles={}),
         replace(t.problem, targets=targets, handles={}),
     ):
-        bad_run = new_run(run.params, t.recipe.optimizer)
+        bad_run = new_run(run.params, t.config.optimizer)
         spoilt = replace(t, problem=problem)
         if problem.X is X and np.isinf(bad):
             continue  # tanh takes infinities
@@ -784,9 +784,9 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     rng = np.random.default_rng(1)
     c = case(rng, [2, 1], ["linear"], dtype, 8)
     problem = c.net.objective(c.X, c.y).problem
-    recipe = Recipe(OPTIMIZERS["sgd"], batch_size, True)
-    t = Training(problem, recipe, rate=2.0 if batch_size == 8 else 1.0)
-    run, expected = (new_run(c.params, recipe.optimizer) for _ in range(2))
+    config = TrainConfig(OPTIMIZERS["sgd"], batch_size, True)
+    t = Training(problem, config, rate=2.0 if batch_size == 8 else 1.0)
+    run, expected = (new_run(c.params, config.optimizer) for _ in range(2))
     expected_code, _ = t.go(REFERENCE, expected, 400)
     assert expected_code == contract.GROWN and expected.step < 400
     assert expected.step % t.steps_per_epoch == 0
@@ -798,7 +798,7 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
     assert list(above[-4:]) == [False, True, True, True] and run.monitor[1] == 3
     # Count and losses continue from call to call; good is the start of the last epoch within the
     # limit.
-    parts, total, starts = new_run(c.params, recipe.optimizer), np.zeros(400), []
+    parts, total, starts = new_run(c.params, config.optimizer), np.zeros(400), []
     code = contract.DONE
     while code == contract.DONE:
         if parts.step % t.steps_per_epoch == 0:
@@ -813,10 +813,10 @@ def test_growth_stops_after_three_epochs_above_the_limit(module, dtype, batch_si
 def test_growth_must_be_in_a_row(module, dtype):
     """Two epochs above the limit, one below, two above: no stop."""
     c = case(np.random.default_rng(2), [2, 1], ["linear"], dtype, 3)
-    recipe = Recipe(OPTIMIZERS["sgd"], 3, True)
-    t = Training(c.net.objective(c.X, c.y).problem, recipe, rate=0.0)
+    config = TrainConfig(OPTIMIZERS["sgd"], 3, True)
+    t = Training(c.net.objective(c.X, c.y).problem, config, rate=0.0)
     far = np.full_like(c.params, 1e5)
-    run = new_run(c.params, recipe.optimizer)
+    run = new_run(c.params, config.optimizer)
     t.go(module, run, 1)
     run.monitor[0] = 1.0
     for params, count in [(far, 1), (far, 2), (c.params, 0), (far, 1), (far, 2)]:
@@ -831,9 +831,9 @@ def test_growth_must_be_in_a_row(module, dtype):
 @pytest.mark.parametrize("share, count", [(0.9, 0), (1.1, 1)])
 def test_growth_is_of_the_mean_over_an_epochs_batches(module, dtype, share, count):
     c = case(np.random.default_rng(2), [2, 1], ["linear"], dtype, 3)
-    recipe = Recipe(OPTIMIZERS["sgd"], 1, True)
-    t = Training(c.net.objective(c.X, c.y).problem, recipe, rate=0.0)
-    run = new_run(c.params, recipe.optimizer)
+    config = TrainConfig(OPTIMIZERS["sgd"], 1, True)
+    t = Training(c.net.objective(c.X, c.y).problem, config, rate=0.0)
+    run = new_run(c.params, config.optimizer)
     _, losses = t.go(module, run, 3)
     run.monitor[0] = losses[0] / 3 / share / contract.GROWTH_LIMIT
     t.go(module, run, 3)
@@ -877,7 +877,7 @@ def test_floating_point_mode_is_restored_on_every_way_out(module, dtype):
         assert (small * 3 > small).all() and (small / 1 == small).all()
 
 
-# Options of a recipe.
+# Options of a config.
 
 EVERY_OPTION = {
     "clip_norm": 0.2, "average_from": 7, "validation": 9, "goal": 1e-3, "patience": 2, "tol": 0.01,
@@ -966,7 +966,7 @@ def test_the_norm_of_many_gradients_loses_nothing(module, dtype):
     net = fb.Network(300, fb.Dense(70), dtype=dtype)
     params, X, y = np.zeros(net.n_params, dtype), np.full((1, 300), 0.7), np.full((1, 70), 0.3)
     c = Case(net, params, X.astype(dtype), y.astype(dtype))
-    t = Training(c.problem, Recipe(OPTIMIZERS["sgd"], 1, True, clip_norm=0.01))
+    t = Training(c.problem, TrainConfig(OPTIMIZERS["sgd"], 1, True, clip_norm=0.01))
     run = new_run(params, OPTIMIZERS["sgd"])
     follow(module, c, t, run, 1, sharp=dtype == np.float32)  # the bound knows no order of sums
 

@@ -29,10 +29,10 @@ from fastbp.maths.marquardt import (
     SQUARES,
     STATUS,
     STUCK,
-    Descent,
+    LMOptions,
     LMSolver,
+    LMState,
     NormalEquations,
-    Rules,
 )
 from fastbp.maths.robust import CAUCHY_RHO, HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 
@@ -122,7 +122,7 @@ class Task:
     problem: contract.Problem
     params: np.ndarray
     prior: np.ndarray
-    rules: Rules = field(default_factory=Rules)
+    options: LMOptions = field(default_factory=LMOptions)
     robust: Robust = field(default_factory=Robust)
     steps: int = 6
     goal: float = -np.inf
@@ -156,25 +156,28 @@ TASKS = {
     "huber": lambda: task(robust=ROBUST["huber"]),
     "soft_l1": lambda: task(robust=ROBUST["soft_l1"]),
     "cauchy": lambda: task(robust=ROBUST["cauchy"]),
-    "uniform": lambda: task(rules=Rules(uniform=True)),
-    "no bend": lambda: task(rules=Rules(bend=False)),
-    "fixed factors": lambda: task(rules=Rules(mu=1e-2, mu_dec=0.1, mu_inc=10.0, bend=False)),
+    "uniform": lambda: task(options=LMOptions(uniform=True)),
+    "no bend": lambda: task(options=LMOptions(bend=False)),
+    "fixed factors": lambda: task(options=LMOptions(mu=1e-2, mu_dec=0.1, mu_inc=10.0, bend=False)),
     "several parts": lambda: task(n=258, sizes=(2, 2, 1), weighted=True, prior=0.1, steps=3),
     "more than a panel": lambda: task(sizes=(4, 12, 2), n=30, prior=0.05, steps=3),
     "together": lambda: task(
-        weighted=True, prior=0.3, robust=ROBUST["huber"], rules=Rules(uniform=True, mu=1.0)
+        weighted=True, prior=0.3, robust=ROBUST["huber"], options=LMOptions(uniform=True, mu=1.0)
     ),
 }
 # Name -> the status at the end, and a task that reaches it.
 ENDS = {
-    "flat": (FLAT, lambda: task(sizes=(2, 2, 1), rules=Rules(min_grad=1.0), steps=200)),
-    "small": (SMALL, lambda: task(rules=Rules(ftol=1e-4, xtol=0, gtol=0), steps=200)),
-    "short": (SHORT, lambda: task(rules=Rules(ftol=0, xtol=1e-2, gtol=0), prior=0.5, steps=200)),
-    "stuck": (STUCK, lambda: task(rules=Rules(mu=1e-8, mu_max=1e-7), steps=200)),
+    "flat": (FLAT, lambda: task(sizes=(2, 2, 1), options=LMOptions(min_grad=1.0), steps=200)),
+    "small": (SMALL, lambda: task(options=LMOptions(ftol=1e-4, xtol=0, gtol=0), steps=200)),
+    "short": (
+        SHORT,
+        lambda: task(options=LMOptions(ftol=0, xtol=1e-2, gtol=0), prior=0.5, steps=200),
+    ),
+    "stuck": (STUCK, lambda: task(options=LMOptions(mu=1e-8, mu_max=1e-7), steps=200)),
     "goal": (RUNNING, lambda: task(goal=20.0, steps=200)),
     "steps": (RUNNING, lambda: task(steps=3)),
     "none": (RUNNING, lambda: task(steps=0)),
-    "flat at once": (FLAT, lambda: task(rules=Rules(min_grad=1e6), steps=5)),
+    "flat at once": (FLAT, lambda: task(options=LMOptions(min_grad=1e6), steps=5)),
 }
 
 
@@ -212,7 +215,7 @@ def equations_of(t, noise=None):
 
 def minimised(t, noise=None):
     """The solver after its steps over the reference, and its records."""
-    solver = LMSolver(equations_of(t, noise), t.params[t.free], t.rules, t.prior)
+    solver = LMSolver(equations_of(t, noise), t.params[t.free], t.options, t.prior)
     return solver, solver.steps(t.steps, t.goal)
 
 
@@ -225,8 +228,8 @@ def expected_of(name):
 
 def new_descent(t):
     n, state = t.net.n_free, np.zeros(8)
-    state[MU] = t.rules.mu
-    return Descent(t.params.copy(), t.prior, np.zeros((n + 1, n)), np.zeros(n), state)
+    state[MU] = t.options.mu
+    return LMState(t.params.copy(), t.prior, np.zeros((n + 1, n)), np.zeros(n), state)
 
 
 def descended(module, t, threads=1, pieces=None):
@@ -234,7 +237,7 @@ def descended(module, t, threads=1, pieces=None):
     descent, result = new_descent(t), []
     for steps in pieces or [t.steps]:
         records = np.full((steps, 4), np.nan)
-        taken = module.descend(t.problem, t.rules, t.robust, descent, records, t.goal, threads)
+        taken = module.descend(t.problem, t.options, t.robust, descent, records, t.goal, threads)
         result.append(records[:taken])
     return descent, np.concatenate(result)
 
@@ -295,7 +298,7 @@ def test_searches_end_as_over_the_reference(module, name):
         # Further calls change nothing.
         before = descent.params.copy(), descent.state.copy()
         nothing = np.empty((2, 4))
-        assert module.descend(t.problem, t.rules, t.robust, descent, nothing, -np.inf, 1) == 0
+        assert module.descend(t.problem, t.options, t.robust, descent, nothing, -np.inf, 1) == 0
         assert same((descent.params, descent.state), before)
 
 
@@ -340,7 +343,7 @@ def test_memory_does_not_grow_with_the_calls(compiled):
 
     def held_after(calls):
         for _ in range(calls):
-            compiled.descend(t.problem, t.rules, t.robust, descent, records, -np.inf, 1)
+            compiled.descend(t.problem, t.options, t.robust, descent, records, -np.inf, 1)
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, tracemalloc.get_traced_memory()[
             0
         ]

@@ -33,7 +33,7 @@ from helpers.strategies import (
 
 import fastbp as fb
 from fastbp.backends import contract
-from fastbp.backends.contract import Recipe
+from fastbp.backends.contract import TrainConfig
 from fastbp.maths.robust import CAUCHY_RHO, Robust
 
 pytestmark = pytest.mark.backend
@@ -185,7 +185,7 @@ def test_flushing_does_not_depend_on_their_number(compiled, dtype):
     problem = c.net.objective(c.X, 0 * c.y, "sse").problem
     options = {"clip_norm": 1.0, "average_from": 1, "validation": problem, "patience": 9}
     for method, optimizer in OPTIMIZERS.items():
-        t = Training(problem, Recipe(optimizer, 1100, False, **options))
+        t = Training(problem, TrainConfig(optimizer, 1100, False, **options))
         for scale in (tiny, 1e3 * tiny, np.sqrt(tiny) / 30):
             run = new_run((c.params * scale).astype(dtype), optimizer)
             expected = trained(compiled, t, run, 1, 4)

@@ -32,7 +32,7 @@ from oracles.transcript import follow
 
 import fastbp as fb
 from fastbp import backends
-from fastbp.backends.contract import DONE, GOAL_MET, NO_PROGRESS, Recipe
+from fastbp.backends.contract import DONE, GOAL_MET, NO_PROGRESS, TrainConfig
 from fastbp.maths.losses import loss as loss_of
 from helpers.strategies import (
     ARRAYS,
@@ -476,7 +476,7 @@ class Train:
         """(case, training, run, number of steps)."""
         rng, c = _network_case(self)
         n = len(c.X)
-        recipe = Recipe(
+        config = TrainConfig(
             OPTIMIZERS[self.method],
             n_for(c.loss, min(self.batch_size, n)),
             loss_of(c.loss).averaged,
@@ -486,11 +486,11 @@ class Train:
             tol=0.01 if self.watched else 0.0,
         )
         order = np.array([permuted(rng, c.loss, n) for _ in range(4)]) if self.shuffled else None
-        t = Training(c.problem, recipe, order, rate=0.01 / n)
+        t = Training(c.problem, config, order, rate=0.01 / n)
         if self.validated:
             held_out = case_of(rng, c.net, n_for(c.loss, self.n // 2 + 1), c.loss, self.weighted)
             t = replace(t.having(validation=held_out.problem), held_out=held_out)
-        return c, t, new_run(c.effective, recipe.optimizer), min(4 * t.steps_per_epoch, 6)
+        return c, t, new_run(c.effective, config.optimizer), min(4 * t.steps_per_epoch, 6)
 
     def check(self, backend):
         c, t, run, n_steps = self.training()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import fastbp as fb
 from fastbp.backends import contract
-from fastbp.backends.contract import Optimizer, Recipe, Run
+from fastbp.backends.contract import Optimizer, TrainConfig, TrainState
 from fastbp.maths.activations import NAMES
 from fastbp.maths.losses import TABLE, Loss, loss as loss_of
 
@@ -184,14 +184,14 @@ def new_run(params, optimizer, seed=0):
     moments = np.zeros((optimizer.n_moments, params.size), params.dtype)
     monitor = np.array([0, 0, 0, np.inf, np.inf, 0])
     good, average = np.array([params, params]), np.zeros(params.size)
-    return Run(params.copy(), moments, good, params.copy(), average, monitor, seed)
+    return TrainState(params.copy(), moments, good, params.copy(), average, monitor, seed)
 
 
-ARRAYS = ("params", "moments", "good", "best", "average", "monitor")  # of a Run
+ARRAYS = ("params", "moments", "good", "best", "average", "monitor")  # of a TrainState
 
 
 def copy_of(run):
-    return Run(*(getattr(run, name).copy() for name in ARRAYS), run.seed, run.step)
+    return TrainState(*(getattr(run, name).copy() for name in ARRAYS), run.seed, run.step)
 
 
 @dataclass
@@ -199,24 +199,24 @@ class Training:
     """A problem and how to train on it; `go` does the next steps of a run."""
 
     problem: contract.Problem
-    recipe: Recipe
+    config: TrainConfig
     order: np.ndarray | None = None
     rates: np.ndarray | None = None
     rate: float = 0.02
     held_out: Case | None = None  # the validation's data
 
     def having(self, **options):
-        """The same with other options of the recipe."""
-        return replace(self, recipe=replace(self.recipe, **options))
+        """The same with other options of the config."""
+        return replace(self, config=replace(self.config, **options))
 
     @property
     def steps_per_epoch(self):
-        return -(-len(self.problem.X) // self.recipe.batch_size)
+        return -(-len(self.problem.X) // self.config.batch_size)
 
     def buffers(self, n_steps):
         """Zeros for the losses and validation values of a run of so many steps from its start."""
         epochs = -(-n_steps // self.steps_per_epoch)
-        return np.zeros(epochs), np.zeros(epochs if self.recipe.validation else 0)
+        return np.zeros(epochs), np.zeros(epochs if self.config.validation else 0)
 
     def go(self, module, run, n_steps, total=None, validation=None):
         """(code, losses of the epochs touched).
@@ -236,9 +236,9 @@ class Training:
         # Backends do not check these.
         assert len(losses) == last - first + 1 and (order is None or len(order) == len(losses))
         assert len(rates) in (1, n_steps)
-        assert len(validation) == (len(losses) if self.recipe.validation else 0)
+        assert len(validation) == (len(losses) if self.config.validation else 0)
         code = module.train(
-            self.problem, self.recipe, run, n_steps, order, rates, losses, validation
+            self.problem, self.config, run, n_steps, order, rates, losses, validation
         )
         return code, losses
 
@@ -246,7 +246,7 @@ class Training:
         """The places of a step's rows."""
         epoch, j = divmod(step, self.steps_per_epoch)
         rows = np.arange(len(self.problem.X)) if self.order is None else self.order[epoch]
-        return rows[j * self.recipe.batch_size : (j + 1) * self.recipe.batch_size]
+        return rows[j * self.config.batch_size : (j + 1) * self.config.batch_size]
 
     def rate_of(self, step):
         return self.rate if self.rates is None else self.rates[step]
@@ -258,7 +258,7 @@ def training(
 ):  # fmt: skip
     """A run's ingredients; shuffled, weighted, penalised and with changing rates by the seed.
 
-    `validation` is its number of rows, `widths` the hidden layers'; `options` are the recipe's.
+    `validation` is its number of rows, `widths` the hidden layers'; `options` are the config's.
     """
     rng = np.random.default_rng(seed)
     shuffled, weighted, changing = seed & 1, bool(seed & 2), seed & 4
@@ -284,12 +284,12 @@ def training(
     rates = rng.uniform(0.005, 0.02, 200) / (1 if averaged else 10) if changing else None
     if rate is None:
         rate = 0.02 if averaged else 0.002
-    recipe = Recipe(OPTIMIZERS[method], batch_size, averaged, **options)
-    t = Training(c.problem, recipe, order, rates, rate)
+    config = TrainConfig(OPTIMIZERS[method], batch_size, averaged, **options)
+    t = Training(c.problem, config, order, rates, rate)
     if validation:
         held_out = case_of(rng, net, n_for(loss, validation), loss, weighted, **penalties)
         t = replace(t.having(validation=held_out.problem), held_out=held_out)
-    return c, t, new_run(c.effective, recipe.optimizer, 2**64 - 1 - seed)
+    return c, t, new_run(c.effective, config.optimizer, 2**64 - 1 - seed)
 
 
 def permuted(rng, loss, n):

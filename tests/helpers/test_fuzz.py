@@ -128,12 +128,12 @@ def symmetric_part(hvp):
 def undecayed_bias(train):
     """AdamW's decay leaves the last parameter, a bias, alone."""
 
-    def wrong(problem, recipe, run, n_steps, *arrays):
+    def wrong(problem, config, run, n_steps, *arrays):
         last = run.params[-1].copy()
-        code = train(problem, recipe, run, n_steps, *arrays)
-        if recipe.optimizer.kind == contract.ADAM and n_steps == 1:
+        code = train(problem, config, run, n_steps, *arrays)
+        if config.optimizer.kind == contract.ADAM and n_steps == 1:
             rates = arrays[1]
-            run.params[-1] += rates[0] * recipe.optimizer.constants[3] * last
+            run.params[-1] += rates[0] * config.optimizer.constants[3] * last
         return code
 
     return wrong
@@ -142,10 +142,10 @@ def undecayed_bias(train):
 def impatient(train):
     """The patience is over an epoch too soon, where there is more than one."""
 
-    def wrong(problem, recipe, run, *others):
-        if recipe.patience > 1:
-            recipe = replace(recipe, patience=recipe.patience - 1)
-        return train(problem, recipe, run, *others)
+    def wrong(problem, config, run, *others):
+        if config.patience > 1:
+            config = replace(config, patience=config.patience - 1)
+        return train(problem, config, run, *others)
 
     return wrong
 
@@ -153,8 +153,8 @@ def impatient(train):
 def rounded_average(train):
     """The average has the type of the parameters."""
 
-    def wrong(problem, recipe, run, *others):
-        code = train(problem, recipe, run, *others)
+    def wrong(problem, config, run, *others):
+        code = train(problem, config, run, *others)
         run.average[:] = run.average.astype(np.float32)
         return code
 

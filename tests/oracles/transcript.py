@@ -50,9 +50,9 @@ def follow(module, c, t, run, n_steps, past_stops=False, sharp=True):
 
 def check_arithmetic(c, t, before, run, sharp=True):
     """The objective, parameters and moments of the step that leads from `before` to `run`."""
-    dtype, optimizer, k = c.net.dtype, t.recipe.optimizer, before.step
+    dtype, optimizer, k = c.net.dtype, t.config.optimizer, before.step
     rows, factor = t.batch(k), EXACT(t.problem.scale)
-    if t.recipe.averaged:
+    if t.config.averaged:
         factor *= EXACT(len(c.X)) / len(rows)
     terms = dict(c.terms)
     weights = terms.pop("sample_weight", None)
@@ -62,8 +62,8 @@ def check_arithmetic(c, t, before, run, sharp=True):
     objective, grad = bounds.objective(
         c.net, before.params, c.X[rows], y, c.loss, weights, factor=factor, **terms
     )
-    if np.isfinite(t.recipe.clip_norm):
-        grad = bounds.clipped(grad, t.recipe.clip_norm, dtype)
+    if np.isfinite(t.config.clip_norm):
+        grad = bounds.clipped(grad, t.config.clip_norm, dtype)
     params, moments = bounds.step(
         optimizer, before.params, before.moments, grad, t.rate_of(k), k + 1, dtype,
         bounds.free_entries(c.net),
@@ -98,7 +98,7 @@ class Transcript:
         if self.steps == 0:
             self.base = max(abs(self.last), np.finfo(run.params.dtype).eps)
         self.met.append(self.last)
-        if 0 <= self.t.recipe.average_from <= self.steps:
+        if 0 <= self.t.config.average_from <= self.steps:
             self.counted.append(self.before)
         self.steps += 1
         if self.steps % self.t.steps_per_epoch:
@@ -111,7 +111,7 @@ class Transcript:
         return self._end_of_epoch(run, total / self.t.steps_per_epoch, validation[epoch:])
 
     def _end_of_epoch(self, run, mean, validation):
-        recipe = self.t.recipe
+        config = self.t.config
         if not all(map(math.isfinite, run.params.tolist())):
             return contract.NON_FINITE_PARAMETERS
         self.grown = self.grown + 1 if mean > contract.GROWTH_LIMIT * self.base else 0
@@ -121,22 +121,22 @@ class Transcript:
             return contract.GROWN
         candidate = run.average.astype(run.params.dtype) if self.counted else run.params.copy()
         watched = mean
-        if recipe.validation is not None:
+        if config.validation is not None:
             watched = float(validation[0])
             self._check_validation(candidate, watched)
-        if recipe.patience:
+        if config.patience:
             if watched < self.lowest:
                 self.lowest, self.best = watched, candidate
             enough = self.reference
             if math.isfinite(enough):
-                enough -= recipe.tol * abs(enough)
+                enough -= config.tol * abs(enough)
             if watched < enough:
                 self.reference, self.stale = watched, 0
             else:
                 self.stale += 1
-        if mean <= recipe.goal:
+        if mean <= config.goal:
             return contract.GOAL_MET
-        if 0 < recipe.patience <= self.stale:
+        if 0 < config.patience <= self.stale:
             return contract.NO_PROGRESS
         return contract.DONE
 

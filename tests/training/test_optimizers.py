@@ -18,7 +18,7 @@ from helpers.repository import TESTS
 from helpers.strategies import Training, new_run
 
 import fastbp as fb
-from fastbp.backends.contract import DONE, Recipe
+from fastbp.backends.contract import DONE, TrainConfig
 from fastbp.training.optimizers import METHODS, Adagrad, AdamW, FirstOrder, RMSprop, with_options
 
 GOLDEN = json.loads((TESTS / "oracles" / "trajectories.json").read_text(encoding="utf-8"))
@@ -39,10 +39,10 @@ class Steps:
 
     def __init__(self, module, net, X, y, start, method, batch_size, clip_norm=None):
         clip_norm = np.inf if clip_norm is None else clip_norm
-        recipe = Recipe(method.rule, batch_size, True, clip_norm)
+        config = TrainConfig(method.rule, batch_size, True, clip_norm)
         X, y, start = (np.asarray(a, net.dtype) for a in (X, y, start))
         self.module, self.method = module, method
-        self.training = Training(net.objective(X, y).problem, recipe)
+        self.training = Training(net.objective(X, y).problem, config)
         self.run = new_run(start, method.rule)
         self.run.moments[:] = method.initial_moment
 

@@ -41,9 +41,9 @@ from __future__ import annotations
 import numpy as np
 
 from ...maths.activations import ActivationSpec
-from ...maths.marquardt import Descent, Rules
+from ...maths.marquardt import LMOptions, LMState
 from ...maths.robust import Robust
-from ..contract import PART_ROWS, Plan, Problem, Recipe, Run
+from ..contract import PART_ROWS, Plan, Problem, TrainConfig, TrainState
 from ..tiling import JACOBIAN_ROWS
 from . import (
     activations,
@@ -263,28 +263,28 @@ def jtr_at(
 
 def descend(
     problem: Problem,
-    rules: Rules,
+    options: LMOptions,
     robust: Robust,
-    descent: Descent,
+    descent: LMState,
     records: np.ndarray,
     goal: float,
     threads: int,
 ) -> int:
     plan, p = problem.plan, prepared_plan(problem.plan)
-    search, rooms = descent.handles.get("numba") or _new_search(problem, rules, descent)
-    search.rules[marquardt.GOAL] = goal
+    search, rooms = descent.handles.get("numba") or _new_search(problem, options, descent)
+    search.options[marquardt.GOAL] = goal
     return marquardt.descend[plan.dtype](
         p.arrays, prepared_data(problem), robust, search, records, rooms, p.jacobian_workspace()
     )
 
 
 def _new_search(
-    problem: Problem, rules: Rules, descent: Descent
+    problem: Problem, options: LMOptions, descent: LMState
 ) -> tuple[marquardt.SearchArrays, least_squares.Rooms]:
     plan, n = problem.plan, problem.plan.n_free
     numbers = [
-        rules.mu_dec or 0, rules.mu_inc or 0, rules.mu_max, rules.uniform, rules.bend, rules.ftol,
-        rules.xtol, rules.gtol, rules.min_grad, -np.inf,
+        options.mu_dec or 0, options.mu_inc or 0, options.mu_max, options.uniform, options.bend,
+        options.ftol, options.xtol, options.gtol, options.min_grad, -np.inf,
     ]  # fmt: skip
     search = marquardt.SearchArrays(
         descent.params, descent.prior, descent.normal, descent.scales, descent.state,
@@ -302,33 +302,33 @@ def _new_search(
 
 def train(
     problem: Problem,
-    recipe: Recipe,
-    run: Run,
+    config: TrainConfig,
+    run: TrainState,
     n_steps: int,
     order: np.ndarray | None,
     rates: np.ndarray,
     losses: np.ndarray,
     validation: np.ndarray,
 ) -> int:
-    p, watched = prepared_plan(problem.plan), recipe.validation or problem
+    p, watched = prepared_plan(problem.plan), config.validation or problem
     state = training.State(
         run.params, run.moments, run.good, run.best, run.average, run.monitor
     )  # fmt: skip
     chunk = training.Chunk(_NO_ORDER if order is None else order, rates, losses, validation)
     status, run.step = training.train[problem.plan.dtype](
-        p.dropping, prepared_data(problem), p.arrays, prepared_data(watched), _config(recipe, p),
+        p.dropping, prepared_data(problem), p.arrays, prepared_data(watched), _config(config, p),
         state, run.seed, run.step, n_steps, chunk, p.workspace(),
     )  # fmt: skip
     return status
 
 
-def _config(recipe: Recipe, p: PreparedPlan) -> training.Config:
-    """A recipe as compiled code takes it."""
-    rule, validated = recipe.optimizer, recipe.validation is not None
+def _config(config: TrainConfig, p: PreparedPlan) -> training.Config:
+    """A configuration as compiled code takes it."""
+    rule, validated = config.optimizer, config.validation is not None
     integers = [
-        rule.kind, rule.n_moments, recipe.batch_size, recipe.averaged, recipe.average_from,
-        validated, recipe.patience,
+        rule.kind, rule.n_moments, config.batch_size, config.averaged, config.average_from,
+        validated, config.patience,
     ]  # fmt: skip
     epsilon = float(np.finfo(p.dtype).eps)
-    numbers = [*rule.constants, recipe.clip_norm, recipe.goal, recipe.tol, epsilon]
+    numbers = [*rule.constants, config.clip_norm, config.goal, config.tol, epsilon]
     return training.Config(np.array(integers, np.int64), np.array(numbers, np.float64), p.frozen)

@@ -33,8 +33,8 @@ from .network import PLAN, net_of, with_params
 from .objective import add
 from .vectors import at, copy, elementwise, pointer
 
-# `contract.Rules` as numbers, with 0 for None, and the goal.
-MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_RULES = range(11)
+# `contract.LMOptions` as numbers, with 0 for None, and the goal.
+MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_OPTIONS = range(11)
 
 # The numbers of a trial: the sum of squares there, the steps taken, the sum with the prior and the
 # steepest gradient where the search stands; and what `_Trial` and `Search` say.
@@ -45,7 +45,7 @@ MU_DEC, MU_INC, MU_MAX, UNIFORM, BEND, FTOL, XTOL, GTOL, MIN_GRAD, GOAL, N_RULES
 
 
 class SearchArrays(NamedTuple):
-    """A search as Python hands it over: arrays of `Descent`, and those it works with."""
+    """A search as Python hands it over: arrays of `LMState`, and those it works with."""
 
     params: Any  # (n_params,)
     prior: Any  # (n,) as all that follow, where nothing is said
@@ -53,7 +53,7 @@ class SearchArrays(NamedTuple):
     scales: Any
     state: Any  # (8,)
     free: Any  # int64: where the free parameters are
-    rules: Any  # (N_RULES,)
+    options: Any  # (N_OPTIONS,)
     there: Any  # (n_params,)
     jtr: Any  # (n_params,)
     trial: Any  # (N_NUMBERS,)
@@ -77,7 +77,7 @@ class _Search(NamedTuple):
     normal: Any
     scales: Any
     state: Any
-    rules: Any
+    options: Any
     records: Any
     count: Any  # of the records there is room for
     there: Any  # parameters where the rows are looked at
@@ -134,7 +134,7 @@ def _prior_of(s, params):
 @callee
 def _arrive(s, fresh):
     """Be at the parameters that `normal` is for; `fresh` if they are new, so that scales follow."""
-    n, rules = s.n, s.rules
+    n, options = s.n, s.options
     total = s.state[SQUARES] + _prior_of(s, s.params)
     mean = cosine = steepest = 0.0
     for i in range(n):
@@ -150,10 +150,10 @@ def _arrive(s, fresh):
     if not fresh:
         return
     for i in range(n):
-        measured = mean if rules[UNIFORM] else s.normal[i * n + i] + s.prior[i]
+        measured = mean if options[UNIFORM] else s.normal[i * n + i] + s.prior[i]
         scale = max(measured, marquardt.DECAY * s.scales[i])
         s.scales[i] = scale if scale > 0 else 1.0
-    flat = steepest <= rules[MIN_GRAD] or not cosine > rules[GTOL]
+    flat = steepest <= options[MIN_GRAD] or not cosine > options[GTOL]
     s.state[STATUS] = FLAT if flat else RUNNING
 
 
@@ -192,10 +192,10 @@ def _bend(s):
 @callee
 def _measure(s):
     """Whether the step changes next to nothing, or promises much."""
-    trial, rules, size = s.trial, s.rules, _length(s, s.x)
+    trial, options, size = s.trial, s.options, _length(s, s.x)
     relative, predicted = _length(s, s.step) / max(size, marquardt.LEAST_LENGTH), trial[PREDICTED]
-    trial[IS_SHORT] = relative <= rules[XTOL]
-    trial[IS_SMALL] = abs(predicted) <= rules[FTOL] * trial[SUM]
+    trial[IS_SHORT] = relative <= options[XTOL]
+    trial[IS_SMALL] = abs(predicted) <= options[FTOL] * trial[SUM]
     promised = predicted > marquardt.PROMISED * trial[SUM]
     resolved = trial[SUM] > marquardt.ROUNDED * size * size and promised
     trial[PROMISES] = resolved and relative > marquardt.PROMISED
@@ -207,7 +207,7 @@ def _gains(s):
     trial = s.trial
     total = trial[SQUARES_THERE] + _prior_of(s, s.there)
     gain = trial[GAIN] = trial[SUM] - total if math.isfinite(total) else -math.inf
-    if abs(gain) > s.rules[FTOL] * trial[SUM]:
+    if abs(gain) > s.options[FTOL] * trial[SUM]:
         trial[IS_SMALL] = 0.0
     enough = gain > marquardt.TOO_LITTLE * trial[PREDICTED]
     is_last = trial[IS_SMALL] and gain >= -marquardt.UNSEEN * trial[SUM]
@@ -228,12 +228,12 @@ def _is_finite(s):
 @callee
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
-    state, rules, trial = s.state, s.rules, s.trial
+    state, options, trial = s.state, s.options, s.trial
     rho = trial[GAIN] / trial[PREDICTED]
     exact = marquardt.EXACT
     factor = max(1 / 3, 1 - (2 * rho - 1) ** 3) if abs(rho - 1) > exact else exact
-    if rules[MU_DEC] > 0:
-        factor = rules[MU_DEC]
+    if options[MU_DEC] > 0:
+        factor = options[MU_DEC]
     state[USED], state[MU] = state[MU], max(marquardt.LEAST_MU, state[MU] * factor)
     state[NIT] += 1
     state[RHO], state[SQUARES] = rho, trial[SQUARES_THERE]
@@ -250,12 +250,12 @@ def _take(s):
 @callee
 def _fail(s):
     """Damp more, and see whether that makes sense."""
-    state, rules, trial = s.state, s.rules, s.trial
+    state, options, trial = s.state, s.options, s.trial
     if trial[PROMISES]:
         trial[PROMISED_ONCE] = 1.0
-    state[MU] *= rules[MU_INC] if rules[MU_INC] > 0 else trial[NU]
+    state[MU] *= options[MU_INC] if options[MU_INC] > 0 else trial[NU]
     trial[NU] *= 2
-    if state[MU] > rules[MU_MAX]:
+    if state[MU] > options[MU_MAX]:
         state[STATUS] = STUCK
     if trial[IS_SMALL] or trial[IS_SHORT]:
         converged = SMALL if trial[IS_SMALL] else SHORT
@@ -276,7 +276,7 @@ def _succeeds(s):
     trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
     if not _first_order(s):
         return False
-    if s.rules[BEND] and trial[PREDICTED] > marquardt.STRAIGHT * trial[SUM]:
+    if s.options[BEND] and trial[PREDICTED] > marquardt.STRAIGHT * trial[SUM]:
         state[NFEV] += 1
         _move(s, marquardt.PROBE)
         jtr_of_rows(
@@ -324,7 +324,7 @@ def _steps(s):
         state[SQUARES] = _normal(s, True)
         _arrive(s, True)
     while state[STATUS] == RUNNING and trial[TAKEN] < s.count:
-        if trial[TAKEN] > 0 and trial[SUM] <= s.rules[GOAL]:
+        if trial[TAKEN] > 0 and trial[SUM] <= s.options[GOAL]:
             break
         _step(s)
     mirror(s.n, s.normal)
@@ -340,7 +340,7 @@ def descend(plan, data, robust, search, records, rooms, workspace):
     s = _Search(
         n, search.params.size, pointer(search.free), params, pointer(search.prior),
         pointer(search.normal), pointer(search.scales), pointer(search.state),
-        pointer(search.rules), pointer(records), records.shape[0], pointer(search.there),
+        pointer(search.options), pointer(records), records.shape[0], pointer(search.there),
         pointer(search.jtr), pointer(search.trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
         at(v, 4 * n), at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
         net_of(plan, search.params, workspace), pointers(data), data.x.shape[0], robust,

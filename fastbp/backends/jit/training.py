@@ -37,9 +37,9 @@ from .vectors import (
     set_floating_point_mode,
 )
 
-# A recipe is, for compiled code, a vector of integers and one of numbers, its settings: attributes
-# of `Recipe` and `Optimizer` of these names, whether there is a validation, and the epsilon of the
-# dtype. The settings begin with the optimizer's four constants.
+# Compiled code takes a configuration as a vector of integers and one of numbers, its settings:
+# attributes of `TrainConfig` and `Optimizer` of these names, whether there is a validation, and the
+# epsilon of the dtype. The settings begin with the optimizer's four constants.
 KIND, N_MOMENTS, BATCH_SIZE, AVERAGED, AVERAGE_FROM, VALIDATED, PATIENCE = range(7)
 CLIP_NORM, GOAL, TOL, EPSILON = range(4, 8)
 
@@ -74,21 +74,21 @@ def _check(n_params, params, good, monitor, mean):
 
 
 @inlined
-def _watches(recipe, settings):
+def _watches(integers, settings):
     """Whether there is anything to do for `_watch`."""
-    return recipe[VALIDATED] or recipe[PATIENCE] > 0 or settings[GOAL] > -math.inf
+    return integers[VALIDATED] or integers[PATIENCE] > 0 or settings[GOAL] > -math.inf
 
 
 class Config(NamedTuple):
-    """A recipe: arrays, or in compiled code pointers to them."""
+    """A configuration: arrays, or in compiled code pointers to them."""
 
-    recipe: Any  # int64, see KIND
+    integers: Any  # int64, see KIND
     settings: Any  # float64, see CLIP_NORM
     frozen: Any  # int64: the parameters that do not change
 
 
 class State(NamedTuple):
-    """The arrays of `Run`, or in compiled code pointers to them."""
+    """The arrays of `TrainState`, or in compiled code pointers to them."""
 
     params: Any
     moments: Any
@@ -119,17 +119,22 @@ CHUNK = Struct(
 @callee
 def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
     """What follows a sound epoch: the validation on its data, the best parameters, the stops."""
-    recipe, settings, monitor, candidate = config.recipe, config.settings, state.monitor, net.params
-    if 0 <= recipe[AVERAGE_FROM] < step:
+    integers, settings, monitor, candidate = (
+        config.integers,
+        config.settings,
+        state.monitor,
+        net.params,
+    )
+    if 0 <= integers[AVERAGE_FROM] < step:
         candidate = room(net, layout.GRADIENT)
         _convert(n_params, candidate, state.average)
     watched = mean
-    if recipe[VALIDATED]:
+    if integers[VALIDATED]:
         factor, there = data.numbers[SCALE], with_params(net, candidate)
         total = sum_of_rows(there, data, all_rows(data, n_rows, factor), candidate, False, 0)
         watched = objective_of(total, factor, there, data.numbers, candidate, False)
         validation[0] = watched
-    patience = recipe[PATIENCE]
+    patience = integers[PATIENCE]
     if patience > 0:
         if watched < monitor[contract.LOWEST]:
             copy(state.best, candidate, n_params)
@@ -160,14 +165,14 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
     """
     mode = floating_point_mode()
     set_floating_point_mode(flushing(mode))
-    recipe, settings = pointer(config.recipe), pointer(config.settings)
+    integers, settings = pointer(config.integers), pointer(config.settings)
     state = State(
         pointer(run.params), pointer(run.moments), pointer(run.good), pointer(run.best),
         pointer(run.average), pointer(run.monitor),
     )  # fmt: skip
     net, rows = net_of(plan, run.params, workspace), pointers(data)
     p, m, a, g = state.params, state.monitor, rows.numbers, room(net, layout.GRADIENT)
-    n, n_params, batch_size = data.x.shape[0], run.params.size, recipe[BATCH_SIZE]
+    n, n_params, batch_size = data.x.shape[0], run.params.size, integers[BATCH_SIZE]
     steps_per_epoch = (n + batch_size - 1) // batch_size
     epoch, first = 0, step % steps_per_epoch * batch_size
     rate, lost, has_order = pointer(chunk.rates), pointer(chunk.losses), chunk.order.size > 0
@@ -176,15 +181,15 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
         pointer(config.frozen),
         config.frozen.size,
     )
-    watches, status = _watches(recipe, settings), contract.DONE
+    watches, status = _watches(integers, settings), contract.DONE
     all_in_a_tile = (
-        n <= min(batch_size, net.plan[layout.TILE]) and not has_order and not recipe[VALIDATED]
+        n <= min(batch_size, net.plan[layout.TILE]) and not has_order and not integers[VALIDATED]
     )
     powers = room_for(m, 2)
     start_powers(settings, step, powers)
     for i in range(n_steps):
         count, resident = min(batch_size, n - first), i > 0 and all_in_a_tile
-        factor = a[SCALE] * n / count if recipe[AVERAGED] else a[SCALE]
+        factor = a[SCALE] * n / count if integers[AVERAGED] else a[SCALE]
         if first == 0:
             copy(at(state.good, n_params), p, n_params)
         order = at(pointer(chunk.order), epoch * n)
@@ -205,13 +210,13 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
             _clip(n_params, g, settings[CLIP_NORM])
         lr = rate[i] if chunk.rates.size > 1 else rate[0]
         update(
-            recipe[KIND], recipe[N_MOMENTS], settings, lr, step, n_params, p, state.moments, g,
+            integers[KIND], integers[N_MOMENTS], settings, lr, step, n_params, p, state.moments, g,
             powers,
         )  # fmt: skip
         for k in range(n_frozen):  # which the optimizer may decay
             p[fixed[k]] = held[k]
-        if 0 <= recipe[AVERAGE_FROM] <= step:
-            averaged = float(step - recipe[AVERAGE_FROM] + 1)
+        if 0 <= integers[AVERAGE_FROM] <= step:
+            averaged = float(step - integers[AVERAGE_FROM] + 1)
             _add_to_mean(n_params, state.average, p, averaged)
         step += 1
         first += batch_size
@@ -221,7 +226,7 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
             if status == contract.DONE and watches:
                 status = _watch(
                     net_of(v_plan, run.params, workspace), pointers(v_data), v_data.x.shape[0],
-                    Config(recipe, settings, fixed), state, n_params, step, mean,
+                    Config(integers, settings, fixed), state, n_params, step, mean,
                     at(pointer(chunk.validation), epoch),
                 )  # fmt: skip
             if status != contract.DONE:
