@@ -197,7 +197,7 @@ def _bend(s):
     return straight
 
 
-@callee
+@inlined
 def _measure(s):
     """Whether the step changes next to nothing, or promises much."""
     trial, rules, size = s.trial, s.rules, _length(s, s.x)
@@ -209,7 +209,7 @@ def _measure(s):
     trial[PROMISES] = resolved and relative > marquardt.PROMISED
 
 
-@callee
+@inlined
 def _gains(s):
     """Whether the sum of squares at the trial is low enough."""
     trial = s.trial
@@ -233,7 +233,7 @@ def _is_finite(s):
     return True
 
 
-@callee
+@inlined
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, rules, trial = s.state, s.rules, s.trial
@@ -255,7 +255,7 @@ def _take(s):
     trial[TAKEN] += 1
 
 
-@callee
+@inlined
 def _fail(s):
     """Damp more, and see whether that makes sense."""
     state, rules, trial = s.state, s.rules, s.trial
@@ -277,7 +277,7 @@ def _normal(s, derive):
     return normal_of_rows(net, s.data, s.robust, s.n_rows, s.rooms, derive, s.normal)
 
 
-@callee
+@inlined
 def _succeeds(s):
     """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
     state, trial, straight = s.state, s.trial, True
@@ -308,7 +308,7 @@ def _succeeds(s):
     return True
 
 
-@callee
+@inlined
 def _step(s):
     """A step that decreases the sum of squares, or the end of the search."""
     s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
@@ -319,7 +319,7 @@ def _step(s):
         _fail(s)
 
 
-@callee
+@inlined
 def _steps(s):
     """Steps until there is no room for records, the sum meets the goal, or the search ends."""
     trial, state = s.trial, s.state
