@@ -118,7 +118,7 @@ def _leading(n):
     return (n + 7) // 8 // 2 * 16 + 8
 
 
-@callee
+@inlined
 def _normal_of_part(net, data, robust, first, count, rooms, derive, normal):
     """Write JᵀDJ's upper triangle and, behind JᵀDJ, JᵀDr; returns the sum of squares.
 
@@ -165,7 +165,7 @@ def _weigh_residuals(robust, data, m, n_out, y, d):
             d[k] = as_real(d, w * slope) * (d[k] - t[k])
 
 
-@callee
+@inlined
 def _jtr_of_part(net, data, robust, first, count, moved, gradient):
     """Write JᵀD r(moved) of `count` rows from the first one on, for all parameters."""
     n_in, n_out, tile = layer_of(net, 0)[N_IN], last_layer(net)[N_OUT], net.plan[layout.TILE]

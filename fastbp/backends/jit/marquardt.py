@@ -98,9 +98,14 @@ class _Search(NamedTuple):
     bend: Any
     negative: Any
     U: Any
-    net: Any  # at `params`
+
+
+class _Rows(NamedTuple):
+    """What the sums over rows are of."""
+
+    net: Any  # at the parameters of the search
     data: Any
-    n_rows: Any
+    n: Any  # rows
     robust: Any
     rooms: Any
 
@@ -271,14 +276,14 @@ def _fail(s):
 
 
 @callee
-def _normal(s, derive):
+def _normal(s, rows, derive):
     """The sum of squares `there`; if `derive`, the normal equations there as well."""
-    net = with_params(s.net, s.there)
-    return normal_of_rows(net, s.data, s.robust, s.n_rows, s.rooms, derive, s.normal)
+    net = with_params(rows.net, s.there)
+    return normal_of_rows(net, rows.data, rows.robust, rows.n, rows.rooms, derive, s.normal)
 
 
 @inlined
-def _succeeds(s):
+def _succeeds(s, rows):
     """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
     state, trial, straight = s.state, s.trial, True
     trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
@@ -288,7 +293,7 @@ def _succeeds(s):
         state[NFEV] += 1
         _move(s, marquardt.PROBE)
         jtr_of_rows(
-            s.net, s.data, s.robust, s.n_rows, s.n_params, s.there, s.jtr, s.rooms.part
+            rows.net, rows.data, rows.robust, rows.n, s.n_params, s.there, s.jtr, rows.rooms.part
         )  # fmt: skip
         straight = _bend(s)
     _measure(s)
@@ -296,31 +301,31 @@ def _succeeds(s):
         return False
     state[NFEV] += 1
     _move(s, 1.0)
-    trial[SQUARES_THERE] = _normal(s, False)
+    trial[SQUARES_THERE] = _normal(s, rows, False)
     if not _gains(s):
         return False
     state[NJEV] += 1
-    trial[SQUARES_THERE] = _normal(s, True)
+    trial[SQUARES_THERE] = _normal(s, rows, True)
     if not _is_finite(s):
         copy(s.there, s.params, s.n_params)
-        _normal(s, True)  # what was replaced in vain
+        _normal(s, rows, True)  # what was replaced in vain
         return False
     return True
 
 
 @inlined
-def _step(s):
+def _step(s, rows):
     """A step that decreases the sum of squares, or the end of the search."""
     s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
     while s.state[STATUS] == RUNNING:
-        if _succeeds(s):
+        if _succeeds(s, rows):
             _take(s)
             return
         _fail(s)
 
 
 @inlined
-def _steps(s):
+def _steps(s, rows):
     """Steps until there is no room for records, the sum meets the goal, or the search ends."""
     trial, state = s.trial, s.state
     trial[TAKEN] = 0.0
@@ -329,12 +334,12 @@ def _steps(s):
     else:
         copy(s.there, s.params, s.n_params)
         state[NJEV] = 1
-        state[SQUARES] = _normal(s, True)
+        state[SQUARES] = _normal(s, rows, True)
         _arrive(s, True)
     while state[STATUS] == RUNNING and trial[TAKEN] < s.count:
         if trial[TAKEN] > 0 and trial[SUM] <= s.rules[GOAL]:
             break
-        _step(s)
+        _step(s, rows)
     mirror(s.n, s.normal)
 
 
@@ -351,8 +356,8 @@ def descend(plan, data, robust, search, records, rooms, workspace):
         pointer(search.rules), pointer(records), records.shape[0], pointer(search.there),
         pointer(search.jtr), pointer(search.trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
         at(v, 4 * n), at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
-        net_of(plan, search.params, workspace), pointers(data), data.x.shape[0], robust,
-        rooms_of(rooms),
     )  # fmt: skip
-    _steps(s)
+    net = net_of(plan, search.params, workspace)
+    rows = _Rows(net, pointers(data), data.x.shape[0], robust, rooms_of(rooms))
+    _steps(s, rows)
     return int(s.trial[TAKEN])
