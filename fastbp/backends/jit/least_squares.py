@@ -119,11 +119,8 @@ def _leading(n):
     return (n + 7) // 8 // 2 * 16 + 8
 
 
-@linked(
-    NUMBER, NET, POINTERS, ROBUST, INTEGER, INTEGER, Struct(Rooms, INTEGER, reals, reals), FLAG,
-    reals, calls=(*FORWARD, *ROWS),
-)  # fmt: skip
-def normal_of_part(net, data, robust, first, count, rooms, derive, normal):
+@inlined
+def _normal_of_part(net, data, robust, first, count, rooms, derive, normal):
     """Write JᵀDJ's upper triangle and, behind JᵀDJ, JᵀDr; returns the sum of squares.
 
     Of `count` rows from the first one on. Unless `derive` there is only the sum.
@@ -169,8 +166,8 @@ def _weigh_residuals(robust, data, m, n_out, y, d):
             d[k] = as_real(d, w * slope) * (d[k] - t[k])
 
 
-@linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, calls=TILES)
-def jtr_of_part(net, data, robust, first, count, moved, gradient):
+@inlined
+def _jtr_of_part(net, data, robust, first, count, moved, gradient):
     """Write JᵀD r(moved) of `count` rows from the first one on, for all parameters."""
     n_in, n_out, tile = layer_of(net, 0)[N_IN], last_layer(net)[N_OUT], net.plan[layout.TILE]
     d, there = room(net, layout.DELTA), with_params(net, moved)
@@ -180,10 +177,6 @@ def jtr_of_part(net, data, robust, first, count, moved, gradient):
         copy(d, forward_rows(there, rows.x, m), m * n_out)
         _weigh_residuals(robust, rows, m, n_out, forward_rows(net, rows.x, m), d)
         backward_rows(net, rows.x, m, gradient, i > 0)
-
-
-# What an entry that calls these functions declares.
-PARTS = (*TILES, *ROWS, normal_of_part, jtr_of_part)
 
 
 @inlined
@@ -204,27 +197,34 @@ def mirror(n, A):
                     A[j * n + i] = A[i * n + j]
 
 
-@callee
+@linked(
+    NUMBER, NET, POINTERS, ROBUST, INTEGER, Struct(Rooms, INTEGER, reals, reals), FLAG, reals,
+    calls=(*FORWARD, *ROWS),
+)  # fmt: skip
 def normal_of_rows(net, data, robust, n, rooms, derive, normal):
-    """`normal_of_part` for all n rows, part after part."""
+    """`_normal_of_part` for all n rows, part after part."""
     total, size = 0.0, part_size(n)
     for first in range(0, n, size):
         count, of_part = min(size, n - first), normal if first == 0 else rooms.part
-        total += normal_of_part(net, data, robust, first, count, rooms, derive, of_part)
+        total += _normal_of_part(net, data, robust, first, count, rooms, derive, of_part)
         if first > 0 and derive:
             _add_normal(number_of_free(net), normal, of_part)
     return total
 
 
-@callee
+@linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, reals, calls=TILES)
 def jtr_of_rows(net, data, robust, n, n_params, moved, gradient, room_of_part):
-    """`jtr_of_part` for all n rows, part after part."""
+    """`_jtr_of_part` for all n rows, part after part."""
     size = part_size(n)
     for first in range(0, n, size):
         count, of_part = min(size, n - first), gradient if first == 0 else room_of_part
-        jtr_of_part(net, data, robust, first, count, moved, of_part)
+        _jtr_of_part(net, data, robust, first, count, moved, of_part)
         if first > 0:
             add(n_params, gradient, of_part)
+
+
+# What an entry that calls these functions declares.
+PARTS = (*TILES, *ROWS, normal_of_rows, jtr_of_rows)
 
 
 @entry(

@@ -90,9 +90,14 @@ class _Search(NamedTuple):
     bend: Any
     negative: Any
     U: Any
-    net: Any  # at `params`
+
+
+class _Rows(NamedTuple):
+    """What the sums over rows are of."""
+
+    net: Any  # at the parameters of the search
     data: Any
-    n_rows: Any
+    n: Any  # rows
     robust: Any
     rooms: Any
 
@@ -189,7 +194,7 @@ def _bend(s):
     return straight
 
 
-@callee
+@inlined
 def _measure(s):
     """Whether the step changes next to nothing, or promises much."""
     trial, options, size = s.trial, s.options, _length(s, s.x)
@@ -201,7 +206,7 @@ def _measure(s):
     trial[PROMISES] = resolved and relative > marquardt.PROMISED
 
 
-@callee
+@inlined
 def _gains(s):
     """Whether the sum of squares at the trial is low enough."""
     trial = s.trial
@@ -225,7 +230,7 @@ def _is_finite(s):
     return True
 
 
-@callee
+@inlined
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, options, trial = s.state, s.options, s.trial
@@ -247,7 +252,7 @@ def _take(s):
     trial[TAKEN] += 1
 
 
-@callee
+@inlined
 def _fail(s):
     """Damp more, and see whether that makes sense."""
     state, options, trial = s.state, s.options, s.trial
@@ -263,14 +268,14 @@ def _fail(s):
 
 
 @callee
-def _normal(s, derive):
+def _normal(s, rows, derive):
     """The sum of squares `there`; if `derive`, the normal equations there as well."""
-    net = with_params(s.net, s.there)
-    return normal_of_rows(net, s.data, s.robust, s.n_rows, s.rooms, derive, s.normal)
+    net = with_params(rows.net, s.there)
+    return normal_of_rows(net, rows.data, rows.robust, rows.n, rows.rooms, derive, s.normal)
 
 
-@callee
-def _succeeds(s):
+@inlined
+def _succeeds(s, rows):
     """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
     state, trial, straight = s.state, s.trial, True
     trial[IS_SMALL] = trial[IS_SHORT] = trial[PROMISES] = 0.0
@@ -280,7 +285,7 @@ def _succeeds(s):
         state[NFEV] += 1
         _move(s, marquardt.PROBE)
         jtr_of_rows(
-            s.net, s.data, s.robust, s.n_rows, s.n_params, s.there, s.jtr, s.rooms.part
+            rows.net, rows.data, rows.robust, rows.n, s.n_params, s.there, s.jtr, rows.rooms.part
         )  # fmt: skip
         straight = _bend(s)
     _measure(s)
@@ -288,31 +293,31 @@ def _succeeds(s):
         return False
     state[NFEV] += 1
     _move(s, 1.0)
-    trial[SQUARES_THERE] = _normal(s, False)
+    trial[SQUARES_THERE] = _normal(s, rows, False)
     if not _gains(s):
         return False
     state[NJEV] += 1
-    trial[SQUARES_THERE] = _normal(s, True)
+    trial[SQUARES_THERE] = _normal(s, rows, True)
     if not _is_finite(s):
         copy(s.there, s.params, s.n_params)
-        _normal(s, True)  # what was replaced in vain
+        _normal(s, rows, True)  # what was replaced in vain
         return False
     return True
 
 
-@callee
-def _step(s):
+@inlined
+def _step(s, rows):
     """A step that decreases the sum of squares, or the end of the search."""
     s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
     while s.state[STATUS] == RUNNING:
-        if _succeeds(s):
+        if _succeeds(s, rows):
             _take(s)
             return
         _fail(s)
 
 
-@callee
-def _steps(s):
+@inlined
+def _steps(s, rows):
     """Steps until there is no room for records, the sum meets the goal, or the search ends."""
     trial, state = s.trial, s.state
     trial[TAKEN] = 0.0
@@ -321,12 +326,12 @@ def _steps(s):
     else:
         copy(s.there, s.params, s.n_params)
         state[NJEV] = 1
-        state[SQUARES] = _normal(s, True)
+        state[SQUARES] = _normal(s, rows, True)
         _arrive(s, True)
     while state[STATUS] == RUNNING and trial[TAKEN] < s.count:
         if trial[TAKEN] > 0 and trial[SUM] <= s.options[GOAL]:
             break
-        _step(s)
+        _step(s, rows)
     mirror(s.n, s.normal)
 
 
@@ -343,8 +348,8 @@ def descend(plan, data, robust, search, records, rooms, workspace):
         pointer(search.options), pointer(records), records.shape[0], pointer(search.there),
         pointer(search.jtr), pointer(search.trial), v, at(v, n), at(v, 2 * n), at(v, 3 * n),
         at(v, 4 * n), at(v, _VECTORS * n), at(v, (_VECTORS + FACTOR_ROWS) * n),
-        net_of(plan, search.params, workspace), pointers(data), data.x.shape[0], robust,
-        rooms_of(rooms),
     )  # fmt: skip
-    _steps(s)
+    net = net_of(plan, search.params, workspace)
+    rows = _Rows(net, pointers(data), data.x.shape[0], robust, rooms_of(rooms))
+    _steps(s, rows)
     return int(s.trial[TAKEN])

@@ -149,10 +149,8 @@ def _ordered(net, data, order, m, n_in, lane_major):
     return Data(terms, data.numbers, x, t, labels, w)
 
 
-@linked(
-    NUMBER, NET, POINTERS, BATCH, INTEGER, INTEGER, reals, FLAG, FLAG, calls=TILES,
-)  # fmt: skip
-def sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_major):
+@inlined
+def _sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_major):
     """Σ w ℓ of `count` rows of a batch from row `start` on, and its gradient times the factor.
 
     Wᵀ stands in the workspace, unless the network is `lane_major`.
@@ -200,7 +198,7 @@ def part_size(n):
 add = elementwise(lambda to, x: (to + x,), 2, 1)
 
 
-@inlined
+@linked(NUMBER, NET, POINTERS, BATCH, reals, FLAG, INTEGER, calls=TILES)
 def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
     """Σ w ℓ of a batch, and its gradient (n_params,) times the factor: part after part."""
     lane_major = batch.count >= net.plan[layout.LANE_MAJOR_ROWS]
@@ -210,7 +208,7 @@ def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
     for start in range(0, batch.count, size):
         of_part = gradient if start == 0 else room(net, layout.PART_GRADIENT)
         count = min(size, batch.count - start)
-        total += sum_of_part(
+        total += _sum_of_part(
             net, data, batch, start, count, of_part, need_gradient, lane_major
         )  # fmt: skip
         if need_gradient and start > 0:
@@ -292,7 +290,7 @@ def objective_of(total, factor, net, numbers, gradient, need_gradient):
 
 
 # What an entry that calls these functions declares.
-SUMS = (*TILES, sum_of_part, penalties)
+SUMS = (*TILES, sum_of_rows, penalties)
 
 
 @entry(NUMBER, PLAN, given(1), DATA, result(1), FLAG, result(1), calls=SUMS)
