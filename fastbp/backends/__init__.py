@@ -45,17 +45,16 @@ OLDEST_NUMBA, NEWEST_NUMBA = (0, 60), (0, 68)
 
 
 def _why_numba_is_missing() -> str | None:
+    oldest, newest = ("{}.{}".format(*series) for series in (OLDEST_NUMBA, NEWEST_NUMBA))
+    install = f'pip install "numba>={oldest},<{NEWEST_NUMBA[0]}.{NEWEST_NUMBA[1] + 1}"'
     if importlib.util.find_spec("numba") is None:
-        return "Numba is not installed; install it with: pip install numba"
-    from importlib.metadata import version as version_of  # takes long, and few need it
-
-    version = version_of("numba")
+        return f"Numba is not installed; install it with: {install}"
+    version = _numba_version()
     series = tuple(map(int, version.split(".")[:2]))
     if not OLDEST_NUMBA <= series <= NEWEST_NUMBA:
-        oldest, newest = ("{}.{}".format(*series) for series in (OLDEST_NUMBA, NEWEST_NUMBA))
         return (
             f"Numba {version} is installed, expected {oldest} to {newest}; install one with: "
-            f'pip install "numba>={oldest},<{NEWEST_NUMBA[0]}.{NEWEST_NUMBA[1] + 1}"'
+            f"{install}"
         )
     disabled = os.environ.get("NUMBA_DISABLE_JIT", "0")
     if disabled not in ("", "0"):
@@ -64,6 +63,15 @@ def _why_numba_is_missing() -> str | None:
             f"compiled functions; unset it"
         )
     return None
+
+
+def _numba_version() -> str:
+    from importlib import metadata  # takes long, and few need it
+
+    try:
+        return metadata.version("numba")
+    except metadata.PackageNotFoundError:  # a copy that no installer knows
+        return importlib.import_module("numba").__version__
 
 
 def available_backends() -> tuple[str, ...]:

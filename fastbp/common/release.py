@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import metadata
 
 
 @cache
 def version() -> str:
     """The installed version, such as "0.1.0"; a sentence where fastbp is not installed."""
+    from importlib import metadata  # takes long, and few need it
+
     try:
         return metadata.version("fastbp")
     except metadata.PackageNotFoundError:

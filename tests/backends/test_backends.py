@@ -479,7 +479,7 @@ def test_unknown_backends(use):
 
 
 def test_missing_backend_says_what_to_do(monkeypatch):
-    missing = "Numba is not installed; install it with: pip install numba"
+    missing = 'Numba is not installed; install it with: pip install "numba>=0.60,<0.69"'
     monkeypatch.setattr(backends, "_loaded", {})
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     assert "numba" not in fb.available_backends()
