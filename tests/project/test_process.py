@@ -44,7 +44,7 @@ before = set(sys.modules)
 import fastbp as fb
 net = fb.Network(2, fb.Dense(3, "tanh"), fb.Dense(1))
 params = net.init(seed=0)
-net.unpack(params), net.n_params, repr(net), fb.available_backends()
+net.unpack(params), net.n_params, repr(net)
 {more}
 print(*sys.modules)
 """
@@ -61,6 +61,11 @@ def test_import_and_networks_load_nothing_heavy(name):
     assert loaded() == []
     use = "net.value_and_grad(params, [[1.0, 2.0]], [3.0]); fb.activation('tanh').f(1.0)"
     assert loaded(use, FASTBP_BACKEND=name) == []
+
+
+def test_what_can_run_is_found_out_without_loading_it():
+    """The version of Numba is looked up, which takes importlib.metadata."""
+    assert loaded("fb.available_backends()") in ([], ["importlib.metadata"])
 
 
 def test_public_names_are_listed_and_found_lazily():
