@@ -568,9 +568,7 @@ _apply_f, _apply_df, _apply_d2f = map(_apply, range(3))
 _multiply_by_df = elementwise(_multiply_formula, 2, 1, by_kind=True)
 
 
-@family(
-    NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER, kinds={*FORMULAS, USER},
-)  # fmt: skip
+@family(NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER, kinds={*FORMULAS, USER})
 def call_activation(kind):
     """The function of an activation; jitted code calls it by its address."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..contract import N_IN, N_OUT, W_OFFSET
 from ..tiling import DELTA_ROWS
 from . import layout
-from .compiling import FLAG, NOTHING, callee, entry, given, inlined, result
+from .compiling import FLAG, NOTHING, callee, entry, in_array, inlined, out_array
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian
 from .layer import Affine, apply, layer_input_gradient, linear_forward, weight_gradient
 from .losses import DATA, FIRST, SCALE, SECOND, loss_of_rows, pointers, rows_from
@@ -129,7 +129,8 @@ def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
 
 
 @entry(
-    NOTHING, PLAN, given(1), given(2), given(1), result(2), result(2), result(1), calls=PRODUCTS,
+    NOTHING, PLAN, in_array(1), in_array(2), in_array(1), out_array(2), out_array(2), out_array(1),
+    calls=PRODUCTS,
 )  # fmt: skip
 def jvp(plan, params, X, tangent, out, r_out, workspace):
     """Write the output (n, n_out) and its derivative in the direction of the tangent."""
@@ -144,7 +145,7 @@ def jvp(plan, params, X, tangent, out, r_out, workspace):
 
 
 @entry(
-    NOTHING, PLAN, given(1), DATA, given(1), FLAG, result(1), result(1), calls=PRODUCTS,
+    NOTHING, PLAN, in_array(1), DATA, in_array(1), FLAG, out_array(1), out_array(1), calls=PRODUCTS,
 )  # fmt: skip
 def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
     """Write the Hessian, or Gauss and Newton's matrix, times the tangent (n_params,)."""
@@ -170,7 +171,7 @@ def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
             add(params.size, pointer(out), g)
 
 
-@entry(NOTHING, PLAN, given(1), DATA, result(2), result(1), calls=(*FORWARD, *ROWS))
+@entry(NOTHING, PLAN, in_array(1), DATA, out_array(2), out_array(1), calls=(*FORWARD, *ROWS))
 def row_gradients(plan, params, data, gradients, workspace):
     """Write each row's part of the gradient (n, n_params)."""
     n, n_in = data.x.shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..contract import N_OUT
 from . import layout
-from .compiling import FLAG, NOTHING, entry, given, result
+from .compiling import FLAG, NOTHING, entry, in_array, out_array
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .network import (
     FORWARD,
@@ -23,8 +23,8 @@ from .vectors import at, copy, pointer
 
 
 @entry(
-    NOTHING, PLAN, given(1), given(2), given(1), given(2), FLAG, result(1), result(2), result(1),
-    calls=TILES,
+    NOTHING, PLAN, in_array(1), in_array(2), in_array(1), in_array(2), FLAG, out_array(1),
+    out_array(2), out_array(1), calls=TILES,
 )  # fmt: skip
 def pullback(plan, params, X, tape, dY, need_dx, gradient, dX, workspace):
     """The vector-Jacobian product of dY (n, n_out) to `gradient` and, if needed, dX (n, n_in)."""
@@ -42,7 +42,8 @@ def pullback(plan, params, X, tape, dY, need_dx, gradient, dX, workspace):
 
 
 @entry(
-    NOTHING, PLAN, given(1), given(2), FLAG, result(1), result(1), calls=(*FORWARD, *ROWS),
+    NOTHING, PLAN, in_array(1), in_array(2), FLAG, out_array(1), out_array(1),
+    calls=(*FORWARD, *ROWS),
 )  # fmt: skip
 def jacobian(plan, params, X, free_only, J, workspace):
     """Write dY/dparams (n·n_out, n_params), or the columns of the free ones alone."""
@@ -60,7 +61,7 @@ def jacobian(plan, params, X, free_only, J, workspace):
         rows_of_jacobian(net, xi, m, n_out, free_only, to, columns)
 
 
-@entry(NOTHING, PLAN, given(1), given(2), result(1), result(1), calls=TILES)
+@entry(NOTHING, PLAN, in_array(1), in_array(2), out_array(1), out_array(1), calls=TILES)
 def input_jacobian(plan, params, X, J, workspace):
     """Write dY/dX (n, n_out, n_in)."""
     n, n_in = X.shape

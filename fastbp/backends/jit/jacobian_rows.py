@@ -164,9 +164,7 @@ def _lowest(net, free_only):
     return index
 
 
-@linked(
-    NOTHING, NET, reals, INTEGER, INTEGER, FLAG, reals, INTEGER, calls=PRODUCTS,
-)  # fmt: skip
+@linked(NOTHING, NET, reals, INTEGER, INTEGER, FLAG, reals, INTEGER, calls=PRODUCTS)
 def rows_of_jacobian(net, x, m, each, free_only, J, stride):
     """From `each` rows of dL/dY for each of m samples x, rows of J, which are `stride` apart.
 

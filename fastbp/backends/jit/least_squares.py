@@ -18,11 +18,11 @@ from .compiling import (
     Struct,
     callee,
     entry,
-    given,
+    in_array,
     inlined,
     linked,
+    out_array,
     reals,
-    result,
 )
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .losses import DATA, HAS_WEIGHTS, POINTERS, pointers, rows_from
@@ -60,7 +60,7 @@ class Rooms(NamedTuple):
     part: Any  # for the sums over a part of the rows, before they are added
 
 
-ROOMS = Struct(Rooms, INTEGER, result(1), result(1))
+ROOMS = Struct(Rooms, INTEGER, out_array(1), out_array(1))
 
 
 @inlined
@@ -228,7 +228,7 @@ PARTS = (*TILES, *ROWS, normal_of_rows, jtr_of_rows)
 
 
 @entry(
-    NUMBER, PLAN, given(1), DATA, ROBUST, ROOMS, FLAG, result(2), result(1), calls=PARTS,
+    NUMBER, PLAN, in_array(1), DATA, ROBUST, ROOMS, FLAG, out_array(2), out_array(1), calls=PARTS,
 )  # fmt: skip
 def normal_equations(plan, params, data, robust, rooms, derive, normal, workspace):
     """Write JᵀDJ and, below it, JᵀDr (n_free + 1, n_free); returns the sum of squares.
@@ -236,16 +236,15 @@ def normal_equations(plan, params, data, robust, rooms, derive, normal, workspac
     Unless `derive` there is only the sum.
     """
     net, n = net_of(plan, params, workspace), data.x.shape[0]
-    total = normal_of_rows(
-        net, pointers(data), robust, n, rooms_of(rooms), derive, pointer(normal)
-    )  # fmt: skip
+    total = normal_of_rows(net, pointers(data), robust, n, rooms_of(rooms), derive, pointer(normal))
     if derive:
         mirror(normal.shape[1], pointer(normal))
     return total
 
 
 @entry(
-    NOTHING, PLAN, given(1), DATA, ROBUST, given(1), result(1), result(1), result(1), calls=PARTS,
+    NOTHING, PLAN, in_array(1), DATA, ROBUST, in_array(1), out_array(1), out_array(1), out_array(1),
+    calls=PARTS,
 )  # fmt: skip
 def jtr_at(plan, params, data, robust, moved, gradient, room_of_part, workspace):
     """Write JᵀD r(moved) (n_params,)."""

@@ -25,9 +25,7 @@ from .compiling import (
     NUMBERS,
     Struct,
     family,
-    given,
-    given_doubles,
-    given_integers,
+    in_array,
     inlined,
     reals,
 )
@@ -510,8 +508,9 @@ class Data(NamedTuple):
 
 
 DATA = Struct(
-    Data, given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1)
-)
+    Data, in_array(1, INTEGER), in_array(1, NUMBER), in_array(2), in_array(2), in_array(1, INTEGER),
+    in_array(1),
+)  # fmt: skip
 POINTERS = Struct(Data, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals)
 
 

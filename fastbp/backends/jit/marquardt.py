@@ -26,7 +26,7 @@ from ...maths.marquardt import (
 )
 from ..tiling import FACTOR_ROWS
 from .cholesky import factor, solve
-from .compiling import INTEGER, Struct, callee, entry, given, given_integers, inlined, result
+from .compiling import INTEGER, Struct, callee, entry, in_array, inlined, out_array
 from .least_squares import PARTS, ROBUST, ROOMS, jtr_of_rows, mirror, normal_of_rows, rooms_of
 from .losses import DATA, pointers
 from .network import PLAN, net_of, with_params
@@ -61,8 +61,8 @@ class SearchArrays(NamedTuple):
 
 
 SEARCH = Struct(
-    SearchArrays, result(1), given(1), result(2), result(1), result(1), given_integers(1), given(1),
-    result(1), result(1), result(1), result(1),
+    SearchArrays, out_array(1), in_array(1), out_array(2), out_array(1), out_array(1),
+    in_array(1, INTEGER), in_array(1), out_array(1), out_array(1), out_array(1), out_array(1),
 )  # fmt: skip
 
 
@@ -336,7 +336,7 @@ def _steps(s, rows):
 
 
 @entry(
-    INTEGER, PLAN, DATA, ROBUST, SEARCH, result(2), ROOMS, result(1), calls=PARTS,
+    INTEGER, PLAN, DATA, ROBUST, SEARCH, out_array(2), ROOMS, out_array(1), calls=PARTS,
     dtypes="d",  # searches are in float64, whatever the network's type
 )  # fmt: skip
 def descend(plan, data, robust, search, records, rooms, workspace):

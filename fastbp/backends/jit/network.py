@@ -15,16 +15,15 @@ from .compiling import (
     INTEGER,
     INTEGERS,
     NOTHING,
+    NUMBER,
     NUMBERS,
     Struct,
     entry,
-    given,
-    given_doubles,
-    given_integers,
+    in_array,
     inlined,
     linked,
+    out_array,
     reals,
-    result,
 )
 from .layer import (
     Act,
@@ -56,7 +55,7 @@ class Net(NamedTuple):
     space: Any
 
 
-PLAN = Struct(PlanArrays, given_integers(1), given_doubles(1))
+PLAN = Struct(PlanArrays, in_array(1, INTEGER), in_array(1, NUMBER))
 NET = Struct(Net, INTEGERS, NUMBERS, reals, reals)
 
 
@@ -252,7 +251,8 @@ def fill(to, count, number):
 
 
 @entry(
-    NOTHING, PLAN, given(1), given(2), result(1), FLAG, result(2), result(1), calls=FORWARD,
+    NOTHING, PLAN, in_array(1), in_array(2), out_array(1), FLAG, out_array(2), out_array(1),
+    calls=FORWARD,
 )  # fmt: skip
 def forward(plan, params, X, tape, all_rows, out, workspace):
     """Write the output to `out` (n, n_out), or if `all_rows` the tape of all rows to `tape`."""

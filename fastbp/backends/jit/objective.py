@@ -25,11 +25,11 @@ from .compiling import (
     Struct,
     callee,
     entry,
-    given,
+    in_array,
     inlined,
     linked,
+    out_array,
     reals,
-    result,
 )
 from .lane_major import call_lane_major
 from .losses import DATA, POINTERS, Data, loss_of_rows, pointers, rows_from
@@ -109,9 +109,7 @@ class Batch(NamedTuple):
     resident: Any  # whether the inputs, of a single lane-major tile, stand in the workspace already
 
 
-BATCH = Struct(
-    Batch, INTEGERS, FLAG, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, FLAG
-)  # fmt: skip
+BATCH = Struct(Batch, INTEGERS, FLAG, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, FLAG)
 
 
 @inlined
@@ -208,9 +206,7 @@ def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
     for start in range(0, batch.count, size):
         of_part = gradient if start == 0 else room(net, layout.PART_GRADIENT)
         count = min(size, batch.count - start)
-        total += _sum_of_part(
-            net, data, batch, start, count, of_part, need_gradient, lane_major
-        )  # fmt: skip
+        total += _sum_of_part(net, data, batch, start, count, of_part, need_gradient, lane_major)
         if need_gradient and start > 0:
             add(n_params, gradient, of_part)
     return total
@@ -293,7 +289,7 @@ def objective_of(total, factor, net, numbers, gradient, need_gradient):
 SUMS = (*TILES, sum_of_rows, penalties)
 
 
-@entry(NUMBER, PLAN, given(1), DATA, result(1), FLAG, result(1), calls=SUMS)
+@entry(NUMBER, PLAN, in_array(1), DATA, out_array(1), FLAG, out_array(1), calls=SUMS)
 def objective(plan, params, data, gradient, need_gradient, workspace):
     """The objective of all rows, and its gradient (n_params,) if needed."""
     net, rows, g = net_of(plan, params, workspace), pointers(data), pointer(gradient)

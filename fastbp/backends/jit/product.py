@@ -388,9 +388,7 @@ def _dots(code, rows, depth, a, a_row, b, start, c, finish):
         builder.store(builder.select(below, least, result), place)
 
 
-@linked(
-    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER,
-)  # fmt: skip
+@linked(NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER)
 def dots(m, depth, a, a_row, b, start, c, finish):
     """c (m,) = start + A (m, depth) · b (depth,), finished: the product for one output."""
     for i in range(0, m, _DOTS):
@@ -455,9 +453,7 @@ def _transpose_edge(code, m, n, a, a_row, to, to_row):
             lanes.store(Vector(lanes, row), T.row(_INT64(j)), mask_of_column)
 
 
-@linked(
-    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER,
-)  # fmt: skip
+@linked(NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER)
 def transpose(m, n, a, a_row, to, to_row):
     """Write the transpose of A (m, n) to `to` (n, m), given the distances of their rows."""
     width = _square_width(a)

@@ -9,18 +9,7 @@ from numba import types
 
 from .. import contract
 from . import layout
-from .compiling import (
-    INTEGER,
-    PAIR,
-    Struct,
-    callee,
-    entry,
-    given_doubles,
-    given_integers,
-    inlined,
-    result,
-    result_doubles,
-)
+from .compiling import INTEGER, NUMBER, PAIR, Struct, callee, entry, in_array, inlined, out_array
 from .losses import DATA, SCALE, pointers
 from .network import PLAN, net_of, room, with_params
 from .objective import SUMS, Batch, all_rows, objective_of, sum_of_rows, sum_of_squares
@@ -107,12 +96,13 @@ class Chunk(NamedTuple):
     validation: Any
 
 
-CONFIG = Struct(Config, given_integers(1), given_doubles(1), given_integers(1))
+CONFIG = Struct(Config, in_array(1, INTEGER), in_array(1, NUMBER), in_array(1, INTEGER))
 STATE = Struct(
-    State, result(1), result(2), result(2), result(1), result_doubles(1), result_doubles(1)
+    State, out_array(1), out_array(2), out_array(2), out_array(1), out_array(1, NUMBER),
+    out_array(1, NUMBER)
 )  # fmt: skip
 CHUNK = Struct(
-    Chunk, given_integers(2), given_doubles(1), result_doubles(1), result_doubles(1)
+    Chunk, in_array(2, INTEGER), in_array(1, NUMBER), out_array(1, NUMBER), out_array(1, NUMBER)
 )  # fmt: skip
 
 
@@ -155,8 +145,8 @@ def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
 
 
 @entry(
-    PAIR, PLAN, DATA, PLAN, DATA, CONFIG, STATE, types.uint64, INTEGER, INTEGER, CHUNK, result(1),
-    calls=SUMS,
+    PAIR, PLAN, DATA, PLAN, DATA, CONFIG, STATE, types.uint64, INTEGER, INTEGER, CHUNK,
+    out_array(1), calls=SUMS,
 )  # fmt: skip
 def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, workspace):
     """Do steps as `train` says; returns why it stopped and the steps completed.
