@@ -34,15 +34,10 @@ from .elementary import (
     TwoWords,
     number,
     one_plus_product,
-    ordered_sum,
-    polynomial,
     product,
     ratio,
     reduce_exp,
-    residual,
     scale,
-    two_numbers,
-    two_sum,
 )
 from .vectors import Vector, as_real, call_c, elementwise
 
@@ -130,7 +125,7 @@ def _celu_exp(z: Vector, alpha: TwoWords) -> Reduced:
     least = alpha.high * number(lanes, "EXP_LEAST")  # where celu has become -alpha
     z = z.at_least(least.at_least(float(lanes.info.min)))
     quotient = z / alpha.high
-    rest = residual(z, quotient, alpha.high) - quotient * alpha.low
+    rest = elementary.residual(z, quotient, alpha.high) - quotient * alpha.low
     return reduce_exp(quotient, rest / alpha.high)
 
 
@@ -154,9 +149,9 @@ def _both_sides(z: Vector, below: Vector) -> Vector:
 
 def _from_root(size: Vector, name: str) -> TwoWords:
     """|z| less a root. Below root/2 it is rounded as a number of size 1, else exact."""
-    high, low = two_numbers(size.lanes, name)
-    d = ordered_sum(size, _constant(size, -high))
-    return ordered_sum(d.high, d.low - low)
+    high, low = elementary.two_numbers(size.lanes, name)
+    d = elementary.ordered_sum(size, _constant(size, -high))
+    return elementary.ordered_sum(d.high, d.low - low)
 
 
 # gelu z = z·Φ(z), by the tail Φ(-a) = e^(-a²/2) q(t) / (1 + a), a >= 0, q a polynomial.
@@ -174,14 +169,14 @@ def _normal_variable(size: Vector) -> Vector:
 
 def _gelu(z: Vector, _: TwoWords) -> Vector:
     size = abs(z).at_most(number(z.lanes, "NORMAL_MOST"))
-    tail, e = polynomial(_normal_variable(size), "TAIL"), _normal_exp(size)
-    y = ratio(product(size, tail * e.p + tail), two_sum(_constant(z, 1), size))
+    tail, e = elementary.polynomial(_normal_variable(size), "TAIL"), _normal_exp(size)
+    y = ratio(product(size, tail * e.p + tail), elementary.two_sum(_constant(z, 1), size))
     return z.at_least(0) - scale(y, e)
 
 
 def _gelu_derivative(z: Vector, _: TwoWords) -> Vector:
     size = abs(z).at_most(number(z.lanes, "NORMAL_MOST"))
-    slope, e = polynomial(_normal_variable(size), "GELU_SLOPE"), _normal_exp(size)
+    slope, e = elementary.polynomial(_normal_variable(size), "GELU_SLOPE"), _normal_exp(size)
     d = _from_root(size, "GELU_ROOT")
     slope = slope * e.p + slope
     return _both_sides(z, -scale(slope * d.high + slope * d.low, e))
@@ -234,7 +229,7 @@ def _silu(z: Vector, _: TwoWords) -> Vector:
 
 def _silu_derivative(z: Vector, _: TwoWords) -> Vector:
     d = _from_root(abs(z).at_most(number(z.lanes, "LOGISTIC_MOST")), "SILU_ROOT")
-    root = two_numbers(z.lanes, "SILU_EXP")
+    root = elementary.two_numbers(z.lanes, "SILU_EXP")
     return _gated_slope(z, root, d, d, _constant(z, 1), _constant(z, 0))
 
 
@@ -246,12 +241,12 @@ def _silu_second(z: Vector, _: TwoWords) -> Vector:
 
 def _gelu_tanh(z: Vector, _: TwoWords) -> Vector:
     limit = number(z.lanes, "GELU_TANH_MOST")
-    c1, c1_low = two_numbers(z.lanes, "GELU_TANH_1")
-    c3, c3_low = two_numbers(z.lanes, "GELU_TANH_3")
+    c1, c1_low = elementary.two_numbers(z.lanes, "GELU_TANH_1")
+    c3, c3_low = elementary.two_numbers(z.lanes, "GELU_TANH_3")
     size = abs(z).at_most(limit)
     square = product(size, size)
     cubic = product(square.high, _constant(z, c3))
-    s, low = two_sum(_constant(z, c1), cubic.high)
+    s, low = elementary.two_sum(_constant(z, c1), cubic.high)
     low = low + (cubic.low + c3 * square.low + c3_low * square.high + c1_low)
     v, v_low = product(size, s)
     return _gated(z, TwoWords(v, v_low + size * low), limit)
@@ -259,22 +254,22 @@ def _gelu_tanh(z: Vector, _: TwoWords) -> Vector:
 
 def _gelu_tanh_derivative(z: Vector, _: TwoWords) -> Vector:
     # s = c3 a² + GELU_TANH_S1 a + GELU_TANH_S0
-    c1, c1_low = two_numbers(z.lanes, "GELU_TANH_1")
-    c3, c3_low = two_numbers(z.lanes, "GELU_TANH_3")
-    s1, s1_low = two_numbers(z.lanes, "GELU_TANH_S1")
-    s0, s0_low = two_numbers(z.lanes, "GELU_TANH_S0")
+    c1, c1_low = elementary.two_numbers(z.lanes, "GELU_TANH_1")
+    c3, c3_low = elementary.two_numbers(z.lanes, "GELU_TANH_3")
+    s1, s1_low = elementary.two_numbers(z.lanes, "GELU_TANH_S1")
+    s0, s0_low = elementary.two_numbers(z.lanes, "GELU_TANH_S0")
     size = abs(z).at_most(number(z.lanes, "GELU_TANH_MOST"))
     d = _from_root(size, "GELU_TANH_ROOT")
     cubic = product(size, _constant(z, c3))
-    linear = two_sum(cubic.high, _constant(z, s1))
+    linear = elementary.two_sum(cubic.high, _constant(z, s1))
     low = linear.low + (cubic.low + size * c3_low + s1_low)
     square = product(size, linear.high)
-    s = two_sum(square.high, _constant(z, s0))
+    s = elementary.two_sum(square.high, _constant(z, s0))
     low = s.low + (size * low + s0_low + square.low)
     delta = product(d.high, s.high)
     delta = TwoWords(delta.high, delta.low + (d.high * low + d.low * s.high))
     g = 2 * ((s.high - c1) + (1.5 * low - c1_low))  # with the low part of s + g
-    root = two_numbers(z.lanes, "GELU_TANH_EXP")
+    root = elementary.two_numbers(z.lanes, "GELU_TANH_EXP")
     return _gated_slope(z, root, delta, d, s.high, g)
 
 
@@ -309,7 +304,7 @@ def _mish_derivative(z: Vector, _: TwoWords) -> Vector:
     # 4t² + 6t + 4. The bracket is 0 at a0, where t is T, and therefore (t - T) times
     # t²/4 + MISH_1 t + MISH_0, less (a - a0)(1 + t).
     lanes, negative = z.lanes, z < 0
-    t0, t0_low = (_constant(z, part) for part in two_numbers(lanes, "MISH_EXP"))
+    t0, t0_low = (_constant(z, part) for part in elementary.two_numbers(lanes, "MISH_EXP"))
     size = abs(z).at_most(number(lanes, "LOGISTIC_MOST"))
     d = _from_root(size, "MISH_ROOT")
     e = reduce_exp(-d.high.where(negative, size), -d.low.where(negative, 0))
@@ -319,13 +314,13 @@ def _mish_derivative(z: Vector, _: TwoWords) -> Vector:
 
     difference = t0 * elementary.expm1_of(e)
     difference = difference * (t * (0.25 * t + number(lanes, "MISH_1")) + number(lanes, "MISH_0"))
-    bracket = two_sum(difference - d.low - d.high * t, -d.high)
+    bracket = elementary.two_sum(difference - d.low - d.high * t, -d.high)
     below, below_low = product(m, bracket.high)
     below_low = below_low + m * bracket.low
     above = ((4 * t + 6) * t + 4) * t + 1 + 4 * size * t * t * (1 + t)
     numerator = TwoWords(below.where(negative, above), below_low.where(negative, 0))
 
-    slope = ordered_sum(_constant(z, 4), ((4 * x + 8) * x + 8) * x)
+    slope = elementary.ordered_sum(_constant(z, 4), ((4 * x + 8) * x + 8) * x)
     denominator, denominator_low = one_plus_product(x, slope.high)
     y = ratio(numerator, TwoWords(denominator, denominator_low + x * slope.low))
     return scale(y, e).where(negative, y)

@@ -9,24 +9,12 @@ from __future__ import annotations
 
 from ..contract import N_IN, N_OUT, W_OFFSET
 from ..tiling import DELTA_ROWS
-from . import layout
+from . import layout, network
 from .compiling import FLAG, NOTHING, callee, entry, in_array, inlined, out_array
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian
 from .layer import Affine, apply, layer_input_gradient, linear_forward, weight_gradient
 from .losses import DATA, FIRST, SCALE, SECOND, loss_of_rows, pointers, rows_from
-from .network import (
-    FORWARD,
-    PLAN,
-    act_of,
-    affine_of,
-    forward_rows,
-    last_layer,
-    layer_of,
-    net_of,
-    room,
-    times,
-    transpose_weights,
-)
+from .network import PLAN, act_of, affine_of, last_layer, layer_of, net_of, room
 from .objective import add, part_size
 from .product import PRODUCTS
 from .vectors import Vector, at, copy, elementwise, pointer
@@ -63,7 +51,7 @@ def _forward_tile(net, tangent, x, m):
             add(count, rz, spare)
         apply(act, 0, count, z, y)
         apply(act, 1, count, z, slope)
-        times(count, ry, slope, rz)
+        network.times(count, ry, slope, rz)
         x, rx = y, ry
         block = at(block, BLOCKS * size)
 
@@ -106,7 +94,7 @@ def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
         size, count = tile * n_out, m * n_out
         slope, to = at(block, SLOPE * size), affine_of(layer, gradient)
         if gauss_newton:
-            times(count, rd, rd, slope)
+            network.times(count, rd, rd, slope)
         else:
             apply(act_of(net, layer, index), 2, count, block, spare)
             _through_activation(count, rd, d, slope, spare, at(block, RZ * size))
@@ -155,8 +143,8 @@ def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
     y, ry = at(last, Y * tile * n_out), at(last, RY * tile * n_out)
     d, rd, spare = room(net, layout.DELTA), room(net, layout.R_DELTA), room(net, layout.SPARE)
     f, size = whole.numbers[SCALE], part_size(n)
-    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
-    transpose_weights(net, v, False, room(net, layout.R_TRANSPOSED))
+    network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    network.transpose_weights(net, v, False, room(net, layout.R_TRANSPOSED))
     for start in range(0, n, size):
         g = pointer(out) if start == 0 else room(net, layout.PART_GRADIENT)
         stop = min(start + size, n)
@@ -171,7 +159,9 @@ def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
             add(params.size, pointer(out), g)
 
 
-@entry(NOTHING, PLAN, in_array(1), DATA, out_array(2), out_array(1), calls=(*FORWARD, *ROWS))
+@entry(
+    NOTHING, PLAN, in_array(1), DATA, out_array(2), out_array(1), calls=(*network.FORWARD, *ROWS)
+)
 def row_gradients(plan, params, data, gradients, workspace):
     """Write each row's part of the gradient (n, n_params)."""
     n, n_in = data.x.shape
@@ -179,10 +169,10 @@ def row_gradients(plan, params, data, gradients, workspace):
     net, whole = net_of(plan, params, workspace), pointers(data)
     last, f = last_layer(net), whole.numbers[SCALE]
     n_out, d = last[N_OUT], deltas_of(net, last)
-    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     for i in range(0, n, DELTA_ROWS):
         m, rows = min(DELTA_ROWS, n - i), rows_from(whole, i, n_in)
-        y = forward_rows(net, rows.x, m)
+        y = network.forward_rows(net, rows.x, m)
         loss_of_rows(FIRST, rows, m, n_out, 0, y, y, f, d, room(net, layout.DELTA))
         to = at(pointer(gradients), i * n_params)
         rows_of_jacobian(net, rows.x, m, 1, False, to, n_params)

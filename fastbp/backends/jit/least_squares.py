@@ -9,7 +9,7 @@ import numpy as np
 
 from ...maths.robust import HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 from ..contract import N_IN, N_OUT
-from . import layout
+from . import layout, network
 from .compiling import (
     FLAG,
     INTEGER,
@@ -26,21 +26,7 @@ from .compiling import (
 )
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .losses import DATA, HAS_WEIGHTS, POINTERS, pointers, rows_from
-from .network import (
-    FORWARD,
-    NET,
-    PLAN,
-    TILES,
-    backward_rows,
-    forward_rows,
-    last_layer,
-    layer_of,
-    net_of,
-    number_of_free,
-    room,
-    transpose_weights,
-    with_params,
-)
+from .network import NET, PLAN, last_layer, layer_of, net_of, number_of_free, room, with_params
 from .objective import add, part_size
 from .product import product
 from .vectors import as_real, at, copy, pointer
@@ -131,11 +117,11 @@ def _normal_of_part(net, data, robust, first, count, rooms, derive, normal):
     step, ld = samples_of_deltas(n_out) if derive else net.plan[layout.TILE], _leading(n_free)
     JTr = at(normal, n_free * n_free)
     if derive:
-        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+        network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     total, filled, blocks = 0.0, 0, 0
     for i in range(0, count, step):
         m, rows = min(step, count - i), rows_from(data, first + i, n_in)
-        depth, y = m * n_out, forward_rows(net, rows.x, m)
+        depth, y = m * n_out, network.forward_rows(net, rows.x, m)
         total += _sum_of_squares(
             robust, rows, m, n_out, y, at(residuals, filled), at(roots, filled), derive
         )
@@ -171,12 +157,12 @@ def _jtr_of_part(net, data, robust, first, count, moved, gradient):
     """Write JᵀD r(moved) of `count` rows from the first one on, for all parameters."""
     n_in, n_out, tile = layer_of(net, 0)[N_IN], last_layer(net)[N_OUT], net.plan[layout.TILE]
     d, there = room(net, layout.DELTA), with_params(net, moved)
-    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     for i in range(0, count, tile):
         m, rows = min(tile, count - i), rows_from(data, first + i, n_in)
-        copy(d, forward_rows(there, rows.x, m), m * n_out)
-        _weigh_residuals(robust, rows, m, n_out, forward_rows(net, rows.x, m), d)
-        backward_rows(net, rows.x, m, gradient, i > 0)
+        copy(d, network.forward_rows(there, rows.x, m), m * n_out)
+        _weigh_residuals(robust, rows, m, n_out, network.forward_rows(net, rows.x, m), d)
+        network.backward_rows(net, rows.x, m, gradient, i > 0)
 
 
 @inlined
@@ -199,7 +185,7 @@ def mirror(n, A):
 
 @linked(
     NUMBER, NET, POINTERS, ROBUST, INTEGER, Struct(Rooms, INTEGER, reals, reals), FLAG, reals,
-    calls=(*FORWARD, *ROWS),
+    calls=(*network.FORWARD, *ROWS),
 )  # fmt: skip
 def normal_of_rows(net, data, robust, n, rooms, derive, normal):
     """`_normal_of_part` for all n rows, part after part."""
@@ -212,7 +198,7 @@ def normal_of_rows(net, data, robust, n, rooms, derive, normal):
     return total
 
 
-@linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, reals, calls=TILES)
+@linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, reals, calls=network.TILES)
 def jtr_of_rows(net, data, robust, n, n_params, moved, gradient, room_of_part):
     """`_jtr_of_part` for all n rows, part after part."""
     size = part_size(n)
@@ -224,7 +210,7 @@ def jtr_of_rows(net, data, robust, n, n_params, moved, gradient, room_of_part):
 
 
 # What an entry that calls these functions declares.
-PARTS = (*TILES, *ROWS, normal_of_rows, jtr_of_rows)
+PARTS = (*network.TILES, *ROWS, normal_of_rows, jtr_of_rows)
 
 
 @entry(

@@ -16,7 +16,7 @@ from llvmlite import ir
 from ...maths import losses as kinds
 from ...maths.user_functions import PairFunctions
 from .. import user_code
-from . import elementary
+from . import elementary, vectors
 from .compiling import (
     FLAG,
     INTEGER,
@@ -31,21 +31,7 @@ from .compiling import (
 )
 from .intrinsics import element_of, emits, same
 from .product import transpose
-from .vectors import (
-    VECTOR_BYTES,
-    Lanes,
-    Sums,
-    Vector,
-    as_real,
-    at,
-    call_c_for_number,
-    elementwise,
-    loop,
-    pointer,
-    room_for,
-    vector_width,
-    widened,
-)
+from .vectors import Lanes, Vector, as_real, at, elementwise, pointer
 
 # The elementwise losses. y is the output, t the target, c the loss's parameter; the first formula
 # gives loss and slope, the second one the second derivative, 0 where it does not exist. The short
@@ -236,7 +222,9 @@ def _elementwise(kind):
 def _user(kind):
     def loss(order, rows, u, factor, constant, user, d, scratch):
         n, nothing = rows.m * rows.n_out, 0  # instead of the weights, which are in the factor
-        total = call_c_for_number(user, order, n, rows.y, rows.t, nothing, as_real(d, factor), d)
+        total = vectors.call_c_for_number(
+            user, order, n, rows.y, rows.t, nothing, as_real(d, factor), d
+        )
         if order == SECOND:
             _times(n, d, u)
         return total
@@ -247,7 +235,7 @@ def _user(kind):
 # Cross-entropy of softmax(y), log Σ e^(y - max) + max - y_label or Σ t (log Σ + max - y). Rows are
 # often shorter than a vector, so lanes are rows here: they are transposed, unless they are already.
 
-_MOST_LANES = VECTOR_BYTES // 4
+_MOST_LANES = vectors.VECTOR_BYTES // 4
 
 
 @emits(
@@ -273,13 +261,13 @@ def _softmax_of_lanes(code, kind, rows, n, y, d, stride, t, weights, factor):
             return yes.where(number.equals(lanes.load(t)), 0.0)
         return yes * lanes.load(unit(t, j, ir.IntType(64)(lanes.width)))
 
-    top = Sums(lanes, [lanes.load(y)])
-    with loop(builder, second, n, 1) as j:
+    top = vectors.Sums(lanes, [lanes.load(y)])
+    with vectors.loop(builder, second, n, 1) as j:
         (most,), yj = top.get(), lanes.load(unit(y, j))
         top.set([most.where(yj <= most, yj)])  # NaN passes
     (most,) = top.get()
-    sums = Sums(lanes, [zero, zero, zero])
-    with loop(builder, first, n, 1) as j:
+    sums = vectors.Sums(lanes, [zero, zero, zero])
+    with vectors.loop(builder, first, n, 1) as j:
         v = lanes.load(unit(y, j)) - most
         e = elementary.exp(v)
         lanes.store(e, unit(d, j))
@@ -289,11 +277,11 @@ def _softmax_of_lanes(code, kind, rows, n, y, d, stride, t, weights, factor):
     w = lanes.load(weights)
     scale = w * lanes.splat(factor)
     of_all = share * scale / total
-    with loop(builder, first, n, 1) as j:
+    with vectors.loop(builder, first, n, 1) as j:
         place = unit(d, j)
         lanes.store(lanes.load(place) * of_all - in_class(j, scale), place)
     loss = w * (share * elementary.log(total) - dot)
-    return widened(loss.where(lanes.first(rows), 0.0)).sum()
+    return vectors.widened(loss.where(lanes.first(rows), 0.0)).sum()
 
 
 _exp = elementwise(lambda x: (elementary.exp(x),), 1, 1)
@@ -308,9 +296,9 @@ def _softmax(kind):
         m, n_out, ld, y, t = rows.m, rows.n_out, rows.ld, rows.y, rows.t
         labels, weights, weighted = rows.labels, rows.weights, rows.weighted
         if order == FIRST:
-            width, total = vector_width(d), 0.0
+            width, total = vectors.vector_width(d), 0.0
             f, block, targets = as_real(d, factor), scratch, at(scratch, n_out * width)
-            numbers, w = room_for(d, _MOST_LANES), room_for(d, _MOST_LANES)
+            numbers, w = vectors.room_for(d, _MOST_LANES), vectors.room_for(d, _MOST_LANES)
             for i in range(0, m, width):
                 count = min(width, m - i)
                 for j in range(width):

@@ -15,7 +15,7 @@ from numba import types
 from ...maths.losses import SOFTMAX_CE_LABELS
 from .. import contract
 from ..contract import N_IN, N_OUT, W_OFFSET
-from . import layout, losses
+from . import layout, losses, network
 from .compiling import (
     FLAG,
     INTEGER,
@@ -33,19 +33,7 @@ from .compiling import (
 )
 from .lane_major import call_lane_major
 from .losses import DATA, POINTERS, Data, loss_of_rows, pointers, rows_from
-from .network import (
-    NET,
-    PLAN,
-    TILES,
-    backward_rows,
-    fill,
-    forward_rows,
-    last_layer,
-    layer_of,
-    net_of,
-    room,
-    transpose_weights,
-)
+from .network import NET, PLAN, last_layer, layer_of, net_of, room
 from .vectors import Vector, as_real, at, copy, elementwise, pointer, taken_as
 
 # Dropout, as `contract.train` tells.
@@ -174,13 +162,13 @@ def _sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_m
             continue
         _draw_factors(net, batch.seed, batch.step, start + i, m)
         y, d, scratch = (
-            forward_rows(net, rows.x, m),
+            network.forward_rows(net, rows.x, m),
             room(net, layout.DELTA),
             room(net, layout.NEXT_DELTA),
         )
         total += loss_of_rows(losses.FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
         if need_gradient:
-            backward_rows(net, rows.x, m, gradient, i > 0)
+            network.backward_rows(net, rows.x, m, gradient, i > 0)
     return total
 
 
@@ -196,12 +184,12 @@ def part_size(n):
 add = elementwise(lambda to, x: (to + x,), 2, 1)
 
 
-@linked(NUMBER, NET, POINTERS, BATCH, reals, FLAG, INTEGER, calls=TILES)
+@linked(NUMBER, NET, POINTERS, BATCH, reals, FLAG, INTEGER, calls=network.TILES)
 def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
     """Σ w ℓ of a batch, and its gradient (n_params,) times the factor: part after part."""
     lane_major = batch.count >= net.plan[layout.LANE_MAJOR_ROWS]
     if need_gradient and not lane_major:
-        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+        network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     total, size = 0.0, part_size(batch.count)
     for start in range(0, batch.count, size):
         of_part = gradient if start == 0 else room(net, layout.PART_GRADIENT)
@@ -229,7 +217,7 @@ _add_signs = elementwise(_add_sign, 2, 1)
 @callee
 def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     """group·Σ_j ‖W_:j‖, and its gradient added."""
-    fill(norms, n_out, 0.0)
+    network.fill(norms, n_out, 0.0)
     for i in range(n_in):
         for j in range(n_out):
             x = np.float64(w[i * n_out + j])
@@ -286,7 +274,7 @@ def objective_of(total, factor, net, numbers, gradient, need_gradient):
 
 
 # What an entry that calls these functions declares.
-SUMS = (*TILES, sum_of_rows, penalties)
+SUMS = (*network.TILES, sum_of_rows, penalties)
 
 
 @entry(NUMBER, PLAN, in_array(1), DATA, out_array(1), FLAG, out_array(1), calls=SUMS)

@@ -8,23 +8,13 @@ from typing import Any, NamedTuple
 from numba import types
 
 from .. import contract
-from . import layout
+from . import layout, vectors
 from .compiling import INTEGER, NUMBER, PAIR, Struct, callee, entry, in_array, inlined, out_array
 from .losses import DATA, SCALE, pointers
 from .network import PLAN, net_of, room, with_params
 from .objective import SUMS, Batch, all_rows, objective_of, sum_of_rows, sum_of_squares
 from .optimizers import start_powers, update
-from .vectors import (
-    as_real,
-    at,
-    copy,
-    elementwise,
-    floating_point_mode,
-    flushing,
-    pointer,
-    room_for,
-    set_floating_point_mode,
-)
+from .vectors import as_real, at, copy, elementwise, pointer
 
 # Compiled code takes a configuration as a vector of integers and one of numbers, its settings:
 # attributes of `TrainConfig` and `Optimizer` of these names, whether there is a validation, and the
@@ -153,8 +143,8 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
 
     `v_plan` and `v_data` are those of the validation, `step` the steps done before.
     """
-    mode = floating_point_mode()
-    set_floating_point_mode(flushing(mode))
+    mode = vectors.floating_point_mode()
+    vectors.set_floating_point_mode(vectors.flushing(mode))
     integers, settings = pointer(config.integers), pointer(config.settings)
     state = State(
         pointer(run.params), pointer(run.moments), pointer(run.good), pointer(run.best),
@@ -175,7 +165,7 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
     all_in_a_tile = (
         n <= min(batch_size, net.plan[layout.TILE]) and not has_order and not integers[VALIDATED]
     )
-    powers = room_for(m, 2)
+    powers = vectors.room_for(m, 2)
     start_powers(settings, step, powers)
     for i in range(n_steps):
         count, resident = min(batch_size, n - first), i > 0 and all_in_a_tile
@@ -222,5 +212,5 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
             if status != contract.DONE:
                 break
             epoch, first = epoch + 1, 0
-    set_floating_point_mode(mode)
+    vectors.set_floating_point_mode(mode)
     return status, step
