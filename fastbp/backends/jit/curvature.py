@@ -17,7 +17,7 @@ from .losses import DATA, FIRST, SCALE, SECOND, loss_of_rows, pointers, rows_fro
 from .network import PLAN, act_of, affine_of, last_layer, layer_of, net_of, room
 from .objective import add, part_size
 from .product import PRODUCTS
-from .vectors import Vector, at, copy, elementwise, pointer
+from .vectors import at, copy, elementwise, pointer
 
 # What the tape of a tile holds per layer: blocks of tile·n_out numbers.
 Z, RZ, SLOPE, Y, RY, BLOCKS = range(6)
@@ -32,12 +32,8 @@ def _weights(affine):
 @callee
 def _forward_tile(net, tangent, x, m):
     """Run m rows x, and their derivatives, through all layers; R_TAPE is the tape."""
-    rx, block, spare, tile = (
-        x,
-        room(net, layout.R_TAPE),
-        room(net, layout.SPARE),
-        net.plan[layout.TILE],
-    )
+    rx, tile = x, net.plan[layout.TILE]
+    block, spare = room(net, layout.R_TAPE), room(net, layout.SPARE)
     for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
         n_in, n_out, act = layer[N_IN], layer[N_OUT], act_of(net, layer, index)
@@ -65,13 +61,9 @@ def _last_block(net):
     return tape
 
 
-def _through_formula(
-    rd: Vector, d: Vector, slope: Vector, second: Vector, rz: Vector
-) -> tuple[Vector, Vector]:
-    return rd * slope + d * second * rz, d * slope
-
-
-_through_activation = elementwise(_through_formula, 5, 2)
+_through_activation = elementwise(
+    lambda rd, d, slope, second, rz: (rd * slope + d * second * rz, d * slope), 5, 2
+)
 
 
 @callee
@@ -82,12 +74,8 @@ def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
     Newton's matrix DELTA counts as 0.
     """
     d, next_d, block = room(net, layout.DELTA), room(net, layout.NEXT_DELTA), _last_block(net)
-    rd, next_rd, spare = (
-        room(net, layout.R_DELTA),
-        room(net, layout.NEXT_R_DELTA),
-        room(net, layout.SPARE),
-    )
-    tile = net.plan[layout.TILE]
+    rd, next_rd = room(net, layout.R_DELTA), room(net, layout.NEXT_R_DELTA)
+    spare, tile = room(net, layout.SPARE), net.plan[layout.TILE]
     for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
         layer = layer_of(net, index)
         n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]

@@ -9,21 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 from ...maths import marquardt
-from ...maths.marquardt import (
-    FLAT,
-    MU,
-    NFEV,
-    NIT,
-    NJEV,
-    RHO,
-    RUNNING,
-    SHORT,
-    SMALL,
-    SQUARES,
-    STATUS,
-    STUCK,
-    USED,
-)
+from ...maths.marquardt import MU, NFEV, NIT, NJEV, RHO, SQUARES, STATUS, USED
 from ..tiling import FACTOR_ROWS
 from .cholesky import factor, solve
 from .compiling import INTEGER, Struct, callee, entry, in_array, inlined, out_array
@@ -159,7 +145,7 @@ def _arrive(s, fresh):
         scale = max(measured, marquardt.DECAY * s.scales[i])
         s.scales[i] = scale if scale > 0 else 1.0
     flat = steepest <= options[MIN_GRAD] or not cosine > options[GTOL]
-    s.state[STATUS] = FLAT if flat else RUNNING
+    s.state[STATUS] = marquardt.FLAT if flat else marquardt.RUNNING
 
 
 @callee
@@ -244,8 +230,8 @@ def _take(s):
     state[RHO], state[SQUARES] = rho, trial[SQUARES_THERE]
     copy(s.params, s.there, s.n_params)
     _arrive(s, True)
-    if state[STATUS] == RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
-        state[STATUS] = SMALL if trial[IS_SMALL] else SHORT
+    if state[STATUS] == marquardt.RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
+        state[STATUS] = marquardt.SMALL if trial[IS_SMALL] else marquardt.SHORT
     record = at(s.records, 4 * int(trial[TAKEN]))
     record[0], record[1] = trial[SUM] / 2, state[USED]
     record[2], record[3] = rho, trial[STEEPEST]
@@ -261,10 +247,10 @@ def _fail(s):
     state[MU] *= options[MU_INC] if options[MU_INC] > 0 else trial[NU]
     trial[NU] *= 2
     if state[MU] > options[MU_MAX]:
-        state[STATUS] = STUCK
+        state[STATUS] = marquardt.STUCK
     if trial[IS_SMALL] or trial[IS_SHORT]:
-        converged = SMALL if trial[IS_SMALL] else SHORT
-        state[STATUS] = STUCK if trial[PROMISED_ONCE] else converged
+        converged = marquardt.SMALL if trial[IS_SMALL] else marquardt.SHORT
+        state[STATUS] = marquardt.STUCK if trial[PROMISED_ONCE] else converged
 
 
 @callee
@@ -309,7 +295,7 @@ def _succeeds(s, rows):
 def _step(s, rows):
     """A step that decreases the sum of squares, or the end of the search."""
     s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
-    while s.state[STATUS] == RUNNING:
+    while s.state[STATUS] == marquardt.RUNNING:
         if _succeeds(s, rows):
             _take(s)
             return
@@ -328,7 +314,7 @@ def _steps(s, rows):
         state[NJEV] = 1
         state[SQUARES] = _normal(s, rows, True)
         _arrive(s, True)
-    while state[STATUS] == RUNNING and trial[TAKEN] < s.count:
+    while state[STATUS] == marquardt.RUNNING and trial[TAKEN] < s.count:
         if trial[TAKEN] > 0 and trial[SUM] <= s.options[GOAL]:
             break
         _step(s, rows)

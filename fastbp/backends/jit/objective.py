@@ -152,20 +152,15 @@ def _sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_m
             rows = rows_from(data, place, n_in)
         if lane_major:
             short = count <= net.plan[layout.SHORT_ROWS]
-            function = (
-                net.plan[layout.LANE_MAJOR_SHORT] if short else net.plan[layout.LANE_MAJOR_LONG]
-            )
+            function = layout.LANE_MAJOR_SHORT if short else layout.LANE_MAJOR_LONG
             total += call_lane_major(
-                function, net, rows, order, batch.has_order, m, batch.resident, batch.factor,
-                need_gradient, i > 0, gradient, i + m == count,
+                net.plan[function], net, rows, order, batch.has_order, m, batch.resident,
+                batch.factor, need_gradient, i > 0, gradient, i + m == count,
             )  # fmt: skip
             continue
         _draw_factors(net, batch.seed, batch.step, start + i, m)
-        y, d, scratch = (
-            network.forward_rows(net, rows.x, m),
-            room(net, layout.DELTA),
-            room(net, layout.NEXT_DELTA),
-        )
+        y = network.forward_rows(net, rows.x, m)
+        d, scratch = room(net, layout.DELTA), room(net, layout.NEXT_DELTA)
         total += loss_of_rows(losses.FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
         if need_gradient:
             network.backward_rows(net, rows.x, m, gradient, i > 0)

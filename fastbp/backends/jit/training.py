@@ -99,12 +99,8 @@ CHUNK = Struct(
 @callee
 def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
     """What follows a sound epoch: the validation on its data, the best parameters, the stops."""
-    integers, settings, monitor, candidate = (
-        config.integers,
-        config.settings,
-        state.monitor,
-        net.params,
-    )
+    integers, settings = config.integers, config.settings
+    monitor, candidate = state.monitor, net.params
     if 0 <= integers[AVERAGE_FROM] < step:
         candidate = room(net, layout.GRADIENT)
         _convert(n_params, candidate, state.average)
@@ -156,15 +152,11 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
     steps_per_epoch = (n + batch_size - 1) // batch_size
     epoch, first = 0, step % steps_per_epoch * batch_size
     rate, lost, has_order = pointer(chunk.rates), pointer(chunk.losses), chunk.order.size > 0
-    held, fixed, n_frozen = (
-        room(net, layout.PART_GRADIENT),
-        pointer(config.frozen),
-        config.frozen.size,
-    )
+    held, fixed = room(net, layout.PART_GRADIENT), pointer(config.frozen)
+    n_frozen = config.frozen.size
     watches, status = _watches(integers, settings), contract.DONE
-    all_in_a_tile = (
-        n <= min(batch_size, net.plan[layout.TILE]) and not has_order and not integers[VALIDATED]
-    )
+    in_one_tile = n <= min(batch_size, net.plan[layout.TILE])
+    all_in_a_tile = in_one_tile and not has_order and not integers[VALIDATED]
     powers = vectors.room_for(m, 2)
     start_powers(settings, step, powers)
     for i in range(n_steps):
