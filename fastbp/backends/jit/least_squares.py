@@ -105,7 +105,7 @@ def _leading(n):
     return (n + 7) // 8 // 2 * 16 + 8
 
 
-@inlined
+@callee
 def _normal_of_part(net, data, robust, first, count, rooms, derive, normal):
     """Write JᵀDJ's upper triangle and, behind JᵀDJ, JᵀDr; returns the sum of squares.
 

@@ -180,7 +180,7 @@ def _bend(s):
     return straight
 
 
-@inlined
+@callee
 def _measure(s):
     """Whether the step changes next to nothing, or promises much."""
     trial, options, size = s.trial, s.options, _length(s, s.x)
@@ -192,7 +192,7 @@ def _measure(s):
     trial[PROMISES] = resolved and relative > marquardt.PROMISED
 
 
-@inlined
+@callee
 def _gains(s):
     """Whether the sum of squares at the trial is low enough."""
     trial = s.trial
@@ -216,7 +216,7 @@ def _is_finite(s):
     return True
 
 
-@inlined
+@callee
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, options, trial = s.state, s.options, s.trial
@@ -238,7 +238,7 @@ def _take(s):
     trial[TAKEN] += 1
 
 
-@inlined
+@callee
 def _fail(s):
     """Damp more, and see whether that makes sense."""
     state, options, trial = s.state, s.options, s.trial
@@ -260,7 +260,7 @@ def _normal(s, rows, derive):
     return normal_of_rows(net, rows.data, rows.robust, rows.n, rows.rooms, derive, s.normal)
 
 
-@inlined
+@callee
 def _succeeds(s, rows):
     """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
     state, trial, straight = s.state, s.trial, True
@@ -302,7 +302,7 @@ def _step(s, rows):
         _fail(s)
 
 
-@inlined
+@callee
 def _steps(s, rows):
     """Steps until there is no room for records, the sum meets the goal, or the search ends."""
     trial, state = s.trial, s.state
