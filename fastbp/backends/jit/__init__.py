@@ -311,9 +311,7 @@ def train(
     validation: np.ndarray,
 ) -> int:
     p, watched = prepared_plan(problem.plan), config.validation or problem
-    state = training.State(
-        run.params, run.moments, run.good, run.best, run.average, run.monitor
-    )  # fmt: skip
+    state = training.State(run.params, run.moments, run.good, run.best, run.average, run.monitor)
     chunk = training.Chunk(_NO_ORDER if order is None else order, rates, losses, validation)
     status, run.step = training.train[problem.plan.dtype](
         p.dropping, prepared_data(problem), p.arrays, prepared_data(watched), _config(config, p),

@@ -4,7 +4,8 @@ Each kind becomes one function over memory, compiled when a network first has it
 address. To add an activation, write its formulas here and its line in `FORMULAS`.
 
 The formulas of maths/activations.py are arranged so that nothing cancels, overflows or underflows
-before the result does; csrc/core/activations.h has the same arrangement:
+before the result does; csrc/core/activations.h has the same arrangement. The short ones stand in
+the table, the others before it:
 
 - A result that may be subnormal is made of the exponential's mantissa and multiplied by its power
   of two at the end, so that it is rounded once.
@@ -22,33 +23,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
 
-from ...maths.activations import (
-    CELU,
-    ELU,
-    EXP,
-    GELU,
-    GELU_TANH,
-    HARD_SIGMOID,
-    HARD_TANH,
-    LEAKY_RELU,
-    LINEAR,
-    MISH,
-    RELU,
-    RELU6,
-    RELU_Z,
-    SELU,
-    SELU_ALPHA,
-    SELU_SCALE,
-    SIGMOID,
-    SILU,
-    SIN,
-    SOFTPLUS,
-    SOFTSIGN,
-    TANH,
-    USER,
-    ActivationSpec,
-)
+from ...maths import activations as kinds
 from .. import user_code
 from . import elementary
 from .compiling import INTEGER, NOTHING, NUMBER, family, reals
@@ -57,15 +34,10 @@ from .elementary import (
     TwoWords,
     number,
     one_plus_product,
-    ordered_sum,
-    polynomial,
     product,
     ratio,
     reduce_exp,
-    residual,
     scale,
-    two_numbers,
-    two_sum,
 )
 from .vectors import Vector, as_real, call_c, elementwise
 
@@ -83,72 +55,30 @@ def _nan_like(z: Vector, value: Vector) -> Vector:
     return value.where(z.equals(z), z)
 
 
+def _above_0(z: Vector, x: float, otherwise: Vector) -> Vector:
+    """x where z > 0; what is NaN elsewhere makes the result NaN."""
+    return _constant(z, x).where(z > 0, otherwise)
+
+
+def _indicator(z: Vector, mask: ir.Value, x: float = 1) -> Vector:
+    """x under the mask, else 0; NaN where z is."""
+    return _nan_like(z, _constant(z, x).where(mask, 0))
+
+
 def _zero(z: Vector, _: TwoWords) -> Vector:
     return _nan_like(z, _constant(z, 0))
 
 
-# The piecewise linear ones.
-
-
-def _linear(z: Vector, _: TwoWords) -> Vector:
-    return z
-
-
-def _linear_derivative(z: Vector, _: TwoWords) -> Vector:
-    return _constant(z, 1)
-
-
-def _linear_second(z: Vector, _: TwoWords) -> Vector:
-    return _constant(z, 0)
-
-
-def _relu(z: Vector, _: TwoWords) -> Vector:
-    return z.at_least(0)
-
-
 def _relu_derivative(z: Vector, at_zero: TwoWords) -> Vector:
-    negative_or_nan = _constant(z, 0).where(z < 0, z)
-    return _constant(z, 1).where(z > 0, at_zero.high.where(z.equals(0), negative_or_nan))
-
-
-def _leaky_relu(z: Vector, slope: TwoWords) -> Vector:
-    return z.where(z > 0, slope.high * z)
-
-
-def _leaky_relu_derivative(z: Vector, slope: TwoWords) -> Vector:
-    return _constant(z, 1).where(z > 0, _nan_like(z, slope.high))
-
-
-def _hard_tanh(z: Vector, _: TwoWords) -> Vector:
-    return z.at_least(-1).at_most(1)
-
-
-def _hard_tanh_derivative(z: Vector, _: TwoWords) -> Vector:
-    return _nan_like(z, _constant(z, 1).where(abs(z) < 1, 0))
-
-
-def _hard_sigmoid(z: Vector, _: TwoWords) -> Vector:
-    return (z.at_least(-3).at_most(3) + 3) / 6
-
-
-def _hard_sigmoid_derivative(z: Vector, _: TwoWords) -> Vector:
-    return _nan_like(z, _constant(z, 1 / 6).where(abs(z) < 3, 0))
-
-
-def _relu6(z: Vector, _: TwoWords) -> Vector:
-    return z.at_least(0).at_most(6)
+    return _above_0(z, 1, at_zero.high.where(z.equals(0), _constant(z, 0).where(z < 0, z)))
 
 
 def _relu6_derivative(z: Vector, _: TwoWords) -> Vector:
-    inside = _constant(z, 1).where(z < 6, 0)
-    return _nan_like(z, inside.where(z > 0, 0))
+    return _nan_like(z, _constant(z, 1).where(z < 6, 0).where(z > 0, 0))
 
 
-# The sigmoid and its kin. tanh z is 2σ(2z) - 1.
-
-
-def _sigmoid(z: Vector, _: TwoWords) -> Vector:
-    return elementary.sigmoid(z)
+# The sigmoid and its kin. tanh z is 2σ(2z) - 1, so that tanh' and tanh'' cancel nowhere by σ' and
+# σ''; softplus' is σ.
 
 
 def _one_plus_squared(t: Vector) -> Vector:
@@ -156,41 +86,14 @@ def _one_plus_squared(t: Vector) -> Vector:
     return 1 + t * (2 + t)
 
 
-def _sigmoid_derivative(z: Vector, _: TwoWords) -> Vector:
+def _sigmoid_derivative(z: Vector) -> Vector:
     t = elementary.exp(-abs(z))
     return t / _one_plus_squared(t)
 
 
-def _sigmoid_second(z: Vector, _: TwoWords) -> Vector:
+def _sigmoid_second(z: Vector) -> Vector:
     t = elementary.exp(-abs(z))
     return (t * (1 - t) / ((1 + t) * _one_plus_squared(t))).with_sign_of(-z)
-
-
-def _sigmoid_derivative_from_y(y: Vector, _: TwoWords) -> Vector:
-    return y * (1 - y)
-
-
-def _tanh(z: Vector, _: TwoWords) -> Vector:
-    return elementary.tanh(z)
-
-
-def _tanh_derivative(z: Vector, c: TwoWords) -> Vector:
-    return 4 * _sigmoid_derivative(2 * z, c)  # 1 - tanh² cancels for large |z|; this does not
-
-
-def _tanh_second(z: Vector, c: TwoWords) -> Vector:
-    return 8 * _sigmoid_second(2 * z, c)
-
-
-def _tanh_derivative_from_y(y: Vector, _: TwoWords) -> Vector:
-    return 1 - y * y
-
-
-def _softplus(z: Vector, _: TwoWords) -> Vector:
-    return z.at_least(0) + elementary.log1p_to_1(elementary.exp(-abs(z)))
-
-
-# softsign.
 
 
 def _softsign(z: Vector, _: TwoWords) -> Vector:
@@ -198,18 +101,12 @@ def _softsign(z: Vector, _: TwoWords) -> Vector:
     return (size / (1 + size)).with_sign_of(z)
 
 
-def _softsign_derivative(z: Vector, _: TwoWords) -> Vector:
-    t = 1 / (1 + abs(z))
-    return t * t
-
-
 def _softsign_second(z: Vector, _: TwoWords) -> Vector:
     t = 1 / (1 + abs(z))
     return _constant(z, 0).where(z.equals(0), (2 * t * t * t).with_sign_of(-z))
 
 
-def _softsign_derivative_from_y(y: Vector, _: TwoWords) -> Vector:
-    t = 1 - abs(y)
+def _square(t: Vector) -> Vector:
     return t * t
 
 
@@ -222,48 +119,13 @@ def _times_exp(c: Vector, z: Vector) -> Vector:
     return scale(c * e.p + c, e)
 
 
-def _elu(z: Vector, alpha: TwoWords) -> Vector:
-    return (alpha.high * elementary.expm1_below(z)).where(z < 0, z)
-
-
-def _elu_derivative(z: Vector, alpha: TwoWords) -> Vector:
-    return _constant(z, 1).where(z > 0, _times_exp(alpha.high, z))
-
-
-def _elu_second(z: Vector, alpha: TwoWords) -> Vector:
-    return _constant(z, 0).where(z > 0, _times_exp(alpha.high, z))
-
-
-def _elu_derivative_from_y(y: Vector, alpha: TwoWords) -> Vector:
-    return _constant(y, 1).where(y > 0, y + alpha.high)
-
-
-_SELU_DEPTH = SELU_SCALE * SELU_ALPHA
-
-
-def _selu(z: Vector, _: TwoWords) -> Vector:
-    return (_SELU_DEPTH * elementary.expm1_below(z)).where(z < 0, SELU_SCALE * z)
-
-
-def _selu_derivative(z: Vector, _: TwoWords) -> Vector:
-    return _constant(z, SELU_SCALE).where(z > 0, _times_exp(_constant(z, _SELU_DEPTH), z))
-
-
-def _selu_second(z: Vector, _: TwoWords) -> Vector:
-    return _constant(z, 0).where(z > 0, _times_exp(_constant(z, _SELU_DEPTH), z))
-
-
-def _selu_derivative_from_y(y: Vector, _: TwoWords) -> Vector:
-    return _constant(y, SELU_SCALE).where(y > 0, y + _SELU_DEPTH)
-
-
 def _celu_exp(z: Vector, alpha: TwoWords) -> Reduced:
     """e^(z/alpha) for z <= 0."""
     lanes = z.lanes
     least = alpha.high * number(lanes, "EXP_LEAST")  # where celu has become -alpha
     z = z.at_least(least.at_least(float(lanes.info.min)))
     quotient = z / alpha.high
-    rest = residual(z, quotient, alpha.high) - quotient * alpha.low
+    rest = elementary.residual(z, quotient, alpha.high) - quotient * alpha.low
     return reduce_exp(quotient, rest / alpha.high)
 
 
@@ -277,18 +139,6 @@ def _celu_slope(z: Vector, alpha: TwoWords) -> Vector:
     return scale(e.p + 1, e)
 
 
-def _celu_derivative(z: Vector, alpha: TwoWords) -> Vector:
-    return _constant(z, 1).where(z > 0, _celu_slope(z, alpha))
-
-
-def _celu_second(z: Vector, alpha: TwoWords) -> Vector:
-    return _constant(z, 0).where(z > 0, _celu_slope(z, alpha) / alpha.high)
-
-
-def _celu_derivative_from_y(y: Vector, alpha: TwoWords) -> Vector:
-    return _constant(y, 1).where(y > 0, y / alpha.high + 1)
-
-
 # Functions g with g(z) - g(-z) = z, which are 0 or z beyond a limit.
 
 
@@ -299,9 +149,9 @@ def _both_sides(z: Vector, below: Vector) -> Vector:
 
 def _from_root(size: Vector, name: str) -> TwoWords:
     """|z| less a root. Below root/2 it is rounded as a number of size 1, else exact."""
-    high, low = two_numbers(size.lanes, name)
-    d = ordered_sum(size, _constant(size, -high))
-    return ordered_sum(d.high, d.low - low)
+    high, low = elementary.two_numbers(size.lanes, name)
+    d = elementary.ordered_sum(size, _constant(size, -high))
+    return elementary.ordered_sum(d.high, d.low - low)
 
 
 # gelu z = z·Φ(z), by the tail Φ(-a) = e^(-a²/2) q(t) / (1 + a), a >= 0, q a polynomial.
@@ -319,14 +169,14 @@ def _normal_variable(size: Vector) -> Vector:
 
 def _gelu(z: Vector, _: TwoWords) -> Vector:
     size = abs(z).at_most(number(z.lanes, "NORMAL_MOST"))
-    tail, e = polynomial(_normal_variable(size), "TAIL"), _normal_exp(size)
-    y = ratio(product(size, tail * e.p + tail), two_sum(_constant(z, 1), size))
+    tail, e = elementary.polynomial(_normal_variable(size), "TAIL"), _normal_exp(size)
+    y = ratio(product(size, tail * e.p + tail), elementary.two_sum(_constant(z, 1), size))
     return z.at_least(0) - scale(y, e)
 
 
 def _gelu_derivative(z: Vector, _: TwoWords) -> Vector:
     size = abs(z).at_most(number(z.lanes, "NORMAL_MOST"))
-    slope, e = polynomial(_normal_variable(size), "GELU_SLOPE"), _normal_exp(size)
+    slope, e = elementary.polynomial(_normal_variable(size), "GELU_SLOPE"), _normal_exp(size)
     d = _from_root(size, "GELU_ROOT")
     slope = slope * e.p + slope
     return _both_sides(z, -scale(slope * d.high + slope * d.low, e))
@@ -379,7 +229,7 @@ def _silu(z: Vector, _: TwoWords) -> Vector:
 
 def _silu_derivative(z: Vector, _: TwoWords) -> Vector:
     d = _from_root(abs(z).at_most(number(z.lanes, "LOGISTIC_MOST")), "SILU_ROOT")
-    root = two_numbers(z.lanes, "SILU_EXP")
+    root = elementary.two_numbers(z.lanes, "SILU_EXP")
     return _gated_slope(z, root, d, d, _constant(z, 1), _constant(z, 0))
 
 
@@ -391,12 +241,12 @@ def _silu_second(z: Vector, _: TwoWords) -> Vector:
 
 def _gelu_tanh(z: Vector, _: TwoWords) -> Vector:
     limit = number(z.lanes, "GELU_TANH_MOST")
-    c1, c1_low = two_numbers(z.lanes, "GELU_TANH_1")
-    c3, c3_low = two_numbers(z.lanes, "GELU_TANH_3")
+    c1, c1_low = elementary.two_numbers(z.lanes, "GELU_TANH_1")
+    c3, c3_low = elementary.two_numbers(z.lanes, "GELU_TANH_3")
     size = abs(z).at_most(limit)
     square = product(size, size)
     cubic = product(square.high, _constant(z, c3))
-    s, low = two_sum(_constant(z, c1), cubic.high)
+    s, low = elementary.two_sum(_constant(z, c1), cubic.high)
     low = low + (cubic.low + c3 * square.low + c3_low * square.high + c1_low)
     v, v_low = product(size, s)
     return _gated(z, TwoWords(v, v_low + size * low), limit)
@@ -404,22 +254,22 @@ def _gelu_tanh(z: Vector, _: TwoWords) -> Vector:
 
 def _gelu_tanh_derivative(z: Vector, _: TwoWords) -> Vector:
     # s = c3 a² + GELU_TANH_S1 a + GELU_TANH_S0
-    c1, c1_low = two_numbers(z.lanes, "GELU_TANH_1")
-    c3, c3_low = two_numbers(z.lanes, "GELU_TANH_3")
-    s1, s1_low = two_numbers(z.lanes, "GELU_TANH_S1")
-    s0, s0_low = two_numbers(z.lanes, "GELU_TANH_S0")
+    c1, c1_low = elementary.two_numbers(z.lanes, "GELU_TANH_1")
+    c3, c3_low = elementary.two_numbers(z.lanes, "GELU_TANH_3")
+    s1, s1_low = elementary.two_numbers(z.lanes, "GELU_TANH_S1")
+    s0, s0_low = elementary.two_numbers(z.lanes, "GELU_TANH_S0")
     size = abs(z).at_most(number(z.lanes, "GELU_TANH_MOST"))
     d = _from_root(size, "GELU_TANH_ROOT")
     cubic = product(size, _constant(z, c3))
-    linear = two_sum(cubic.high, _constant(z, s1))
+    linear = elementary.two_sum(cubic.high, _constant(z, s1))
     low = linear.low + (cubic.low + size * c3_low + s1_low)
     square = product(size, linear.high)
-    s = two_sum(square.high, _constant(z, s0))
+    s = elementary.two_sum(square.high, _constant(z, s0))
     low = s.low + (size * low + s0_low + square.low)
     delta = product(d.high, s.high)
     delta = TwoWords(delta.high, delta.low + (d.high * low + d.low * s.high))
     g = 2 * ((s.high - c1) + (1.5 * low - c1_low))  # with the low part of s + g
-    root = two_numbers(z.lanes, "GELU_TANH_EXP")
+    root = elementary.two_numbers(z.lanes, "GELU_TANH_EXP")
     return _gated_slope(z, root, delta, d, s.high, g)
 
 
@@ -454,7 +304,7 @@ def _mish_derivative(z: Vector, _: TwoWords) -> Vector:
     # 4t² + 6t + 4. The bracket is 0 at a0, where t is T, and therefore (t - T) times
     # t²/4 + MISH_1 t + MISH_0, less (a - a0)(1 + t).
     lanes, negative = z.lanes, z < 0
-    t0, t0_low = (_constant(z, part) for part in two_numbers(lanes, "MISH_EXP"))
+    t0, t0_low = (_constant(z, part) for part in elementary.two_numbers(lanes, "MISH_EXP"))
     size = abs(z).at_most(number(lanes, "LOGISTIC_MOST"))
     d = _from_root(size, "MISH_ROOT")
     e = reduce_exp(-d.high.where(negative, size), -d.low.where(negative, 0))
@@ -464,13 +314,13 @@ def _mish_derivative(z: Vector, _: TwoWords) -> Vector:
 
     difference = t0 * elementary.expm1_of(e)
     difference = difference * (t * (0.25 * t + number(lanes, "MISH_1")) + number(lanes, "MISH_0"))
-    bracket = two_sum(difference - d.low - d.high * t, -d.high)
+    bracket = elementary.two_sum(difference - d.low - d.high * t, -d.high)
     below, below_low = product(m, bracket.high)
     below_low = below_low + m * bracket.low
     above = ((4 * t + 6) * t + 4) * t + 1 + 4 * size * t * t * (1 + t)
     numerator = TwoWords(below.where(negative, above), below_low.where(negative, 0))
 
-    slope = ordered_sum(_constant(z, 4), ((4 * x + 8) * x + 8) * x)
+    slope = elementary.ordered_sum(_constant(z, 4), ((4 * x + 8) * x + 8) * x)
     denominator, denominator_low = one_plus_product(x, slope.high)
     y = ratio(numerator, TwoWords(denominator, denominator_low + x * slope.low))
     return scale(y, e).where(negative, y)
@@ -489,29 +339,6 @@ def _mish_second(z: Vector, _: TwoWords) -> Vector:
     return slope * (2 + size.with_sign_of(z) * (1 - s - 2 * w * s))
 
 
-# exp and sin.
-
-
-def _exp(z: Vector, _: TwoWords) -> Vector:
-    return elementary.exp(z)
-
-
-def _exp_derivative_from_y(y: Vector, _: TwoWords) -> Vector:
-    return y
-
-
-def _sin(z: Vector, _: TwoWords) -> Vector:
-    return elementary.sin(z)
-
-
-def _sin_derivative(z: Vector, _: TwoWords) -> Vector:
-    return elementary.cos(z)
-
-
-def _sin_second(z: Vector, _: TwoWords) -> Vector:
-    return -elementary.sin(z)
-
-
 class Formulas(NamedTuple):
     """An activation and its derivatives; the last one is from y, or None if that needs z."""
 
@@ -525,29 +352,96 @@ class Formulas(NamedTuple):
         return (self.f, self.df, self.d2f, self.df_from_y or self.df)[task]
 
 
+_SELU_SCALE, _SELU_DEPTH = kinds.SELU_SCALE, kinds.SELU_SCALE * kinds.SELU_ALPHA
+
 FORMULAS = {
-    LINEAR: Formulas(_linear, _linear_derivative, _linear_second, _linear_derivative),
-    RELU: Formulas(_relu, _relu_derivative, _zero, _relu_derivative),
-    RELU_Z: Formulas(_relu, _relu_derivative, _zero, None),
-    LEAKY_RELU: Formulas(_leaky_relu, _leaky_relu_derivative, _zero, _leaky_relu_derivative),
-    SIGMOID: Formulas(_sigmoid, _sigmoid_derivative, _sigmoid_second, _sigmoid_derivative_from_y),
-    TANH: Formulas(_tanh, _tanh_derivative, _tanh_second, _tanh_derivative_from_y),
-    ELU: Formulas(_elu, _elu_derivative, _elu_second, _elu_derivative_from_y),
-    SELU: Formulas(_selu, _selu_derivative, _selu_second, _selu_derivative_from_y),
-    CELU: Formulas(_celu, _celu_derivative, _celu_second, _celu_derivative_from_y),
-    SOFTPLUS: Formulas(_softplus, _sigmoid, _sigmoid_derivative, None),
-    SOFTSIGN: Formulas(
-        _softsign, _softsign_derivative, _softsign_second, _softsign_derivative_from_y
+    kinds.LINEAR: Formulas(
+        lambda z, _: z,
+        lambda z, _: _constant(z, 1),
+        lambda z, _: _constant(z, 0),
+        lambda y, _: _constant(y, 1),
     ),
-    GELU: Formulas(_gelu, _gelu_derivative, _gelu_second, None),
-    GELU_TANH: Formulas(_gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second, None),
-    SILU: Formulas(_silu, _silu_derivative, _silu_second, None),
-    MISH: Formulas(_mish, _mish_derivative, _mish_second, None),
-    HARD_TANH: Formulas(_hard_tanh, _hard_tanh_derivative, _zero, _hard_tanh_derivative),
-    HARD_SIGMOID: Formulas(_hard_sigmoid, _hard_sigmoid_derivative, _zero, None),
-    RELU6: Formulas(_relu6, _relu6_derivative, _zero, _relu6_derivative),
-    EXP: Formulas(_exp, _exp, _exp, _exp_derivative_from_y),
-    SIN: Formulas(_sin, _sin_derivative, _sin_second, None),
+    kinds.RELU: Formulas(lambda z, _: z.at_least(0), _relu_derivative, _zero, _relu_derivative),
+    kinds.RELU_Z: Formulas(lambda z, _: z.at_least(0), _relu_derivative, _zero, None),
+    kinds.LEAKY_RELU: Formulas(
+        lambda z, slope: z.where(z > 0, slope.high * z),
+        lambda z, slope: _above_0(z, 1, _nan_like(z, slope.high)),
+        _zero,
+        lambda y, slope: _above_0(y, 1, _nan_like(y, slope.high)),
+    ),
+    kinds.SIGMOID: Formulas(
+        lambda z, _: elementary.sigmoid(z),
+        lambda z, _: _sigmoid_derivative(z),
+        lambda z, _: _sigmoid_second(z),
+        lambda y, _: y * (1 - y),
+    ),
+    kinds.TANH: Formulas(
+        lambda z, _: elementary.tanh(z),
+        lambda z, _: 4 * _sigmoid_derivative(2 * z),
+        lambda z, _: 8 * _sigmoid_second(2 * z),
+        lambda y, _: 1 - y * y,
+    ),
+    kinds.ELU: Formulas(
+        lambda z, alpha: (alpha.high * elementary.expm1_below(z)).where(z < 0, z),
+        lambda z, alpha: _above_0(z, 1, _times_exp(alpha.high, z)),
+        lambda z, alpha: _above_0(z, 0, _times_exp(alpha.high, z)),
+        lambda y, alpha: _above_0(y, 1, y + alpha.high),
+    ),
+    kinds.SELU: Formulas(
+        lambda z, _: (_SELU_DEPTH * elementary.expm1_below(z)).where(z < 0, _SELU_SCALE * z),
+        lambda z, _: _above_0(z, _SELU_SCALE, _times_exp(_constant(z, _SELU_DEPTH), z)),
+        lambda z, _: _above_0(z, 0, _times_exp(_constant(z, _SELU_DEPTH), z)),
+        lambda y, _: _above_0(y, _SELU_SCALE, y + _SELU_DEPTH),
+    ),
+    kinds.CELU: Formulas(
+        _celu,
+        lambda z, alpha: _above_0(z, 1, _celu_slope(z, alpha)),
+        lambda z, alpha: _above_0(z, 0, _celu_slope(z, alpha) / alpha.high),
+        lambda y, alpha: _above_0(y, 1, y / alpha.high + 1),
+    ),
+    kinds.SOFTPLUS: Formulas(
+        lambda z, _: z.at_least(0) + elementary.log1p_to_1(elementary.exp(-abs(z))),
+        lambda z, _: elementary.sigmoid(z),
+        lambda z, _: _sigmoid_derivative(z),
+        None,
+    ),
+    kinds.SOFTSIGN: Formulas(
+        _softsign,
+        lambda z, _: _square(1 / (1 + abs(z))),
+        _softsign_second,
+        lambda y, _: _square(1 - abs(y)),
+    ),
+    kinds.GELU: Formulas(_gelu, _gelu_derivative, _gelu_second, None),
+    kinds.GELU_TANH: Formulas(_gelu_tanh, _gelu_tanh_derivative, _gelu_tanh_second, None),
+    kinds.SILU: Formulas(_silu, _silu_derivative, _silu_second, None),
+    kinds.MISH: Formulas(_mish, _mish_derivative, _mish_second, None),
+    kinds.HARD_TANH: Formulas(
+        lambda z, _: z.at_least(-1).at_most(1),
+        lambda z, _: _indicator(z, abs(z) < 1),
+        _zero,
+        lambda y, _: _indicator(y, abs(y) < 1),
+    ),
+    kinds.HARD_SIGMOID: Formulas(
+        lambda z, _: (z.at_least(-3).at_most(3) + 3) / 6,
+        lambda z, _: _indicator(z, abs(z) < 3, 1 / 6),
+        _zero,
+        None,
+    ),
+    kinds.RELU6: Formulas(
+        lambda z, _: z.at_least(0).at_most(6), _relu6_derivative, _zero, _relu6_derivative
+    ),
+    kinds.EXP: Formulas(
+        lambda z, _: elementary.exp(z),
+        lambda z, _: elementary.exp(z),
+        lambda z, _: elementary.exp(z),
+        lambda y, _: y,
+    ),
+    kinds.SIN: Formulas(
+        lambda z, _: elementary.sin(z),
+        lambda z, _: elementary.cos(z),
+        lambda z, _: -elementary.sin(z),
+        None,
+    ),
 }
 
 
@@ -568,9 +462,7 @@ _apply_f, _apply_df, _apply_d2f = map(_apply, range(3))
 _multiply_by_df = elementwise(_multiply_formula, 2, 1, by_kind=True)
 
 
-@family(
-    NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER, kinds={*FORMULAS, USER},
-)  # fmt: skip
+@family(NOTHING, INTEGER, INTEGER, reals, reals, NUMBER, INTEGER, kinds={*FORMULAS, kinds.USER})
 def call_activation(kind):
     """The function of an activation; jitted code calls it by its address."""
 
@@ -594,7 +486,7 @@ def call_activation(kind):
         """The same by the functions that the user brought."""
         call_c(user, task, n, x, out)
 
-    return user_activation if kind == USER else activation
+    return user_activation if kind == kinds.USER else activation
 
 
 def address(kind: int, dtype: np.dtype) -> int:
@@ -602,7 +494,7 @@ def address(kind: int, dtype: np.dtype) -> int:
     return call_activation.address(dtype, kind)
 
 
-def addresses(act: ActivationSpec, dtype: np.dtype) -> tuple[int, int]:
+def addresses(act: kinds.ActivationSpec, dtype: np.dtype) -> tuple[int, int]:
     """Of an activation's function, and of the user's own functions or 0."""
     user = 0 if act.functions is None else user_code.address(act.functions, dtype)
     return address(act.kind, dtype), user

@@ -100,33 +100,25 @@ INTEGERS = types.CPointer(types.int64)
 NUMBERS = types.CPointer(types.float64)
 
 
-def given(ndim: int) -> Callable[[types.Type], types.Type]:
-    """The type of an array of reals that is read.
+def in_array(ndim: int, element: types.Type | None = None) -> Any:
+    """The type of an array of reals, or of elements of another type, that is read.
 
     Declared read-only: then Numba takes writable and read-only arrays alike, by a conversion that
     costs nothing, where arguments by inferred types would compile everything twice per argument.
     """
-    return lambda real: types.Array(real, ndim, "C", readonly=True)
+    return _array(ndim, element, True)
 
 
-def given_integers(ndim: int) -> types.Type:
-    """The type of an array of int64 that is read."""
-    return types.Array(types.int64, ndim, "C", readonly=True)
+def out_array(ndim: int, element: types.Type | None = None) -> Any:
+    """The type of an array that is written."""
+    return _array(ndim, element, False)
 
 
-def given_doubles(ndim: int) -> types.Type:
-    """The type of an array of float64 that is read."""
-    return types.Array(types.float64, ndim, "C", readonly=True)
+def _array(ndim: int, element: types.Type | None, readonly: bool) -> Any:
+    def of(real: types.Type) -> types.Type:
+        return types.Array(real, ndim, "C", readonly=readonly)
 
-
-def result(ndim: int) -> Callable[[types.Type], types.Type]:
-    """The type of an array of reals that is written."""
-    return lambda real: types.Array(real, ndim, "C")
-
-
-def result_doubles(ndim: int) -> types.Type:
-    """The type of an array of float64 that is written."""
-    return types.Array(types.float64, ndim, "C")
+    return of if element is None else of(element)
 
 
 def real_type(dtype: np.dtype) -> types.Float:

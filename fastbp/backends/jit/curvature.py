@@ -9,27 +9,15 @@ from __future__ import annotations
 
 from ..contract import N_IN, N_OUT, W_OFFSET
 from ..tiling import DELTA_ROWS
-from . import layout
-from .compiling import FLAG, NOTHING, callee, entry, given, inlined, result
+from . import layout, network
+from .compiling import FLAG, NOTHING, callee, entry, in_array, inlined, out_array
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian
 from .layer import Affine, apply, layer_input_gradient, linear_forward, weight_gradient
 from .losses import DATA, FIRST, SCALE, SECOND, loss_of_rows, pointers, rows_from
-from .network import (
-    FORWARD,
-    PLAN,
-    act_of,
-    affine_of,
-    forward_rows,
-    last_layer,
-    layer_of,
-    net_of,
-    room,
-    times,
-    transpose_weights,
-)
+from .network import PLAN, act_of, affine_of, last_layer, layer_of, net_of, room
 from .objective import add, part_size
 from .product import PRODUCTS
-from .vectors import Vector, at, copy, elementwise, pointer
+from .vectors import at, copy, elementwise, pointer
 
 # What the tape of a tile holds per layer: blocks of tile·n_out numbers.
 Z, RZ, SLOPE, Y, RY, BLOCKS = range(6)
@@ -44,12 +32,8 @@ def _weights(affine):
 @callee
 def _forward_tile(net, tangent, x, m):
     """Run m rows x, and their derivatives, through all layers; R_TAPE is the tape."""
-    rx, block, spare, tile = (
-        x,
-        room(net, layout.R_TAPE),
-        room(net, layout.SPARE),
-        net.plan[layout.TILE],
-    )
+    rx, tile = x, net.plan[layout.TILE]
+    block, spare = room(net, layout.R_TAPE), room(net, layout.SPARE)
     for index in range(net.plan[layout.N_LAYERS]):
         layer = layer_of(net, index)
         n_in, n_out, act = layer[N_IN], layer[N_OUT], act_of(net, layer, index)
@@ -63,7 +47,7 @@ def _forward_tile(net, tangent, x, m):
             add(count, rz, spare)
         apply(act, 0, count, z, y)
         apply(act, 1, count, z, slope)
-        times(count, ry, slope, rz)
+        network.times(count, ry, slope, rz)
         x, rx = y, ry
         block = at(block, BLOCKS * size)
 
@@ -77,13 +61,9 @@ def _last_block(net):
     return tape
 
 
-def _through_formula(
-    rd: Vector, d: Vector, slope: Vector, second: Vector, rz: Vector
-) -> tuple[Vector, Vector]:
-    return rd * slope + d * second * rz, d * slope
-
-
-_through_activation = elementwise(_through_formula, 5, 2)
+_through_activation = elementwise(
+    lambda rd, d, slope, second, rz: (rd * slope + d * second * rz, d * slope), 5, 2
+)
 
 
 @callee
@@ -94,19 +74,15 @@ def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
     Newton's matrix DELTA counts as 0.
     """
     d, next_d, block = room(net, layout.DELTA), room(net, layout.NEXT_DELTA), _last_block(net)
-    rd, next_rd, spare = (
-        room(net, layout.R_DELTA),
-        room(net, layout.NEXT_R_DELTA),
-        room(net, layout.SPARE),
-    )
-    tile = net.plan[layout.TILE]
+    rd, next_rd = room(net, layout.R_DELTA), room(net, layout.NEXT_R_DELTA)
+    spare, tile = room(net, layout.SPARE), net.plan[layout.TILE]
     for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
         layer = layer_of(net, index)
         n_in, n_out, w = layer[N_IN], layer[N_OUT], layer[W_OFFSET]
         size, count = tile * n_out, m * n_out
         slope, to = at(block, SLOPE * size), affine_of(layer, gradient)
         if gauss_newton:
-            times(count, rd, rd, slope)
+            network.times(count, rd, rd, slope)
         else:
             apply(act_of(net, layer, index), 2, count, block, spare)
             _through_activation(count, rd, d, slope, spare, at(block, RZ * size))
@@ -129,7 +105,8 @@ def _backward_tile(net, tangent, x, m, gradient, accumulate, gauss_newton):
 
 
 @entry(
-    NOTHING, PLAN, given(1), given(2), given(1), result(2), result(2), result(1), calls=PRODUCTS,
+    NOTHING, PLAN, in_array(1), in_array(2), in_array(1), out_array(2), out_array(2), out_array(1),
+    calls=PRODUCTS,
 )  # fmt: skip
 def jvp(plan, params, X, tangent, out, r_out, workspace):
     """Write the output (n, n_out) and its derivative in the direction of the tangent."""
@@ -144,7 +121,7 @@ def jvp(plan, params, X, tangent, out, r_out, workspace):
 
 
 @entry(
-    NOTHING, PLAN, given(1), DATA, given(1), FLAG, result(1), result(1), calls=PRODUCTS,
+    NOTHING, PLAN, in_array(1), DATA, in_array(1), FLAG, out_array(1), out_array(1), calls=PRODUCTS,
 )  # fmt: skip
 def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
     """Write the Hessian, or Gauss and Newton's matrix, times the tangent (n_params,)."""
@@ -154,8 +131,8 @@ def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
     y, ry = at(last, Y * tile * n_out), at(last, RY * tile * n_out)
     d, rd, spare = room(net, layout.DELTA), room(net, layout.R_DELTA), room(net, layout.SPARE)
     f, size = whole.numbers[SCALE], part_size(n)
-    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
-    transpose_weights(net, v, False, room(net, layout.R_TRANSPOSED))
+    network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    network.transpose_weights(net, v, False, room(net, layout.R_TRANSPOSED))
     for start in range(0, n, size):
         g = pointer(out) if start == 0 else room(net, layout.PART_GRADIENT)
         stop = min(start + size, n)
@@ -170,7 +147,9 @@ def hvp(plan, params, data, tangent, gauss_newton, out, workspace):
             add(params.size, pointer(out), g)
 
 
-@entry(NOTHING, PLAN, given(1), DATA, result(2), result(1), calls=(*FORWARD, *ROWS))
+@entry(
+    NOTHING, PLAN, in_array(1), DATA, out_array(2), out_array(1), calls=(*network.FORWARD, *ROWS)
+)
 def row_gradients(plan, params, data, gradients, workspace):
     """Write each row's part of the gradient (n, n_params)."""
     n, n_in = data.x.shape
@@ -178,10 +157,10 @@ def row_gradients(plan, params, data, gradients, workspace):
     net, whole = net_of(plan, params, workspace), pointers(data)
     last, f = last_layer(net), whole.numbers[SCALE]
     n_out, d = last[N_OUT], deltas_of(net, last)
-    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     for i in range(0, n, DELTA_ROWS):
         m, rows = min(DELTA_ROWS, n - i), rows_from(whole, i, n_in)
-        y = forward_rows(net, rows.x, m)
+        y = network.forward_rows(net, rows.x, m)
         loss_of_rows(FIRST, rows, m, n_out, 0, y, y, f, d, room(net, layout.DELTA))
         to = at(pointer(gradients), i * n_params)
         rows_of_jacobian(net, rows.x, m, 1, False, to, n_params)

@@ -15,23 +15,12 @@ from llvmlite import ir
 from ...maths.activations import LINEAR
 from ..contract import B_OFFSET, N_IN, N_OUT, W_OFFSET, Y_COLUMN, Z_COLUMN
 from ..tiling import DELTA_ROWS
-from . import layout
+from . import layout, network
 from .activations import BACKWARD
 from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, linked, reals
 from .intrinsics import emits, same
 from .layer import apply, layer_input_gradient, multiply_by_derivative, span
-from .network import (
-    NET,
-    act_of,
-    affine_of,
-    fill,
-    last_layer,
-    layer_of,
-    number_of_free,
-    number_of_params,
-    room,
-    times,
-)
+from .network import NET, act_of, affine_of, last_layer, layer_of, number_of_free, room
 from .product import PRODUCTS
 from .vectors import Lanes, at, copy, elementwise, loop, vector_width
 
@@ -59,11 +48,11 @@ def _scale(net, layer, act, m, each, d):
     if each == 1:
         multiply_by_derivative(act, span(m, n_out, ld), d, kept)
     elif act.kind != LINEAR:
-        fill(slopes, m * ld, 1.0)
+        network.fill(slopes, m * ld, 1.0)
         apply(act, BACKWARD, span(m, n_out, ld), kept, slopes)
         for i in range(m):
             for k in range(i * each, (i + 1) * each):
-                times(n_out, at(d, k * ld), at(d, k * ld), at(slopes, i * ld))
+                network.times(n_out, at(d, k * ld), at(d, k * ld), at(slopes, i * ld))
 
 
 @callee
@@ -164,16 +153,14 @@ def _lowest(net, free_only):
     return index
 
 
-@linked(
-    NOTHING, NET, reals, INTEGER, INTEGER, FLAG, reals, INTEGER, calls=PRODUCTS,
-)  # fmt: skip
+@linked(NOTHING, NET, reals, INTEGER, INTEGER, FLAG, reals, INTEGER, calls=PRODUCTS)
 def rows_of_jacobian(net, x, m, each, free_only, J, stride):
     """From `each` rows of dL/dY for each of m samples x, rows of J, which are `stride` apart.
 
     dL/dY stands in `deltas_of` the last layer, and the workspace holds the samples' tape and Wᵀ.
     Its SPARE_ROW has room for a row and a vector, and for m rows of the widest layer.
     """
-    columns = number_of_free(net) if free_only else number_of_params(net)
+    columns = number_of_free(net) if free_only else network.number_of_params(net)
     lowest, rows, spare = _lowest(net, free_only), m * each, room(net, layout.SPARE_ROW)
     _pull(net, m, each, lowest)
     for k in range(rows):
@@ -193,6 +180,6 @@ ROWS = (*PRODUCTS, rows_of_jacobian)
 @inlined
 def set_unit_rows(m, n, d):
     """For each of m samples n rows of d (m·n, n), which pick one output each."""
-    fill(d, m * n * n, 0.0)
+    network.fill(d, m * n * n, 0.0)
     for i in range(m * n):
         d[i * n + i % n] = 1.0

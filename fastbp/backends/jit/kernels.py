@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .compiling import FLAG, INTEGER, NOTHING, entry, given, result
+from .compiling import FLAG, INTEGER, NOTHING, entry, in_array, out_array
 from .layer import (
     ACT,
     Affine,
@@ -17,14 +17,15 @@ from .product import PRODUCTS, transpose
 from .vectors import pointer
 
 
-@entry(NOTHING, INTEGER, ACT, given(1), result(1))
+@entry(NOTHING, INTEGER, ACT, in_array(1), out_array(1))
 def activation(order, act, Z, out):
     """Write act(Z), act'(Z) or act''(Z)."""
     apply(act, order, Z.size, pointer(Z), pointer(out))
 
 
 @entry(
-    NOTHING, given(2), given(2), given(1), FLAG, ACT, result(2), result(2), FLAG, calls=PRODUCTS,
+    NOTHING, in_array(2), in_array(2), in_array(1), FLAG, ACT, out_array(2), out_array(2), FLAG,
+    calls=PRODUCTS,
 )  # fmt: skip
 def dense_forward(X, W, b, has_bias, act, Y, Z, keep_z):
     """Write Y (m, n_out) and, if `keep_z`, Z (m, n_out)."""
@@ -34,8 +35,8 @@ def dense_forward(X, W, b, has_bias, act, Y, Z, keep_z):
 
 
 @entry(
-    NOTHING, result(2), given(2), given(2), given(2), ACT, result(2), FLAG, result(2), result(1),
-    FLAG, result(1), calls=PRODUCTS,
+    NOTHING, out_array(2), in_array(2), in_array(2), in_array(2), ACT, out_array(2), FLAG,
+    out_array(2), out_array(1), FLAG, out_array(1), calls=PRODUCTS,
 )  # fmt: skip
 def dense_backward(dZ, X, W, kept, act, dX, need_dX, dW, db, need_db, transposed):
     """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX.

@@ -295,11 +295,8 @@ def call_lane_major(size):
         last = last_layer(net)
         n_in, n_out, width = layer_of(net, 0)[N_IN], last[N_OUT], _width(size, net.params)
         ld = (m + width - 1) // width * width
-        x_units, d, next_d = (
-            room(net, layout.LANE_MAJOR_X),
-            room(net, layout.DELTA),
-            room(net, layout.NEXT_DELTA),
-        )
+        x_units = room(net, layout.LANE_MAJOR_X)
+        d, next_d = room(net, layout.DELTA), room(net, layout.NEXT_DELTA)
         if not resident:
             _across(m, n_in, data.x, order, has_order, ld, x_units)
         _forward(size, net, x_units, m, ld)

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...maths.robust import HUBER_RHO, LINEAR_RHO, SOFT_L1_RHO, Robust
 from ..contract import N_IN, N_OUT
-from . import layout
+from . import layout, network
 from .compiling import (
     FLAG,
     INTEGER,
@@ -18,29 +18,15 @@ from .compiling import (
     Struct,
     callee,
     entry,
-    given,
+    in_array,
     inlined,
     linked,
+    out_array,
     reals,
-    result,
 )
 from .jacobian_rows import ROWS, deltas_of, rows_of_jacobian, samples_of_deltas, set_unit_rows
 from .losses import DATA, HAS_WEIGHTS, POINTERS, pointers, rows_from
-from .network import (
-    FORWARD,
-    NET,
-    PLAN,
-    TILES,
-    backward_rows,
-    forward_rows,
-    last_layer,
-    layer_of,
-    net_of,
-    number_of_free,
-    room,
-    transpose_weights,
-    with_params,
-)
+from .network import NET, PLAN, last_layer, layer_of, net_of, number_of_free, room, with_params
 from .objective import add, part_size
 from .product import product
 from .vectors import as_real, at, copy, pointer
@@ -60,7 +46,7 @@ class Rooms(NamedTuple):
     part: Any  # for the sums over a part of the rows, before they are added
 
 
-ROOMS = Struct(Rooms, INTEGER, result(1), result(1))
+ROOMS = Struct(Rooms, INTEGER, out_array(1), out_array(1))
 
 
 @inlined
@@ -119,7 +105,7 @@ def _leading(n):
     return (n + 7) // 8 // 2 * 16 + 8
 
 
-@inlined
+@callee
 def _normal_of_part(net, data, robust, first, count, rooms, derive, normal):
     """Write JᵀDJ's upper triangle and, behind JᵀDJ, JᵀDr; returns the sum of squares.
 
@@ -131,11 +117,11 @@ def _normal_of_part(net, data, robust, first, count, rooms, derive, normal):
     step, ld = samples_of_deltas(n_out) if derive else net.plan[layout.TILE], _leading(n_free)
     JTr = at(normal, n_free * n_free)
     if derive:
-        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+        network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     total, filled, blocks = 0.0, 0, 0
     for i in range(0, count, step):
         m, rows = min(step, count - i), rows_from(data, first + i, n_in)
-        depth, y = m * n_out, forward_rows(net, rows.x, m)
+        depth, y = m * n_out, network.forward_rows(net, rows.x, m)
         total += _sum_of_squares(
             robust, rows, m, n_out, y, at(residuals, filled), at(roots, filled), derive
         )
@@ -171,12 +157,12 @@ def _jtr_of_part(net, data, robust, first, count, moved, gradient):
     """Write JᵀD r(moved) of `count` rows from the first one on, for all parameters."""
     n_in, n_out, tile = layer_of(net, 0)[N_IN], last_layer(net)[N_OUT], net.plan[layout.TILE]
     d, there = room(net, layout.DELTA), with_params(net, moved)
-    transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+    network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     for i in range(0, count, tile):
         m, rows = min(tile, count - i), rows_from(data, first + i, n_in)
-        copy(d, forward_rows(there, rows.x, m), m * n_out)
-        _weigh_residuals(robust, rows, m, n_out, forward_rows(net, rows.x, m), d)
-        backward_rows(net, rows.x, m, gradient, i > 0)
+        copy(d, network.forward_rows(there, rows.x, m), m * n_out)
+        _weigh_residuals(robust, rows, m, n_out, network.forward_rows(net, rows.x, m), d)
+        network.backward_rows(net, rows.x, m, gradient, i > 0)
 
 
 @inlined
@@ -199,7 +185,7 @@ def mirror(n, A):
 
 @linked(
     NUMBER, NET, POINTERS, ROBUST, INTEGER, Struct(Rooms, INTEGER, reals, reals), FLAG, reals,
-    calls=(*FORWARD, *ROWS),
+    calls=(*network.FORWARD, *ROWS),
 )  # fmt: skip
 def normal_of_rows(net, data, robust, n, rooms, derive, normal):
     """`_normal_of_part` for all n rows, part after part."""
@@ -212,7 +198,7 @@ def normal_of_rows(net, data, robust, n, rooms, derive, normal):
     return total
 
 
-@linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, reals, calls=TILES)
+@linked(NOTHING, NET, POINTERS, ROBUST, INTEGER, INTEGER, reals, reals, reals, calls=network.TILES)
 def jtr_of_rows(net, data, robust, n, n_params, moved, gradient, room_of_part):
     """`_jtr_of_part` for all n rows, part after part."""
     size = part_size(n)
@@ -224,11 +210,11 @@ def jtr_of_rows(net, data, robust, n, n_params, moved, gradient, room_of_part):
 
 
 # What an entry that calls these functions declares.
-PARTS = (*TILES, *ROWS, normal_of_rows, jtr_of_rows)
+PARTS = (*network.TILES, *ROWS, normal_of_rows, jtr_of_rows)
 
 
 @entry(
-    NUMBER, PLAN, given(1), DATA, ROBUST, ROOMS, FLAG, result(2), result(1), calls=PARTS,
+    NUMBER, PLAN, in_array(1), DATA, ROBUST, ROOMS, FLAG, out_array(2), out_array(1), calls=PARTS,
 )  # fmt: skip
 def normal_equations(plan, params, data, robust, rooms, derive, normal, workspace):
     """Write JᵀDJ and, below it, JᵀDr (n_free + 1, n_free); returns the sum of squares.
@@ -236,16 +222,15 @@ def normal_equations(plan, params, data, robust, rooms, derive, normal, workspac
     Unless `derive` there is only the sum.
     """
     net, n = net_of(plan, params, workspace), data.x.shape[0]
-    total = normal_of_rows(
-        net, pointers(data), robust, n, rooms_of(rooms), derive, pointer(normal)
-    )  # fmt: skip
+    total = normal_of_rows(net, pointers(data), robust, n, rooms_of(rooms), derive, pointer(normal))
     if derive:
         mirror(normal.shape[1], pointer(normal))
     return total
 
 
 @entry(
-    NOTHING, PLAN, given(1), DATA, ROBUST, given(1), result(1), result(1), result(1), calls=PARTS,
+    NOTHING, PLAN, in_array(1), DATA, ROBUST, in_array(1), out_array(1), out_array(1), out_array(1),
+    calls=PARTS,
 )  # fmt: skip
 def jtr_at(plan, params, data, robust, moved, gradient, room_of_part, workspace):
     """Write JᵀD r(moved) (n_params,)."""

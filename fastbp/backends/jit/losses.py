@@ -16,7 +16,7 @@ from llvmlite import ir
 from ...maths import losses as kinds
 from ...maths.user_functions import PairFunctions
 from .. import user_code
-from . import elementary
+from . import elementary, vectors
 from .compiling import (
     FLAG,
     INTEGER,
@@ -25,37 +25,17 @@ from .compiling import (
     NUMBERS,
     Struct,
     family,
-    given,
-    given_doubles,
-    given_integers,
+    in_array,
     inlined,
     reals,
 )
 from .intrinsics import element_of, emits, same
 from .product import transpose
-from .vectors import (
-    VECTOR_BYTES,
-    Lanes,
-    Sums,
-    Vector,
-    as_real,
-    at,
-    call_c_for_number,
-    elementwise,
-    loop,
-    pointer,
-    room_for,
-    vector_width,
-    widened,
-)
+from .vectors import Lanes, Vector, as_real, at, elementwise, pointer
 
 # The elementwise losses. y is the output, t the target, c the loss's parameter; the first formula
-# gives loss and slope, the second one the second derivative, 0 where it does not exist.
-
-
-def _clamp_below(x: Vector, least: float) -> Vector:
-    """The larger one; NaN passes."""
-    return x.lanes.constant(least).where(x < least, x)
+# gives loss and slope, the second one the second derivative, 0 where it does not exist. The short
+# ones stand in the table.
 
 
 def _sign(x: Vector) -> Vector:
@@ -64,17 +44,23 @@ def _sign(x: Vector) -> Vector:
     return one.where(x > 0, (-one).where(x < 0, x))
 
 
-def _none(y: Vector, t: Vector, c: Vector) -> Vector:
+def _zero(y: Vector, t: Vector, _: Vector) -> Vector:
     return y.lanes.constant(0)
+
+
+def _zero_or_nan(y: Vector) -> Vector:
+    return y.lanes.constant(0).where(y.equals(y), y)
+
+
+def _logistic_slope(x: Vector) -> Vector:
+    """The derivative of 1 / (1 + e^-x)."""
+    e = elementary.exp(-abs(x))
+    return e / ((e + 1) * (e + 1))
 
 
 def _squared(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
     d = y - t
     return d * d, d * 2
-
-
-def _squared_second(y: Vector, t: Vector, _: Vector) -> Vector:
-    return y.lanes.constant(2)
 
 
 def _absolute(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
@@ -90,10 +76,6 @@ def _huber(y: Vector, t: Vector, delta: Vector) -> tuple[Vector, Vector]:
     return value, delta.with_sign_of(d).where(beyond, d)
 
 
-def _huber_second(y: Vector, t: Vector, delta: Vector) -> Vector:
-    return y.lanes.constant(1).where(abs(y - t) <= delta, 0)
-
-
 def _log_cosh(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
     # log cosh d = |d| + log((1 + e^-2|d|)/2) cancels near 0; there it is atanh s, tanh² d = q.
     d = y - t
@@ -102,11 +84,6 @@ def _log_cosh(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
     near = elementary.twice_atanh(q / (-(q - 2))) * 0.5
     far = size + elementary.log1p_to_1(elementary.exp(size * -2)) - math.log(2)
     return near.where(q < 0.5, far), slope
-
-
-def _log_cosh_second(y: Vector, t: Vector, _: Vector) -> Vector:
-    e = elementary.exp(abs(y - t) * -2)
-    return e * 4 / ((e + 1) * (e + 1))
 
 
 def _quantile(y: Vector, t: Vector, tau: Vector) -> tuple[Vector, Vector]:
@@ -130,48 +107,35 @@ def _bce(y: Vector, t: Vector, eps: Vector) -> tuple[Vector, Vector]:
     of_small = elementary.twice_atanh(-p / (q + 1))
     log_q = of_small.where(small, elementary.log(q))
     value = -(t * elementary.log(p) - (t - 1) * log_q)
-    return value, ((p - t) / (p * q)).where(p.equals(y), y.lanes.constant(0).where(y.equals(y), y))
+    return value, ((p - t) / (p * q)).where(p.equals(y), _zero_or_nan(y))
 
 
 def _bce_second(y: Vector, t: Vector, eps: Vector) -> Vector:
     p = _probability(y, eps)
     q = -(p - 1)
     inside = t / (p * p) - (t - 1) / (q * q)
-    return inside.where(p.equals(y), y.lanes.constant(0).where(y.equals(y), y))
+    return inside.where(p.equals(y), _zero_or_nan(y))
 
 
 def _bce_logits(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
     e = elementary.exp(-abs(y))
     sigmoid = e.where(y < 0, 1) / (e + 1)
-    return _clamp_below(y, 0) - y * t + elementary.log1p_to_1(e), sigmoid - t
-
-
-def _bce_logits_second(y: Vector, t: Vector, _: Vector) -> Vector:
-    e = elementary.exp(-abs(y))
-    return e / ((e + 1) * (e + 1))
+    return y.at_least(0) - y * t + elementary.log1p_to_1(e), sigmoid - t
 
 
 def _hinge(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    slack = _clamp_below(-(t * y - 1), 0)
+    slack = (-(t * y - 1)).at_least(0)
     return slack, (-t).where(slack > 0, slack)
 
 
 def _squared_hinge(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    slack = _clamp_below(-(t * y - 1), 0)
+    slack = (-(t * y - 1)).at_least(0)
     return slack * slack, t * slack * -2
-
-
-def _squared_hinge_second(y: Vector, t: Vector, _: Vector) -> Vector:
-    return (t * t * 2).where(t * y < 1, 0)
 
 
 def _poisson(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
     rate = elementary.exp(y)
     return rate - t * y, rate - t
-
-
-def _poisson_second(y: Vector, t: Vector, _: Vector) -> Vector:
-    return elementary.exp(y)
 
 
 class Formulas(NamedTuple):
@@ -182,16 +146,18 @@ class Formulas(NamedTuple):
 
 
 ELEMENTWISE = {
-    kinds.SQUARED: Formulas(_squared, _squared_second),
-    kinds.ABSOLUTE: Formulas(_absolute, _none),
-    kinds.HUBER: Formulas(_huber, _huber_second),
-    kinds.LOG_COSH: Formulas(_log_cosh, _log_cosh_second),
-    kinds.QUANTILE: Formulas(_quantile, _none),
+    kinds.SQUARED: Formulas(_squared, lambda y, t, _: y.lanes.constant(2)),
+    kinds.ABSOLUTE: Formulas(_absolute, _zero),
+    kinds.HUBER: Formulas(
+        _huber, lambda y, t, delta: y.lanes.constant(1).where(abs(y - t) <= delta, 0)
+    ),
+    kinds.LOG_COSH: Formulas(_log_cosh, lambda y, t, _: _logistic_slope((y - t) * 2) * 4),
+    kinds.QUANTILE: Formulas(_quantile, _zero),
     kinds.BCE: Formulas(_bce, _bce_second),
-    kinds.BCE_LOGITS: Formulas(_bce_logits, _bce_logits_second),
-    kinds.HINGE: Formulas(_hinge, _none),
-    kinds.SQUARED_HINGE: Formulas(_squared_hinge, _squared_hinge_second),
-    kinds.POISSON: Formulas(_poisson, _poisson_second),
+    kinds.BCE_LOGITS: Formulas(_bce_logits, lambda y, t, _: _logistic_slope(y)),
+    kinds.HINGE: Formulas(_hinge, _zero),
+    kinds.SQUARED_HINGE: Formulas(_squared_hinge, lambda y, t, _: (t * t * 2).where(t * y < 1, 0)),
+    kinds.POISSON: Formulas(_poisson, lambda y, t, _: elementary.exp(y)),
 }
 
 _ELEMENTWISE = tuple(ELEMENTWISE)
@@ -204,7 +170,7 @@ FIRST, SECOND = 1, 2
 def _first_formula(kind: int) -> Callable:
     formula = ELEMENTWISE[kind].value_and_slope
 
-    def first(d: Vector, y: Vector, t: Vector, factor: Vector, c: Vector) -> tuple[Vector, Vector]:
+    def first(d, y, t, factor, c):
         value, slope = formula(y, t, c)
         return slope * factor, value
 
@@ -214,9 +180,7 @@ def _first_formula(kind: int) -> Callable:
 def _weighted_formula(kind: int) -> Callable:
     formula = ELEMENTWISE[kind].value_and_slope
 
-    def weighted(
-        d: Vector, y: Vector, t: Vector, w: Vector, factor: Vector, c: Vector
-    ) -> tuple[Vector, Vector]:
+    def weighted(d, y, t, w, factor, c):
         value, slope = formula(y, t, c)
         return slope * (factor * w), value * w
 
@@ -226,11 +190,9 @@ def _weighted_formula(kind: int) -> Callable:
 def _second_formula(kind: int) -> Callable:
     formula = ELEMENTWISE[kind].second
 
-    def second(
-        d: Vector, y: Vector, t: Vector, u: Vector, factor: Vector, c: Vector
-    ) -> tuple[Vector]:
-        found, zero = formula(y, t, c), y.lanes.constant(0)
-        return (zero.where(found.equals(zero), found * u * factor),)  # also where u is NaN
+    def second(d, y, t, u, factor, c):
+        bend, zero = formula(y, t, c), y.lanes.constant(0)
+        return (zero.where(bend.equals(zero), bend * u * factor),)  # 0 also where u is NaN
 
     return second
 
@@ -260,7 +222,9 @@ def _elementwise(kind):
 def _user(kind):
     def loss(order, rows, u, factor, constant, user, d, scratch):
         n, nothing = rows.m * rows.n_out, 0  # instead of the weights, which are in the factor
-        total = call_c_for_number(user, order, n, rows.y, rows.t, nothing, as_real(d, factor), d)
+        total = vectors.call_c_for_number(
+            user, order, n, rows.y, rows.t, nothing, as_real(d, factor), d
+        )
         if order == SECOND:
             _times(n, d, u)
         return total
@@ -271,50 +235,53 @@ def _user(kind):
 # Cross-entropy of softmax(y), log Σ e^(y - max) + max - y_label or Σ t (log Σ + max - y). Rows are
 # often shorter than a vector, so lanes are rows here: they are transposed, unless they are already.
 
-_MOST_LANES = VECTOR_BYTES // 4
+_MOST_LANES = vectors.VECTOR_BYTES // 4
 
 
 @emits(
-    NUMBER, same, INTEGER, INTEGER, same, INTEGER, same, same, element_of(3), same, INTEGER,
+    NUMBER, same, INTEGER, INTEGER, same, same, INTEGER, same, same, element_of(3),
     prefer_literal=True,
 )  # fmt: skip
-def _softmax_of_lanes(code, kind, rows, n, y, y_unit, t, weights, factor, d, d_unit):
-    """Σ w ℓ of as many rows as a vector has lanes, or fewer; d becomes factor·w·dℓ/dy."""
+def _softmax_of_lanes(code, kind, rows, n, y, d, stride, t, weights, factor):
+    """Σ w ℓ of as many rows as a vector has lanes, or fewer; d becomes factor·w·dℓ/dy.
+
+    Units of y and d are `stride` apart.
+    """
     builder, of_labels = code.builder, code.types[0].literal_value == kinds.SOFTMAX_CE_LABELS
     lanes = Lanes(builder, code.types[3].dtype)
     first, second, zero = ir.IntType(64)(0), ir.IntType(64)(1), lanes.constant(0)
 
-    def unit(start: ir.Value, stride: ir.Value, j: ir.Value) -> ir.Value:
-        return builder.gep(start, [builder.mul(stride, j)])
+    def unit(start: ir.Value, j: ir.Value, apart: ir.Value = stride) -> ir.Value:
+        return builder.gep(start, [builder.mul(apart, j)])
 
     def in_class(j: ir.Value, yes: Vector) -> Vector:
         """Something where the row's target is class j, times its share of it."""
         if of_labels:
             number = lanes.splat(builder.sitofp(j, lanes.type.element))
             return yes.where(number.equals(lanes.load(t)), 0.0)
-        return yes * lanes.load(unit(t, ir.IntType(64)(lanes.width), j))
+        return yes * lanes.load(unit(t, j, ir.IntType(64)(lanes.width)))
 
-    top = Sums(lanes, [lanes.load(y)])
-    with loop(builder, second, n, 1) as j:
-        (most,), yj = top.get(), lanes.load(unit(y, y_unit, j))
+    top = vectors.Sums(lanes, [lanes.load(y)])
+    with vectors.loop(builder, second, n, 1) as j:
+        (most,), yj = top.get(), lanes.load(unit(y, j))
         top.set([most.where(yj <= most, yj)])  # NaN passes
     (most,) = top.get()
-    sums = Sums(lanes, [zero, zero, zero])
-    with loop(builder, first, n, 1) as j:
-        v = lanes.load(unit(y, y_unit, j)) - most
+    sums = vectors.Sums(lanes, [zero, zero, zero])
+    with vectors.loop(builder, first, n, 1) as j:
+        v = lanes.load(unit(y, j)) - most
         e = elementary.exp(v)
-        lanes.store(e, unit(d, d_unit, j))
+        lanes.store(e, unit(d, j))
         total, dot, share = sums.get()
         sums.set([total + e, dot + in_class(j, v), share + in_class(j, lanes.constant(1))])
     total, dot, share = sums.get()
     w = lanes.load(weights)
     scale = w * lanes.splat(factor)
     of_all = share * scale / total
-    with loop(builder, first, n, 1) as j:
-        place = unit(d, d_unit, j)
+    with vectors.loop(builder, first, n, 1) as j:
+        place = unit(d, j)
         lanes.store(lanes.load(place) * of_all - in_class(j, scale), place)
     loss = w * (share * elementary.log(total) - dot)
-    return widened(loss.where(lanes.first(rows), 0.0)).sum()
+    return vectors.widened(loss.where(lanes.first(rows), 0.0)).sum()
 
 
 _exp = elementwise(lambda x: (elementary.exp(x),), 1, 1)
@@ -329,9 +296,9 @@ def _softmax(kind):
         m, n_out, ld, y, t = rows.m, rows.n_out, rows.ld, rows.y, rows.t
         labels, weights, weighted = rows.labels, rows.weights, rows.weighted
         if order == FIRST:
-            width, total = vector_width(d), 0.0
+            width, total = vectors.vector_width(d), 0.0
             f, block, targets = as_real(d, factor), scratch, at(scratch, n_out * width)
-            numbers, w = room_for(d, _MOST_LANES), room_for(d, _MOST_LANES)
+            numbers, w = vectors.room_for(d, _MOST_LANES), vectors.room_for(d, _MOST_LANES)
             for i in range(0, m, width):
                 count = min(width, m - i)
                 for j in range(width):
@@ -342,15 +309,13 @@ def _softmax(kind):
                     targets = numbers
                 else:
                     transpose(count, n_out, at(t, i * n_out), n_out, targets, width)
-                if ld > 0:
-                    total += _softmax_of_lanes(
-                        kind, count, n_out, at(y, i), ld, targets, w, f, at(d, i), ld
-                    )
-                else:
+                yi, di, stride = at(y, i), at(d, i), ld
+                if ld == 0:
+                    yi = di = block
+                    stride = width
                     transpose(count, n_out, at(y, i * n_out), n_out, block, width)
-                    total += _softmax_of_lanes(
-                        kind, count, n_out, block, width, targets, w, f, block, width
-                    )
+                total += _softmax_of_lanes(kind, count, n_out, yi, di, stride, targets, w, f)
+                if ld == 0:
                     transpose(n_out, count, block, width, at(d, i * n_out), n_out)
             return total
         for i in range(m):
@@ -375,32 +340,24 @@ def _softmax(kind):
 # Outputs 0 to k - 1 are means, outputs k to 2k - 1 logarithms of variances.
 
 
-def _nll_formula(
-    dm: Vector, dv: Vector, m: Vector, v: Vector, t: Vector, factor: Vector
-) -> tuple[Vector, Vector, Vector]:
+def _nll_formula(dm, dv, m, v, t, factor):
     d, precision = m - t, elementary.exp(-v)
     square = d * d * precision
     value = (v + square) * 0.5 + 0.5 * math.log(2 * math.pi)
     return d * precision * factor, -(square - 1) * 0.5 * factor, value
 
 
-def _nll_second_formula(
-    dm: Vector, dv: Vector, m: Vector, v: Vector, t: Vector, um: Vector, uv: Vector, factor: Vector
-) -> tuple[Vector, Vector]:
+def _nll_second_formula(dm, dv, m, v, t, um, uv, factor):
     d, precision = m - t, elementary.exp(-v) * factor
     return precision * (um - d * uv), precision * d * (d * 0.5 * uv - um)
 
 
-def _kl_formula(
-    dm: Vector, dv: Vector, m: Vector, v: Vector, factor: Vector
-) -> tuple[Vector, Vector, Vector]:
+def _kl_formula(dm, dv, m, v, factor):
     e = elementary.expm1(v)
     return m * factor, e * 0.5 * factor, (e - v + m * m) * 0.5
 
 
-def _kl_second_formula(
-    dm: Vector, dv: Vector, v: Vector, um: Vector, uv: Vector, factor: Vector
-) -> tuple[Vector, Vector]:
+def _kl_second_formula(dm, dv, v, um, uv, factor):
     return um * factor, elementary.exp(v) * 0.5 * uv * factor
 
 
@@ -510,8 +467,9 @@ class Data(NamedTuple):
 
 
 DATA = Struct(
-    Data, given_integers(1), given_doubles(1), given(2), given(2), given_integers(1), given(1)
-)
+    Data, in_array(1, INTEGER), in_array(1, NUMBER), in_array(2), in_array(2), in_array(1, INTEGER),
+    in_array(1),
+)  # fmt: skip
 POINTERS = Struct(Data, INTEGERS, NUMBERS, reals, reals, INTEGERS, reals)
 
 

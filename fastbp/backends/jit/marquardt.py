@@ -9,24 +9,10 @@ import math
 from typing import Any, NamedTuple
 
 from ...maths import marquardt
-from ...maths.marquardt import (
-    FLAT,
-    MU,
-    NFEV,
-    NIT,
-    NJEV,
-    RHO,
-    RUNNING,
-    SHORT,
-    SMALL,
-    SQUARES,
-    STATUS,
-    STUCK,
-    USED,
-)
+from ...maths.marquardt import MU, NFEV, NIT, NJEV, RHO, SQUARES, STATUS, USED
 from ..tiling import FACTOR_ROWS
 from .cholesky import factor, solve
-from .compiling import INTEGER, Struct, callee, entry, given, given_integers, inlined, result
+from .compiling import INTEGER, Struct, callee, entry, in_array, inlined, out_array
 from .least_squares import PARTS, ROBUST, ROOMS, jtr_of_rows, mirror, normal_of_rows, rooms_of
 from .losses import DATA, pointers
 from .network import PLAN, net_of, with_params
@@ -61,8 +47,8 @@ class SearchArrays(NamedTuple):
 
 
 SEARCH = Struct(
-    SearchArrays, result(1), given(1), result(2), result(1), result(1), given_integers(1), given(1),
-    result(1), result(1), result(1), result(1),
+    SearchArrays, out_array(1), in_array(1), out_array(2), out_array(1), out_array(1),
+    in_array(1, INTEGER), in_array(1), out_array(1), out_array(1), out_array(1), out_array(1),
 )  # fmt: skip
 
 
@@ -159,7 +145,7 @@ def _arrive(s, fresh):
         scale = max(measured, marquardt.DECAY * s.scales[i])
         s.scales[i] = scale if scale > 0 else 1.0
     flat = steepest <= options[MIN_GRAD] or not cosine > options[GTOL]
-    s.state[STATUS] = FLAT if flat else RUNNING
+    s.state[STATUS] = marquardt.FLAT if flat else marquardt.RUNNING
 
 
 @callee
@@ -194,7 +180,7 @@ def _bend(s):
     return straight
 
 
-@inlined
+@callee
 def _measure(s):
     """Whether the step changes next to nothing, or promises much."""
     trial, options, size = s.trial, s.options, _length(s, s.x)
@@ -206,7 +192,7 @@ def _measure(s):
     trial[PROMISES] = resolved and relative > marquardt.PROMISED
 
 
-@inlined
+@callee
 def _gains(s):
     """Whether the sum of squares at the trial is low enough."""
     trial = s.trial
@@ -230,7 +216,7 @@ def _is_finite(s):
     return True
 
 
-@inlined
+@callee
 def _take(s):
     """Go to the trial, for which `normal` is already, and record the step."""
     state, options, trial = s.state, s.options, s.trial
@@ -244,15 +230,15 @@ def _take(s):
     state[RHO], state[SQUARES] = rho, trial[SQUARES_THERE]
     copy(s.params, s.there, s.n_params)
     _arrive(s, True)
-    if state[STATUS] == RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
-        state[STATUS] = SMALL if trial[IS_SMALL] else SHORT
+    if state[STATUS] == marquardt.RUNNING and (trial[IS_SMALL] or trial[IS_SHORT]):
+        state[STATUS] = marquardt.SMALL if trial[IS_SMALL] else marquardt.SHORT
     record = at(s.records, 4 * int(trial[TAKEN]))
     record[0], record[1] = trial[SUM] / 2, state[USED]
     record[2], record[3] = rho, trial[STEEPEST]
     trial[TAKEN] += 1
 
 
-@inlined
+@callee
 def _fail(s):
     """Damp more, and see whether that makes sense."""
     state, options, trial = s.state, s.options, s.trial
@@ -261,10 +247,10 @@ def _fail(s):
     state[MU] *= options[MU_INC] if options[MU_INC] > 0 else trial[NU]
     trial[NU] *= 2
     if state[MU] > options[MU_MAX]:
-        state[STATUS] = STUCK
+        state[STATUS] = marquardt.STUCK
     if trial[IS_SMALL] or trial[IS_SHORT]:
-        converged = SMALL if trial[IS_SMALL] else SHORT
-        state[STATUS] = STUCK if trial[PROMISED_ONCE] else converged
+        converged = marquardt.SMALL if trial[IS_SMALL] else marquardt.SHORT
+        state[STATUS] = marquardt.STUCK if trial[PROMISED_ONCE] else converged
 
 
 @callee
@@ -274,7 +260,7 @@ def _normal(s, rows, derive):
     return normal_of_rows(net, rows.data, rows.robust, rows.n, rows.rooms, derive, s.normal)
 
 
-@inlined
+@callee
 def _succeeds(s, rows):
     """Whether the step with the present damping is to be taken; if so, `normal` is that there."""
     state, trial, straight = s.state, s.trial, True
@@ -309,14 +295,14 @@ def _succeeds(s, rows):
 def _step(s, rows):
     """A step that decreases the sum of squares, or the end of the search."""
     s.trial[NU], s.trial[PROMISED_ONCE] = 2.0, 0.0
-    while s.state[STATUS] == RUNNING:
+    while s.state[STATUS] == marquardt.RUNNING:
         if _succeeds(s, rows):
             _take(s)
             return
         _fail(s)
 
 
-@inlined
+@callee
 def _steps(s, rows):
     """Steps until there is no room for records, the sum meets the goal, or the search ends."""
     trial, state = s.trial, s.state
@@ -328,7 +314,7 @@ def _steps(s, rows):
         state[NJEV] = 1
         state[SQUARES] = _normal(s, rows, True)
         _arrive(s, True)
-    while state[STATUS] == RUNNING and trial[TAKEN] < s.count:
+    while state[STATUS] == marquardt.RUNNING and trial[TAKEN] < s.count:
         if trial[TAKEN] > 0 and trial[SUM] <= s.options[GOAL]:
             break
         _step(s, rows)
@@ -336,7 +322,7 @@ def _steps(s, rows):
 
 
 @entry(
-    INTEGER, PLAN, DATA, ROBUST, SEARCH, result(2), ROOMS, result(1), calls=PARTS,
+    INTEGER, PLAN, DATA, ROBUST, SEARCH, out_array(2), ROOMS, out_array(1), calls=PARTS,
     dtypes="d",  # searches are in float64, whatever the network's type
 )  # fmt: skip
 def descend(plan, data, robust, search, records, rooms, workspace):

@@ -15,16 +15,15 @@ from .compiling import (
     INTEGER,
     INTEGERS,
     NOTHING,
+    NUMBER,
     NUMBERS,
     Struct,
     entry,
-    given,
-    given_doubles,
-    given_integers,
+    in_array,
     inlined,
     linked,
+    out_array,
     reals,
-    result,
 )
 from .layer import (
     Act,
@@ -56,7 +55,7 @@ class Net(NamedTuple):
     space: Any
 
 
-PLAN = Struct(PlanArrays, given_integers(1), given_doubles(1))
+PLAN = Struct(PlanArrays, in_array(1, INTEGER), in_array(1, NUMBER))
 NET = Struct(Net, INTEGERS, NUMBERS, reals, reals)
 
 
@@ -94,18 +93,15 @@ def last_layer(net):
 @inlined
 def act_of(net, layer, index):
     """The activation of a layer."""
-    return Act(
-        layer[ACTIVATION], layer[layout.FUNCTION], net.constants[index], layer[layout.USER_FUNCTION]
-    )
+    function, user = layer[layout.FUNCTION], layer[layout.USER_FUNCTION]
+    return Act(layer[ACTIVATION], function, net.constants[index], user)
 
 
 @inlined
 def affine_of(layer, vector):
     """A layer's W and b in a vector of parameters, or their gradient."""
-    b = layer[B_OFFSET]
-    return Affine(
-        layer[N_IN], layer[N_OUT], at(vector, layer[W_OFFSET]), at(vector, max(b, 0)), b >= 0
-    )
+    w, b = layer[W_OFFSET], layer[B_OFFSET]
+    return Affine(layer[N_IN], layer[N_OUT], at(vector, w), at(vector, max(b, 0)), b >= 0)
 
 
 @inlined
@@ -193,10 +189,9 @@ def backward_tile(net, x, m, tape, n, i, gradient, need_gradient, accumulate, dx
             weight_gradient(m, affine_of(layer, gradient), below, ld_below, d, ld, accumulate)
         if index > 0:
             layer_input_gradient(m, affine_of(layer, net.params), d, ld, wt, next_d, ld_below)
-            if layer[layout.FACTORS - layout.COLUMNS] >= 0:
-                times(
-                    m * n_in, next_d, next_d, at(tape, n * layer[layout.FACTORS - layout.COLUMNS])
-                )
+            factors = layer[layout.FACTORS - layout.COLUMNS]
+            if factors >= 0:
+                times(m * n_in, next_d, next_d, at(tape, n * factors))
             d, next_d = next_d, d
         elif need_dx:
             layer_input_gradient(m, affine_of(layer, net.params), d, ld, wt, dx, n_in)
@@ -205,19 +200,8 @@ def backward_tile(net, x, m, tape, n, i, gradient, need_gradient, accumulate, dx
 @inlined
 def backward_rows(net, x, m, gradient, accumulate):
     """The gradient of the m rows of a tile that `forward_rows` left in the workspace's tape."""
-    backward_tile(
-        net,
-        x,
-        m,
-        room(net, layout.TAPE),
-        net.plan[layout.TILE],
-        0,
-        gradient,
-        True,
-        accumulate,
-        x,
-        False,
-    )
+    tape, tile = room(net, layout.TAPE), net.plan[layout.TILE]
+    backward_tile(net, x, m, tape, tile, 0, gradient, True, accumulate, x, False)
 
 
 # What those declare that call these functions.
@@ -239,9 +223,8 @@ def _output_below(layer, tape, n, i):
     factors = layer[layout.FACTORS - layout.COLUMNS]
     if factors >= 0:
         return at(tape, n * (factors + layer[N_IN]))
-    return at(
-        tape, n * layer[Y_COLUMN - layout.COLUMNS] + i * layer[layout.LEADING - layout.COLUMNS]
-    )
+    y, ld = layer[Y_COLUMN - layout.COLUMNS], layer[layout.LEADING - layout.COLUMNS]
+    return at(tape, n * y + i * ld)
 
 
 @inlined
@@ -252,7 +235,8 @@ def fill(to, count, number):
 
 
 @entry(
-    NOTHING, PLAN, given(1), given(2), result(1), FLAG, result(2), result(1), calls=FORWARD,
+    NOTHING, PLAN, in_array(1), in_array(2), out_array(1), FLAG, out_array(2), out_array(1),
+    calls=FORWARD,
 )  # fmt: skip
 def forward(plan, params, X, tape, all_rows, out, workspace):
     """Write the output to `out` (n, n_out), or if `all_rows` the tape of all rows to `tape`."""

@@ -15,7 +15,7 @@ from numba import types
 from ...maths.losses import SOFTMAX_CE_LABELS
 from .. import contract
 from ..contract import N_IN, N_OUT, W_OFFSET
-from . import layout, losses
+from . import layout, losses, network
 from .compiling import (
     FLAG,
     INTEGER,
@@ -25,27 +25,15 @@ from .compiling import (
     Struct,
     callee,
     entry,
-    given,
+    in_array,
     inlined,
     linked,
+    out_array,
     reals,
-    result,
 )
 from .lane_major import call_lane_major
 from .losses import DATA, POINTERS, Data, loss_of_rows, pointers, rows_from
-from .network import (
-    NET,
-    PLAN,
-    TILES,
-    backward_rows,
-    fill,
-    forward_rows,
-    last_layer,
-    layer_of,
-    net_of,
-    room,
-    transpose_weights,
-)
+from .network import NET, PLAN, last_layer, layer_of, net_of, room
 from .vectors import Vector, as_real, at, copy, elementwise, pointer, taken_as
 
 # Dropout, as `contract.train` tells.
@@ -109,9 +97,7 @@ class Batch(NamedTuple):
     resident: Any  # whether the inputs, of a single lane-major tile, stand in the workspace already
 
 
-BATCH = Struct(
-    Batch, INTEGERS, FLAG, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, FLAG
-)  # fmt: skip
+BATCH = Struct(Batch, INTEGERS, FLAG, INTEGER, INTEGER, NUMBER, types.uint64, INTEGER, FLAG)
 
 
 @inlined
@@ -166,23 +152,18 @@ def _sum_of_part(net, data, batch, start, count, gradient, need_gradient, lane_m
             rows = rows_from(data, place, n_in)
         if lane_major:
             short = count <= net.plan[layout.SHORT_ROWS]
-            function = (
-                net.plan[layout.LANE_MAJOR_SHORT] if short else net.plan[layout.LANE_MAJOR_LONG]
-            )
+            function = layout.LANE_MAJOR_SHORT if short else layout.LANE_MAJOR_LONG
             total += call_lane_major(
-                function, net, rows, order, batch.has_order, m, batch.resident, batch.factor,
-                need_gradient, i > 0, gradient, i + m == count,
+                net.plan[function], net, rows, order, batch.has_order, m, batch.resident,
+                batch.factor, need_gradient, i > 0, gradient, i + m == count,
             )  # fmt: skip
             continue
         _draw_factors(net, batch.seed, batch.step, start + i, m)
-        y, d, scratch = (
-            forward_rows(net, rows.x, m),
-            room(net, layout.DELTA),
-            room(net, layout.NEXT_DELTA),
-        )
+        y = network.forward_rows(net, rows.x, m)
+        d, scratch = room(net, layout.DELTA), room(net, layout.NEXT_DELTA)
         total += loss_of_rows(losses.FIRST, rows, m, n_out, 0, y, y, batch.factor, d, scratch)
         if need_gradient:
-            backward_rows(net, rows.x, m, gradient, i > 0)
+            network.backward_rows(net, rows.x, m, gradient, i > 0)
     return total
 
 
@@ -198,19 +179,17 @@ def part_size(n):
 add = elementwise(lambda to, x: (to + x,), 2, 1)
 
 
-@linked(NUMBER, NET, POINTERS, BATCH, reals, FLAG, INTEGER, calls=TILES)
+@linked(NUMBER, NET, POINTERS, BATCH, reals, FLAG, INTEGER, calls=network.TILES)
 def sum_of_rows(net, data, batch, gradient, need_gradient, n_params):
     """Σ w ℓ of a batch, and its gradient (n_params,) times the factor: part after part."""
     lane_major = batch.count >= net.plan[layout.LANE_MAJOR_ROWS]
     if need_gradient and not lane_major:
-        transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
+        network.transpose_weights(net, net.params, False, room(net, layout.TRANSPOSED))
     total, size = 0.0, part_size(batch.count)
     for start in range(0, batch.count, size):
         of_part = gradient if start == 0 else room(net, layout.PART_GRADIENT)
         count = min(size, batch.count - start)
-        total += _sum_of_part(
-            net, data, batch, start, count, of_part, need_gradient, lane_major
-        )  # fmt: skip
+        total += _sum_of_part(net, data, batch, start, count, of_part, need_gradient, lane_major)
         if need_gradient and start > 0:
             add(n_params, gradient, of_part)
     return total
@@ -233,7 +212,7 @@ _add_signs = elementwise(_add_sign, 2, 1)
 @callee
 def _group_penalty(n_in, n_out, w, group, norms, gradient, need_gradient):
     """group·Σ_j ‖W_:j‖, and its gradient added."""
-    fill(norms, n_out, 0.0)
+    network.fill(norms, n_out, 0.0)
     for i in range(n_in):
         for j in range(n_out):
             x = np.float64(w[i * n_out + j])
@@ -290,10 +269,10 @@ def objective_of(total, factor, net, numbers, gradient, need_gradient):
 
 
 # What an entry that calls these functions declares.
-SUMS = (*TILES, sum_of_rows, penalties)
+SUMS = (*network.TILES, sum_of_rows, penalties)
 
 
-@entry(NUMBER, PLAN, given(1), DATA, result(1), FLAG, result(1), calls=SUMS)
+@entry(NUMBER, PLAN, in_array(1), DATA, out_array(1), FLAG, out_array(1), calls=SUMS)
 def objective(plan, params, data, gradient, need_gradient, workspace):
     """The objective of all rows, and its gradient (n_params,) if needed."""
     net, rows, g = net_of(plan, params, workspace), pointers(data), pointer(gradient)

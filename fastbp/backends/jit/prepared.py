@@ -6,7 +6,7 @@ with the layout of the workspace, the memory for one call.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,11 +64,8 @@ def prepared_plan(plan: Plan) -> PreparedPlan:
 
 def _prepare(plan: Plan) -> PreparedPlan:
     n_out = plan.layers[:, N_OUT]
-    tile = (
-        tiling.TILE_ROWS
-        if plan.layers[:, (N_IN, N_OUT)].max() <= tiling.NARROW
-        else tiling.WIDE_TILE_ROWS
-    )
+    narrow = plan.layers[:, (N_IN, N_OUT)].max() <= tiling.NARROW
+    tile = tiling.TILE_ROWS if narrow else tiling.WIDE_TILE_ROWS
     dropped = np.zeros(len(n_out)) if plan.dropout is None else plan.dropout
     line = 64 // plan.dtype.itemsize
     layers, tape_width = _layers_of_tile(plan)
@@ -83,9 +80,7 @@ def _prepare(plan: Plan) -> PreparedPlan:
 
     free_columns, free_places = _free(plan, len(header))
 
-    def arrays(
-        layers: np.ndarray, leading: np.ndarray, factors: np.ndarray | int
-    ) -> network.PlanArrays:
+    def arrays(layers: np.ndarray, leading: np.ndarray, factors: Any) -> network.PlanArrays:
         columns = np.broadcast_to(factors, n_out.shape), free_columns, leading
         table = np.column_stack([layers, addresses, *columns])
         integers = np.concatenate([header, table.ravel(), free_places]).astype(np.int64)
@@ -97,16 +92,10 @@ def _prepare(plan: Plan) -> PreparedPlan:
     if plan.dropout is not None:
         header[layout.LANE_MAJOR_ROWS] = _NEVER  # factors of dropout lie row by row
         dropping = arrays(plan.layers, n_out, np.where(dropped > 0, factors, -1))
-    known = PreparedPlan(
-        ordinary,
-        dropping,
-        taped,
-        NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free),
-        plan.dtype,
-        int(places[layout.DELTAS - layout.TAPE]) + line,  # room to begin at a cache line
-        int(places[layout.R_TAPE - layout.TAPE]) + line,
-        int(places[-1]) + line,
-    )
+    frozen = NO_INTEGERS if plan.free is None else np.flatnonzero(~plan.free)
+    # A workspace has room to begin at a cache line.
+    ends = places[[layout.DELTAS - layout.TAPE, layout.R_TAPE - layout.TAPE, -1]] + line
+    known = PreparedPlan(ordinary, dropping, taped, frozen, plan.dtype, *ends.tolist())
     plan.handles["numba"] = known
     return known
 
@@ -132,9 +121,8 @@ def _lane_major_rows(plan: Plan) -> int:
     widest = plan.layers[:, (N_IN, N_OUT)].max()
     if widest <= tiling.LANE_MAJOR_WIDTH_FOR_FEW:
         return 1
-    most = (
-        tiling.LANE_MAJOR_WIDTH_OF_DOUBLES if plan.dtype.itemsize == 8 else tiling.LANE_MAJOR_WIDTH
-    )
+    doubles = plan.dtype.itemsize == 8
+    most = tiling.LANE_MAJOR_WIDTH_OF_DOUBLES if doubles else tiling.LANE_MAJOR_WIDTH
     return tiling.LANE_MAJOR_FEW_ROWS if widest <= most else _NEVER
 
 

@@ -14,25 +14,16 @@ from dataclasses import dataclass
 from llvmlite import ir
 from numba import types
 
+from . import vectors
 from .compiling import FLAG, INTEGER, NOTHING, callee, inlined, itself, linked, reals, symbol
 from .intrinsics import element_of, emits, same
 from .numba_internals import cgutils
-from .vectors import (
-    HAS_MASKS,
-    VECTOR_REGISTERS,
-    Lanes,
-    Total,
-    Vector,
-    at,
-    by_vectors,
-    do_not_unroll,
-    vector_width,
-)
+from .vectors import HAS_MASKS, Lanes, Total, Vector, at, vector_width
 
 _INT32, _INT64 = ir.IntType(32), ir.IntType(64)
 
 # Rows of the highest tile by its vectors: sums, a row of B and a number of A fill the registers.
-_HEIGHTS = {1: 8, 2: 8, 3: 8, 4: 6} if VECTOR_REGISTERS == 32 else {1: 8, 2: 6, 3: 4, 4: 2}
+_HEIGHTS = {1: 8, 2: 8, 3: 8, 4: 6} if vectors.VECTOR_REGISTERS == 32 else {1: 8, 2: 6, 3: 4, 4: 2}
 _MOST_ROWS = max(_HEIGHTS.values())
 _WIDE, _WIDEST = 3, 4  # vectors of a tile, the latter for few rows
 # A vector of half the width, which some processors do in half the time; where there are no masks,
@@ -201,7 +192,7 @@ def _emit_depth(
     remaining = builder.sub(builder.load(left), _INT64(1))
     builder.store(remaining, left)
     branch = builder.cbranch(builder.icmp_signed(">", remaining, _INT64(0)), step, end)
-    do_not_unroll(builder.module, branch)
+    vectors.do_not_unroll(builder.module, branch)
     builder.position_at_end(end)
 
 
@@ -379,7 +370,7 @@ def _dots(code, rows, depth, a, a_row, b, start, c, finish):
         for total, pointer in zip(totals, a_rows, strict=True):
             total.add(lanes.load(builder.gep(pointer, [k]), mask) * of_b)
 
-    by_vectors(builder, real, depth, body)
+    vectors.by_vectors(builder, real, depth, body)
     places = _Matrix(builder, c, _INT64(1)).rows(_DOTS, rows)
     least = least_of(builder, finish, start.type)
     for total, place in zip(totals, places, strict=True):
@@ -388,9 +379,7 @@ def _dots(code, rows, depth, a, a_row, b, start, c, finish):
         builder.store(builder.select(below, least, result), place)
 
 
-@linked(
-    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER,
-)  # fmt: skip
+@linked(NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, itself, reals, INTEGER)
 def dots(m, depth, a, a_row, b, start, c, finish):
     """c (m,) = start + A (m, depth) · b (depth,), finished: the product for one output."""
     for i in range(0, m, _DOTS):
@@ -455,9 +444,7 @@ def _transpose_edge(code, m, n, a, a_row, to, to_row):
             lanes.store(Vector(lanes, row), T.row(_INT64(j)), mask_of_column)
 
 
-@linked(
-    NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER,
-)  # fmt: skip
+@linked(NOTHING, INTEGER, INTEGER, reals, INTEGER, reals, INTEGER)
 def transpose(m, n, a, a_row, to, to_row):
     """Write the transpose of A (m, n) to `to` (n, m), given the distances of their rows."""
     width = _square_width(a)

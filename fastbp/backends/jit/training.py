@@ -8,34 +8,13 @@ from typing import Any, NamedTuple
 from numba import types
 
 from .. import contract
-from . import layout
-from .compiling import (
-    INTEGER,
-    PAIR,
-    Struct,
-    callee,
-    entry,
-    given_doubles,
-    given_integers,
-    inlined,
-    result,
-    result_doubles,
-)
+from . import layout, vectors
+from .compiling import INTEGER, NUMBER, PAIR, Struct, callee, entry, in_array, inlined, out_array
 from .losses import DATA, SCALE, pointers
 from .network import PLAN, net_of, room, with_params
 from .objective import SUMS, Batch, all_rows, objective_of, sum_of_rows, sum_of_squares
 from .optimizers import start_powers, update
-from .vectors import (
-    as_real,
-    at,
-    copy,
-    elementwise,
-    floating_point_mode,
-    flushing,
-    pointer,
-    room_for,
-    set_floating_point_mode,
-)
+from .vectors import as_real, at, copy, elementwise, pointer
 
 # Compiled code takes a configuration as a vector of integers and one of numbers, its settings:
 # attributes of `TrainConfig` and `Optimizer` of these names, whether there is a validation, and the
@@ -107,24 +86,21 @@ class Chunk(NamedTuple):
     validation: Any
 
 
-CONFIG = Struct(Config, given_integers(1), given_doubles(1), given_integers(1))
+CONFIG = Struct(Config, in_array(1, INTEGER), in_array(1, NUMBER), in_array(1, INTEGER))
 STATE = Struct(
-    State, result(1), result(2), result(2), result(1), result_doubles(1), result_doubles(1)
+    State, out_array(1), out_array(2), out_array(2), out_array(1), out_array(1, NUMBER),
+    out_array(1, NUMBER)
 )  # fmt: skip
 CHUNK = Struct(
-    Chunk, given_integers(2), given_doubles(1), result_doubles(1), result_doubles(1)
+    Chunk, in_array(2, INTEGER), in_array(1, NUMBER), out_array(1, NUMBER), out_array(1, NUMBER)
 )  # fmt: skip
 
 
 @callee
 def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
     """What follows a sound epoch: the validation on its data, the best parameters, the stops."""
-    integers, settings, monitor, candidate = (
-        config.integers,
-        config.settings,
-        state.monitor,
-        net.params,
-    )
+    integers, settings = config.integers, config.settings
+    monitor, candidate = state.monitor, net.params
     if 0 <= integers[AVERAGE_FROM] < step:
         candidate = room(net, layout.GRADIENT)
         _convert(n_params, candidate, state.average)
@@ -155,16 +131,16 @@ def _watch(net, data, n_rows, config, state, n_params, step, mean, validation):
 
 
 @entry(
-    PAIR, PLAN, DATA, PLAN, DATA, CONFIG, STATE, types.uint64, INTEGER, INTEGER, CHUNK, result(1),
-    calls=SUMS,
+    PAIR, PLAN, DATA, PLAN, DATA, CONFIG, STATE, types.uint64, INTEGER, INTEGER, CHUNK,
+    out_array(1), calls=SUMS,
 )  # fmt: skip
 def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, workspace):
     """Do steps as `train` says; returns why it stopped and the steps completed.
 
     `v_plan` and `v_data` are those of the validation, `step` the steps done before.
     """
-    mode = floating_point_mode()
-    set_floating_point_mode(flushing(mode))
+    mode = vectors.floating_point_mode()
+    vectors.set_floating_point_mode(vectors.flushing(mode))
     integers, settings = pointer(config.integers), pointer(config.settings)
     state = State(
         pointer(run.params), pointer(run.moments), pointer(run.good), pointer(run.best),
@@ -176,16 +152,12 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
     steps_per_epoch = (n + batch_size - 1) // batch_size
     epoch, first = 0, step % steps_per_epoch * batch_size
     rate, lost, has_order = pointer(chunk.rates), pointer(chunk.losses), chunk.order.size > 0
-    held, fixed, n_frozen = (
-        room(net, layout.PART_GRADIENT),
-        pointer(config.frozen),
-        config.frozen.size,
-    )
+    held, fixed = room(net, layout.PART_GRADIENT), pointer(config.frozen)
+    n_frozen = config.frozen.size
     watches, status = _watches(integers, settings), contract.DONE
-    all_in_a_tile = (
-        n <= min(batch_size, net.plan[layout.TILE]) and not has_order and not integers[VALIDATED]
-    )
-    powers = room_for(m, 2)
+    in_one_tile = n <= min(batch_size, net.plan[layout.TILE])
+    all_in_a_tile = in_one_tile and not has_order and not integers[VALIDATED]
+    powers = vectors.room_for(m, 2)
     start_powers(settings, step, powers)
     for i in range(n_steps):
         count, resident = min(batch_size, n - first), i > 0 and all_in_a_tile
@@ -232,5 +204,5 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
             if status != contract.DONE:
                 break
             epoch, first = epoch + 1, 0
-    set_floating_point_mode(mode)
+    vectors.set_floating_point_mode(mode)
     return status, step
