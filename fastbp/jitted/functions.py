@@ -228,23 +228,6 @@ for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backwa
     )
 
 
-def _handle_of_network(net: Network) -> np.ndarray:
-    return handles.handle_of(net.plan, net.masked)
-
-
-def _handle_of_objective(objective: Objective) -> np.ndarray:
-    problem = objective.problem
-    return handles.handle_of(problem.plan, objective.net.masked, problem)
-
-
-def _type_of_network(net: Network) -> types.Type:
-    return handles.NetworkType(real_type(net.dtype), _handle_of_network)
-
-
-def _type_of_objective(objective: Objective) -> types.Type:
-    return handles.ObjectiveType(real_type(objective.net.dtype), _handle_of_objective)
-
-
 def _declare(what: type, type_of: Callable) -> None:
     @typeof_impl.register(what)
     def numba_type(value: Any, context: Any) -> types.Type:
@@ -256,10 +239,10 @@ def _declare(what: type, type_of: Callable) -> None:
         return type_of(value)
 
 
-_declare(Network, _type_of_network)
-_declare(Objective, _type_of_objective)
-_declare(Activation, lambda act: handles.ActivationType(act.kind))
-_declare(Loss, handles.type_of_loss)
+_declare(Network, lambda net: handles.NetworkType(real_type(net.dtype)))
+_declare(Objective, lambda bound: handles.ObjectiveType(real_type(bound.net.dtype)))
+_declare(Activation, handles.ActivationType)
+_declare(Loss, handles.LossType)
 
 
 def _attribute(name: str, place: int) -> None:

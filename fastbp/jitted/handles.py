@@ -125,8 +125,17 @@ class Handle(np.ndarray):
     keeps: tuple[np.ndarray, ...]
 
 
-def handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None = None) -> Handle:
-    """Of a network, given which parameters a mask sets to zero, or of an objective (`problem`)."""
+def opened_network(net: Any) -> Handle:
+    """A network as its handle."""
+    return _handle_of(net.plan, net.masked, None)
+
+
+def opened_objective(objective: Any) -> Handle:
+    """An objective as its handle."""
+    return _handle_of(objective.problem.plan, objective.net.masked, objective.problem)
+
+
+def _handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None) -> Handle:
     owner = plan if problem is None else problem
     if "jitted" not in owner.handles:
         p, data = prepared_plan(plan), () if problem is None else prepared_data(problem)
@@ -145,92 +154,77 @@ def handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None = N
     return owner.handles["jitted"]
 
 
+def opened_function(function: ActivationSpec | Loss) -> tuple[float, int, int]:
+    """An activation or a loss as its parameter and its user's functions' addresses (0 without)."""
+    if function.functions is None:
+        return function.constant, 0, 0
+    # Compiled for the types for which their caller is, which users' code needed before it ran.
+    caller = objective.objective if isinstance(function, Loss) else kernels.dense_forward
+    single, double = (
+        user_code.address(function.functions, dtype) if dtype.char in caller.dispatchers else 0
+        for dtype in _DTYPES
+    )
+    return function.constant, single, double
+
+
 class Argument(types.Type):
     """The type of one of our objects as an argument of jitted code.
 
-    Parameters
+    Attributes
     ----------
-    name : str
     inner : numba type
         What it consists of.
     opened : callable
         A function of a module: object -> Python value of the inner type.
     """
 
-    def __init__(self, name: str, inner: types.Type, opened: Callable):
-        self.inner = inner
-        self.opened = opened
-        super().__init__(name)
+    inner: types.Type
+    opened: Callable
 
 
 class HandleType(Argument):
-    """A network's or an objective's; `opened` makes it a `Handle`."""
+    """A network's or an objective's: a `Handle`."""
 
-    name_of_class: str
+    inner = types.Array(types.int64, 1, "C")
 
-    def __init__(self, real: types.Float, opened: Callable):
+    def __init__(self, real: types.Float):
         self.real = real
-        name = f"fastbp.{self.name_of_class}({real})"
-        super().__init__(name, types.Array(types.int64, 1, "C"), opened)
+        super().__init__(f"fastbp.{type(self).__name__.removesuffix('Type')}({real})")
 
 
 class NetworkType(HandleType):
     """A network's."""
 
-    name_of_class = "Network"
+    opened = staticmethod(opened_network)
 
 
 class ObjectiveType(HandleType):
     """An objective's."""
 
-    name_of_class = "Objective"
+    opened = staticmethod(opened_objective)
 
 
-# The parameter; the addresses of the user's functions for float32 and float64, 0 without.
-_FUNCTION = types.Tuple((types.float64, types.int64, types.int64))
+class FunctionType(Argument):
+    """An activation's or a loss's: its parameter, its functions' addresses for both dtypes."""
+
+    inner = types.Tuple((types.float64, types.int64, types.int64))
+    opened = staticmethod(opened_function)
 
 
-class ActivationType(Argument):
+class ActivationType(FunctionType):
     """An activation's."""
 
-    def __init__(self, kind: int):
-        self.kind = kind
-        super().__init__(f"fastbp.ActivationSpec({kind})", _FUNCTION, opened_activation)
+    def __init__(self, activation: ActivationSpec):
+        self.kind = activation.kind
+        super().__init__(f"fastbp.Activation({self.kind})")
 
 
-class LossType(Argument):
+class LossType(FunctionType):
     """A loss's."""
 
-    def __init__(self, kind: int, divisor: str, target: str):
-        self.kind = kind
-        self.divisor = divisor
-        self.target = target
-        super().__init__(f"fastbp.Loss({kind}, {divisor}, {target})", _FUNCTION, opened_loss)
-
-
-def type_of_loss(loss: Loss) -> LossType:
-    """The type that a loss has as an argument."""
-    return LossType(loss.kind, loss.divisor, loss.target)
-
-
-def opened_activation(act: ActivationSpec) -> tuple[float, int, int]:
-    """An activation's numbers."""
-    return _opened(act.constant, act.functions, kernels.dense_forward)
-
-
-def opened_loss(loss: Loss) -> tuple[float, int, int]:
-    """A loss's numbers."""
-    return _opened(loss.constant, loss.functions, objective.objective)
-
-
-def _opened(constant: float, functions: Any, caller: Compiled) -> tuple[float, int, int]:
-    if functions is None:
-        return constant, 0, 0
-    # Compiled for the types for which their caller is, which users' code needed before it ran.
-    single, double = (
-        user_code.address(functions, d) if d.char in caller.dispatchers else 0 for d in _DTYPES
-    )
-    return constant, single, double
+    def __init__(self, loss: Loss):
+        self.kind, self.divisor, self.target = loss.kind, loss.divisor, loss.target
+        super().__init__(f"fastbp.Loss({self.kind}, {self.divisor}, {self.target})")
 
 
 class _OneMember(models.StructModel):

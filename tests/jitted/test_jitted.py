@@ -424,7 +424,7 @@ if __name__ == "__main__":
 """
 
 CHANGED = """
-from fastbp.backends.jit import handles
+from fastbp.jitted import handles
 handles.source_fingerprint = lambda: 1
 check(inner)
 """
