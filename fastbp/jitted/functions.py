@@ -91,8 +91,7 @@ def value_and_grad(
         With an objective, X to group are left out: it has its own, sample weights among them.
     params : array (n_params,)
     X : array (n, n_in), n >= 1
-    y : array or None
-        (n, n_out), or (n,) for one output; integer labels (n,) for "softmax_ce".
+    y : array (n, n_out), or (n,) for one output or integer labels, or None
     loss : str or Loss, default "mse"
         A name as written in the call, or what `fastbp.huber`, `fastbp.quantile`,
         `fastbp.margin_ranking` and `fastbp.custom_loss` make, as an argument.
@@ -111,7 +110,7 @@ def value_and_grad(
     ShapeError
         If a shape does not fit.
     ValueError
-        For targets that the loss does not allow, or a penalty that is negative or not finite.
+        For targets or a penalty that `Network.objective` refuses.
     """
     if isinstance(net, Objective):
         if X is not None or y is not None or (loss, l2, l1, group) != ("mse", 0, 0, 0):

@@ -215,7 +215,7 @@ class ActivationType(FunctionType):
     """An activation's."""
 
     def __init__(self, activation: ActivationSpec):
-        self.kind = activation.kind
+        self.kind, self.keeps_z = activation.kind, activation.keeps_z
         super().__init__(f"fastbp.Activation({self.kind})")
 
 

@@ -18,16 +18,11 @@ from ..backends.jit.layer import Act
 from ..backends.jit.numba_internals import TypingError
 from ..backends.jit.objective import part_size
 from ..common.errors import ShapeError
-from ..maths import activations as activation_table, losses as loss_table
+from ..maths import losses as loss_table
+from ..maths.activations import USER
 from ..networks.activations import activation as activation_of
 from . import handles
 from .handles import ActivationType, LossType, NetworkType, ObjectiveType
-
-
-KEEPS_Z = {row.kind: row.df_from_y is None for row in activation_table.TABLE.values()} | {
-    activation_table.USER: True
-}
-
 
 # Arguments: what is checked when users' code is compiled, and what when it runs.
 
@@ -66,6 +61,13 @@ def _require_network(net: Any) -> types.Float:
     if not isinstance(net, NetworkType):
         _refuse(f"net is {net}, expected a fastbp.Network that is passed as an argument")
     return net.real
+
+
+def _require_inputs(net: Any, params: Any, X: Any) -> types.Float:
+    real = _require_network(net)
+    _require_array("params", params, real, 1, "(n_params,)")
+    _require_array("X", X, real, 2, "(n, n_in)")
+    return real
 
 
 def _named(what: str, given: Any, look_up: Callable[[str], Any], example: str) -> Any:
@@ -162,9 +164,9 @@ _SCALES = {
 @inlined
 def check_outputs(kind, n, n_out):
     """Raise unless a loss allows these sizes."""
-    if kind == loss_table.SOFTMAX_CE and n_out < 2:
+    if kind in (loss_table.SOFTMAX_CE, loss_table.SOFTMAX_CE_LABELS) and n_out < 2:
         raise ValueError("the loss needs at least 2 outputs of the network, one per class")
-    if (kind == loss_table.GAUSSIAN_NLL or kind == loss_table.GAUSSIAN_KL) and n_out % 2 == 1:
+    if kind in (loss_table.GAUSSIAN_NLL, loss_table.GAUSSIAN_KL) and n_out % 2 == 1:
         raise ValueError("the loss needs an even number of outputs, means and then log variances")
     if kind == loss_table.MARGIN_RANKING:
         if n_out != 1:
@@ -245,12 +247,9 @@ _TARGETS = {
 
 def forward(net, params, X, out=None):
     """`fastbp.jitted.forward`."""
-    real, out = _require_network(net), _known(out)
-    _require_array("params", params, real, 1, "(n_params,)")
-    _require_array("X", X, real, 2, "(n, n_in)")
-    if out is not None:
+    real, into = _require_inputs(net, params, X), _known(out) is not None
+    if into:
         _require_result(out, real, 2, "(n, n_out)")
-    into = out is not None
 
     def implementation(net, params, X, out=None):
         q, p, x = handles.numbers_of(net), contiguous(params), contiguous(X)
@@ -269,19 +268,14 @@ def forward(net, params, X, out=None):
 
 def jacobian(net, params, X, free_only=False):
     """`fastbp.jitted.jacobian`."""
-    real = _require_network(net)
-    _require_array("params", params, real, 1, "(n_params,)")
-    _require_array("X", X, real, 2, "(n, n_in)")
+    _require_inputs(net, params, X)
 
     def implementation(net, params, X, free_only=False):
         q, p, x = handles.numbers_of(net), contiguous(params), contiguous(X)
         check_length(q, p)
         check_columns(q, x)
-        n, n_out, columns = (
-            x.shape[0],
-            q[handles.NET_OUT],
-            q[handles.NET_FREE] if free_only else q[handles.NET_PARAMS],
-        )
+        n, n_out = x.shape[0], q[handles.NET_OUT]
+        columns = q[handles.NET_FREE] if free_only else q[handles.NET_PARAMS]
         J = np.empty(n * n_out * columns, p.dtype)
         used, space = unmasked(q, p), np.empty(q[handles.JACOBIAN_SPACE], p.dtype)
         size, of_row = part_size(n), n_out * columns
@@ -354,7 +348,6 @@ def _data_for(loss: Any, y: Any, real: types.Float) -> Callable:
     is_user = number == loss_table.USER_LOSS
     rows_of_sample = 2 if number == loss_table.MARGIN_RANKING else 1
     scale_of, targets_of = _SCALES[kind.divisor], labels_of if of_labels else _TARGETS[kind.target]
-    kind_of_outputs = kind.kind
 
     @inlined
     def data(net, p, X, y, loss, l2, l1, group):
@@ -363,7 +356,7 @@ def _data_for(loss: Any, y: Any, real: types.Float) -> Callable:
         n, n_out = x.shape[0], q[handles.NET_OUT]
         if n == 0:
             raise ShapeError("X has no rows, expected at least one")
-        check_outputs(kind_of_outputs, n, n_out)
+        check_outputs(number, n, n_out)
         n_targets, targets, labels = targets_of(y, n, n_out)
         function = function_of(loss)
         terms, numbers = np.empty(5, np.int64), np.empty(5, np.float64)
@@ -427,7 +420,7 @@ def dense_forward(X, W, b=None, activation="linear"):
         kind, constant = ActivationType(named), named.constant
     number, function_of = kind.kind, handles.function_of(kind, constant)
     address = handles.address_of("activation", number)
-    keep_z, is_user = KEEPS_Z[number], number == activation_table.USER
+    keep_z, is_user = kind.keeps_z, number == USER
 
     def implementation(X, W, b=None, activation="linear"):
         x, w, bias, function = contiguous(X), contiguous(W), contiguous(b), function_of(activation)
@@ -457,7 +450,7 @@ def dense_backward(dY, cache, need_dX=True):
     if not isinstance(needed, bool):
         _refuse(f"need_dX is {need_dX}, expected True or False as written in the call")
     number, has_bias = kind.kind, of_b != types.none
-    address, is_user = handles.address_of("activation", number), number == activation_table.USER
+    address, is_user = handles.address_of("activation", number), number == USER
 
     def implementation(dY, cache, need_dX=True):
         x, w, kept, function = cache.X, cache.W, cache.kept, cache.activation
