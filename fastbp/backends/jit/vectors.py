@@ -452,56 +452,40 @@ def elementwise(
         and its formula is formula(kind).
     """
 
-    @intrinsic
-    def apply(typingctx: Any, n: Any, *arguments: Any) -> Any:
-        return _loop(formula, (), arguments, pointers, results, total)
+    @intrinsic(prefer_literal=by_kind)
+    def apply(typingctx: Any, *given: Any) -> Any:
+        first, arguments = given[: 1 + by_kind], given[1 + by_kind :]
+        of_kind = formula(first[0].literal_value) if by_kind else formula
+        real = arguments[0].dtype
+        scalars = (real,) * (len(arguments) - pointers)
+        integers = (types.int64,) * len(first)
+        together = types.Tuple((*integers, *arguments[:pointers], *scalars))  # as Numba packs them
 
-    @intrinsic(prefer_literal=True)
-    def apply_kind(typingctx: Any, kind: Any, n: Any, *arguments: Any) -> Any:
-        of_kind = formula(kind.literal_value)
-        return _loop(of_kind, (kind,), arguments, pointers, results, total)
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            n, *values = cgutils.unpack_tuple(builder, args[0], len(given))[by_kind:]
+            starts, scalars = values[:pointers], values[pointers:]
+            sums = Total(builder, types.float64, Lanes(builder, real).width) if total else None
 
-    return apply_kind if by_kind else apply
+            def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> None:
+                places = [builder.gep(p, [i]) for p in starts]
+                vectors = [
+                    _converted(Lanes(builder, a.dtype, lanes.width).load(p, mask), real)
+                    for a, p in zip(arguments[:pointers], places, strict=True)
+                ]
+                outcome = of_kind(*vectors, *(lanes.splat(s) for s in scalars))
+                for vector, place in zip(outcome[:results], places[:results], strict=True):
+                    lanes.store(vector, place, mask)
+                if sums is not None:
+                    terms = widened(outcome[-1])
+                    # What a formula makes of absent elements does not count.
+                    sums.add(terms if mask is None else terms.where(mask, 0.0))
 
+            by_vectors(builder, real, n, body)
+            return context.get_dummy_value() if sums is None else sums.sum()
 
-def _loop(
-    formula: Callable[..., Any],
-    first: tuple[Any, ...],
-    arguments: tuple[Any, ...],
-    pointers: int,
-    results: int,
-    total: bool,
-) -> Any:
-    """Signature and code of `elementwise`; `first` are the types of arguments before n."""
-    real = arguments[0].dtype
-    scalars = (real,) * (len(arguments) - pointers)
-    together = types.Tuple((*arguments[:pointers], *scalars))  # Numba's form of *arguments
-    signature = (types.float64 if total else types.void)(*first, types.int64, together)
+        return (types.float64 if total else types.void)(together), codegen
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        n, packed = args[-2:]
-        unpacked = cgutils.unpack_tuple(builder, packed, len(arguments))
-        starts, scalars = unpacked[:pointers], unpacked[pointers:]
-        sums = Total(builder, types.float64, Lanes(builder, real).width) if total else None
-
-        def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> None:
-            places = [builder.gep(p, [i]) for p in starts]
-            vectors = [
-                _converted(Lanes(builder, a.dtype, lanes.width).load(p, mask), real)
-                for a, p in zip(arguments[:pointers], places, strict=True)
-            ]
-            outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
-            for vector, place in zip(outcome[:results], places[:results], strict=True):
-                lanes.store(vector, place, mask)
-            if sums is not None:
-                terms = widened(outcome[-1])
-                # What a formula makes of absent elements does not count.
-                sums.add(terms if mask is None else terms.where(mask, 0.0))
-
-        by_vectors(builder, real, n, body)
-        return context.get_dummy_value() if sums is None else sums.sum()
-
-    return signature, codegen
+    return apply
 
 
 def do_not_unroll(module: ir.Module, branch: ir.Instruction) -> None:
@@ -609,28 +593,24 @@ def taken_as(code, like, start):
     return code.builder.bitcast(start, like.type)
 
 
-@intrinsic
-def call_c(typingctx: Any, address: Any, *arguments: Any) -> Any:
-    """Call the C function at an address, which returns nothing, with these arguments."""
-    return _c_call(types.void, arguments)
+def _c_function(returns: Any) -> Any:
+    @intrinsic
+    def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            values = cgutils.unpack_tuple(builder, args[1], len(arguments))
+            nothing = returns == types.void
+            type_ = ir.VoidType() if nothing else context.get_value_type(returns)
+            kind = ir.FunctionType(type_, [value.type for value in values])
+            result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+            return context.get_dummy_value() if nothing else result
+
+        return returns(types.int64, types.Tuple(arguments)), codegen
+
+    return call
 
 
-@intrinsic
-def call_c_for_number(typingctx: Any, address: Any, *arguments: Any) -> Any:
-    """The same for one that returns a double."""
-    return _c_call(types.float64, arguments)
-
-
-def _c_call(returns: Any, arguments: tuple[Any, ...]) -> Any:
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        values = cgutils.unpack_tuple(builder, args[1], len(arguments))
-        nothing = returns == types.void
-        type_ = ir.VoidType() if nothing else context.get_value_type(returns)
-        kind = ir.FunctionType(type_, [value.type for value in values])
-        result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
-        return context.get_dummy_value() if nothing else result
-
-    return returns(types.int64, types.Tuple(arguments)), codegen
+# Calls of the C function at an address, which returns nothing or a double: f(address, ...).
+call_c, call_c_for_number = _c_function(types.void), _c_function(types.float64)
 
 
 # Numbers near zero: the moments of an optimizer decay into the subnormals as a network converges,
@@ -644,21 +624,13 @@ _MODE = types.uint32
 @emits(_MODE)
 def floating_point_mode(code):
     """The processor's control word for vector arithmetic (0 where we do not know one)."""
-    builder = code.builder
-    word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
-    if SSE:
-        _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
-    return builder.load(word)
+    return code.builder.load(_control_word(code.builder, "stmxcsr", ir.IntType(32)(0)))
 
 
 @emits(NOTHING, _MODE)
 def set_floating_point_mode(code, mode):
     """Set that control word."""
-    builder = code.builder
-    word = cgutils.alloca_once_value(builder, mode)
-    builder.store(mode, word)
-    if SSE:
-        _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
+    _control_word(code.builder, "ldmxcsr", mode)
 
 
 @emits(_MODE, _MODE)
@@ -667,7 +639,13 @@ def flushing(code, mode):
     return code.builder.or_(mode, ir.IntType(32)(0x8040))
 
 
-def _call_with_address(builder: ir.IRBuilder, name: str, place: ir.Value) -> None:
-    address = builder.bitcast(place, ir.IntType(8).as_pointer())
-    kind = ir.FunctionType(ir.VoidType(), [address.type])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [address])
+def _control_word(builder: ir.IRBuilder, name: str, value: ir.Value) -> ir.Value:
+    """A place that holds a value, passed to the instruction that reads or writes the word."""
+    word = cgutils.alloca_once_value(builder, value)
+    builder.store(value, word)
+    if SSE:
+        address = builder.bitcast(word, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{name}")
+        builder.call(function, [address])
+    return word
