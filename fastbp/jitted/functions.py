@@ -24,7 +24,7 @@ from ..backends.jit.compiling import USERS_OPTIONS, real_type
 from ..backends.jit.numba_internals import Purpose, TypingError
 from ..common.errors import ShapeError
 from ..maths.losses import Loss
-from ..networks import single_layers as _kernels
+from ..networks import single_layers
 from ..networks.activations import Activation
 from ..networks.network import Network
 from ..networks.objective import Objective
@@ -177,7 +177,7 @@ def dense_forward(
     ShapeError
         If a shape does not fit.
     """
-    return _kernels.dense_forward(X, W, b, activation, backend="numba")
+    return single_layers.dense_forward(X, W, b, activation, backend="numba")
 
 
 def dense_backward(
@@ -207,7 +207,7 @@ def dense_backward(
     ShapeError
         If dY has not the shape of Y.
     """
-    return _kernels.dense_backward(dY, cache, need_dX=need_dX)
+    return single_layers.dense_backward(dY, cache, need_dX=need_dX)
 
 
 def _to(out: np.ndarray | None, result: np.ndarray) -> np.ndarray:

@@ -292,15 +292,12 @@ def _expanded(
     """The NamedTuple of a plan's or a problem's arrays, which a handle refers to."""
     start = PLAN if struct == network.PLAN(kind.real) else DATA
     integers = _integers(context, builder, kind, handle)
-    numbers = iter(
-        [
-            builder.load(builder.gep(integers, [_INT64(start + i)]))
-            for i in range(_OF_ARRAY * len(struct))
-        ]
-    )
     made = []
-    for array in struct.types:
-        address, *lengths = (next(numbers) for _ in range(_OF_ARRAY))
+    for place, array in enumerate(struct.types):
+        address, *lengths = (
+            builder.load(builder.gep(integers, [_INT64(start + _OF_ARRAY * place + i)]))
+            for i in range(_OF_ARRAY)
+        )
         made.append(_array(context, builder, array, address, lengths[: array.ndim]))
     return context.make_tuple(builder, struct, made)
 

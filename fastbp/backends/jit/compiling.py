@@ -242,8 +242,9 @@ class Compiled:
 
     def version(self, dtype: np.dtype) -> Any:
         """Numba's dispatcher for float32 or float64, compiled at first use."""
-        dispatcher = self.dispatchers.get(dtype.char)
-        return dispatcher if dispatcher is not None else self._compile(dtype)
+        if dtype.char not in self.dispatchers:
+            self._compile(dtype)
+        return self.dispatchers[dtype.char]
 
     def warm(self, dtype: np.dtype) -> tuple[Cache, bool]:
         """Have the version for a dtype: its cache, and whether it has just been compiled."""
@@ -277,14 +278,13 @@ class Compiled:
         dispatcher, real = self.version(dtype), real_type(dtype)
         with global_compiler_lock:
             for variable in (symbol(name, real) for name in self.exports):
-                llvmlite.binding.add_symbol(
-                    variable, numba_internals.address_of(dispatcher, variable)
-                )
+                place = numba_internals.address_of(dispatcher, variable)
+                llvmlite.binding.add_symbol(variable, place)
             place = self._addresses[dtype.char] = numba_internals.address_of(dispatcher)
             llvmlite.binding.add_symbol(symbol(self.function.__name__, real), place)
         return place
 
-    def _compile(self, dtype: np.dtype) -> Any:
+    def _compile(self, dtype: np.dtype) -> None:
         # Numba's lock and no other: a thread in which it compiles users' code, which may need this
         # function, holds it already.
         with global_compiler_lock:
@@ -297,7 +297,6 @@ class Compiled:
                     self.dispatchers[dtype.char] = self._new(signature)
                 finally:
                     _declared_calls.reset(outer)
-        return self.dispatchers[dtype.char]
 
     def _new(self, signature: Any) -> Any:
         options = {**_OPTIONS, "no_cpython_wrapper": not self.is_entry}

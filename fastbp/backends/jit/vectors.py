@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding
@@ -18,7 +19,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from .compiling import INTEGER, NOTHING
+from .compiling import INTEGER, NOTHING, NUMBER
 from .intrinsics import element_of, emits, like, same
 from .numba_internals import cgutils
 
@@ -82,20 +83,20 @@ class Lanes:
 
     def splat(self, scalar: ir.Value) -> Vector:
         """All elements equal to a scalar value."""
-        undefined = ir.Constant(self.type, ir.Undefined)
-        one = self.builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-        zeros = ir.Constant(ir.VectorType(_INT32, self.width), [0] * self.width)
-        return Vector(self, self.builder.shuffle_vector(one, undefined, zeros))
+        return Vector(self, self._spread(scalar))
 
     def first(self, count: ir.Value) -> ir.Value:
         """The mask of the first `count` elements."""
-        lane = ir.VectorType(_INT32, self.width)
-        builder = self.builder
-        one = builder.insert_element(
-            ir.Constant(lane, ir.Undefined), builder.trunc(count, _INT32), ir.Constant(_INT32, 0)
-        )
-        counts = builder.shuffle_vector(one, one, ir.Constant(lane, [0] * self.width))
-        return builder.icmp_signed("<", ir.Constant(lane, list(range(self.width))), counts)
+        order = ir.Constant(ir.VectorType(_INT32, self.width), list(range(self.width)))
+        counts = self._spread(self.builder.trunc(count, _INT32))
+        return self.builder.icmp_signed("<", order, counts)
+
+    def _spread(self, scalar: ir.Value) -> ir.Value:
+        """A vector whose elements all equal a scalar of any type."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.width), ir.Undefined)
+        one = self.builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
+        zeros = ir.Constant(ir.VectorType(_INT32, self.width), [0] * self.width)
+        return self.builder.shuffle_vector(one, undefined, zeros)
 
     def any(self, mask: ir.Value) -> ir.Value:
         """Whether a mask selects an element."""
@@ -126,12 +127,13 @@ class Lanes:
 
     def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
         """A call of LLVM's function of this name for these vectors."""
-        return self._call(f"{name}.v{self.width}f{self.real.bitwidth}{suffix}", returns, arguments)
+        full = f"{name}.v{self.width}f{self.real.bitwidth}{suffix}"
+        return _call(self.builder, full, returns, arguments)
 
-    def _call(self, full: str, returns: ir.Type, arguments: list) -> ir.Value:
-        kind = ir.FunctionType(returns, [a.type for a in arguments])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, full)
-        return self.builder.call(function, arguments)
+
+def _call(builder: ir.IRBuilder, name: str, returns: ir.Type, arguments: list) -> ir.Value:
+    kind = ir.FunctionType(returns, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 class Scalars(Lanes):
@@ -152,20 +154,18 @@ class Scalars(Lanes):
 
     def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
         """A call of LLVM's function of this name for such numbers."""
-        return self._call(f"{name}.f{self.real.bitwidth}{suffix}", returns, arguments)
+        return _call(self.builder, f"{name}.f{self.real.bitwidth}{suffix}", returns, arguments)
 
 
+@dataclass(slots=True, eq=False)
 class Vector:
     """A vector in code that is being built; operators emit the instruction.
 
     Comparisons are false where an element is NaN. Numbers may stand for vectors beside one.
     """
 
-    __slots__ = ("lanes", "value")
-
-    def __init__(self, lanes: Lanes, value: ir.Value):
-        self.lanes = lanes
-        self.value = value
+    lanes: Lanes
+    value: ir.Value
 
     def _operand(self, other: Vector | float) -> ir.Value:
         return (other if isinstance(other, Vector) else self.lanes.constant(other)).value
@@ -238,13 +238,9 @@ class Vector:
             return self / divisor
         d = divisor.at_most(float(lanes.info.max))  # Newton's step would make NaN of infinity
         mask, kind = ir.IntType(lanes.width), "ps" if bits == 32 else "pd"
-        function = cgutils.get_or_insert_function(
-            lanes.builder.module,
-            ir.FunctionType(lanes.type, [lanes.type, lanes.type, mask]),
-            f"llvm.x86.avx512.rcp14.{kind}.512",
-        )
-        nothing = lanes.constant(0).value
-        r = self._new(lanes.builder.call(function, [d.value, nothing, mask(2**lanes.width - 1)]))
+        arguments = [d.value, lanes.constant(0).value, mask(2**lanes.width - 1)]
+        name = f"llvm.x86.avx512.rcp14.{kind}.512"
+        r = self._new(_call(lanes.builder, name, lanes.type, arguments))
         for _ in range(bits // 32):
             r = r + r * (-d).times_plus(r, lanes.constant(1))
         return self * r
@@ -330,16 +326,12 @@ class Vector:
         return self._new(builder.load(result))
 
 
+@dataclass(slots=True, eq=False)
 class Integers:
-    """A vector of integers as wide as the reals, in code that is being built; numbers may stand
-    for vectors beside one.
-    """
+    """A vector of integers as wide as the reals; numbers may stand for vectors beside one."""
 
-    __slots__ = ("lanes", "value")
-
-    def __init__(self, lanes: Lanes, value: ir.Value):
-        self.lanes = lanes
-        self.value = value
+    lanes: Lanes
+    value: ir.Value
 
     def _with(self, emit: Callable[..., ir.Value], other: Integers | int) -> Integers:
         value = self.lanes.integer(other) if isinstance(other, int) else other.value
@@ -454,15 +446,15 @@ def elementwise(
 
     @intrinsic(prefer_literal=by_kind)
     def apply(typingctx: Any, *given: Any) -> Any:
-        first, arguments = given[: 1 + by_kind], given[1 + by_kind :]
-        of_kind = formula(first[0].literal_value) if by_kind else formula
+        of_kind = formula(given[0].literal_value) if by_kind else formula
+        n_integers = 2 if by_kind else 1  # the kind, n
+        arguments = given[n_integers:]
         real = arguments[0].dtype
-        scalars = (real,) * (len(arguments) - pointers)
-        integers = (types.int64,) * len(first)
+        integers, scalars = (types.int64,) * n_integers, (real,) * (len(arguments) - pointers)
         together = types.Tuple((*integers, *arguments[:pointers], *scalars))  # as Numba packs them
 
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-            n, *values = cgutils.unpack_tuple(builder, args[0], len(given))[by_kind:]
+            n, *values = cgutils.unpack_tuple(builder, args[0], len(given))[n_integers - 1 :]
             starts, scalars = values[:pointers], values[pointers:]
             sums = Total(builder, types.float64, Lanes(builder, real).width) if total else None
 
@@ -594,11 +586,13 @@ def taken_as(code, like, start):
 
 
 def _c_function(returns: Any) -> Any:
+    """What jitted code calls for the C functions of this result: f(address, argument, ...)."""
+
     @intrinsic
     def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
         def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             values = cgutils.unpack_tuple(builder, args[1], len(arguments))
-            nothing = returns == types.void
+            nothing = returns == NOTHING
             type_ = ir.VoidType() if nothing else context.get_value_type(returns)
             kind = ir.FunctionType(type_, [value.type for value in values])
             result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
@@ -609,8 +603,7 @@ def _c_function(returns: Any) -> Any:
     return call
 
 
-# Calls of the C function at an address, which returns nothing or a double: f(address, ...).
-call_c, call_c_for_number = _c_function(types.void), _c_function(types.float64)
+call_c, call_c_for_number = _c_function(NOTHING), _c_function(NUMBER)
 
 
 # Numbers near zero: the moments of an optimizer decay into the subnormals as a network converges,
@@ -645,7 +638,5 @@ def _control_word(builder: ir.IRBuilder, name: str, value: ir.Value) -> ir.Value
     builder.store(value, word)
     if SSE:
         address = builder.bitcast(word, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [address.type])
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.sse.{name}")
-        builder.call(function, [address])
+        _call(builder, f"llvm.x86.sse.{name}", ir.VoidType(), [address])
     return word
