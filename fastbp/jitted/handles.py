@@ -48,13 +48,6 @@ _ENTRIES: dict[str, Compiled] = {
 }
 
 
-class Outdated(OSError):
-    """Stored code was compiled against other sources; Numba then compiles it again.
-
-    To Numba a stored function that cannot be read is none, and it says so by an OSError.
-    """
-
-
 class Address(int):
     """Where a function is, for this process; pickled as the way to find it in another one.
 
@@ -72,7 +65,8 @@ class Address(int):
 
 def _found_again(fingerprint: int, name: str, kind: int, dtype: str) -> Address:
     if fingerprint != source_fingerprint():
-        raise Outdated("this function was compiled and stored by another version of fastbp")
+        # To Numba, a stored function that raises an OSError is none: it compiles it again.
+        raise OSError("this function was compiled and stored by another version of fastbp")
     return _address(name, kind, dtype)
 
 
@@ -367,7 +361,7 @@ def _as_declared(
 
 
 call_dense_forward, call_dense_backward, call_forward, call_jacobian, call_objective = map(
-    _called, ("dense_forward", "dense_backward", "forward", "jacobian", "objective")
+    _called, _ENTRIES
 )
 
 
@@ -402,8 +396,8 @@ def function_of(kind: Argument, constant: float | None) -> Any:
         if constant is None:
             return given
         made = cgutils.create_struct_proxy(kind)(code.context, code.builder)
-        values = [ir.DoubleType()(constant), _INT64(0), _INT64(0)]
-        made.inner = code.context.make_tuple(code.builder, kind.inner, values)
+        numbers = constant, 0, 0
+        made.inner = code.context.get_constant_generic(code.builder, kind.inner, numbers)
         return made._getvalue()
 
     return taken

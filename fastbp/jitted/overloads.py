@@ -334,11 +334,9 @@ def bound_data(net, p, X, y, loss, l2, l1, group):
 
 def _data_for(loss: Any, y: Any, real: types.Float) -> Callable:
     """How `losses.Data` is made from a call with this loss and these targets."""
-    constant: float | None = None
     if isinstance(loss, LossType):
-        kind = loss
-        if kind.kind == loss_table.BCE:
-            constant = float(np.finfo(real.name).eps)
+        kind, is_bce = loss, loss.kind == loss_table.BCE
+        constant = float(np.finfo(real.name).eps) if is_bce else None
     else:
         named = _named("loss", loss, loss_table.loss, "a loss such as fastbp.huber(0.5)")
         kind, constant = LossType(named), named.parameter(np.dtype(real.name))

@@ -99,18 +99,12 @@ class Refused(Exception):
     """Why a function cannot be compiled: where, and the reason, each in one line or two."""
 
     def __init__(self, reason: str, code: CodeType | None = None, line: int | None = None):
+        if code is not None:
+            line = line or code.co_firstlineno
+            source = getline(code.co_filename, line).strip()
+            place = f"line {line} of {code.co_filename}, in {code.co_name}:"
+            reason = "\n".join(filter(None, (place, source and f"    {source}", reason)))
         super().__init__(reason)
-        self.reason = reason
-        self.code = code
-        self.line = line
-
-    def __str__(self) -> str:
-        if self.code is None:
-            return self.reason
-        line = self.line or self.code.co_firstlineno
-        source = getline(self.code.co_filename, line).strip()
-        place = f"line {line} of {self.code.co_filename}, in {self.code.co_name}:"
-        return "\n".join(filter(None, (place, source and f"    {source}", self.reason)))
 
 
 class _Compiler:
@@ -271,8 +265,10 @@ def _over_array(of_number: Any) -> Callable:
 
 def _activation(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
     f, df, d2f = compiler.all_checked(given, 1)
+    values = compiler.jit(_over_array(f), inline=False)
+    slopes = compiler.jit(_over_array(df), inline=False)
     # Without d2f nobody asks for the second derivative.
-    values, slopes, bends = (compiler.jit(_over_array(g), inline=False) for g in (f, df, d2f or df))
+    bends = compiler.jit(_over_array(d2f), inline=False) if d2f else slopes
 
     def apply(order, n, z, out):
         if order == 0:

@@ -60,6 +60,8 @@ class Lanes:
         Elements of a vector.
     name : {"F32", "F64"}
         The suffix of the type's constants in `polynomials`.
+    suffix : str
+        That of LLVM's functions for these vectors.
     info : numpy.finfo
     """
 
@@ -69,17 +71,21 @@ class Lanes:
         self.name = f"F{real.bitwidth}"
         self.info = np.finfo(f"f{real.bitwidth // 8}")
         self.width = width or VECTOR_BYTES * 8 // real.bitwidth
+        self.suffix = f"v{self.width}f{real.bitwidth}"
         element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
         self.type = ir.VectorType(element, self.width)
         self.integers = ir.VectorType(ir.IntType(real.bitwidth), self.width)
 
     def constant(self, x: float) -> Vector:
         """All elements equal to a Python number."""
-        return Vector(self, ir.Constant(self.type, [float(x)] * self.width))
+        return Vector(self, self._all(self.type, float(x)))
 
     def integer(self, i: int) -> ir.Constant:
         """A vector of integers as wide as the reals, all equal."""
-        return ir.Constant(self.integers, [i] * self.width)
+        return self._all(self.integers, i)
+
+    def _all(self, kind: ir.Type, x: float) -> ir.Constant:
+        return ir.Constant(kind, [x] * self.width)
 
     def splat(self, scalar: ir.Value) -> Vector:
         """All elements equal to a scalar value."""
@@ -127,8 +133,7 @@ class Lanes:
 
     def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
         """A call of LLVM's function of this name for these vectors."""
-        full = f"{name}.v{self.width}f{self.real.bitwidth}{suffix}"
-        return _call(self.builder, full, returns, arguments)
+        return _call(self.builder, f"{name}.{self.suffix}{suffix}", returns, arguments)
 
 
 def _call(builder: ir.IRBuilder, name: str, returns: ir.Type, arguments: list) -> ir.Value:
@@ -143,18 +148,10 @@ class Scalars(Lanes):
         super().__init__(builder, real, 1)
         self.type = self.type.element
         self.integers = self.integers.element
+        self.suffix = f"f{real.bitwidth}"
 
-    def constant(self, x: float) -> Vector:
-        """A Python number."""
-        return Vector(self, ir.Constant(self.type, float(x)))
-
-    def integer(self, i: int) -> ir.Constant:
-        """An integer as wide as the reals."""
-        return ir.Constant(self.integers, i)
-
-    def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
-        """A call of LLVM's function of this name for such numbers."""
-        return _call(self.builder, f"{name}.f{self.real.bitwidth}{suffix}", returns, arguments)
+    def _all(self, kind: ir.Type, x: float) -> ir.Constant:
+        return ir.Constant(kind, x)
 
 
 @dataclass(slots=True, eq=False)
@@ -314,12 +311,8 @@ class Vector:
             function = builder.module.declare_intrinsic(f"llvm.{name}", [double])
             with cgutils.for_range(builder, _INT64(lanes.width)) as loop:
                 place = builder.gep(first, [loop.index])
-                value = builder.load(place)
-                if lanes.type.element == double:
-                    value = builder.call(function, [value])
-                else:
-                    value = builder.call(function, [builder.fpext(value, double)])
-                    value = builder.fptrunc(value, lanes.type.element)
+                value = builder.fpext(builder.load(place), double)  # of a double, itself
+                value = builder.fptrunc(builder.call(function, [value]), lanes.type.element)
                 builder.store(value, place)
             found = self._new(builder.load(values)).where(mask, otherwise)
             builder.store(found.value, result)
@@ -363,12 +356,10 @@ def widened(vector: Vector) -> Vector:
 
 def _converted(vector: Vector, real: types.Float) -> Vector:
     """The elements in the other type, or this one."""
-    builder, own = vector.lanes.builder, vector.lanes.real
+    builder = vector.lanes.builder
     lanes = Lanes(builder, real, vector.lanes.width)
-    if own == real:
-        return Vector(lanes, vector.value)
-    convert = builder.fpext if own.bitwidth < real.bitwidth else builder.fptrunc
-    return Vector(lanes, convert(vector.value, lanes.type))
+    convert = builder.fpext if vector.lanes.real.bitwidth < real.bitwidth else builder.fptrunc
+    return Vector(lanes, convert(vector.value, lanes.type))  # which leaves this type as it is
 
 
 def by_vectors(
