@@ -1,10 +1,10 @@
 """Those functions of `fastbp.jitted` that need Numba: in Python, and declared to Numba.
 
-In jitted code they run the machine code of the Numba backend, so results are bitwise those of the
-public functions with ``backend="numba"``. Called from Python they forward to these.
+In jitted code they run the machine code of the Numba backend; called from Python they forward to
+the public functions with ``backend="numba"``.
 
-Networks, objectives, and activations and losses that are no names, are arguments of the function
-that Python calls; as global variables they would be frozen into it. Arrays have the network's
+A network or an objective is an argument of the function that Python calls, since Numba would freeze
+a global variable. Arrays have the network's
 dtype. Another one, or another number of dimensions, is Numba's ``TypingError`` when users' code is
 compiled; what does not fit when it runs raises `fastbp.ShapeError` or `ValueError`.
 """
@@ -250,10 +250,7 @@ def _attribute(name: str, place: int) -> None:
         return lambda net: handles.numbers_of(net)[place]
 
 
-for _name, _place in (
-    ("n_in", handles.NET_IN),
-    ("n_out", handles.NET_OUT),
-    ("n_params", handles.NET_PARAMS),
-    ("n_free", handles.NET_FREE),
-):
-    _attribute(_name, _place)
+_attribute("n_in", handles.NET_IN)
+_attribute("n_out", handles.NET_OUT)
+_attribute("n_params", handles.NET_PARAMS)
+_attribute("n_free", handles.NET_FREE)

@@ -349,9 +349,8 @@ def _as_declared(
     if isinstance(given, HandleType):
         return _expanded(context, builder, given, value, declared)
     if isinstance(declared, types.BaseTuple):
-        members = zip(
-            cgutils.unpack_tuple(builder, value), given.types, declared.types, strict=True
-        )
+        values = cgutils.unpack_tuple(builder, value)
+        members = zip(values, given.types, declared.types, strict=True)
         made = [_as_declared(context, builder, *member) for member in members]
         return context.make_tuple(builder, declared, made)
     if isinstance(declared, types.Array):

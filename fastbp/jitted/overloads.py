@@ -51,10 +51,14 @@ def _require_array(name: str, kind: Any, real: Any, ndim: int, expected: str) ->
         _refuse(f"{name} is {kind}, expected an array of {real} {expected}{hint}")
 
 
-def _require_result(kind: Any, real: Any, ndim: int, expected: str) -> None:
+def _require_result(kind: Any, real: Any, ndim: int, expected: str) -> bool:
+    """Whether there is an array for the result."""
+    if _known(kind) is None:
+        return False
     _require_array("out", kind, real, ndim, expected)
     if kind.layout != "C" or not kind.aligned or not kind.mutable:
         _refuse(f"out is {kind}, expected a writable C-contiguous array")
+    return True
 
 
 def _require_network(net: Any) -> types.Float:
@@ -247,9 +251,8 @@ _TARGETS = {
 
 def forward(net, params, X, out=None):
     """`fastbp.jitted.forward`."""
-    real, into = _require_inputs(net, params, X), _known(out) is not None
-    if into:
-        _require_result(out, real, 2, "(n, n_out)")
+    real = _require_inputs(net, params, X)
+    into = _require_result(out, real, 2, "(n, n_out)")
 
     def implementation(net, params, X, out=None):
         q, p, x = handles.numbers_of(net), contiguous(params), contiguous(X)
@@ -292,7 +295,6 @@ def jacobian(net, params, X, free_only=False):
 
 def value_and_grad(net, params, X=None, y=None, loss="mse", l2=0.0, l1=0.0, group=0.0, out=None):
     """`fastbp.jitted.value_and_grad`."""
-    into = _known(out) is not None
     if isinstance(net, ObjectiveType):
         real, data_of = net.real, bound_data
         others = [_known(value) for value in (X, y, loss, l2, l1, group)]
@@ -306,8 +308,7 @@ def value_and_grad(net, params, X=None, y=None, loss="mse", l2=0.0, l1=0.0, grou
                 _refuse(f"{name} is {value}, expected a number")
         data_of = _data_for(loss, y, real)
     _require_array("params", params, real, 1, "(n_params,)")
-    if into:
-        _require_result(out, real, 1, "(n_params,)")
+    into = _require_result(out, real, 1, "(n_params,)")
 
     def implementation(
         net, params, X=None, y=None, loss="mse", l2=0.0, l1=0.0, group=0.0, out=None

@@ -321,19 +321,14 @@ _entries: list[Compiled] = []
 _families: list[Family] = []
 
 
-def entry(
-    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), dtypes: str = "fd"
-) -> Callable[[Callable], Any]:
-    """Decorator: a function that Python calls; see `Declared` and `Compiled`."""
-    declared = Declared(returns, arguments)
-    return lambda function: Compiled(function, declared, calls, dtypes=dtypes, is_entry=True)
+def entry(returns: Any, *arguments: Any, **options: Any) -> Callable[[Callable], Any]:
+    """Decorator: a function that Python calls; see `Declared`, and `Compiled` for the options."""
+    return linked(returns, *arguments, is_entry=True, **options)
 
 
-def linked(
-    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), exports: Sequence[str] = ()
-) -> Callable[[Callable], Any]:
-    """Decorator: a function that other compiled functions call; see `Declared` and `Compiled`."""
-    return lambda function: Compiled(function, Declared(returns, arguments), calls, exports)
+def linked(returns: Any, *arguments: Any, **options: Any) -> Callable[[Callable], Any]:
+    """Decorator: a function that other compiled functions call, declared likewise."""
+    return lambda function: Compiled(function, Declared(returns, arguments), **options)
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dis import get_instructions
 from inspect import getclosurevars, isfunction
 from itertools import chain
@@ -362,8 +363,6 @@ def _compile(make: Callable, given: Any, dtype: np.dtype, returns: Any, *argumen
         return compiled
 
     if real == types.float32:
-        try:
+        with suppress(Exception):  # whatever it trips over, float64 is right
             return compiled(_CFuncFloat32, types.float32)
-        except Exception:  # whatever it trips over, float64 is right
-            pass
     return compiled(_CFunc, types.float64)
