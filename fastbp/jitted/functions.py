@@ -1,10 +1,10 @@
 """Those functions of `fastbp.jitted` that need Numba: in Python, and declared to Numba.
 
-In jitted code they run the machine code of the Numba backend, so results are bitwise those of the
-public functions with ``backend="numba"``. Called from Python they forward to these.
+In jitted code they run the machine code of the Numba backend; called from Python they forward to
+the public functions with ``backend="numba"``.
 
-Networks, objectives, and activations and losses that are no names, are arguments of the function
-that Python calls; as global variables they would be frozen into it. Arrays have the network's
+A network or an objective is an argument of the function that Python calls, since Numba would freeze
+a global variable. Arrays have the network's
 dtype. Another one, or another number of dimensions, is Numba's ``TypingError`` when users' code is
 compiled; what does not fit when it runs raises `fastbp.ShapeError` or `ValueError`.
 """
@@ -24,7 +24,7 @@ from ..backends.jit.compiling import USERS_OPTIONS, real_type
 from ..backends.jit.numba_internals import Purpose, TypingError
 from ..common.errors import ShapeError
 from ..maths.losses import Loss
-from ..networks import single_layers as _kernels
+from ..networks import single_layers
 from ..networks.activations import Activation
 from ..networks.network import Network
 from ..networks.objective import Objective
@@ -91,8 +91,7 @@ def value_and_grad(
         With an objective, X to group are left out: it has its own, sample weights among them.
     params : array (n_params,)
     X : array (n, n_in), n >= 1
-    y : array or None
-        (n, n_out), or (n,) for one output; integer labels (n,) for "softmax_ce".
+    y : array (n, n_out), or (n,) for one output or integer labels, or None
     loss : str or Loss, default "mse"
         A name as written in the call, or what `fastbp.huber`, `fastbp.quantile`,
         `fastbp.margin_ranking` and `fastbp.custom_loss` make, as an argument.
@@ -111,7 +110,7 @@ def value_and_grad(
     ShapeError
         If a shape does not fit.
     ValueError
-        For targets that the loss does not allow, or a penalty that is negative or not finite.
+        For targets or a penalty that `Network.objective` refuses.
     """
     if isinstance(net, Objective):
         if X is not None or y is not None or (loss, l2, l1, group) != ("mse", 0, 0, 0):
@@ -178,7 +177,7 @@ def dense_forward(
     ShapeError
         If a shape does not fit.
     """
-    return _kernels.dense_forward(X, W, b, activation, backend="numba")
+    return single_layers.dense_forward(X, W, b, activation, backend="numba")
 
 
 def dense_backward(
@@ -208,7 +207,7 @@ def dense_backward(
     ShapeError
         If dY has not the shape of Y.
     """
-    return _kernels.dense_backward(dY, cache, need_dX=need_dX)
+    return single_layers.dense_backward(dY, cache, need_dX=need_dX)
 
 
 def _to(out: np.ndarray | None, result: np.ndarray) -> np.ndarray:
@@ -228,23 +227,6 @@ for _function in (forward, value_and_grad, jacobian, dense_forward, dense_backwa
     )
 
 
-def _handle_of_network(net: Network) -> np.ndarray:
-    return handles.handle_of(net.plan, net.masked)
-
-
-def _handle_of_objective(objective: Objective) -> np.ndarray:
-    problem = objective.problem
-    return handles.handle_of(problem.plan, objective.net.masked, problem)
-
-
-def _type_of_network(net: Network) -> types.Type:
-    return handles.NetworkType(real_type(net.dtype), _handle_of_network)
-
-
-def _type_of_objective(objective: Objective) -> types.Type:
-    return handles.ObjectiveType(real_type(objective.net.dtype), _handle_of_objective)
-
-
 def _declare(what: type, type_of: Callable) -> None:
     @typeof_impl.register(what)
     def numba_type(value: Any, context: Any) -> types.Type:
@@ -256,10 +238,10 @@ def _declare(what: type, type_of: Callable) -> None:
         return type_of(value)
 
 
-_declare(Network, _type_of_network)
-_declare(Objective, _type_of_objective)
-_declare(Activation, lambda act: handles.ActivationType(act.kind))
-_declare(Loss, handles.type_of_loss)
+_declare(Network, lambda net: handles.NetworkType(real_type(net.dtype)))
+_declare(Objective, lambda bound: handles.ObjectiveType(real_type(bound.net.dtype)))
+_declare(Activation, handles.ActivationType)
+_declare(Loss, handles.LossType)
 
 
 def _attribute(name: str, place: int) -> None:
@@ -268,10 +250,7 @@ def _attribute(name: str, place: int) -> None:
         return lambda net: handles.numbers_of(net)[place]
 
 
-for _name, _place in (
-    ("n_in", handles.NET_IN),
-    ("n_out", handles.NET_OUT),
-    ("n_params", handles.NET_PARAMS),
-    ("n_free", handles.NET_FREE),
-):
-    _attribute(_name, _place)
+_attribute("n_in", handles.NET_IN)
+_attribute("n_out", handles.NET_OUT)
+_attribute("n_params", handles.NET_PARAMS)
+_attribute("n_free", handles.NET_FREE)

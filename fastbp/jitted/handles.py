@@ -48,13 +48,6 @@ _ENTRIES: dict[str, Compiled] = {
 }
 
 
-class Outdated(OSError):
-    """Stored code was compiled against other sources; Numba then compiles it again.
-
-    To Numba a stored function that cannot be read is none, and it says so by an OSError.
-    """
-
-
 class Address(int):
     """Where a function is, for this process; pickled as the way to find it in another one.
 
@@ -72,7 +65,8 @@ class Address(int):
 
 def _found_again(fingerprint: int, name: str, kind: int, dtype: str) -> Address:
     if fingerprint != source_fingerprint():
-        raise Outdated("this function was compiled and stored by another version of fastbp")
+        # To Numba, a stored function that raises an OSError is none: it compiles it again.
+        raise OSError("this function was compiled and stored by another version of fastbp")
     return _address(name, kind, dtype)
 
 
@@ -125,8 +119,17 @@ class Handle(np.ndarray):
     keeps: tuple[np.ndarray, ...]
 
 
-def handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None = None) -> Handle:
-    """Of a network, given which parameters a mask sets to zero, or of an objective (`problem`)."""
+def opened_network(net: Any) -> Handle:
+    """A network as its handle."""
+    return _handle_of(net.plan, net.masked, None)
+
+
+def opened_objective(objective: Any) -> Handle:
+    """An objective as its handle."""
+    return _handle_of(objective.problem.plan, objective.net.masked, objective.problem)
+
+
+def _handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None) -> Handle:
     owner = plan if problem is None else problem
     if "jitted" not in owner.handles:
         p, data = prepared_plan(plan), () if problem is None else prepared_data(problem)
@@ -145,92 +148,77 @@ def handle_of(plan: Plan, masked: np.ndarray | None, problem: Problem | None = N
     return owner.handles["jitted"]
 
 
+def opened_function(function: ActivationSpec | Loss) -> tuple[float, int, int]:
+    """An activation or a loss as its parameter and its user's functions' addresses (0 without)."""
+    if function.functions is None:
+        return function.constant, 0, 0
+    # Compiled for the types for which their caller is, which users' code needed before it ran.
+    caller = objective.objective if isinstance(function, Loss) else kernels.dense_forward
+    single, double = (
+        user_code.address(function.functions, dtype) if dtype.char in caller.dispatchers else 0
+        for dtype in _DTYPES
+    )
+    return function.constant, single, double
+
+
 class Argument(types.Type):
     """The type of one of our objects as an argument of jitted code.
 
-    Parameters
+    Attributes
     ----------
-    name : str
     inner : numba type
         What it consists of.
     opened : callable
         A function of a module: object -> Python value of the inner type.
     """
 
-    def __init__(self, name: str, inner: types.Type, opened: Callable):
-        self.inner = inner
-        self.opened = opened
-        super().__init__(name)
+    inner: types.Type
+    opened: Callable
 
 
 class HandleType(Argument):
-    """A network's or an objective's; `opened` makes it a `Handle`."""
+    """A network's or an objective's: a `Handle`."""
 
-    name_of_class: str
+    inner = types.Array(types.int64, 1, "C")
 
-    def __init__(self, real: types.Float, opened: Callable):
+    def __init__(self, real: types.Float):
         self.real = real
-        name = f"fastbp.{self.name_of_class}({real})"
-        super().__init__(name, types.Array(types.int64, 1, "C"), opened)
+        super().__init__(f"fastbp.{type(self).__name__.removesuffix('Type')}({real})")
 
 
 class NetworkType(HandleType):
     """A network's."""
 
-    name_of_class = "Network"
+    opened = staticmethod(opened_network)
 
 
 class ObjectiveType(HandleType):
     """An objective's."""
 
-    name_of_class = "Objective"
+    opened = staticmethod(opened_objective)
 
 
-# The parameter; the addresses of the user's functions for float32 and float64, 0 without.
-_FUNCTION = types.Tuple((types.float64, types.int64, types.int64))
+class FunctionType(Argument):
+    """An activation's or a loss's: its parameter, its functions' addresses for both dtypes."""
+
+    inner = types.Tuple((types.float64, types.int64, types.int64))
+    opened = staticmethod(opened_function)
 
 
-class ActivationType(Argument):
+class ActivationType(FunctionType):
     """An activation's."""
 
-    def __init__(self, kind: int):
-        self.kind = kind
-        super().__init__(f"fastbp.ActivationSpec({kind})", _FUNCTION, opened_activation)
+    def __init__(self, activation: ActivationSpec):
+        self.kind, self.keeps_z = activation.kind, activation.keeps_z
+        super().__init__(f"fastbp.Activation({self.kind})")
 
 
-class LossType(Argument):
+class LossType(FunctionType):
     """A loss's."""
 
-    def __init__(self, kind: int, divisor: str, target: str):
-        self.kind = kind
-        self.divisor = divisor
-        self.target = target
-        super().__init__(f"fastbp.Loss({kind}, {divisor}, {target})", _FUNCTION, opened_loss)
-
-
-def type_of_loss(loss: Loss) -> LossType:
-    """The type that a loss has as an argument."""
-    return LossType(loss.kind, loss.divisor, loss.target)
-
-
-def opened_activation(act: ActivationSpec) -> tuple[float, int, int]:
-    """An activation's numbers."""
-    return _opened(act.constant, act.functions, kernels.dense_forward)
-
-
-def opened_loss(loss: Loss) -> tuple[float, int, int]:
-    """A loss's numbers."""
-    return _opened(loss.constant, loss.functions, objective.objective)
-
-
-def _opened(constant: float, functions: Any, caller: Compiled) -> tuple[float, int, int]:
-    if functions is None:
-        return constant, 0, 0
-    # Compiled for the types for which their caller is, which users' code needed before it ran.
-    single, double = (
-        user_code.address(functions, d) if d.char in caller.dispatchers else 0 for d in _DTYPES
-    )
-    return constant, single, double
+    def __init__(self, loss: Loss):
+        self.kind, self.divisor, self.target = loss.kind, loss.divisor, loss.target
+        super().__init__(f"fastbp.Loss({self.kind}, {self.divisor}, {self.target})")
 
 
 class _OneMember(models.StructModel):
@@ -298,15 +286,12 @@ def _expanded(
     """The NamedTuple of a plan's or a problem's arrays, which a handle refers to."""
     start = PLAN if struct == network.PLAN(kind.real) else DATA
     integers = _integers(context, builder, kind, handle)
-    numbers = iter(
-        [
-            builder.load(builder.gep(integers, [_INT64(start + i)]))
-            for i in range(_OF_ARRAY * len(struct))
-        ]
-    )
     made = []
-    for array in struct.types:
-        address, *lengths = (next(numbers) for _ in range(_OF_ARRAY))
+    for place, array in enumerate(struct.types):
+        address, *lengths = (
+            builder.load(builder.gep(integers, [_INT64(start + _OF_ARRAY * place + i)]))
+            for i in range(_OF_ARRAY)
+        )
         made.append(_array(context, builder, array, address, lengths[: array.ndim]))
     return context.make_tuple(builder, struct, made)
 
@@ -364,9 +349,8 @@ def _as_declared(
     if isinstance(given, HandleType):
         return _expanded(context, builder, given, value, declared)
     if isinstance(declared, types.BaseTuple):
-        members = zip(
-            cgutils.unpack_tuple(builder, value), given.types, declared.types, strict=True
-        )
+        values = cgutils.unpack_tuple(builder, value)
+        members = zip(values, given.types, declared.types, strict=True)
         made = [_as_declared(context, builder, *member) for member in members]
         return context.make_tuple(builder, declared, made)
     if isinstance(declared, types.Array):
@@ -376,7 +360,7 @@ def _as_declared(
 
 
 call_dense_forward, call_dense_backward, call_forward, call_jacobian, call_objective = map(
-    _called, ("dense_forward", "dense_backward", "forward", "jacobian", "objective")
+    _called, _ENTRIES
 )
 
 
@@ -411,8 +395,8 @@ def function_of(kind: Argument, constant: float | None) -> Any:
         if constant is None:
             return given
         made = cgutils.create_struct_proxy(kind)(code.context, code.builder)
-        values = [ir.DoubleType()(constant), _INT64(0), _INT64(0)]
-        made.inner = code.context.make_tuple(code.builder, kind.inner, values)
+        numbers = constant, 0, 0
+        made.inner = code.context.get_constant_generic(code.builder, kind.inner, numbers)
         return made._getvalue()
 
     return taken

@@ -18,49 +18,11 @@ from ..backends.jit.layer import Act
 from ..backends.jit.numba_internals import TypingError
 from ..backends.jit.objective import part_size
 from ..common.errors import ShapeError
-from ..maths.activations import TABLE as ACTIVATIONS, USER
-from ..maths.losses import (
-    BCE,
-    GAUSSIAN_KL,
-    GAUSSIAN_NLL,
-    MARGIN_RANKING,
-    SOFTMAX_CE,
-    SOFTMAX_CE_LABELS,
-    USER_LOSS,
-    loss as loss_of,
-)
+from ..maths import losses as loss_table
+from ..maths.activations import USER
 from ..networks.activations import activation as activation_of
-from .handles import (
-    FIXED,
-    JACOBIAN_SPACE,
-    MASKED,
-    N_FIXED,
-    N_MASKED,
-    NET_FREE,
-    NET_IN,
-    NET_OUT,
-    NET_PARAMS,
-    SPACE,
-    ActivationType,
-    LossType,
-    NetworkType,
-    ObjectiveType,
-    address_of,
-    call_dense_backward,
-    call_dense_forward,
-    call_forward,
-    call_jacobian,
-    call_objective,
-    constant_of,
-    function_of,
-    numbers_of,
-    places_at,
-    type_of_loss,
-    user_of,
-)
-
-KEEPS_Z = {row.kind: row.df_from_y is None for row in ACTIVATIONS.values()} | {USER: True}
-
+from . import handles
+from .handles import ActivationType, LossType, NetworkType, ObjectiveType
 
 # Arguments: what is checked when users' code is compiled, and what when it runs.
 
@@ -89,10 +51,14 @@ def _require_array(name: str, kind: Any, real: Any, ndim: int, expected: str) ->
         _refuse(f"{name} is {kind}, expected an array of {real} {expected}{hint}")
 
 
-def _require_result(kind: Any, real: Any, ndim: int, expected: str) -> None:
+def _require_result(kind: Any, real: Any, ndim: int, expected: str) -> bool:
+    """Whether there is an array for the result."""
+    if _known(kind) is None:
+        return False
     _require_array("out", kind, real, ndim, expected)
     if kind.layout != "C" or not kind.aligned or not kind.mutable:
         _refuse(f"out is {kind}, expected a writable C-contiguous array")
+    return True
 
 
 def _require_network(net: Any) -> types.Float:
@@ -101,10 +67,31 @@ def _require_network(net: Any) -> types.Float:
     return net.real
 
 
+def _require_inputs(net: Any, params: Any, X: Any) -> types.Float:
+    real = _require_network(net)
+    _require_array("params", params, real, 1, "(n_params,)")
+    _require_array("X", X, real, 2, "(n, n_in)")
+    return real
+
+
+def _named(what: str, given: Any, look_up: Callable[[str], Any], example: str) -> Any:
+    """The activation or loss of a name that is written in the call."""
+    name = _known(given)
+    if not isinstance(name, str):
+        _refuse(
+            f"{what} is {given}, expected a name as written in the call, or {example} that is "
+            f"passed as an argument"
+        )
+    try:
+        return look_up(name)
+    except ValueError as error:
+        _refuse(str(error))
+
+
 @inlined
 def user_function(function, like, needed):
-    """`user_of`, which is there if it is needed."""
-    user = user_of(function, like)
+    """The address of the user's own functions, which is there if it is needed."""
+    user = handles.user_of(function, like)
     if needed and user == 0:
         raise RuntimeError(
             "a function of your own is not compiled for this type: pass the activation or the "
@@ -115,7 +102,9 @@ def user_function(function, like, needed):
 
 @by_type
 def contiguous(array):
-    """The array, or a contiguous copy."""
+    """The array or a contiguous copy, or None if it is None."""
+    if _known(array) is None:
+        return lambda array: None
     if array.layout == "C" and array.aligned:
         return lambda array: array
     return lambda array: np.ascontiguousarray(array)
@@ -124,25 +113,24 @@ def contiguous(array):
 @inlined
 def check_length(numbers, params):
     """Raise unless the parameters are a network's."""
-    if params.size != numbers[NET_PARAMS]:
+    if params.size != numbers[handles.NET_PARAMS]:
         raise ShapeError("params has another length than expected: net.n_params")
 
 
 @inlined
-def check_inputs(numbers, params, x):
-    """Raise unless parameters and inputs are a network's."""
-    check_length(numbers, params)
-    if x.shape[1] != numbers[NET_IN]:
+def check_columns(numbers, x):
+    """Raise unless inputs are a network's."""
+    if x.shape[1] != numbers[handles.NET_IN]:
         raise ShapeError("X has another number of columns than expected: net.n_in")
 
 
 @inlined
 def unmasked(numbers, params):
     """The parameters as the entries take them: masked ones are zero."""
-    count = numbers[N_MASKED]
+    count = numbers[handles.N_MASKED]
     if count == 0:
         return params
-    places, result = places_at(numbers, MASKED), params.copy()
+    places, result = handles.places_at(numbers, handles.MASKED), params.copy()
     for k in range(count):
         result[places[k]] = 0.0
     return result
@@ -151,20 +139,12 @@ def unmasked(numbers, params):
 @inlined
 def without_fixed(numbers, derivative):
     """Set the entries of masked and frozen parameters to zero in each of some gradients."""
-    count = numbers[N_FIXED]
+    count = numbers[handles.N_FIXED]
     if count > 0:
-        places = places_at(numbers, FIXED)
-        for start in range(0, derivative.size, numbers[NET_PARAMS]):
+        places = handles.places_at(numbers, handles.FIXED)
+        for start in range(0, derivative.size, numbers[handles.NET_PARAMS]):
             for k in range(count):
                 derivative[start + places[k]] = 0.0
-
-
-@inlined
-def gradient_for(out, params):
-    """Where the caller wants the gradient."""
-    if out.size != params.size:
-        raise ShapeError("out has another length than expected: net.n_params")
-    return out
 
 
 @inlined
@@ -186,39 +166,17 @@ _SCALES = {
 
 
 @inlined
-def any_outputs(n, n_out):
-    """Nothing to check."""
-
-
-@inlined
-def two_outputs(n, n_out):
-    """Raise unless there are classes."""
-    if n_out < 2:
+def check_outputs(kind, n, n_out):
+    """Raise unless a loss allows these sizes."""
+    if kind in (loss_table.SOFTMAX_CE, loss_table.SOFTMAX_CE_LABELS) and n_out < 2:
         raise ValueError("the loss needs at least 2 outputs of the network, one per class")
-
-
-@inlined
-def even_outputs(n, n_out):
-    """Raise unless there are means and as many logarithms of variances."""
-    if n_out % 2 == 1:
+    if kind in (loss_table.GAUSSIAN_NLL, loss_table.GAUSSIAN_KL) and n_out % 2 == 1:
         raise ValueError("the loss needs an even number of outputs, means and then log variances")
-
-
-@inlined
-def pairs(n, n_out):
-    """Raise unless rows are pairs of scores."""
-    if n_out != 1:
-        raise ValueError("the loss needs one output of the network, the score")
-    if n % 2 == 1:
-        raise ShapeError("the loss expects pairs: X with an even number of rows")
-
-
-_OUTPUTS = {
-    SOFTMAX_CE: two_outputs,
-    GAUSSIAN_NLL: even_outputs,
-    GAUSSIAN_KL: even_outputs,
-    MARGIN_RANKING: pairs,
-}
+    if kind == loss_table.MARGIN_RANKING:
+        if n_out != 1:
+            raise ValueError("the loss needs one output of the network, the score")
+        if n % 2 == 1:
+            raise ShapeError("the loss expects pairs: X with an even number of rows")
 
 
 @by_type
@@ -256,25 +214,6 @@ probabilities_of = _checked_values(
     inlined(lambda t: t < 0.0 or t > 1.0),
     "y holds a number outside [0, 1], the range of probabilities",
 )
-signs_of = _checked_values(
-    inlined(lambda t: abs(t) != 1.0 and t == t),
-    "y holds a number other than the labels -1 and 1",
-)
-counts_of = _checked_values(
-    inlined(lambda t: t < 0.0), "y holds a negative number, expected counts >= 0"
-)
-
-
-@inlined
-def halves_of(y, n, n_out):
-    """Values for the means, likewise."""
-    return values_of(y, n, n_out // 2)
-
-
-@inlined
-def nothing_of(y, n, n_out):
-    """No targets."""
-    return 0, None, None
 
 
 @inlined
@@ -294,11 +233,16 @@ def labels_of(y, n, n_out):
 _TARGETS = {
     "values": values_of,
     "probabilities": probabilities_of,
-    "signs": signs_of,
-    "counts": counts_of,
+    "signs": _checked_values(
+        inlined(lambda t: abs(t) != 1.0 and t == t),
+        "y holds a number other than the labels -1 and 1",
+    ),
+    "counts": _checked_values(
+        inlined(lambda t: t < 0.0), "y holds a negative number, expected counts >= 0"
+    ),
     "classes": probabilities_of,
-    "halves": halves_of,
-    "none": nothing_of,
+    "halves": inlined(lambda y, n, n_out: values_of(y, n, n_out // 2)),  # for the means
+    "none": inlined(lambda y, n, n_out: (0, None, None)),
 }
 
 
@@ -307,22 +251,19 @@ _TARGETS = {
 
 def forward(net, params, X, out=None):
     """`fastbp.jitted.forward`."""
-    real, out = _require_network(net), _known(out)
-    _require_array("params", params, real, 1, "(n_params,)")
-    _require_array("X", X, real, 2, "(n, n_in)")
-    if out is not None:
-        _require_result(out, real, 2, "(n, n_out)")
-    into = out is not None
+    real = _require_inputs(net, params, X)
+    into = _require_result(out, real, 2, "(n, n_out)")
 
     def implementation(net, params, X, out=None):
-        q, p, x = numbers_of(net), contiguous(params), contiguous(X)
-        check_inputs(q, p, x)
-        shape = x.shape[0], q[NET_OUT]
+        q, p, x = handles.numbers_of(net), contiguous(params), contiguous(X)
+        check_length(q, p)
+        check_columns(q, x)
+        shape = x.shape[0], q[handles.NET_OUT]
         y = out if into else np.empty(shape, p.dtype)
         if y.shape != shape:
             raise ShapeError("out has another shape than expected: (n, n_out)")
-        space = np.empty(q[SPACE], p.dtype)
-        call_forward(net, unmasked(q, p), x, None, False, y, space)
+        space = np.empty(q[handles.SPACE], p.dtype)
+        handles.call_forward(net, unmasked(q, p), x, None, False, y, space)
         return y
 
     return implementation
@@ -330,21 +271,21 @@ def forward(net, params, X, out=None):
 
 def jacobian(net, params, X, free_only=False):
     """`fastbp.jitted.jacobian`."""
-    real = _require_network(net)
-    _require_array("params", params, real, 1, "(n_params,)")
-    _require_array("X", X, real, 2, "(n, n_in)")
+    _require_inputs(net, params, X)
 
     def implementation(net, params, X, free_only=False):
-        q, p, x = numbers_of(net), contiguous(params), contiguous(X)
-        check_inputs(q, p, x)
-        n, n_out, columns = x.shape[0], q[NET_OUT], q[NET_FREE] if free_only else q[NET_PARAMS]
+        q, p, x = handles.numbers_of(net), contiguous(params), contiguous(X)
+        check_length(q, p)
+        check_columns(q, x)
+        n, n_out = x.shape[0], q[handles.NET_OUT]
+        columns = q[handles.NET_FREE] if free_only else q[handles.NET_PARAMS]
         J = np.empty(n * n_out * columns, p.dtype)
-        used, space = unmasked(q, p), np.empty(q[JACOBIAN_SPACE], p.dtype)
+        used, space = unmasked(q, p), np.empty(q[handles.JACOBIAN_SPACE], p.dtype)
         size, of_row = part_size(n), n_out * columns
         for start in range(0, max(n, 1), size):
             stop = min(start + size, n)
             rows = J[start * of_row : stop * of_row]
-            call_jacobian(net, used, x[start:stop], free_only, rows, space)
+            handles.call_jacobian(net, used, x[start:stop], free_only, rows, space)
         if not free_only:
             without_fixed(q, J)
         return J.reshape((n * n_out, columns))
@@ -354,25 +295,82 @@ def jacobian(net, params, X, free_only=False):
 
 def value_and_grad(net, params, X=None, y=None, loss="mse", l2=0.0, l1=0.0, group=0.0, out=None):
     """`fastbp.jitted.value_and_grad`."""
-    into = _known(out) is not None
     if isinstance(net, ObjectiveType):
-        real = net.real
+        real, data_of = net.real, bound_data
         others = [_known(value) for value in (X, y, loss, l2, l1, group)]
         if others != [None, None, "mse", 0, 0, 0]:
             _refuse("an objective has its data, loss and penalties bound; leave X to group out")
-        implementation = _of_bound(into)
     else:
         real = _require_network(net)
         _require_array("X", X, real, 2, "(n, n_in)")
         for name, value in (("l2", l2), ("l1", l1), ("group", group)):
             if not isinstance(_known(value), int | float | types.Number):
                 _refuse(f"{name} is {value}, expected a number")
-        kind, constant = _loss(loss, real)
-        implementation = _of_data(kind, constant, _require_targets(kind, y, real), into)
+        data_of = _data_for(loss, y, real)
     _require_array("params", params, real, 1, "(n_params,)")
-    if into:
-        _require_result(out, real, 1, "(n_params,)")
+    into = _require_result(out, real, 1, "(n_params,)")
+
+    def implementation(
+        net, params, X=None, y=None, loss="mse", l2=0.0, l1=0.0, group=0.0, out=None
+    ):
+        q, p = handles.numbers_of(net), contiguous(params)
+        check_length(q, p)
+        data = data_of(net, p, X, y, loss, l2, l1, group)
+        gradient = out if into else np.empty(p.size, p.dtype)
+        if gradient.size != p.size:
+            raise ShapeError("out has another length than expected: net.n_params")
+        space = np.empty(q[handles.SPACE], p.dtype)
+        value = handles.call_objective(net, unmasked(q, p), data, gradient, True, space)
+        without_fixed(q, gradient)
+        return value, gradient
+
     return implementation
+
+
+@inlined
+def bound_data(net, p, X, y, loss, l2, l1, group):
+    """An objective, which stands for its data."""
+    return net
+
+
+def _data_for(loss: Any, y: Any, real: types.Float) -> Callable:
+    """How `losses.Data` is made from a call with this loss and these targets."""
+    if isinstance(loss, LossType):
+        kind, is_bce = loss, loss.kind == loss_table.BCE
+        constant = float(np.finfo(real.name).eps) if is_bce else None
+    else:
+        named = _named("loss", loss, loss_table.loss, "a loss such as fastbp.huber(0.5)")
+        kind, constant = LossType(named), named.parameter(np.dtype(real.name))
+    of_labels = _require_targets(kind, y, real)
+    number = loss_table.SOFTMAX_CE_LABELS if of_labels else kind.kind
+    function_of, address = handles.function_of(kind, constant), handles.address_of("loss", number)
+    is_user = number == loss_table.USER_LOSS
+    rows_of_sample = 2 if number == loss_table.MARGIN_RANKING else 1
+    scale_of, targets_of = _SCALES[kind.divisor], labels_of if of_labels else _TARGETS[kind.target]
+
+    @inlined
+    def data(net, p, X, y, loss, l2, l1, group):
+        q, x = handles.numbers_of(net), contiguous(X)
+        check_columns(q, x)
+        n, n_out = x.shape[0], q[handles.NET_OUT]
+        if n == 0:
+            raise ShapeError("X has no rows, expected at least one")
+        check_outputs(number, n, n_out)
+        n_targets, targets, labels = targets_of(y, n, n_out)
+        function = function_of(loss)
+        terms, numbers = np.empty(5, np.int64), np.empty(5, np.float64)
+        terms[losses.LOSS] = number
+        terms[losses.LOSS_FUNCTION] = address(p)
+        terms[losses.USER_LOSS_FUNCTION] = user_function(function, p, is_user)
+        terms[losses.N_TARGETS] = n_targets
+        terms[losses.HAS_WEIGHTS] = 0
+        numbers[losses.SCALE] = scale_of(float(n // rows_of_sample), n_out)
+        numbers[losses.CONSTANT] = handles.constant_of(function)
+        numbers[losses.L2], numbers[losses.L1] = penalty(l2), penalty(l1)
+        numbers[losses.GROUP] = penalty(group)
+        return losses.Data(terms, numbers, x, targets, labels, None)
+
+    return data
 
 
 def _require_targets(kind: LossType, y: Any, real: types.Float) -> bool:
@@ -390,62 +388,6 @@ def _require_targets(kind: LossType, y: Any, real: types.Float) -> bool:
         return False
     _require_array("y", y, real, 1 if given and y.ndim == 1 else 2, "(n, n_out), or (n,) for one")
     return False
-
-
-def _of_bound(into: bool) -> Callable:
-    def implementation(
-        net, params, X=None, y=None, loss="mse", l2=0.0, l1=0.0, group=0.0, out=None
-    ):
-        q, p = numbers_of(net), contiguous(params)
-        check_length(q, p)
-        gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
-        space = np.empty(q[SPACE], p.dtype)
-        value = call_objective(net, unmasked(q, p), net, gradient, True, space)
-        without_fixed(q, gradient)
-        return value, gradient
-
-    return implementation
-
-
-def _of_data(kind: LossType, constant: float | None, of_labels: bool, into: bool) -> Callable:
-    number = SOFTMAX_CE_LABELS if of_labels else kind.kind
-    taken, address = function_of(kind, constant), address_of("loss", number)
-    check_outputs = _OUTPUTS.get(kind.kind, any_outputs)
-    rows_of_sample = 2 if kind.kind == MARGIN_RANKING else 1
-    scale_of, has_user = _SCALES[kind.divisor], kind.kind == USER_LOSS
-    targets_of = labels_of if of_labels else _TARGETS[kind.target]
-
-    def implementation(
-        net, params, X=None, y=None, loss="mse", l2=0.0, l1=0.0, group=0.0, out=None
-    ):
-        q, p, x = numbers_of(net), contiguous(params), contiguous(X)
-        check_inputs(q, p, x)
-        n, n_out = x.shape[0], q[NET_OUT]
-        if n == 0:
-            raise ShapeError("X has no rows, expected at least one")
-        check_outputs(n, n_out)
-        n_targets, targets, labels = targets_of(y, n, n_out)
-        function = taken(loss)
-        terms, numbers = np.empty(5, np.int64), np.empty(5, np.float64)
-        terms[losses.LOSS] = number
-        terms[losses.LOSS_FUNCTION] = address(p)
-        terms[losses.USER_LOSS_FUNCTION] = user_function(function, p, has_user)
-        terms[losses.N_TARGETS] = n_targets
-        terms[losses.HAS_WEIGHTS] = 0
-        numbers[losses.SCALE] = scale_of(float(n // rows_of_sample), n_out)
-        numbers[losses.CONSTANT] = constant_of(function)
-        numbers[losses.L2], numbers[losses.L1] = penalty(l2), penalty(l1)
-        numbers[losses.GROUP] = penalty(group)
-        gradient = gradient_for(out, p) if into else np.empty(p.size, p.dtype)
-        space = np.empty(q[SPACE], p.dtype)
-        value = call_objective(
-            net, unmasked(q, p), losses.Data(terms, numbers, x, targets, labels, None),
-            gradient, True, space,
-        )  # fmt: skip
-        without_fixed(q, gradient)
-        return value, gradient
-
-    return implementation
 
 
 # One layer.
@@ -471,35 +413,30 @@ def dense_forward(X, W, b=None, activation="linear"):
     has_bias = _known(b) is not None
     if has_bias:
         _require_array("b", b, real, 1, "(n_out,)")
-    kind, constant = _activation(activation)
-    number, taken = kind.kind, function_of(kind, constant)
-    address = address_of("activation", number)
-    keep_z, has_user = KEEPS_Z[number], number == USER
+    kind, constant = activation, None
+    if not isinstance(activation, ActivationType):
+        named = _named("activation", activation, activation_of, "an Activation")
+        kind, constant = ActivationType(named), named.constant
+    number, function_of = kind.kind, handles.function_of(kind, constant)
+    address = handles.address_of("activation", number)
+    keep_z, is_user = kind.keeps_z, number == USER
 
     def implementation(X, W, b=None, activation="linear"):
-        x, w, bias, function = contiguous(X), contiguous(W), as_bias(b), taken(activation)
+        x, w, bias, function = contiguous(X), contiguous(W), contiguous(b), function_of(activation)
         if x.shape[1] != w.shape[0]:
             raise ShapeError("X has another number of columns than W has rows")
         if has_bias and bias.size != w.shape[1]:
             raise ShapeError("b has another length than expected: one bias per column of W")
         y = np.empty((x.shape[0], w.shape[1]), x.dtype)
         kept = np.empty_like(y) if keep_z else y
-        user = user_function(function, x, has_user)
-        call_dense_forward(
-            x, w, bias, has_bias, Act(number, address(x), constant_of(function), user),
+        user = user_function(function, x, is_user)
+        handles.call_dense_forward(
+            x, w, bias, has_bias, Act(number, address(x), handles.constant_of(function), user),
             y, kept, keep_z,
         )  # fmt: skip
         return y, DenseCache(x, w, bias, kept, function)
 
     return implementation
-
-
-@by_type
-def as_bias(b):
-    """A contiguous vector, or None."""
-    if _known(b) is None:
-        return lambda b: None
-    return lambda b: contiguous(b)
 
 
 def dense_backward(dY, cache, need_dX=True):
@@ -511,8 +448,8 @@ def dense_backward(dY, cache, need_dX=True):
     needed = _known(need_dX)
     if not isinstance(needed, bool):
         _refuse(f"need_dX is {need_dX}, expected True or False as written in the call")
-    number, has_bias, has_user = kind.kind, of_b != types.none, kind.kind == USER
-    address = address_of("activation", number)
+    number, has_bias = kind.kind, of_b != types.none
+    address, is_user = handles.address_of("activation", number), number == USER
 
     def implementation(dY, cache, need_dX=True):
         x, w, kept, function = cache.X, cache.W, cache.kept, cache.activation
@@ -522,48 +459,11 @@ def dense_backward(dY, cache, need_dX=True):
         dx = np.empty_like(x) if needed else None
         db = np.empty(w.shape[1], w.dtype) if has_bias else None
         transposed = np.empty(w.size, w.dtype) if needed else None
-        user = user_function(function, x, has_user)
-        call_dense_backward(
-            dz, x, w, kept, Act(number, address(x), constant_of(function), user),
+        user = user_function(function, x, is_user)
+        handles.call_dense_backward(
+            dz, x, w, kept, Act(number, address(x), handles.constant_of(function), user),
             dx, needed, dw, db, has_bias, transposed,
         )  # fmt: skip
         return dx, dw, db
 
     return implementation
-
-
-# Names.
-
-
-def _activation(given: Any) -> tuple[ActivationType, float | None]:
-    """Type and, of a name, the constant."""
-    if isinstance(given, ActivationType):
-        return given, None
-    name = _known(given)
-    if not isinstance(name, str):
-        _refuse(
-            f"activation is {given}, expected a name as written in the call, or an Activation that "
-            f"is passed as an argument"
-        )
-    try:
-        act = activation_of(name)
-    except ValueError as error:
-        _refuse(str(error))
-    return ActivationType(act.kind), act.constant
-
-
-def _loss(given: Any, real: types.Float) -> tuple[LossType, float | None]:
-    """Type and, of a name, the parameter."""
-    if isinstance(given, LossType):
-        return given, float(np.finfo(real.name).eps) if given.kind == BCE else None
-    name = _known(given)
-    if not isinstance(name, str):
-        _refuse(
-            f"loss is {given}, expected a name as written in the call, or a loss such as "
-            f"fastbp.huber(0.5) that is passed as an argument"
-        )
-    try:
-        loss = loss_of(name)
-    except ValueError as error:
-        _refuse(str(error))
-    return type_of_loss(loss), loss.parameter(np.dtype(real.name))

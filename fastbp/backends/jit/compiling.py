@@ -20,6 +20,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from typing import Any
 
 import llvmlite.binding
@@ -29,16 +30,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-from . import compile_notice
+from . import compile_notice, numba_internals
 from .caching import Cache
-from .numba_internals import (
-    address_of,
-    cgutils,
-    entry_point,
-    global_compiler_lock,
-    of_global,
-    set_cache,
-)
+from .numba_internals import cgutils, global_compiler_lock
 
 # NumPy's error model: a division by zero gives inf or nan and no branch. Contraction fuses
 # multiply and add; nothing is reassociated.
@@ -173,29 +167,30 @@ def _reals(declared: Sequence[Any], arguments: Sequence[types.Type]) -> Iterator
             yield argument.dtype
 
 
+@dataclass(frozen=True)
 class Declared:
     """The types that a function is declared with: a numba type, or a function of the real type."""
 
-    def __init__(self, returns: Any, arguments: Sequence[Any]):
-        self._returns = returns
-        self._arguments = arguments
+    returns: Any
+    arguments: Sequence[Any]
 
     def of(self, real: types.Float) -> Any:
         """The signature for float32 or float64."""
-        return self._returns(*(_of(argument, real) for argument in self._arguments))
+        return self.returns(*(_of(argument, real) for argument in self.arguments))
 
     def real_of(self, arguments: Sequence[types.Type]) -> types.Float:
         """The real type of a call with arguments of these types: what the first array says."""
-        return next(_reals(self._arguments, arguments))
+        return next(_reals(self.arguments, arguments))
 
 
+@dataclass(eq=False)
 class Compiled:
     """A function that is compiled when it is first needed, once per dtype, with declared types.
 
     Python calls an entry as ``compiled[dtype](...)``. Compiled code that declares it calls it by
     its name.
 
-    Parameters
+    Attributes
     ----------
     function : callable
         The Python function.
@@ -208,33 +203,23 @@ class Compiled:
         The characters of the dtypes for which there are callers.
     is_entry : bool
         Whether Python calls it.
-
-    Attributes
-    ----------
     dispatchers : dict
         The version of each dtype that was needed so far, by the dtype's character.
     """
 
-    def __init__(
-        self,
-        function: Callable,
-        declared: Declared,
-        calls: Sequence[Compiled] = (),
-        exports: Sequence[str] = (),
-        dtypes: str = "fd",
-        is_entry: bool = False,
-    ):
-        self.function = function
-        self.declared = declared
-        self.dtypes = dtypes
-        self.dispatchers: dict[str, Any] = {}
-        self._calls = calls
-        self._exports = exports
-        self._is_entry = is_entry
-        self._addresses: dict[str, int] = {}
-        self._from_python: dict[str, Callable] = {}
-        self._call = _call_of(declared, self._symbol)
-        if is_entry:
+    function: Callable
+    declared: Declared
+    calls: Sequence[Compiled] = ()
+    exports: Sequence[str] = ()
+    dtypes: str = "fd"
+    is_entry: bool = False
+    dispatchers: dict[str, Any] = field(default_factory=dict, init=False)
+    _addresses: dict[str, int] = field(default_factory=dict, init=False)
+    _from_python: dict[str, Callable] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._call = _call_of(self.declared, self._symbol)
+        if self.is_entry:
             _entries.append(self)
 
     def __getitem__(self, dtype: np.dtype) -> Callable:
@@ -244,13 +229,14 @@ class Compiled:
         """
         call = self._from_python.get(dtype.char)
         if call is None:
-            call = self._from_python[dtype.char] = entry_point(self.version(dtype))
+            call = self._from_python[dtype.char] = numba_internals.entry_point(self.version(dtype))
         return call
 
     def version(self, dtype: np.dtype) -> Any:
         """Numba's dispatcher for float32 or float64, compiled at first use."""
-        dispatcher = self.dispatchers.get(dtype.char)
-        return dispatcher if dispatcher is not None else self._compile(dtype)
+        if dtype.char not in self.dispatchers:
+            self._compile(dtype)
+        return self.dispatchers[dtype.char]
 
     def warm(self, dtype: np.dtype) -> tuple[Cache, bool]:
         """Have the version for a dtype: its cache, and whether it has just been compiled."""
@@ -263,14 +249,14 @@ class Compiled:
 
     def linked(self) -> Iterator[Compiled]:
         """The functions that it calls directly or indirectly, those that others call first."""
-        for function in self._calls:
+        for function in self.calls:
             yield from function.linked()
             yield function
 
     @property
     def _numba_type_(self) -> types.Type:
         # What Numba takes a global variable of compiled code for that holds this.
-        return of_global(self._call)
+        return numba_internals.of_global(self._call)
 
     def _symbol(self, real: types.Float, builder: ir.IRBuilder, kind: ir.FunctionType) -> ir.Value:
         """The function, in code that is being built."""
@@ -283,31 +269,31 @@ class Compiled:
         """Define the symbols of the version for a dtype: its address and its exports."""
         dispatcher, real = self.version(dtype), real_type(dtype)
         with global_compiler_lock:
-            for variable in (symbol(name, real) for name in self._exports):
-                llvmlite.binding.add_symbol(variable, address_of(dispatcher, variable))
-            place = self._addresses[dtype.char] = address_of(dispatcher)
+            for variable in (symbol(name, real) for name in self.exports):
+                place = numba_internals.address_of(dispatcher, variable)
+                llvmlite.binding.add_symbol(variable, place)
+            place = self._addresses[dtype.char] = numba_internals.address_of(dispatcher)
             llvmlite.binding.add_symbol(symbol(self.function.__name__, real), place)
         return place
 
-    def _compile(self, dtype: np.dtype) -> Any:
+    def _compile(self, dtype: np.dtype) -> None:
         # Numba's lock and no other: a thread in which it compiles users' code, which may need this
         # function, holds it already.
         with global_compiler_lock:
-            for function in self._calls:
+            for function in self.calls:
                 function.address(dtype)
             if dtype.char not in self.dispatchers:
-                outer = _declared_calls.set(self._calls)
+                outer = _declared_calls.set(self.calls)
                 try:
                     signature = self.declared.of(real_type(dtype))
                     self.dispatchers[dtype.char] = self._new(signature)
                 finally:
                     _declared_calls.reset(outer)
-        return self.dispatchers[dtype.char]
 
     def _new(self, signature: Any) -> Any:
-        options = {**_OPTIONS, "no_cpython_wrapper": not self._is_entry}
+        options = {**_OPTIONS, "no_cpython_wrapper": not self.is_entry}
         dispatcher = numba.njit(**options)(self.function)
-        set_cache(dispatcher, _NoticedCache(self.function))
+        numba_internals.set_cache(dispatcher, _NoticedCache(self.function))
         dispatcher.compile(signature)
         dispatcher.disable_compile()
         return dispatcher
@@ -327,27 +313,23 @@ _entries: list[Compiled] = []
 _families: list[Family] = []
 
 
-def entry(
-    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), dtypes: str = "fd"
-) -> Callable[[Callable], Any]:
-    """Decorator: a function that Python calls; see `Declared` and `Compiled`."""
-    declared = Declared(returns, arguments)
-    return lambda function: Compiled(function, declared, calls, dtypes=dtypes, is_entry=True)
+def entry(returns: Any, *arguments: Any, **options: Any) -> Callable[[Callable], Any]:
+    """Decorator: a function that Python calls; see `Declared`, and `Compiled` for the options."""
+    return linked(returns, *arguments, is_entry=True, **options)
 
 
-def linked(
-    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), exports: Sequence[str] = ()
-) -> Callable[[Callable], Any]:
-    """Decorator: a function that other compiled functions call; see `Declared` and `Compiled`."""
-    return lambda function: Compiled(function, Declared(returns, arguments), calls, exports)
+def linked(returns: Any, *arguments: Any, **options: Any) -> Callable[[Callable], Any]:
+    """Decorator: a function that other compiled functions call, declared likewise."""
+    return lambda function: Compiled(function, Declared(returns, arguments), **options)
 
 
+@dataclass(eq=False)
 class Family:
     """Functions of one form that are told apart by a number; each is compiled when it is needed.
 
     Compiled code calls ``family(address, ...)``, with an address from `address`.
 
-    Parameters
+    Attributes
     ----------
     make : callable
         kind -> Python function.
@@ -357,19 +339,14 @@ class Family:
         Which numbers there are.
     """
 
-    def __init__(
-        self,
-        make: Callable[[int], Callable],
-        declared: Declared,
-        calls: Sequence[Compiled],
-        kinds: Collection[int],
-    ):
-        self.kinds = kinds
-        self._make = make
-        self._declared = declared
-        self._calls = calls
-        self._members: dict[int, Compiled] = {}
-        self._call = _call_of(declared, None)
+    make: Callable[[int], Callable]
+    declared: Declared
+    calls: Sequence[Compiled]
+    kinds: Collection[int]
+    _members: dict[int, Compiled] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._call = _call_of(self.declared, None)
         _families.append(self)
 
     def member(self, kind: int) -> Compiled:
@@ -377,10 +354,10 @@ class Family:
         if kind not in self._members:
             # Numba names compiled code after the function, and those of one name by a counter that
             # starts anew in each process: code from the cache would meet other code of that name.
-            function = self._make(kind)
+            function = self.make(kind)
             function.__name__ += f"_{kind}"
             function.__qualname__ += f"_{kind}"
-            self._members.setdefault(kind, Compiled(function, self._declared, self._calls))
+            self._members.setdefault(kind, Compiled(function, self.declared, self.calls))
         return self._members[kind]
 
     def address(self, dtype: np.dtype, kind: int) -> int:
@@ -389,7 +366,7 @@ class Family:
 
     @property
     def _numba_type_(self) -> types.Type:
-        return of_global(self._call)
+        return numba_internals.of_global(self._call)
 
 
 def family(

@@ -42,26 +42,10 @@ from numba.np.arrayobj import populate_array
 from ...common.errors import BackendError
 
 __all__ = [
-    "AppDirs",
-    "BaseTuple",
-    "CFunc",
-    "Dispatcher",
-    "Purpose",
-    "Rules",
-    "TypingError",
-    "address_of",
-    "cgutils",
-    "dumps",
-    "entry_point",
-    "global_compiler_lock",
-    "of_global",
-    "packed",
-    "populate_array",
-    "set_cache",
-    "typed_by",
-    "unliteral",
-    "unpacked",
-]
+    "AppDirs", "BaseTuple", "CFunc", "Dispatcher", "Purpose", "Rules", "TypingError", "address_of",
+    "cgutils", "dumps", "entry_point", "global_compiler_lock", "of_global", "packed",
+    "populate_array", "set_cache", "typed_by", "unliteral", "unpacked",
+]  # fmt: skip
 
 if config.DISABLE_JIT:  # by a file of settings or by the program; see `backends.why_missing`
     raise BackendError("numba.config.DISABLE_JIT is set; the Numba backend needs the compiler")

@@ -13,6 +13,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dis import get_instructions
 from inspect import getclosurevars, isfunction
 from itertools import chain
@@ -99,18 +100,12 @@ class Refused(Exception):
     """Why a function cannot be compiled: where, and the reason, each in one line or two."""
 
     def __init__(self, reason: str, code: CodeType | None = None, line: int | None = None):
+        if code is not None:
+            line = line or code.co_firstlineno
+            source = getline(code.co_filename, line).strip()
+            place = f"line {line} of {code.co_filename}, in {code.co_name}:"
+            reason = "\n".join(filter(None, (place, source and f"    {source}", reason)))
         super().__init__(reason)
-        self.reason = reason
-        self.code = code
-        self.line = line
-
-    def __str__(self) -> str:
-        if self.code is None:
-            return self.reason
-        line = self.line or self.code.co_firstlineno
-        source = getline(self.code.co_filename, line).strip()
-        place = f"line {line} of {self.code.co_filename}, in {self.code.co_name}:"
-        return "\n".join(filter(None, (place, source and f"    {source}", self.reason)))
 
 
 class _Compiler:
@@ -129,21 +124,18 @@ class _Compiler:
             function = function.py_func
         if self._known(function):  # np.tanh and the like
             given = function
-            return self.inlined(lambda *numbers: given(*numbers))
+            return self.jit(lambda *numbers: given(*numbers))
         if not isfunction(function):
             raise Refused(f"{function!r} is neither a Python function nor one that Numba knows")
         if function not in self._done:
             self._done[function] = None
-            self._done[function] = self.inlined(self._with_calls(function))
+            self._done[function] = self.jit(self._with_calls(function))
         return self._done[function]
 
-    def inlined(self, function: Callable) -> Any:
-        """The function, to become part of its callers: LLVM vectorises no calls."""
-        return self._dispatcher(function, targetoptions=_inlined(True))
-
-    def apart(self, function: Callable) -> Any:
-        """The function, compiled for itself."""
-        return self._dispatcher(function, targetoptions=_inlined(False))
+    def jit(self, function: Callable, inline: bool = True) -> Any:
+        """The function, to become part of its callers (LLVM vectorises no calls) or not."""
+        options = {"nopython": True, "no_cpython_wrapper": True, "forceinline": inline}
+        return self._dispatcher(function, targetoptions=_OPTIONS | options)
 
     def _known(self, function: Callable) -> bool:
         context = self._dispatcher.targetdescr.typing_context
@@ -200,8 +192,8 @@ class _Compiler:
         if not self._widens:
             return jitted
         if n == 1:
-            return self.inlined(lambda z: jitted(np.float64(z)))
-        return self.inlined(lambda y, t: jitted(np.float64(y), np.float64(t)))
+            return self.jit(lambda z: jitted(np.float64(z)))
+        return self.jit(lambda y, t: jitted(np.float64(y), np.float64(t)))
 
     def _refused(self, error: Exception, code: CodeType | None) -> Refused:
         message = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
@@ -224,10 +216,6 @@ class _Compiler:
             for instruction in get_instructions(code):
                 if missing and instruction.argval == missing[1] and instruction.positions:
                     yield code, instruction.positions.lineno or code.co_firstlineno
-
-
-def _inlined(yes: bool) -> dict[str, Any]:
-    return {**_OPTIONS, "nopython": True, "no_cpython_wrapper": True, "forceinline": yes}
 
 
 def _reason(message: str) -> str:
@@ -278,8 +266,10 @@ def _over_array(of_number: Any) -> Callable:
 
 def _activation(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
     f, df, d2f = compiler.all_checked(given, 1)
-    values, slopes = compiler.apart(_over_array(f)), compiler.apart(_over_array(df))
-    bends = compiler.apart(_over_array(d2f)) if d2f else slopes  # which nobody asks for then
+    values = compiler.jit(_over_array(f), inline=False)
+    slopes = compiler.jit(_over_array(df), inline=False)
+    # Without d2f nobody asks for the second derivative.
+    bends = compiler.jit(_over_array(d2f), inline=False) if d2f else slopes
 
     def apply(order, n, z, out):
         if order == 0:
@@ -321,8 +311,8 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
                 d[i] = d2(y[i], t[i]) * factor
         return 0.0
 
-    first = compiler.apart(first)
-    second = compiler.apart(second) if d2 else first  # which nobody asks for then
+    first = compiler.jit(first, inline=False)
+    second = compiler.jit(second, inline=False) if d2 else first  # which nobody asks for then
 
     def apply(order, n, y, t, weights, factor, d):
         if order == 1:
@@ -373,8 +363,6 @@ def _compile(make: Callable, given: Any, dtype: np.dtype, returns: Any, *argumen
         return compiled
 
     if real == types.float32:
-        try:
+        with suppress(Exception):  # whatever it trips over, float64 is right
             return compiled(_CFuncFloat32, types.float32)
-        except Exception:  # whatever it trips over, float64 is right
-            pass
     return compiled(_CFunc, types.float64)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding
@@ -18,7 +19,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
-from .compiling import INTEGER, NOTHING
+from .compiling import INTEGER, NOTHING, NUMBER
 from .intrinsics import element_of, emits, like, same
 from .numba_internals import cgutils
 
@@ -59,6 +60,8 @@ class Lanes:
         Elements of a vector.
     name : {"F32", "F64"}
         The suffix of the type's constants in `polynomials`.
+    suffix : str
+        That of LLVM's functions for these vectors.
     info : numpy.finfo
     """
 
@@ -68,34 +71,38 @@ class Lanes:
         self.name = f"F{real.bitwidth}"
         self.info = np.finfo(f"f{real.bitwidth // 8}")
         self.width = width or VECTOR_BYTES * 8 // real.bitwidth
+        self.suffix = f"v{self.width}f{real.bitwidth}"
         element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
         self.type = ir.VectorType(element, self.width)
         self.integers = ir.VectorType(ir.IntType(real.bitwidth), self.width)
 
     def constant(self, x: float) -> Vector:
         """All elements equal to a Python number."""
-        return Vector(self, ir.Constant(self.type, [float(x)] * self.width))
+        return Vector(self, self._all(self.type, float(x)))
 
     def integer(self, i: int) -> ir.Constant:
         """A vector of integers as wide as the reals, all equal."""
-        return ir.Constant(self.integers, [i] * self.width)
+        return self._all(self.integers, i)
+
+    def _all(self, kind: ir.Type, x: float) -> ir.Constant:
+        return ir.Constant(kind, [x] * self.width)
 
     def splat(self, scalar: ir.Value) -> Vector:
         """All elements equal to a scalar value."""
-        undefined = ir.Constant(self.type, ir.Undefined)
-        one = self.builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-        zeros = ir.Constant(ir.VectorType(_INT32, self.width), [0] * self.width)
-        return Vector(self, self.builder.shuffle_vector(one, undefined, zeros))
+        return Vector(self, self._spread(scalar))
 
     def first(self, count: ir.Value) -> ir.Value:
         """The mask of the first `count` elements."""
-        lane = ir.VectorType(_INT32, self.width)
-        builder = self.builder
-        one = builder.insert_element(
-            ir.Constant(lane, ir.Undefined), builder.trunc(count, _INT32), ir.Constant(_INT32, 0)
-        )
-        counts = builder.shuffle_vector(one, one, ir.Constant(lane, [0] * self.width))
-        return builder.icmp_signed("<", ir.Constant(lane, list(range(self.width))), counts)
+        order = ir.Constant(ir.VectorType(_INT32, self.width), list(range(self.width)))
+        counts = self._spread(self.builder.trunc(count, _INT32))
+        return self.builder.icmp_signed("<", order, counts)
+
+    def _spread(self, scalar: ir.Value) -> ir.Value:
+        """A vector whose elements all equal a scalar of any type."""
+        undefined = ir.Constant(ir.VectorType(scalar.type, self.width), ir.Undefined)
+        one = self.builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
+        zeros = ir.Constant(ir.VectorType(_INT32, self.width), [0] * self.width)
+        return self.builder.shuffle_vector(one, undefined, zeros)
 
     def any(self, mask: ir.Value) -> ir.Value:
         """Whether a mask selects an element."""
@@ -126,12 +133,12 @@ class Lanes:
 
     def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
         """A call of LLVM's function of this name for these vectors."""
-        return self._call(f"{name}.v{self.width}f{self.real.bitwidth}{suffix}", returns, arguments)
+        return _call(self.builder, f"{name}.{self.suffix}{suffix}", returns, arguments)
 
-    def _call(self, full: str, returns: ir.Type, arguments: list) -> ir.Value:
-        kind = ir.FunctionType(returns, [a.type for a in arguments])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, full)
-        return self.builder.call(function, arguments)
+
+def _call(builder: ir.IRBuilder, name: str, returns: ir.Type, arguments: list) -> ir.Value:
+    kind = ir.FunctionType(returns, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 class Scalars(Lanes):
@@ -141,31 +148,21 @@ class Scalars(Lanes):
         super().__init__(builder, real, 1)
         self.type = self.type.element
         self.integers = self.integers.element
+        self.suffix = f"f{real.bitwidth}"
 
-    def constant(self, x: float) -> Vector:
-        """A Python number."""
-        return Vector(self, ir.Constant(self.type, float(x)))
-
-    def integer(self, i: int) -> ir.Constant:
-        """An integer as wide as the reals."""
-        return ir.Constant(self.integers, i)
-
-    def call(self, name: str, returns: ir.Type, arguments: list, suffix: str = "") -> ir.Value:
-        """A call of LLVM's function of this name for such numbers."""
-        return self._call(f"{name}.f{self.real.bitwidth}{suffix}", returns, arguments)
+    def _all(self, kind: ir.Type, x: float) -> ir.Constant:
+        return ir.Constant(kind, x)
 
 
+@dataclass(slots=True, eq=False)
 class Vector:
     """A vector in code that is being built; operators emit the instruction.
 
     Comparisons are false where an element is NaN. Numbers may stand for vectors beside one.
     """
 
-    __slots__ = ("lanes", "value")
-
-    def __init__(self, lanes: Lanes, value: ir.Value):
-        self.lanes = lanes
-        self.value = value
+    lanes: Lanes
+    value: ir.Value
 
     def _operand(self, other: Vector | float) -> ir.Value:
         return (other if isinstance(other, Vector) else self.lanes.constant(other)).value
@@ -238,13 +235,9 @@ class Vector:
             return self / divisor
         d = divisor.at_most(float(lanes.info.max))  # Newton's step would make NaN of infinity
         mask, kind = ir.IntType(lanes.width), "ps" if bits == 32 else "pd"
-        function = cgutils.get_or_insert_function(
-            lanes.builder.module,
-            ir.FunctionType(lanes.type, [lanes.type, lanes.type, mask]),
-            f"llvm.x86.avx512.rcp14.{kind}.512",
-        )
-        nothing = lanes.constant(0).value
-        r = self._new(lanes.builder.call(function, [d.value, nothing, mask(2**lanes.width - 1)]))
+        arguments = [d.value, lanes.constant(0).value, mask(2**lanes.width - 1)]
+        name = f"llvm.x86.avx512.rcp14.{kind}.512"
+        r = self._new(_call(lanes.builder, name, lanes.type, arguments))
         for _ in range(bits // 32):
             r = r + r * (-d).times_plus(r, lanes.constant(1))
         return self * r
@@ -318,28 +311,20 @@ class Vector:
             function = builder.module.declare_intrinsic(f"llvm.{name}", [double])
             with cgutils.for_range(builder, _INT64(lanes.width)) as loop:
                 place = builder.gep(first, [loop.index])
-                value = builder.load(place)
-                if lanes.type.element == double:
-                    value = builder.call(function, [value])
-                else:
-                    value = builder.call(function, [builder.fpext(value, double)])
-                    value = builder.fptrunc(value, lanes.type.element)
+                value = builder.fpext(builder.load(place), double)  # of a double, itself
+                value = builder.fptrunc(builder.call(function, [value]), lanes.type.element)
                 builder.store(value, place)
             found = self._new(builder.load(values)).where(mask, otherwise)
             builder.store(found.value, result)
         return self._new(builder.load(result))
 
 
+@dataclass(slots=True, eq=False)
 class Integers:
-    """A vector of integers as wide as the reals, in code that is being built; numbers may stand
-    for vectors beside one.
-    """
+    """A vector of integers as wide as the reals; numbers may stand for vectors beside one."""
 
-    __slots__ = ("lanes", "value")
-
-    def __init__(self, lanes: Lanes, value: ir.Value):
-        self.lanes = lanes
-        self.value = value
+    lanes: Lanes
+    value: ir.Value
 
     def _with(self, emit: Callable[..., ir.Value], other: Integers | int) -> Integers:
         value = self.lanes.integer(other) if isinstance(other, int) else other.value
@@ -371,12 +356,10 @@ def widened(vector: Vector) -> Vector:
 
 def _converted(vector: Vector, real: types.Float) -> Vector:
     """The elements in the other type, or this one."""
-    builder, own = vector.lanes.builder, vector.lanes.real
+    builder = vector.lanes.builder
     lanes = Lanes(builder, real, vector.lanes.width)
-    if own == real:
-        return Vector(lanes, vector.value)
-    convert = builder.fpext if own.bitwidth < real.bitwidth else builder.fptrunc
-    return Vector(lanes, convert(vector.value, lanes.type))
+    convert = builder.fpext if vector.lanes.real.bitwidth < real.bitwidth else builder.fptrunc
+    return Vector(lanes, convert(vector.value, lanes.type))  # which leaves this type as it is
 
 
 def by_vectors(
@@ -452,56 +435,40 @@ def elementwise(
         and its formula is formula(kind).
     """
 
-    @intrinsic
-    def apply(typingctx: Any, n: Any, *arguments: Any) -> Any:
-        return _loop(formula, (), arguments, pointers, results, total)
+    @intrinsic(prefer_literal=by_kind)
+    def apply(typingctx: Any, *given: Any) -> Any:
+        of_kind = formula(given[0].literal_value) if by_kind else formula
+        n_integers = 2 if by_kind else 1  # the kind, n
+        arguments = given[n_integers:]
+        real = arguments[0].dtype
+        integers, scalars = (types.int64,) * n_integers, (real,) * (len(arguments) - pointers)
+        together = types.Tuple((*integers, *arguments[:pointers], *scalars))  # as Numba packs them
 
-    @intrinsic(prefer_literal=True)
-    def apply_kind(typingctx: Any, kind: Any, n: Any, *arguments: Any) -> Any:
-        of_kind = formula(kind.literal_value)
-        return _loop(of_kind, (kind,), arguments, pointers, results, total)
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            n, *values = cgutils.unpack_tuple(builder, args[0], len(given))[n_integers - 1 :]
+            starts, scalars = values[:pointers], values[pointers:]
+            sums = Total(builder, types.float64, Lanes(builder, real).width) if total else None
 
-    return apply_kind if by_kind else apply
+            def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> None:
+                places = [builder.gep(p, [i]) for p in starts]
+                vectors = [
+                    _converted(Lanes(builder, a.dtype, lanes.width).load(p, mask), real)
+                    for a, p in zip(arguments[:pointers], places, strict=True)
+                ]
+                outcome = of_kind(*vectors, *(lanes.splat(s) for s in scalars))
+                for vector, place in zip(outcome[:results], places[:results], strict=True):
+                    lanes.store(vector, place, mask)
+                if sums is not None:
+                    terms = widened(outcome[-1])
+                    # What a formula makes of absent elements does not count.
+                    sums.add(terms if mask is None else terms.where(mask, 0.0))
 
+            by_vectors(builder, real, n, body)
+            return context.get_dummy_value() if sums is None else sums.sum()
 
-def _loop(
-    formula: Callable[..., Any],
-    first: tuple[Any, ...],
-    arguments: tuple[Any, ...],
-    pointers: int,
-    results: int,
-    total: bool,
-) -> Any:
-    """Signature and code of `elementwise`; `first` are the types of arguments before n."""
-    real = arguments[0].dtype
-    scalars = (real,) * (len(arguments) - pointers)
-    together = types.Tuple((*arguments[:pointers], *scalars))  # Numba's form of *arguments
-    signature = (types.float64 if total else types.void)(*first, types.int64, together)
+        return (types.float64 if total else types.void)(together), codegen
 
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        n, packed = args[-2:]
-        unpacked = cgutils.unpack_tuple(builder, packed, len(arguments))
-        starts, scalars = unpacked[:pointers], unpacked[pointers:]
-        sums = Total(builder, types.float64, Lanes(builder, real).width) if total else None
-
-        def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> None:
-            places = [builder.gep(p, [i]) for p in starts]
-            vectors = [
-                _converted(Lanes(builder, a.dtype, lanes.width).load(p, mask), real)
-                for a, p in zip(arguments[:pointers], places, strict=True)
-            ]
-            outcome = formula(*vectors, *(lanes.splat(s) for s in scalars))
-            for vector, place in zip(outcome[:results], places[:results], strict=True):
-                lanes.store(vector, place, mask)
-            if sums is not None:
-                terms = widened(outcome[-1])
-                # What a formula makes of absent elements does not count.
-                sums.add(terms if mask is None else terms.where(mask, 0.0))
-
-        by_vectors(builder, real, n, body)
-        return context.get_dummy_value() if sums is None else sums.sum()
-
-    return signature, codegen
+    return apply
 
 
 def do_not_unroll(module: ir.Module, branch: ir.Instruction) -> None:
@@ -609,28 +576,25 @@ def taken_as(code, like, start):
     return code.builder.bitcast(start, like.type)
 
 
-@intrinsic
-def call_c(typingctx: Any, address: Any, *arguments: Any) -> Any:
-    """Call the C function at an address, which returns nothing, with these arguments."""
-    return _c_call(types.void, arguments)
+def _c_function(returns: Any) -> Any:
+    """What jitted code calls for the C functions of this result: f(address, argument, ...)."""
+
+    @intrinsic
+    def call(typingctx: Any, address: Any, *arguments: Any) -> Any:
+        def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            values = cgutils.unpack_tuple(builder, args[1], len(arguments))
+            nothing = returns == NOTHING
+            type_ = ir.VoidType() if nothing else context.get_value_type(returns)
+            kind = ir.FunctionType(type_, [value.type for value in values])
+            result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
+            return context.get_dummy_value() if nothing else result
+
+        return returns(types.int64, types.Tuple(arguments)), codegen
+
+    return call
 
 
-@intrinsic
-def call_c_for_number(typingctx: Any, address: Any, *arguments: Any) -> Any:
-    """The same for one that returns a double."""
-    return _c_call(types.float64, arguments)
-
-
-def _c_call(returns: Any, arguments: tuple[Any, ...]) -> Any:
-    def codegen(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
-        values = cgutils.unpack_tuple(builder, args[1], len(arguments))
-        nothing = returns == types.void
-        type_ = ir.VoidType() if nothing else context.get_value_type(returns)
-        kind = ir.FunctionType(type_, [value.type for value in values])
-        result = builder.call(builder.inttoptr(args[0], kind.as_pointer()), values)
-        return context.get_dummy_value() if nothing else result
-
-    return returns(types.int64, types.Tuple(arguments)), codegen
+call_c, call_c_for_number = _c_function(NOTHING), _c_function(NUMBER)
 
 
 # Numbers near zero: the moments of an optimizer decay into the subnormals as a network converges,
@@ -644,21 +608,13 @@ _MODE = types.uint32
 @emits(_MODE)
 def floating_point_mode(code):
     """The processor's control word for vector arithmetic (0 where we do not know one)."""
-    builder = code.builder
-    word = cgutils.alloca_once_value(builder, ir.IntType(32)(0))
-    if SSE:
-        _call_with_address(builder, "llvm.x86.sse.stmxcsr", word)
-    return builder.load(word)
+    return code.builder.load(_control_word(code.builder, "stmxcsr", ir.IntType(32)(0)))
 
 
 @emits(NOTHING, _MODE)
 def set_floating_point_mode(code, mode):
     """Set that control word."""
-    builder = code.builder
-    word = cgutils.alloca_once_value(builder, mode)
-    builder.store(mode, word)
-    if SSE:
-        _call_with_address(builder, "llvm.x86.sse.ldmxcsr", word)
+    _control_word(code.builder, "ldmxcsr", mode)
 
 
 @emits(_MODE, _MODE)
@@ -667,7 +623,11 @@ def flushing(code, mode):
     return code.builder.or_(mode, ir.IntType(32)(0x8040))
 
 
-def _call_with_address(builder: ir.IRBuilder, name: str, place: ir.Value) -> None:
-    address = builder.bitcast(place, ir.IntType(8).as_pointer())
-    kind = ir.FunctionType(ir.VoidType(), [address.type])
-    builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [address])
+def _control_word(builder: ir.IRBuilder, name: str, value: ir.Value) -> ir.Value:
+    """A place that holds a value, passed to the instruction that reads or writes the word."""
+    word = cgutils.alloca_once_value(builder, value)
+    builder.store(value, word)
+    if SSE:
+        address = builder.bitcast(word, ir.IntType(8).as_pointer())
+        _call(builder, f"llvm.x86.sse.{name}", ir.VoidType(), [address])
+    return word
