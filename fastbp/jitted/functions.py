@@ -4,9 +4,9 @@ In jitted code they run the machine code of the Numba backend; called from Pytho
 the public functions with ``backend="numba"``.
 
 A network or an objective is an argument of the function that Python calls, since Numba would freeze
-a global variable. Arrays have the network's
-dtype. Another one, or another number of dimensions, is Numba's ``TypingError`` when users' code is
-compiled; what does not fit when it runs raises `fastbp.ShapeError` or `ValueError`.
+a global variable. Arrays have the network's dtype. Another one, or another number of dimensions, is
+Numba's ``TypingError`` when users' code is compiled; what does not fit when it runs raises
+`fastbp.ShapeError` or `ValueError`.
 """
 
 from __future__ import annotations

@@ -34,7 +34,6 @@ from ..maths.activations import ActivationSpec
 from ..maths.losses import Loss
 
 _INT64 = ir.IntType(64)
-_DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 # Addresses.
@@ -156,7 +155,7 @@ def opened_function(function: ActivationSpec | Loss) -> tuple[float, int, int]:
     caller = objective.objective if isinstance(function, Loss) else kernels.dense_forward
     single, double = (
         user_code.address(function.functions, dtype) if dtype.char in caller.dispatchers else 0
-        for dtype in _DTYPES
+        for dtype in map(np.dtype, "fd")
     )
     return function.constant, single, double
 

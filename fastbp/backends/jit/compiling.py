@@ -336,13 +336,13 @@ class Family:
     declared, calls
         As for `Compiled`.
     kinds : collection of int
-        Which numbers there are.
+        The numbers.
     """
 
     make: Callable[[int], Callable]
     declared: Declared
-    calls: Sequence[Compiled]
     kinds: Collection[int]
+    calls: Sequence[Compiled] = ()
     _members: dict[int, Compiled] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -369,11 +369,9 @@ class Family:
         return numba_internals.of_global(self._call)
 
 
-def family(
-    returns: Any, *arguments: Any, calls: Sequence[Compiled] = (), kinds: Collection[int]
-) -> Callable[[Callable[[int], Callable]], Any]:
-    """Decorator: kind -> Python function; see `Declared` and `Family`."""
-    return lambda make: Family(make, Declared(returns, arguments), calls, kinds)
+def family(returns: Any, *arguments: Any, **options: Any) -> Callable[[Callable], Any]:
+    """Decorator: kind -> Python function; see `Declared`, and `Family` for the options."""
+    return lambda make: Family(make, Declared(returns, arguments), **options)
 
 
 def _call_of(declared: Declared, symbol_of: Callable[..., ir.Value] | None) -> Any:

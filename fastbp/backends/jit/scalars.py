@@ -34,7 +34,6 @@ def _provide(function: Callable, formula: Callable[[Vector], Vector]) -> None:
             return lambda x: of_real(x)
         if isinstance(x, types.Integer | types.Boolean):
             return lambda x: of_real(float(x))
-        return None
 
 
 _provide(exp, elementary.exp)

@@ -340,12 +340,7 @@ def compile_loss(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
     """A user's loss and its second derivative as double (order, n, y, t, weights, factor, d).
 
     Returns Σ w ℓ(y, t) of n pairs; d becomes factor·w·ℓ' (order 1) or factor·w·ℓ'' (order 2). All
-    weights w are 1 if that pointer is null.
-
-    Raises
-    ------
-    Refused
-        If Numba cannot compile one of them.
+    weights w are 1 if that pointer is null. Raises as `compile_activation` does.
     """
     arguments = reals, reals, reals, itself, reals
     return _compile(_loss, given, dtype, types.float64, *arguments)

@@ -602,25 +602,22 @@ call_c, call_c_for_number = _c_function(NOTHING), _c_function(NUMBER)
 # does so after the last allocation, so that nothing can raise before it is restored.
 
 
-_MODE = types.uint32
-
-
-@emits(_MODE)
+@emits(types.uint32)
 def floating_point_mode(code):
     """The processor's control word for vector arithmetic (0 where we do not know one)."""
-    return code.builder.load(_control_word(code.builder, "stmxcsr", ir.IntType(32)(0)))
+    return code.builder.load(_control_word(code.builder, "stmxcsr", _INT32(0)))
 
 
-@emits(NOTHING, _MODE)
+@emits(NOTHING, types.uint32)
 def set_floating_point_mode(code, mode):
     """Set that control word."""
     _control_word(code.builder, "ldmxcsr", mode)
 
 
-@emits(_MODE, _MODE)
+@emits(types.uint32, types.uint32)
 def flushing(code, mode):
     """The control word, changed to flush subnormal results and operands to zero."""
-    return code.builder.or_(mode, ir.IntType(32)(0x8040))
+    return code.builder.or_(mode, _INT32(0x8040))
 
 
 def _control_word(builder: ir.IRBuilder, name: str, value: ir.Value) -> ir.Value:
