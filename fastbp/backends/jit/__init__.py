@@ -1,4 +1,4 @@
-"""The contract in Numba. `contract` tells what each function must do.
+"""The contract in Numba. `contract` says what each function must do.
 
 Python allocates the results and a workspace, and one compiled function does the rest:
 
@@ -23,7 +23,7 @@ Python allocates the results and a workspace, and one compiled function does the
     vectors        vector code as formulas; pointers
     intrinsics     functions of LLVM's instructions
     compiling      how functions are compiled and linked
-    caching        where compiled code is kept
+    caching        where compiled code is stored
     compile_notice the line that says that functions are compiled
     user           functions of the user's own, for the C backend as well
     scalars        exp, tanh and sigmoid for users' jitted code
@@ -103,9 +103,9 @@ def dense_backward(
     dX = np.empty(X.shape, dtype) if need_dX else empty.matrix
     db = np.empty(W.shape[1], dtype) if need_db else empty.vector
     transposed = np.empty(W.size, dtype) if need_dX else empty.vector
-    kept = Z if act.keeps_z and Z is not None else Y
+    z_or_y = Z if act.keeps_z and Z is not None else Y
     kernels.dense_backward[dtype](
-        dY.copy(), X, W, kept, _act(act, dtype), dX, need_dX, dW, db, need_db, transposed
+        dY.copy(), X, W, z_or_y, _act(act, dtype), dX, need_dX, dW, db, need_db, transposed
     )
     return dX if need_dX else None, dW, db if need_db else None
 

@@ -102,7 +102,7 @@ class Reduced(NamedTuple):
 
 
 def _shift(lanes: Lanes) -> float:
-    """1.5·2^m for m mantissa bits: adding it rounds to an integer, found in the sum's last bits."""
+    """1.5·2^m for m mantissa bits: adding it rounds to an integer, the sum's last bits."""
     return 1.5 * 2.0**lanes.info.nmant
 
 

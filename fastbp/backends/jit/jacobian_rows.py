@@ -44,12 +44,12 @@ def _scale(net, layer, act, m, each, d):
     """d *= act' of the layer, where `each` rows of d share the row of Y (or Z) of their sample."""
     n_out, ld, slopes = layer[N_OUT], layer[layout.LEADING], room(net, layout.SPARE_ROW)
     column = layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]
-    kept = at(room(net, layout.TAPE), net.plan[layout.TILE] * column)
+    z_or_y = at(room(net, layout.TAPE), net.plan[layout.TILE] * column)
     if each == 1:
-        multiply_by_derivative(act, span(m, n_out, ld), d, kept)
+        multiply_by_derivative(act, span(m, n_out, ld), d, z_or_y)
     elif act.kind != LINEAR:
         network.fill(slopes, m * ld, 1.0)
-        apply(act, BACKWARD, span(m, n_out, ld), kept, slopes)
+        apply(act, BACKWARD, span(m, n_out, ld), z_or_y, slopes)
         for i in range(m):
             for k in range(i * each, (i + 1) * each):
                 network.times(n_out, at(d, k * ld), at(d, k * ld), at(slopes, i * ld))

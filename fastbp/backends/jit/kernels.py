@@ -38,15 +38,15 @@ def dense_forward(X, W, b, has_bias, act, Y, Z, keep_z):
     NOTHING, out_array(2), in_array(2), in_array(2), in_array(2), ACT, out_array(2), FLAG,
     out_array(2), out_array(1), FLAG, out_array(1), calls=PRODUCTS,
 )  # fmt: skip
-def dense_backward(dZ, X, W, kept, act, dX, need_dX, dW, db, need_db, transposed):
+def dense_backward(dZ, X, W, z_or_y, act, dX, need_dX, dW, db, need_db, transposed):
     """Turn dZ, which holds dY, into dL/dZ and write dW and, if needed, db and dX.
 
-    `kept` is Y or Z, of which the activation's derivative is taken; `transposed` has room for Wᵀ if
-    dX is needed.
+    The activation's derivative is taken from `z_or_y`; `transposed` has room for Wᵀ if dX is
+    needed.
     """
     (m, n_in), n_out = X.shape, W.shape[1]
     d, w, wt = pointer(dZ), pointer(W), pointer(transposed)
-    multiply_by_derivative(act, m * n_out, d, pointer(kept))
+    multiply_by_derivative(act, m * n_out, d, pointer(z_or_y))
     gradient = Affine(n_in, n_out, pointer(dW), pointer(db), need_db)
     weight_gradient(m, gradient, pointer(X), n_in, d, n_out, False)
     if need_dX:

@@ -104,10 +104,10 @@ def _multiply(
 
     def start(place: ir.Value) -> Vector:
         """What is added to."""
-        found = cgutils.alloca_once_value(builder, lanes.constant(0).value)
+        value = cgutils.alloca_once_value(builder, lanes.constant(0).value)
         with builder.if_then(accumulate):
-            builder.store(lanes.load(place).value, found)
-        return Vector(lanes, builder.load(found))
+            builder.store(lanes.load(place).value, value)
+        return Vector(lanes, builder.load(value))
 
     def emit(count: int) -> None:
         deltas = _apart(builder, d, ld, count)
@@ -205,7 +205,7 @@ def _gradient(size, layer, rows, ld, x, d, lanes, accumulate):
 
 
 @inlined
-def _kept(layer, ld, tape):
+def _z_or_y(layer, ld, tape):
     """What the activation's derivative is taken from: Z or Y."""
     return at(tape, ld * (layer[Z_COLUMN] if layer[Z_COLUMN] >= 0 else layer[Y_COLUMN]))
 
@@ -218,7 +218,7 @@ def _forward(size, net, x, rows, ld):
         layer = layer_of(net, index)
         kind, keeps_z = layer[ACTIVATION], layer[Z_COLUMN] >= 0
         rectified = kind == RELU and not keeps_z
-        y, z = at(tape, ld * layer[Y_COLUMN]), _kept(layer, ld, tape)
+        y, z = at(tape, ld * layer[Y_COLUMN]), _z_or_y(layer, ld, tape)
         _outputs(size, layer, net.params, rows, ld, x, z, RECTIFIED if rectified else 0)
         if keeps_z or (kind != LINEAR and not rectified):
             apply(act_of(net, layer, index), 0, layer[N_OUT] * ld, z, y)
@@ -232,8 +232,8 @@ def _backward(size, net, x, rows, ld, accumulate):
     d, next_d = room(net, layout.DELTA), room(net, layout.NEXT_DELTA)
     for index in range(net.plan[layout.N_LAYERS] - 1, -1, -1):
         layer = layer_of(net, index)
-        act, kept = act_of(net, layer, index), _kept(layer, ld, tape)
-        multiply_by_derivative(act, layer[N_OUT] * ld, d, kept)
+        act, z_or_y = act_of(net, layer, index), _z_or_y(layer, ld, tape)
+        multiply_by_derivative(act, layer[N_OUT] * ld, d, z_or_y)
         below = x if index == 0 else at(tape, ld * layer[Y_COLUMN - layout.COLUMNS])
         _gradient(size, layer, rows, ld, below, d, lanes, accumulate)
         if index > 0:

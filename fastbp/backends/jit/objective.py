@@ -1,6 +1,6 @@
 """The objective of a batch of rows and its gradient: sums over rows in fixed parts, and penalties.
 
-`contract.partition` tells the parts. The sums of each are accumulated tile by tile and then added
+`contract.partition` says which. The sums of each are accumulated tile by tile and then added
 in the parts' order.
 """
 
@@ -36,7 +36,7 @@ from .losses import DATA, POINTERS, Data, loss_of_rows, pointers, rows_from
 from .network import NET, PLAN, last_layer, layer_of, net_of, room
 from .vectors import Vector, as_real, at, copy, elementwise, pointer, taken_as
 
-# Dropout, as `contract.train` tells.
+# Dropout, as `contract.train` says.
 
 _GOLDEN, _MIX_1, _MIX_2 = map(np.uint64, (contract.GOLDEN, contract.MIX_1, contract.MIX_2))
 _HASH_1, _HASH_2 = map(np.uint32, (contract.HASH_1, contract.HASH_2))

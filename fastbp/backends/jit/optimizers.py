@@ -24,7 +24,7 @@ def _adam_rule(
     m: Vector,
     s: Vector,
     g: Vector,
-    kept: Vector,  # 1 - lr·decay
+    shrunk: Vector,  # 1 - lr·decay
     rest1: Vector,  # 1 - β1
     beta2: Vector,
     rest2: Vector,  # 1 - β2
@@ -34,7 +34,7 @@ def _adam_rule(
 ) -> tuple:
     m = m + rest1 * (g - m)
     s = s * beta2 + rest2 * (g * g)
-    return kept * p - (rate * m).over(s.sqrt() * correction + eps), m, s
+    return shrunk * p - (rate * m).over(s.sqrt() * correction + eps), m, s
 
 
 def _rmsprop_rule(

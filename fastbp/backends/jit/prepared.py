@@ -57,7 +57,7 @@ class PreparedPlan(NamedTuple):
 
 
 def prepared_plan(plan: Plan) -> PreparedPlan:
-    """The plan's own, made at the first call."""
+    """What the plan is for compiled functions, made at the first call."""
     known = plan.handles.get("numba")
     return known if known is not None else _prepare(plan)
 
@@ -180,7 +180,7 @@ def _workspace(plan: Plan, tile: int, tape_width: int, dropped: np.ndarray) -> d
 
 
 def prepared_data(problem: Problem) -> losses.Data:
-    """The problem's own loss and data, made at the first call."""
+    """The loss and the data of a problem, made at the first call."""
     known = problem.handles.get("numba")
     return known if known is not None else _prepare_data(problem)
 

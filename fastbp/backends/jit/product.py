@@ -9,6 +9,7 @@ so that no shape falls off an edge.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -61,25 +62,26 @@ class _Tile:
 
     def load(self, pointer: ir.Value, mask: ir.Value | None) -> list[Vector]:
         """A row; the mask is the last vector's."""
-        lanes = self.lanes
-        places = [
-            lanes.builder.gep(pointer, [_INT64(v * lanes.width)]) for v in range(self.vectors)
-        ]
-        masks = [None] * (self.vectors - 1) + [mask]
-        return [lanes.load(place, m) for place, m in zip(places, masks, strict=True)]
+        return [self.lanes.load(*at_vector) for at_vector in self._vectors(pointer, mask)]
 
     def store(self, row: list[Vector], pointer: ir.Value, mask: ir.Value | None) -> None:
         """Write a row."""
-        lanes = self.lanes
-        for v, vector in enumerate(row):
-            place = lanes.builder.gep(pointer, [_INT64(v * lanes.width)])
-            lanes.store(vector, place, mask if v == self.vectors - 1 else None)
+        for vector, at_vector in zip(row, self._vectors(pointer, mask), strict=True):
+            self.lanes.store(vector, *at_vector)
+
+    def _vectors(
+        self, pointer: ir.Value, mask: ir.Value | None
+    ) -> Iterator[tuple[ir.Value, ir.Value | None]]:
+        """Where the vectors of a row begin, and their masks."""
+        for v in range(self.vectors):
+            place = self.lanes.builder.gep(pointer, [_INT64(v * self.lanes.width)])
+            yield place, mask if v == self.vectors - 1 else None
 
 
 def _tile_type(element: ir.Type) -> ir.FunctionType:
     """(depth, A, a_row, a_depth, B, b_row, C, c_row, last, start, start_row, has_start, finish)
 
-    `last` columns exist of the last vector; `product` tells the others' meaning.
+    `last` columns exist of the last vector; `product_of_tiles` says what the others mean.
     """
     p, i, bit = element.as_pointer(), _INT64, ir.IntType(1)
     return ir.FunctionType(ir.VoidType(), [i, p, i, i, p, i, p, i, i, p, i, bit, i])
@@ -92,9 +94,8 @@ def _tile_function(module: ir.Module, real: types.Float, vectors: int, rows: int
     the loop over tiles, for those of every size, which takes longer than a small product.
     """
     name = f"fastbp.tile.{real}.{vectors}.{rows}"
-    found = module.globals.get(name)
-    if found is not None:
-        return found
+    if name in module.globals:
+        return module.globals[name]
     element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
     function = ir.Function(module, _tile_type(element), name)
     function.linkage = "internal"
@@ -131,13 +132,11 @@ def _emit_tile(tile: _Tile, function: ir.Function) -> None:
     results = [[Vector(lanes, builder.load(place)).at_least(least) for place in s] for s in sums]
     whole = builder.icmp_signed("!=", builder.and_(finish, _INT64(PADDED)), _INT64(0))
     targets = tile.walk(c, c_row)
-    with builder.if_else(whole) as (then, otherwise):
-        with then:
-            for row, pointer in zip(results, targets, strict=True):
-                tile.store(row, pointer, None)
-        with otherwise:
-            for row, pointer in zip(results, targets, strict=True):
-                tile.store(row, pointer, mask)
+    with builder.if_else(whole) as branches:
+        for branch, of_last in zip(branches, (None, mask), strict=True):
+            with branch:
+                for row, pointer in zip(results, targets, strict=True):
+                    tile.store(row, pointer, of_last)
     builder.ret_void()
 
 
@@ -202,14 +201,13 @@ def _tile_table(module: ir.Module, real: types.Float) -> ir.GlobalVariable:
     They are made in the module of `product` and declared in others, which find them by the name.
     """
     name = symbol("tiles", real)
-    found = module.globals.get(name)
-    if found is None:
-        element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
-        count = (_WIDEST + 1) * _MOST_ROWS
-        array = ir.ArrayType(_tile_type(element).as_pointer(), count)
-        found = ir.GlobalVariable(module, array, name)
-        found.global_constant = True
-    return found
+    if name in module.globals:
+        return module.globals[name]
+    element = ir.FloatType() if real.bitwidth == 32 else ir.DoubleType()
+    functions = ir.ArrayType(_tile_type(element).as_pointer(), (_WIDEST + 1) * _MOST_ROWS)
+    table = ir.GlobalVariable(module, functions, name)
+    table.global_constant = True
+    return table
 
 
 def _define_tiles(module: ir.Module, real: types.Float) -> None:
