@@ -346,7 +346,7 @@ def _curve(history: dict[str, np.ndarray]) -> Iterator[str]:
 def predict(model: str, data: str, delimiter: str, out: str | None) -> None:
     """Predict the target for the rows of a CSV file.
 
-    MODEL is a file that fastbp fit wrote. DATA has its features, by their names, in any order.
+    MODEL is a file that fastbp fit wrote. DATA has its features under the same names, in any order.
     Prints CSV: the values, or for classes the most probable one and all probabilities. If DATA has
     the target too, prints the score on stderr.
     """

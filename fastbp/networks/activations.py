@@ -40,8 +40,14 @@ class Activation(ActivationSpec):
 
     Attributes
     ----------
-    name, constant, kind, keeps_z, init, functions
-        See `fastbp.maths.activations.ActivationSpec`.
+    name : str
+    constant : float
+        The parameter of a built-in function, such as the slope of a leaky relu; 0 where there is
+        none.
+    init : {"glorot", "he", "lecun"}
+        The initial spread of the weights that suits the function.
+    kind, keeps_z, functions, formulas, numbers
+        What backends read: see `fastbp.maths.activations.ActivationSpec`.
 
     Raises
     ------

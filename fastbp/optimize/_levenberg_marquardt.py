@@ -51,6 +51,7 @@ _EXPECTED = {
     "gtol": ">= 0",
     "min_grad": ">= 0",
 }
+_OPTIONAL = ("mu_dec", "mu_inc")  # None stands for Nielsen's factors
 
 
 def levenberg_marquardt(
@@ -399,7 +400,7 @@ def checked_options(**fields: Any) -> LMOptions:
         For a value that is no number, or out of range.
     """
     for name, expected in _EXPECTED.items():
-        if fields.get(name) is None:
+        if name not in fields or (name in _OPTIONAL and fields[name] is None):
             continue
         fields[name] = value = number(name, fields[name], f"a number {expected}")
         low, high = _RANGES[expected]

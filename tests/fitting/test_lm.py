@@ -307,6 +307,7 @@ def test_bayesian_fits_generalise(backend):
         ({"robust": "hubber"}, ValueError, "did you mean 'huber'"),
         ({"robust": "huber", "f_scale": -1}, ValueError, "f_scale"),
         ({"mu": -1}, ValueError, "mu is -1.0, expected"),
+        ({"mu": None}, TypeError, "mu is None, expected"),
         ({"mu_dek": 0.1}, TypeError, "did you mean 'mu_dec'"),
         ({"bounds": (1, -1)}, ValueError, "bound"),
         ({"bounds": (-1, 1), "scale": "standard"}, ValueError, "scale"),

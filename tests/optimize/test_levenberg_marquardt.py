@@ -399,6 +399,8 @@ def test_changing_length():
         ({"loss": "hubber"}, ValueError, "did you mean 'huber'"),
         ({"loss": "huber", "f_scale": 0}, ValueError, "f_scale"),
         ({"mu": 0}, ValueError, "mu is 0.0, expected a number > 0"),
+        ({"mu": None}, TypeError, "mu is None, expected a number > 0"),
+        ({"ftol": None}, TypeError, "ftol is None, expected a number >= 0"),
         ({"mu_dec": 2}, ValueError, "between 0 and 1"),
         ({"mu_inc": 0.5}, ValueError, "> 1"),
         ({"xtol": -1}, ValueError, ">= 0"),
