@@ -1,9 +1,8 @@
 """Activation functions: the table of their names, formulas and derivatives in NumPy.
 
 The reference backend evaluates the formulas as they stand; the compiled backends implement the same
-functions under the same `kind` numbers and are tested against it. To add an activation, add a row
-to `TABLE` here, write its number for C (`python tools/constants.py`) and add a case of it in each
-backend. A user-defined activation is made from scalar Python functions and needs no row.
+functions under the same `kind` numbers and are tested against it. CONTRIBUTING.md says how one
+is added. A user-defined activation is made from scalar Python functions and needs no row.
 """
 
 from __future__ import annotations

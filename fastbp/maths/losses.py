@@ -2,8 +2,7 @@
 
 A loss of n rows is ``scale · Σ_i w_i ℓ(Y_i, T_i)``. `ROW_LOSSES` has the row functions ℓ and their
 derivatives in NumPy, `TABLE` the losses by name. The normaliser ``scale`` is computed here, so that
-backends only sum; `networks.targets` checks targets. To add a loss, add a row to both tables, write
-its number for C (`python tools/constants.py`) and add a case of it in each backend.
+backends only sum; `networks.targets` checks targets. CONTRIBUTING.md says how a loss is added.
 """
 
 from __future__ import annotations

@@ -366,7 +366,7 @@ class SCGSolver:
         self.direction, self.curvature = _unit(direction), None
 
     def _restart(self) -> None:
-        """LMSolver along -g, with the first damping."""
+        """Continue along -g, with the first damping."""
         self._set_direction(-self.g)
         self.damping = DAMPING
 

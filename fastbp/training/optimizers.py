@@ -1,7 +1,6 @@
 """The first-order methods: a class for each, with PyTorch's update rules, and a table of names.
 
-To add a method, add a class with a `rule` and a row of `METHODS`. A new rule needs a number in
-`contract`, which `python tools/constants.py` writes into C's constants, and a case in each backend.
+CONTRIBUTING.md says how one is added.
 """
 
 from __future__ import annotations

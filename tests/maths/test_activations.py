@@ -121,8 +121,9 @@ ANSWERS = {  # f, df and d2f at the special points
 ODD = ("linear", "tanh", "softsign", "hard_tanh", "sin", "gelu", "gelu_tanh", "silu", "mish")
 
 
-def test_the_table_of_special_values_is_complete():
+def test_the_tables_of_truths_are_complete():
     assert {fb.activation(act).name for act in ANSWERS} == set(activations.NAMES)
+    assert {act.name for act in truth.FUNCTIONS} == set(activations.NAMES)
 
 
 @pytest.mark.parametrize("length", [5, 80])  # alone, and in the middle of vectors

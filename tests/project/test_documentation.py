@@ -19,6 +19,15 @@ from fastbp.common.timing import BY_HAND, compare
 from fastbp.maths import activations, losses
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Beside them, documents without programs of Python.
+OTHERS = [ROOT / name for name in ("CONTRIBUTING.md", "bench/README.md", "examples/README.md")]
+LINKING = [*DOCUMENTS, *OTHERS]
+# Documents that name files, and the folders where their paths may begin.
+MAPS = {
+    "CONTRIBUTING.md": (".", "fastbp", "csrc", "fastbp/backends"),
+    "README.md": (".",),
+    "bench/README.md": ("bench", "bench/benches", "bench/peers", "bench/measuring", "bench/report"),
+}
 TABLES = {  # how the README's row of all names begins, and where each has a row of its own
     "Activations": ("docs/networks.md", activations.NAMES),
     "Losses": ("docs/losses.md", tuple(losses.TABLE)),
@@ -125,7 +134,7 @@ def run(code, names):
     return names
 
 
-@pytest.mark.parametrize("path", [*DOCUMENTS, ROOT / "examples" / "README.md"], ids=short)
+@pytest.mark.parametrize("path", LINKING, ids=short)
 def test_links_lead_somewhere(path):
     for link in re.findall(r"\]\(([^)]+)\)", path.read_text(encoding="utf-8")):
         if link.startswith("https://"):
@@ -136,6 +145,42 @@ def test_links_lead_somewhere(path):
         if anchor:
             titles = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
             assert anchor in {re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles}
+
+
+def paths(text):
+    """The paths that a text names in backticks, outside its blocks of code."""
+    prose = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.M | re.S)
+    ends = r"(?:/|\.(?:py|c|h|md|json|toml))"
+    return re.findall(rf"`([\w.-]+(?:/[\w.-]+)+/?|[\w.-]+{ends})`", prose)
+
+
+def missing(text, folders):
+    """The paths that a text names and that are in none of the folders."""
+    named = paths(text)
+    return [path for path in named if not any((ROOT / f / path).exists() for f in folders)]
+
+
+def test_missing_paths_are_detected():
+    text = "`fastbp/fitting/`, `maths/losses.py`, `setup.py`\n```sh\n`no/where.py`\n```\n"
+    text += (
+        "   ```diff\n+`no.py`\n   ```\n`fastbp/nowhere/`, `@`, `make test`, `losses.py` `gone.h`"
+    )
+    assert missing(text, [".", "fastbp"]) == ["fastbp/nowhere/", "losses.py", "gone.h"]
+
+
+@pytest.mark.parametrize("name", MAPS)
+def test_paths_that_documents_name_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert len(paths(text)) > 10
+    assert missing(text, MAPS[name]) == []
+
+
+def test_the_map_has_every_folder_of_the_package():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`[a-z/`, ]+`) \|", text.partition("### ")[0], re.M)
+    named = {name for row in rows for name in re.findall(r"`([a-z]+)/`", row)}
+    folders = {path.parent.name for path in (ROOT / "fastbp").glob("*/__init__.py")}
+    assert folders <= named
 
 
 @pytest.mark.parametrize("title", TABLES)

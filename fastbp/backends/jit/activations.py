@@ -1,7 +1,7 @@
 """The activations: formulas over vectors by kind, and the functions compiled from them.
 
 Each kind becomes one function over memory, compiled when a network first has it; layers hold its
-address. To add an activation, write its formulas here and its line in `FORMULAS`.
+address.
 
 The formulas of maths/activations.py are arranged so that nothing cancels, overflows or underflows
 before the result does; csrc/core/activations.h has the same arrangement. The short ones stand in

@@ -1,6 +1,6 @@
-"""Levenberg and Marquardt's method: `backends.marquardt`, which explains it, step by step.
+"""Levenberg and Marquardt's method, step by step as in `maths.marquardt`, which explains it.
 
-The names and the order of what is computed are those of `marquardt.Search`.
+The names and the order of what is computed are those of `marquardt.LMSolver`.
 """
 
 from __future__ import annotations
