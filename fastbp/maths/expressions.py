@@ -599,7 +599,9 @@ def _slope(at: Expression, slopes: list[Expression], shared: dict[Any, bool]) ->
             by_second = dy if x is y else divide(multiply(x, dy), y)
             return add(multiply(dx, apply("log", y)), by_second)
         case "max" | "min" | "abs":
-            return _slope_at_corner(at, slopes, shared.get(_corner(at)))
+            point, turned = _corner(at)
+            above = shared.get(point)
+            return _slope_at_corner(at, slopes, above if above is None else above != turned)
     return multiply(_SLOPES[at.operation](x, at), dx)
 
 
@@ -645,20 +647,24 @@ def _slope_at_corner(at: Expression, slopes: list[Expression], above: bool | Non
     return where(compare("less" if above else "less_equal", x, y), below, over)
 
 
-def _corner(at: Expression) -> Any:
-    """The point of a corner or of a comparison: x and what it is there."""
+def _corner(at: Expression) -> tuple[tuple[Expression, Expression], bool]:
+    """The point of a corner or of a comparison: x and what it is there; whether x has turned.
+
+    The arguments of the node grow with x, and fall if x has turned.
+    """
     x, y = at.arguments[0], ZERO if at.operation == "abs" else at.arguments[1]
     if x.operation == "constant":
         x, y = y, x
-    while y is ZERO:  # increasing functions that are 0 at 0
+    turned = False
+    while y is ZERO:  # multiples, and increasing functions that are 0 at 0
         c, inner = _scaled(x)
-        if c != 1 and c > 0:
-            x = inner
+        if inner is not x:
+            x, turned = inner, turned != (c < 0)
         elif x.operation in ("expm1", "tanh", "sinh", "erf", "arctan"):
             x = x.arguments[0]
         else:
             break
-    return x, y
+    return (x, y), turned
 
 
 def _shared_corners(nodes: list[Expression]) -> dict[Any, bool]:
@@ -667,10 +673,10 @@ def _shared_corners(nodes: list[Expression]) -> dict[Any, bool]:
     sides: dict[Any, bool] = {}
     for at in nodes:
         if at.operation in ("max", "min", "abs", "less", "less_equal"):
-            point = _corner(at)
+            point, turned = _corner(at)
             counts[point] = counts.get(point, 0) + 1
             if at.operation in ("less", "less_equal"):
-                # x < c and c <= x leave or give c to the side above.
-                constant_first = at.arguments[0].operation == "constant"
-                sides.setdefault(point, (at.operation == "less") != constant_first)
+                # x < c leaves the point to the side above, x <= c does not; c < x is the reverse.
+                reverse = (at.arguments[0].operation == "constant") != turned
+                sides.setdefault(point, (at.operation == "less") != reverse)
     return {point: sides.get(point, False) for point, n in counts.items() if n > 1}

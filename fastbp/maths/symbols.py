@@ -147,10 +147,11 @@ class Symbol:
         return function(*inputs)
 
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
-        known: Callable | None = {np.where: _where, np.clip: _clip}.get(function)
-        if known is None:
-            raise _Refusal(f"NumPy's {function.__name__}")
-        return known(*arguments, **options)
+        if function is np.where and len(arguments) == 3:
+            return _where(*arguments)
+        if function is np.clip:
+            return _clip(*arguments, **options)
+        raise _Refusal(f"NumPy's {function.__name__}")
 
 
 def _any_symbol(values: Sequence[Any]) -> bool:
