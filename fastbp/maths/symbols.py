@@ -222,7 +222,8 @@ class _Copies:
 
     def stand_in(self, x: Any) -> Any:
         """What a copy has in the place of x; x itself as a rule."""
-        x = getattr(x, "py_func", x)  # of Numba's dispatchers
+        if type(x).__module__.startswith("numba."):
+            x = getattr(x, "py_func", x)
         if x is max or x is min:
             return _extremum(_max if x is max else _min, x)
         if isinstance(x, BuiltinFunctionType | FunctionType | type) and x in _FUNCTIONS:

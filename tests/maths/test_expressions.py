@@ -162,6 +162,31 @@ def test_equal_expressions_are_one_object():
     assert ex.function_of([f], "z") is ex.function_of([f], "z")
 
 
+# Every operation that is written as code, of numbers in (0, 1) and the negative ones.
+OPERATIONS = (
+    lambda z: np.log(abs(z)) + np.log1p(z * z) + np.sqrt(1 + z) + np.sign(z),
+    lambda z: np.expm1(z) + np.arctan(z) + np.sinh(z) * np.cosh(z) + math.erf(z),
+    lambda z: np.where((z > 0.2) & ~(z >= 0.6), np.sin(z), np.cos(z)) + special.xlogy(z, abs(z)),
+    lambda z: np.where((z == 0.5) | (z != z), z, np.float32(0.5) * z) + np.float64(2) ** z,
+    lambda z: np.maximum(np.sin(z), z * z) + np.minimum(z, np.cos(z)) - z ** np.int64(-3),
+    lambda z: np.where(np.logical_and(z < 0, np.logical_not(z < -0.5)), z**2.5, abs(z) ** -0.3),
+    lambda z: math.fabs(z) + math.pow(z, 2) + math.atan(z) + np.square(z) + np.reciprocal(z),
+    lambda z: (z < 0.3) * 2 + 3 - (z <= 0.3),
+)
+
+
+@pytest.mark.backend
+@pytest.mark.parametrize("f", OPERATIONS)
+def test_operations_compile(backend, dtype, f):
+    """With NaN where the reference has it; derivatives to some ULP of their largest term."""
+    act, eps = fb.Activation("mine", f), np.finfo(dtype).eps
+    Z = np.array([-0.9, -0.5, -0.1, 0.25, 0.5, 0.75, 0.95, np.nan], dtype)
+    for g, tolerance in ((act.f, 16), (act.df, 64), (act.d2f, 256)):
+        exact = g(Z.astype(np.float64), backend="numpy")
+        scale = np.nanmax(np.abs(exact), initial=1)
+        np.testing.assert_allclose(g(Z), exact, rtol=0, atol=tolerance * eps * scale)
+
+
 # The built-in functions in the spellings that are usual.
 
 E, expit = math.e, special.expit
