@@ -108,8 +108,10 @@ def test_formulas_agree_with_mpmath(text, place):
     """Value and three derivatives, to thirty digits where all constants are exact."""
     root = expression_of(_function(text, IN_NUMPY), "z", "")
     roots = _derivatives(root)
-    constants = [at.value for at in ex.in_order(roots) if at.operation == "constant"]
+    nodes = ex.in_order(roots)
+    constants = [at.value for at in nodes if at.operation == "constant"]
     exact = all(value * 1024 == int(value * 1024) for value in constants)
+    exact &= all(at.operation != "log_cosh" for at in nodes)  # which brings log 2
     with mpmath.workdps(80):
         z, f = mpmath.mpf((place + 0.37) / 1000), _function(text, IN_MPMATH)
         expected = [f(z), *(mpmath.diff(f, z, n) for n in (1, 2, 3))]
