@@ -29,6 +29,7 @@ _EXPORTS = {
     "SGD": "training.optimizers",
     "Scaler": "networks.scaling",
     "ShapeError": "common.errors",
+    "TraceError": "common.errors",
     "activation": "networks.activations",
     "available_backends": "backends",
     "celu": "networks.activations",

@@ -39,6 +39,27 @@ class BackendError(RuntimeError):
     """A backend cannot run here; the message says what is missing and how to install it."""
 
 
+class TraceError(ValueError):
+    """The derivatives of a user's function cannot be derived from its code.
+
+    Attributes
+    ----------
+    operation : str
+        What the function does that has no expression.
+    filename, line : str, int or None
+        Where it does so.
+    """
+
+    def __init__(
+        self, message: str, operation: str, filename: str | None = None, line: int | None = None
+    ):
+        super().__init__(message)
+        self.operation, self.filename, self.line = operation, filename, line
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self), self.operation, self.filename, self.line)
+
+
 def unknown_name(what: str, name: object, choices: Iterable[str]) -> str:
     """Message for a name that is not among `choices`, with the nearest one."""
     choices = list(choices)

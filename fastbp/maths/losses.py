@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from ..common.errors import unknown_name
-from .user_functions import PairFunctions, check_derivative
+from .symbols import TracedPairFunctions
+from .user_functions import POINTS, PairFunctions, check_derivative, value_of
 
 # Numbers by which the backends know the row functions.
 (
@@ -363,7 +365,7 @@ class Loss:
         if self.functions is not None and self.functions.d2 is None:
             raise ValueError(
                 f"loss {self.name!r} has no second derivative, which Hessian products need; "
-                f"make it as fastbp.custom_loss(f, d2)"
+                f"make it as fastbp.custom_loss(f, d2), or with an f that returns the loss alone"
             )
 
 
@@ -470,13 +472,15 @@ def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom"
     Parameters
     ----------
     f : callable
-        (prediction, target) -> (loss, dloss), floats; dloss is the derivative with respect to the
-        prediction. `math`, NumPy's functions of one number and Python functions made of these may
-        be called, and are fast where they are those of `fastbp.jitted`. The compiled backends
-        compile it once with Numba; they evaluate it in float32 in networks of float32, the
-        reference in float64.
+        (prediction, target) -> loss, or (loss, dloss), floats; dloss is the derivative with respect
+        to the prediction. Where it returns the loss alone, dloss and the second derivative follow
+        from its code, as for `fastbp.Activation`. `math`, NumPy's functions of one number and
+        Python functions made of these may be called, and are fast where they are those of
+        `fastbp.jitted`. The compiled backends compile it once with Numba; they evaluate it in
+        float32 in networks of float32, the reference in float64.
     d2 : callable, optional
-        (prediction, target) -> the second derivative; without it Hessian products raise.
+        (prediction, target) -> the second derivative; without it Hessian products raise if f
+        returns pairs.
     name : str, default "custom"
         What messages call it.
 
@@ -488,26 +492,43 @@ def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom"
     Raises
     ------
     TypeError
-        If a function is not callable, or `f` does not return two real numbers.
+        If a function is not callable, or `f` does not return one or two real numbers.
     ValueError
         If dloss is not the derivative of loss, or `d2` not that of dloss: both are compared with
         differences at predictions in [-4, 4] for the targets 0 and 1.
+    TraceError
+        If `f` returns the loss alone and has something from which no derivative follows, such as a
+        branch on a value; it is a ValueError.
 
     Examples
     --------
     >>> import fastbp as fb
+    >>> cubic = fb.custom_loss(lambda y, t: abs(y - t) ** 3)
+    >>> fb.Network(1, fb.Dense(1)).value([1.0, 0.0], [[1.0], [3.0]], [1.0, 1.0], cubic)
+    4.0
     >>> quartic = fb.custom_loss(lambda y, t: ((y - t) ** 4, 4 * (y - t) ** 3))
     >>> fb.Network(1, fb.Dense(1)).value([1.0, 0.0], [[1.0], [3.0]], [1.0, 1.0], quartic)
     8.0
     """
     functions = PairFunctions(f, d2)
+    traced = _returns_numbers(f)
+    if traced:
+        functions = TracedPairFunctions(f, d2)
+    pairs = functions.callables[0]
     for t in (0.0, 1.0):
-        loss_at, slope_at = _item_of_pair(f, 0, t), _item_of_pair(f, 1, t)
-        check_derivative(f"dloss of {name!r} for target {t:g}", "loss", loss_at, slope_at)
+        loss_at, slope_at = _item_of_pair(pairs, 0, t), _item_of_pair(pairs, 1, t)
+        if not traced:
+            check_derivative(f"dloss of {name!r} for target {t:g}", "loss", loss_at, slope_at)
         if d2 is not None:
             second_at = partial(_with_target, d2, t)
             check_derivative(f"d2 of {name!r} for target {t:g}", "dloss", slope_at, second_at)
     return Loss(name, USER_LOSS, "N·n_out", "values", 0.0, functions)
+
+
+def _returns_numbers(f: Callable) -> bool:
+    """Whether f returns the loss alone."""
+    results = (value_of(f, y, t) for t in (0.0, 1.0) for y in POINTS)
+    return all(isinstance(result, Real | np.bool_) for result in results)
 
 
 def _item_of_pair(f: Callable, index: int, t: float) -> Callable[[float], Any]:
@@ -516,7 +537,7 @@ def _item_of_pair(f: Callable, index: int, t: float) -> Callable[[float], Any]:
     def item(y: float) -> Any:
         pair = f(y, t)
         if not (isinstance(pair, tuple | list) and len(pair) == 2):
-            raise TypeError(f"f returned {pair!r}, expected a pair (loss, dloss)")
+            raise TypeError(f"f returned {pair!r}, expected a pair (loss, dloss) or the loss")
         return pair[index]
 
     return item

@@ -14,7 +14,7 @@ import numpy as np
 
 # The points at which derivatives are checked: irregular, so that none is a corner, in the range of
 # reasonable networks' pre-activations.
-_POINTS = np.concatenate([np.linspace(-3.9173, 3.8791, 24), [-0.0173, 0.0191]])
+POINTS = np.concatenate([np.linspace(-3.9173, 3.8791, 24), [-0.0173, 0.0191]])
 
 
 class ScalarFunctions:
@@ -29,7 +29,9 @@ class ScalarFunctions:
     Attributes
     ----------
     callables : tuple
-        (f, df, d2f).
+        (f, df, d2f), as backends evaluate them.
+    arguments : tuple
+        The same as the user passed them.
     d2f : callable or None
 
     Raises
@@ -40,8 +42,9 @@ class ScalarFunctions:
 
     def __init__(self, f: Callable, df: Callable, d2f: Callable | None = None):
         for name, function in (("f", f), ("df", df), ("d2f", d2f)):
-            _require_callable(name, function, optional=name == "d2f")
+            require_callable(name, function, optional=name == "d2f")
         self.callables = (f, df, d2f)
+        self.arguments: tuple[Callable | None, ...] = self.callables
         self.d2f = d2f
 
     def __eq__(self, other: object) -> bool:
@@ -65,7 +68,7 @@ class ScalarFunctions:
         numpy.ndarray of float64, same shape
         """
         function = self.callables[order]
-        values = [_value(function, z) for z in Z.ravel().astype(np.float64)]
+        values = [value_of(function, z) for z in Z.ravel().astype(np.float64)]
         return np.array(values, np.float64).reshape(Z.shape)
 
 
@@ -92,8 +95,8 @@ class PairFunctions:
     """
 
     def __init__(self, f: Callable, d2: Callable | None = None):
-        _require_callable("f", f)
-        _require_callable("d2", d2, optional=True)
+        require_callable("f", f)
+        require_callable("d2", d2, optional=True)
         self.callables = (f, d2)
         self.d2 = d2
 
@@ -106,14 +109,14 @@ class PairFunctions:
     def evaluate(self, Y: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Loss and derivative for Y and T of one shape, both float64 arrays of that shape."""
         f = self.callables[0]
-        values = [_value(f, y, t) for y, t in _pairs(Y, T)]
+        values = [value_of(f, y, t) for y, t in _pairs(Y, T)]
         both = np.array([v if isinstance(v, tuple | list) else (v, v) for v in values], np.float64)
         both = both.reshape(*Y.shape, 2)
         return both[..., 0], both[..., 1]
 
     def second(self, Y: np.ndarray, T: np.ndarray) -> np.ndarray:
         """The second derivative, a float64 array of the shape of Y and T."""
-        values = [_value(self.d2, y, t) for y, t in _pairs(Y, T)]
+        values = [value_of(self.d2, y, t) for y, t in _pairs(Y, T)]
         return np.array(values, np.float64).reshape(Y.shape)
 
 
@@ -121,12 +124,12 @@ def _pairs(Y: np.ndarray, T: np.ndarray) -> Any:
     return zip(Y.ravel().astype(np.float64), T.ravel().astype(np.float64), strict=True)
 
 
-def _require_callable(name: str, function: Any, optional: bool = False) -> None:
+def require_callable(name: str, function: Any, optional: bool = False) -> None:
     if not (callable(function) or (optional and function is None)):
         raise TypeError(f"{name} is {function!r}, expected a function of numbers")
 
 
-def _value(function: Any, *numbers: Any) -> Any:
+def value_of(function: Any, *numbers: Any) -> Any:
     """The function's result; infinity or NaN where Python raises an arithmetic error."""
     try:
         with np.errstate(all="ignore"):
@@ -155,15 +158,15 @@ def check_derivative(what: str, of: str, f: Callable, df: Callable) -> None:
         If a function does not return a real number.
     """
     compared = 0
-    for z in _POINTS:  # NumPy's numbers, as `evaluate` passes them
-        claimed = _number(what, df, z)
+    for z in POINTS:  # NumPy's numbers, as `evaluate` passes them
+        claimed = number(what, df, z)
         steps = [1e-4 * 2.0**-k for k in range(3)]
-        slopes = [(_number(of, f, z + h) - _number(of, f, z - h)) / (2 * h) for h in steps]
+        slopes = [(number(of, f, z + h) - number(of, f, z - h)) / (2 * h) for h in steps]
         # Richardson's extrapolation, twice; the change by the second bounds the error.
         first = [(4 * b - a) / 3 for a, b in pairwise(slopes)]
         estimate = (16 * first[1] - first[0]) / 15
         error = abs(estimate - first[1])
-        scale = max(abs(estimate), abs(_number(of, f, z)), 1.0)
+        scale = max(abs(estimate), abs(number(of, f, z)), 1.0)
         if not error < 1e-6 * scale:  # a corner, a jump, or not a number
             continue
         compared += 1
@@ -179,9 +182,9 @@ def check_derivative(what: str, of: str, f: Callable, df: Callable) -> None:
         )
 
 
-def _number(what: str, function: Callable, z: float) -> float:
+def number(what: str, function: Callable, z: float) -> float:
     """function(z) as a float; TypeError, which names the function `what`, if it is no number."""
-    result = _value(function, z)
+    result = value_of(function, z)
     try:
         return float(result)
     except (TypeError, ValueError):

@@ -14,6 +14,7 @@ from .. import backends
 from ..common.arrays import float_type, real_array
 from ..common.errors import unknown_name
 from ..maths.activations import NAMES, TABLE, ActivationSpec
+from ..maths.symbols import TracedScalarFunctions
 from ..maths.user_functions import ScalarFunctions, check_derivative
 
 
@@ -33,10 +34,13 @@ class Activation(ActivationSpec):
         be used, and are fast where they are those of `fastbp.jitted`. The compiled backends compile
         it once with Numba; they evaluate it in float32 in networks of float32, the reference in
         float64.
-    df : callable
-        Its derivative, float -> float.
+    df : callable, optional
+        Its derivative, float -> float. Without it `f` is called once with a symbol, and its first
+        and second derivatives follow from what it does: arithmetic, powers, abs, min, max,
+        ``np.where``, ``np.clip``, comparisons for these, and exp, expm1, log, log1p, tanh, sin,
+        cos, arctan, sinh, cosh, sqrt, erf, sign and sigmoid of `math`, NumPy or `fastbp.jitted`.
     d2f : callable, optional
-        Its second derivative; without it Hessian products raise.
+        Its second derivative. Beside a `df` of yours Hessian products raise without it.
 
     Attributes
     ----------
@@ -54,6 +58,9 @@ class Activation(ActivationSpec):
     ValueError
         For the name of a built-in function, or if `df` is not the derivative of `f`, or `d2f` not
         that of `df`: both are compared with differences at points in [-4, 4].
+    TraceError
+        Without `df`, a ValueError, if `f` has something from which no derivative follows, such as a
+        branch on a value; the message names it and its line.
     TypeError
         If a function is not callable or does not return a real number.
 
@@ -62,9 +69,18 @@ class Activation(ActivationSpec):
     Activations are equal if their names and parameters, or functions, are. A user-defined one can
     be pickled if its functions are module-level ones, not lambdas.
 
+    Without `df` the function itself, too, is evaluated by the expression that its code gives. Forms
+    that overflow or lose digits are replaced: log(1 + e^z) by softplus, 1/(1 + e^-z) by the
+    logistic function. At a corner of max, min or clip the derivative is that of the constant side,
+    of abs 0; where corners of several of these meet at one point, all take the side that a
+    ``where`` assigns the point to, or that below. Global variables count with their values of then.
+
     Examples
     --------
     >>> import fastbp as fb
+    >>> bump = fb.Activation("bump", lambda z: z / (1 + z**2))
+    >>> bump.df([0.0, 1.0])
+    array([1., 0.])
     >>> cubic = fb.Activation("cubic", lambda z: z**3, lambda z: 3 * z**2, lambda z: 6 * z)
     >>> cubic.df([1.0, 2.0])
     array([ 3., 12.])
@@ -72,15 +88,22 @@ class Activation(ActivationSpec):
 
     __slots__ = ()
 
-    def __init__(self, name: str, f: Callable, df: Callable, d2f: Callable | None = None):
+    def __init__(
+        self, name: str, f: Callable, df: Callable | None = None, d2f: Callable | None = None
+    ):
         if not isinstance(name, str):
             raise TypeError(f"name is {name!r}, expected a string, such as 'P3'")
         if name in TABLE:
             raise ValueError(
                 f"name is {name!r}, which is a built-in activation; give yours another name"
             )
-        functions = ScalarFunctions(f, df, d2f)
-        check_derivative(f"df of activation {name!r}", "f", f, df)
+        functions: ScalarFunctions
+        if df is None:
+            functions = TracedScalarFunctions(f, d2f, f"f of activation {name!r}")
+            df = functions.callables[1]
+        else:
+            functions = ScalarFunctions(f, df, d2f)
+            check_derivative(f"df of activation {name!r}", "f", f, df)
         if d2f is not None:
             check_derivative(f"d2f of activation {name!r}", "df", df, d2f)
         super().__init__(name, 0.0, functions)
@@ -94,7 +117,7 @@ class Activation(ActivationSpec):
     def __reduce__(self) -> tuple[Any, ...]:
         if self.functions is None:
             return Activation._built_in, (self.name, self.constant)
-        return Activation, (self.name, *self.functions.callables)
+        return Activation, (self.name, *self.functions.arguments)
 
     def __repr__(self) -> str:
         if self.functions is not None:
@@ -130,7 +153,7 @@ class Activation(ActivationSpec):
         Raises
         ------
         ValueError
-            For a user-defined function without `d2f`.
+            For a user-defined function with `df` and without `d2f`.
         """
         self.require_second()
         return self._apply(Z, 2, backend)
@@ -144,7 +167,7 @@ class Activation(ActivationSpec):
         if self.functions is not None and self.functions.d2f is None:
             raise ValueError(
                 f"activation {self.name!r} has no second derivative, which Hessian products need; "
-                f"make it as fastbp.Activation({self.name!r}, f, df, d2f)"
+                f"make it as fastbp.Activation({self.name!r}, f, df, d2f), or without df"
             )
 
 

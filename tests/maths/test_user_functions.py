@@ -137,7 +137,9 @@ def test_wrong_slopes_of_losses_are_refused():
 
 NOT_FUNCTIONS = [
     (lambda: fb.Activation("mine", 3, math.cos), "f is 3, expected a function of numbers"),
-    (lambda: fb.Activation("mine", math.sin, None), "df is None, expected a function of numbers"),
+    (lambda: fb.Activation("mine", None), "f is None, expected a function of numbers"),
+    (lambda: fb.Activation("mine", math.sin, 0), "df is 0, expected a function of numbers"),
+    (lambda: fb.Activation("mine", lambda z: [z]), "f of activation 'mine': the function returned"),
     (lambda: fb.Activation("mine", math.sin, math.cos, 0), "d2f is 0, expected a function"),
     (lambda: fb.Activation("mine", "tanh", "tanh"), "f is 'tanh', expected a function"),
     (lambda: fb.Activation(3, math.sin, math.cos), "name is 3, expected a string, such as 'P3'"),
@@ -149,7 +151,7 @@ NOT_FUNCTIONS = [
     (lambda: fb.Activation("mine", lambda z: 1j * z, zero), "expected a real number"),
     (lambda: fb.custom_loss(None), "f is None, expected a function of numbers"),
     (lambda: fb.custom_loss(squared, 2), "d2 is 2, expected a function of numbers"),
-    (lambda: fb.custom_loss(lambda y, t: (y - t) ** 2), "expected a pair (loss, dloss)"),
+    (lambda: fb.custom_loss(lambda y, t: None), "expected a pair (loss, dloss) or the loss"),
     (lambda: fb.custom_loss(lambda y, t: (y, 1.0, 0.0)), "expected a pair (loss, dloss)"),
     (lambda: fb.custom_loss(lambda y, t: ("a", "b")), "expected a real number"),
 ]
