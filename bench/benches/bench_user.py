@@ -22,6 +22,7 @@ from report.runs import BUILT_IN, USER
 from workloads import DTYPES
 
 import fastbp as fb
+from fastbp.backends import user_code
 from fastbp.jitted import exp, sigmoid, tanh
 from fastbp.maths import losses as table
 
@@ -143,7 +144,7 @@ def numba_loops() -> Any:
     import numba
 
     from fastbp.backends.jit.activations import call_activation
-    from fastbp.backends.jit.losses import FIRST, call_loss
+    from fastbp.backends.jit.losses import FIRST, LossRows, call_loss
     from fastbp.backends.jit.vectors import (
         floating_point_mode,
         flushing,
@@ -163,10 +164,12 @@ def numba_loops() -> Any:
     def lose(times, function, user, y, t, labels, d, scratch):
         total = 0.0
         for _ in range(times):
+            rows = LossRows(
+                y.size, 1, 0, pointer(y), pointer(t), pointer(labels), pointer(y), False
+            )
             total += call_loss(
-                function, FIRST, y.size, 1, 0, pointer(y), pointer(t), pointer(labels), pointer(y),
-                False, pointer(y), 0.5, 0.0, user, pointer(d), pointer(scratch),
-            )  # fmt: skip
+                function, FIRST, rows, pointer(y), 0.5, 0.0, user, pointer(d), pointer(scratch)
+            )
         return total / times
 
     return activate, lose
@@ -186,7 +189,7 @@ def one_pass(what: str, act: Any, dtype: str, name: str) -> Contestant:
     act = fb.activation(act)
     Z, out = numbers(dtype), np.ones(SIZE, dtype)
     order = PASSES[what]
-    user = act.functions.address(Z.dtype) if act.functions else 0
+    user = user_code.address(act.functions, Z.dtype) if act.functions else 0
     if name.startswith("numba"):
         from fastbp.backends.jit import activations
 
@@ -214,7 +217,7 @@ def _swapped(function, *arguments):
 
 
 def loss_pass(loss: Any, dtype: str, name: str) -> Contestant:
-    """A loss and its slopes over numbers in the cache, without Python; Numba's alone has a door."""
+    """A loss and its slopes over numbers in the cache, without Python; C has no function for it."""
     from fastbp.backends.jit import losses
 
     loss = table.loss(loss)
