@@ -7,9 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from helpers.agreement import REFERENCE, ROUNDINGS, agree
+from helpers.agreement import REFERENCE, ROUNDINGS, agree, agree_in_training, contents
 from helpers.strategies import (
-    ARRAYS,
     EVERY_ACTIVATION,
     EVERY_LOSS,
     OPTIMIZERS,
@@ -314,35 +313,6 @@ def test_gradient_is_the_slope_of_the_value(module, data):
 
 
 # Training.
-
-
-def contents(run):
-    """All arrays and numbers of a run."""
-    return [*(getattr(run, name) for name in ARRAYS), run.step]
-
-
-def agree_runs(computed, expected):
-    assert computed.step == expected.step
-    agree(computed.params, expected.params, "params")
-    for k, (a, b) in enumerate(zip(computed.moments, expected.moments, strict=True)):
-        agree(a, b, f"moments {k}")
-    for k in range(2):
-        agree(computed.good[k], expected.good[k], f"good {k}")
-    agree(computed.best, expected.best, "best")
-    agree(computed.average, expected.average, "average")
-    for k, (a, b) in enumerate(zip(computed.monitor, expected.monitor, strict=True)):
-        assert a == b or agree(a, b, f"monitor {k}") is None  # both may be infinite
-
-
-def agree_in_training(module, t, run, chunks):
-    expected = copy_of(run)
-    buffers, expected_buffers = t.buffers(run.step + sum(chunks)), t.buffers(run.step + sum(chunks))
-    for n_steps in chunks:
-        code, _ = t.go(module, run, n_steps, *buffers)
-        assert code == t.go(REFERENCE, expected, n_steps, *expected_buffers)[0] == contract.DONE
-        for pair in zip(buffers, expected_buffers, strict=True):
-            agree(*pair, "losses or validation")
-        agree_runs(run, expected)
 
 
 # Options of a config.
