@@ -13,6 +13,7 @@ import linecache
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial, reduce
 from numbers import Real
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
@@ -40,9 +41,21 @@ def _refuse(operation: str) -> Callable:
     return refused
 
 
+# What makes an expression of an array of data that a user's function reads, or None of one that does
+# not fit; without it such arrays are refused.
+DATA: ContextVar[Callable[[np.ndarray], Expression | None] | None] = ContextVar(
+    "DATA", default=None
+)
+
+
 def _expression(x: Any) -> Expression:
     if isinstance(x, Symbol):
         return x.expression
+    if isinstance(x, np.ndarray) and x.ndim and x.dtype.kind in "biuf":
+        of_data = DATA.get()
+        column = None if of_data is None else of_data(x)
+        if column is not None:
+            return column
     if isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "biuf":
         x = x[()]
     if not isinstance(x, Real | np.bool_):
@@ -171,6 +184,28 @@ def _xlogy(x: Expression, y: Expression) -> Expression:
     return ex.node("xlogy", x, y)
 
 
+def _logarithm(base: float) -> Callable:
+    scale = ex.constant(1 / math.log(base))
+    return _recorded(lambda x: ex.multiply(scale, ex.apply("log", x)))
+
+
+def _tan(x: Expression) -> Expression:
+    return ex.divide(ex.apply("sin", x), ex.apply("cos", x))
+
+
+def _hypot(x: Expression, y: Expression) -> Expression:
+    return ex.apply("sqrt", ex.add(ex.power(x, ex.TWO), ex.power(y, ex.TWO)))
+
+
+def _cbrt(x: Expression) -> Expression:
+    root = ex.power(ex.apply("abs", x), ex.constant(1 / 3))
+    return ex.multiply(ex.apply("sign", x), root)
+
+
+def _degrees(factor: float) -> Callable:
+    return lambda x: _multiply(x, factor)
+
+
 _UFUNCS: dict[str, Callable] = {
     "add": _add, "subtract": _subtract, "multiply": _multiply, "divide": _divide,
     "power": _power, "float_power": _power, "negative": _negate, "positive": lambda x: x,
@@ -183,6 +218,10 @@ _UFUNCS: dict[str, Callable] = {
     "square": lambda x: _power(x, 2), "reciprocal": lambda x: _divide(1, x),
     "logaddexp": _recorded(_logaddexp), "expit": _unary("sigmoid"),
     "ndtr": _recorded(_normal_cdf), "xlogy": _recorded(_xlogy),
+    "log2": _logarithm(2), "log10": _logarithm(10), "exp2": lambda x: _power(2, x),
+    "tan": _recorded(_tan), "hypot": _recorded(_hypot), "cbrt": _recorded(_cbrt),
+    "deg2rad": _degrees(math.pi / 180), "radians": _degrees(math.pi / 180),
+    "rad2deg": _degrees(180 / math.pi), "degrees": _degrees(180 / math.pi),
     **{name: _unary(name) for name in (
         "sign", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "arctan", "sinh", "cosh",
         "tanh", "erf", "erfc",
@@ -192,6 +231,8 @@ _UFUNCS: dict[str, Callable] = {
 # Functions that do not pass symbols to their class: what to record for them.
 _FUNCTIONS: dict[Any, Callable] = {
     math.pow: _power, math.fabs: _unary("abs"), math.atan: _unary("arctan"),
+    math.tan: _recorded(_tan), math.log2: _logarithm(2), math.log10: _logarithm(10),
+    math.radians: _degrees(math.pi / 180), math.degrees: _degrees(180 / math.pi),
     operator.add: _add, operator.sub: _subtract, operator.mul: _multiply,
     scalars.exp: _unary("exp"), scalars.tanh: _unary("tanh"), scalars.sigmoid: _unary("sigmoid"),
     float: _recorded(lambda x: x),
@@ -250,7 +291,7 @@ class _Copies:
     def _copy(self, function: FunctionType) -> FunctionType:
         if function in self._done:
             return self._done[function]
-        codes = list(_nested(function.__code__))
+        codes = list(nested_codes(function.__code__))
         self.codes.update(codes)
         names: dict[str, Any] = dict(function.__globals__)
         cells = tuple(CellType() for _ in function.__closure__ or ())
@@ -269,12 +310,12 @@ class _Copies:
         return copy
 
 
-def _nested(code: CodeType) -> Iterator[CodeType]:
+def nested_codes(code: CodeType) -> Iterator[CodeType]:
     """A code and those of the functions defined in it."""
     yield code
     for inner in code.co_consts:
         if isinstance(inner, CodeType):
-            yield from _nested(inner)
+            yield from nested_codes(inner)
 
 
 def expression_of(f: Callable, names: Sequence[str], hint: str) -> Expression:
@@ -294,10 +335,14 @@ def expression_of(f: Callable, names: Sequence[str], hint: str) -> Expression:
     TraceError
         If it does something that has no expression: the message names it and the line.
     """
+    return traced(f, [Symbol(ex.variable(name)) for name in names], hint)
+
+
+def traced(f: Callable, arguments: Sequence[Any], hint: str) -> Expression:
+    """What a user's function computes of arguments that are or hold symbols; see `expression_of`."""
     copies = _Copies()
     try:
-        result = copies.stand_in(f)(*(Symbol(ex.variable(name)) for name in names))
-        return ex.number(_expression(result))
+        return ex.number(_expression(copies.stand_in(f)(*arguments)))
     except Exception as error:
         operation = (
             str(error) if isinstance(error, _Refusal) else f"{type(error).__name__}: {error}"

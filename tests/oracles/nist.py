@@ -183,6 +183,75 @@ MODELS = {
 }
 
 
+# The same models as users write them for `curve_fit`: f(x, *parameters), without derivatives.
+
+
+def two_peaks_curve(x, b1, b2, b3, b4, b5, b6, b7, b8):
+    return (
+        b1 * np.exp(-b2 * x)
+        + b3 * np.exp(-((x - b4) ** 2) / b5**2)
+        + b6 * np.exp(-((x - b7) ** 2) / b8**2)
+    )
+
+
+def three_decays_curve(x, b1, b2, b3, b4, b5, b6):
+    return b1 * np.exp(-b2 * x) + b3 * np.exp(-b4 * x) + b5 * np.exp(-b6 * x)
+
+
+def enso_curve(x, b1, b2, b3, b4, b5, b6, b7, b8, b9):
+    year, first, second = 2 * np.pi * x / 12, 2 * np.pi * x / b4, 2 * np.pi * x / b7
+    seasons = b1 + b2 * np.cos(year) + b3 * np.sin(year)
+    cycles = b5 * np.cos(first) + b6 * np.sin(first) + b8 * np.cos(second) + b9 * np.sin(second)
+    return seasons + cycles
+
+
+def cubic_ratio_curve(x, b1, b2, b3, b4, b5, b6, b7):
+    return (b1 + b2 * x + b3 * x**2 + b4 * x**3) / (1 + b5 * x + b6 * x**2 + b7 * x**3)
+
+
+def square_ratio_curve(x, b1, b2, b3, b4, b5):
+    return (b1 + b2 * x + b3 * x**2) / (1 + b4 * x + b5 * x**2)
+
+
+def saturation_curve(x, b1, b2):
+    return b1 * (1 - np.exp(-b2 * x))
+
+
+def chwirut_curve(x, b1, b2, b3):
+    return np.exp(-b1 * x) / (b2 + b3 * x)
+
+
+CURVES = {
+    "Bennett5": lambda x, b1, b2, b3: b1 * (b2 + x) ** (-1 / b3),
+    "BoxBOD": saturation_curve,
+    "Chwirut1": chwirut_curve,
+    "Chwirut2": chwirut_curve,
+    "DanWood": lambda x, b1, b2: b1 * x**b2,
+    "ENSO": enso_curve,
+    "Eckerle4": lambda x, b1, b2, b3: b1 / b2 * np.exp(-0.5 * ((x - b3) / b2) ** 2),
+    "Gauss1": two_peaks_curve,
+    "Gauss2": two_peaks_curve,
+    "Gauss3": two_peaks_curve,
+    "Hahn1": cubic_ratio_curve,
+    "Kirby2": square_ratio_curve,
+    "Lanczos1": three_decays_curve,
+    "Lanczos2": three_decays_curve,
+    "Lanczos3": three_decays_curve,
+    "MGH09": lambda x, b1, b2, b3, b4: b1 * (x**2 + x * b2) / (x**2 + x * b3 + b4),
+    "MGH10": lambda x, b1, b2, b3: b1 * np.exp(b2 / (x + b3)),
+    "MGH17": lambda x, b1, b2, b3, b4, b5: b1 + b2 * np.exp(-x * b4) + b3 * np.exp(-x * b5),
+    "Misra1a": saturation_curve,
+    "Misra1b": lambda x, b1, b2: b1 * (1 - (1 + b2 * x / 2) ** (-2)),
+    "Misra1c": lambda x, b1, b2: b1 * (1 - (1 + 2 * b2 * x) ** (-0.5)),
+    "Misra1d": lambda x, b1, b2: b1 * b2 * x * (1 + b2 * x) ** (-1),
+    "Nelson": lambda x, b1, b2, b3: b1 - b2 * x[0] * np.exp(-b3 * x[1]),
+    "Rat42": lambda x, b1, b2, b3: b1 / (1 + np.exp(b2 - b3 * x)),
+    "Rat43": lambda x, b1, b2, b3, b4: b1 / (1 + np.exp(b2 - b3 * x)) ** (1 / b4),
+    "Roszman1": lambda x, b1, b2, b3, b4: b1 - b2 * x - np.arctan(b3 / (x - b4)) / np.pi,
+    "Thurber": cubic_ratio_curve,
+}
+
+
 @dataclass(frozen=True)
 class Problem:
     """A problem of the collection.
