@@ -142,6 +142,7 @@
 #define FB_HUBER_RHO 1
 #define FB_SOFT_L1_RHO 2
 #define FB_CAUCHY_RHO 3
+#define FB_ARCTAN_RHO 4
 
 /* fastbp/maths/marquardt.py */
 

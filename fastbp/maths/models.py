@@ -196,16 +196,16 @@ def trace_curve(f: Callable, x: Any, n: int, n_params: int) -> tuple[Model, bool
         columns, rows = {f"x{i}": row for i, row in enumerate(x)}, shape[0]
     else:
         return _trace(f, (x,), n, n_params), False
-    key = (id(f.__code__), rows, n_params) if type(f) is FunctionType else None
+    key = (id(f.__code__), rows, n_params) if isinstance(f, FunctionType) else None
     stored = _stored.get(key)
-    if stored is not None and stored.reads.same(f):
+    if stored is not None and isinstance(f, FunctionType) and stored.reads.same(f):
         return Model(stored.formula, columns, n), True
     symbols = [Symbol(ex.variable(name)) for name in columns]
     try:
         model = _trace(f, (_Rows(symbols) if rows else symbols[0],), n, n_params)
     except TraceError:
         return _trace(f, (x.copy(),), n, n_params), False
-    reads = None if key is None or model.columns else reads_of(f)
+    reads = reads_of(f) if isinstance(f, FunctionType) and not model.columns else None
     if reads is not None:
         if len(_stored) >= 256:
             _stored.clear()
@@ -386,8 +386,7 @@ def _of_function(f: FunctionType) -> Iterator[Any]:
         except ValueError:  # it is empty
             yield _MISSING
     yield from f.__defaults__ or ()
-    for entry in (f.__kwdefaults__ or {}).items():
-        yield entry
+    yield from (f.__kwdefaults__ or {}).items()
 
 
 def _equal(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:

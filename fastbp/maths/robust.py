@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 # Kinds of `Robust`.
-LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO = range(4)
+LINEAR_RHO, HUBER_RHO, SOFT_L1_RHO, CAUCHY_RHO, ARCTAN_RHO = range(5)
 
 
 class Robust(NamedTuple):
@@ -19,7 +19,7 @@ class Robust(NamedTuple):
     ----------
     kind : int
         LINEAR_RHO: z. HUBER_RHO: z up to 1, 2·sqrt(z) - 1 beyond. SOFT_L1_RHO: 2·(sqrt(1 + z) - 1).
-        CAUCHY_RHO: log(1 + z).
+        CAUCHY_RHO: log(1 + z). ARCTAN_RHO: arctan(z), of functions alone, not of networks.
     scale : float
         C > 0, in units of the residuals; without effect for LINEAR_RHO.
     """
@@ -42,4 +42,21 @@ def rho(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:
             return C * C * 2 * z / (1 + root), 1 / root  # 2 (root - 1) without cancellation
         if robust.kind == CAUCHY_RHO:
             return C * C * np.log1p(z), 1 / (1 + z)
+        if robust.kind == ARCTAN_RHO:
+            return C * C * np.arctan(z), 1 / (1 + z * z)
         return r * r, np.ones_like(r)
+
+
+def influence(r: np.ndarray, robust: Robust) -> tuple[np.ndarray, np.ndarray]:
+    """ψ = rho'(z) r, half the derivative of C² rho(z), and its derivative ψ', of residuals r."""
+    with np.errstate(all="ignore"):
+        z = (r / robust.scale) ** 2
+        slope = rho(r, robust)[1]
+        curved = {
+            LINEAR_RHO: lambda: np.ones_like(r),
+            HUBER_RHO: lambda: np.where(z > 1, 0.0, 1.0),
+            SOFT_L1_RHO: lambda: (1 + z) ** -1.5,
+            CAUCHY_RHO: lambda: (1 - z) / (1 + z) ** 2,
+            ARCTAN_RHO: lambda: (1 - 3 * z * z) / (1 + z * z) ** 2,
+        }
+        return slope * r, curved[robust.kind]()

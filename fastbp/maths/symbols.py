@@ -41,8 +41,8 @@ def _refuse(operation: str) -> Callable:
     return refused
 
 
-# What makes an expression of an array of data that a user's function reads, or None of one that does
-# not fit; without it such arrays are refused.
+# What makes an expression of an array that a user's function reads, or None of one that does not
+# fit; without it such arrays are refused.
 DATA: ContextVar[Callable[[np.ndarray], Expression | None] | None] = ContextVar(
     "DATA", default=None
 )
@@ -339,7 +339,7 @@ def expression_of(f: Callable, names: Sequence[str], hint: str) -> Expression:
 
 
 def traced(f: Callable, arguments: Sequence[Any], hint: str) -> Expression:
-    """What a user's function computes of arguments that are or hold symbols; see `expression_of`."""
+    """What a user's function computes of arguments with symbols; see `expression_of`."""
     copies = _Copies()
     try:
         return ex.number(_expression(copies.stand_in(f)(*arguments)))

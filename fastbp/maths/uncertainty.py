@@ -32,6 +32,8 @@ LEAST_EIGENVALUE = 1e-13
 # From this condition number on JᵀJ is near-singular. Standard errors still have digits then, and
 # mean something in a linear model, but not where they are this many times the parameter itself.
 NEAR_SINGULAR, MEANINGLESS = 1e10, 10.0
+# Up to this condition number JᵀJ has the digits that J has but for four or so.
+WELL_CONDITIONED = 1e4
 # A combination of parameters is undetermined if more than this share of its squared length lies
 # along undetermined directions; rounding turns these by less.
 UNDETERMINED_SHARE = 1e-8
@@ -86,9 +88,9 @@ class Uncertainty:
         """The standard deviations (n,): 0 of fixed parameters, infinite of undetermined ones."""
         return self._basis.deviations(self._variance(absolute_sigma))
 
-    def deviations(self, G: np.ndarray) -> np.ndarray:
+    def deviations(self, G: np.ndarray, absolute_sigma: bool = False) -> np.ndarray:
         """The standard deviations (k,) of the linear combinations Gθ, G (k, n)."""
-        return self._basis.of_combinations(G).deviations(self.variance)
+        return self._basis.of_combinations(G).deviations(self._variance(absolute_sigma))
 
     def _variance(self, absolute_sigma: bool) -> float:
         """The variance of a residual; with `absolute_sigma` that of an output of variance 1."""
@@ -199,6 +201,7 @@ def of_jacobian(
     x: np.ndarray,
     x0: np.ndarray | None = None,
     fixed: np.ndarray | None = None,
+    names: Callable[[np.ndarray], str] | None = None,
 ) -> Uncertainty:
     """The uncertainty of a function's parameters, from the Jacobian of its residuals at a minimum.
 
@@ -214,6 +217,8 @@ def of_jacobian(
         The start, by which parameters that run away are noticed.
     fixed : numpy.ndarray (n,) of bool, optional
         Parameters that could not move, such as those at a bound.
+    names : callable, optional
+        Indices of parameters -> a text with their names; by default "x[0], x[3]".
 
     Returns
     -------
@@ -223,8 +228,35 @@ def of_jacobian(
     free = np.flatnonzero(np.ones(len(x), bool) if fixed is None else ~fixed)
     J = jac[:, free]
     spectrum = _of_columns(J) if np.isfinite(J).all() else None
-    parameters = Parameters(x, x0, free, _numbered, "fix one of them, or add data")
+    parameters = Parameters(x, x0, free, names or _numbered, "fix one of them, or add data")
     return _uncertainty(spectrum, np.zeros(len(free)), 2 * cost, len(J), None, parameters)
+
+
+def regular_inverse(JTJ: np.ndarray, jac: Callable[[], np.ndarray]) -> np.ndarray | None:
+    """(JᵀJ)⁻¹ (n, n) if it is far from singular, at less cost than `of_jacobian`; else None.
+
+    Parameters
+    ----------
+    JTJ : numpy.ndarray (n, n)
+        It is inverted if few digits are lost in it.
+    jac : callable
+        () -> J (m, n), which is used otherwise.
+    """
+    lengths = np.sqrt(np.diagonal(JTJ))
+    if not lengths.all():
+        return None
+    scale = np.outer(lengths, lengths)
+    try:
+        inverse = np.linalg.inv(JTJ / scale)
+        if not len(JTJ) * np.trace(inverse) < WELL_CONDITIONED:
+            R = np.linalg.qr(jac() / lengths, mode="r")
+            root = np.linalg.inv(R)
+            inverse = root @ root.T
+            if not len(JTJ) * np.trace(inverse) < NEAR_SINGULAR:
+                return None
+    except np.linalg.LinAlgError:
+        return None
+    return inverse / scale
 
 
 def of_normal_equations(

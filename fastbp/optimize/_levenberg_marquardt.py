@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any
 
@@ -409,8 +409,12 @@ def checked_options(**fields: Any) -> LMOptions:
     return LMOptions(**fields)
 
 
-def checked_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+def checked_bounds(
+    bounds: Any, x: np.ndarray, names: Sequence[str] = (), start: str = "x0"
+) -> tuple[np.ndarray, np.ndarray] | None:
     """(lower, upper), each (n,), between which x lies; None if there are none.
+
+    `names` are those of the entries in messages, `start` that of x.
 
     Raises
     ------
@@ -432,18 +436,19 @@ def checked_bounds(bounds: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray] 
         if value.shape not in ((), x.shape):
             raise ShapeError(
                 f"the {name} bound has shape {value.shape}, expected a number or {x.shape}, an "
-                f"entry per entry of x0"
+                f"entry per entry of {start}"
             )
         pair.append(np.broadcast_to(value, x.shape))
     lower, upper = pair
     for wrong, words in (
         (~(lower < upper), "is not below the upper one"),
-        (~((lower <= x) & (x <= upper)), "and the upper one do not enclose x0"),
+        (~((lower <= x) & (x <= upper)), f"and the upper one do not enclose {start}"),
     ):
         if wrong.any():
             j = int(np.flatnonzero(wrong)[0])
+            name = names[j] if names else f"entry {j}"
             raise ValueError(
-                f"the lower bound of entry {j} {words}: {lower[j]} and {upper[j]}, x0 is {x[j]}; "
-                f"expected lower < upper and lower <= x0 <= upper"
+                f"the lower bound of {name} {words}: {lower[j]} and {upper[j]}, {start} is {x[j]}; "
+                f"expected lower < upper and lower <= {start} <= upper"
             )
     return lower, upper

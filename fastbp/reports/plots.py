@@ -156,6 +156,68 @@ def multistart_result(ms: Any) -> Figure:
     return figure
 
 
+def curve_result(fit: Any, level: float) -> Figure:
+    """A figure of data and fitted curve, with the curve's confidence band, and of the residuals.
+
+    Parameters
+    ----------
+    fit : CurveFit
+    level : float
+        The probability of the band.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Over x if that is one variable, else over the fitted values.
+    """
+    figure = _Figure(figsize=(7, 5.5), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.06))
+    upper: Any
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    x, label = fit.x, "x"
+    fitted = fit.y + fit.residuals
+    style = {"ls": "", "marker": "o", "ms": 4, "color": BLUE, "zorder": 2}
+    if isinstance(x, np.ndarray) and x.shape == fit.y.shape:
+        at, *curve = _band(fit, x, level)
+        upper.plot(at, curve[0], color=VERMILION, label="fit", zorder=3)
+        upper.fill_between(
+            at, *curve[1:], color=VERMILION, alpha=0.25, lw=0, label=f"{level:.0%} confidence"
+        )
+    else:
+        x, label = fitted, "fitted value"
+        ends = _ends(fitted)
+        upper.plot(ends, ends, color=VERMILION, lw=1, label="fit", zorder=3)
+    rows = _thinned(np.arange(len(x)), MAX_POINTS)
+    errors = fit.deviations_of_data
+    if errors is None:
+        upper.plot(x[rows], fit.y[rows], label="data", **style)
+    else:
+        upper.errorbar(x[rows], fit.y[rows], errors[rows], lw=1, label="data", **style)
+    title = ", ".join(
+        f"{name} = {value:.4g} ± {error:.2g}"
+        for name, value, error in zip(fit.names, fit.params, fit.standard_errors, strict=True)
+    )
+    upper.set_title(title if len(title) <= 90 else f"R² {fit.r_squared:.6f}")
+    upper.set(ylabel="y")
+    upper.legend(frameon=False)
+    lower.plot(x[rows], fit.residuals[rows], **style)
+    lower.axhline(0, color="0.4", lw=1, zorder=3)
+    lower.set(xlabel=label, ylabel="fit − data")
+    return figure
+
+
+def _band(fit: Any, x: np.ndarray, level: float) -> tuple[np.ndarray, ...]:
+    """Where the curve is drawn over x (n,), and there the curve and the ends of its band."""
+    grid = np.linspace(x.min(), x.max(), 400)
+    try:
+        band = fit.predict(grid, "confidence", level)
+        if np.isfinite(band[0]).all():
+            return grid, *band
+    except Exception:  # a function that reads other data, row by row, knows no grid
+        pass
+    order = np.argsort(x)
+    return x[order], *(ends[order] for ends in fit.predict(None, "confidence", level))
+
+
 # The losses.
 
 

@@ -1,4 +1,4 @@
-"""The text of `FitResult.summary` and `MultistartResult.summary`."""
+"""The text of `FitResult.summary`, `MultistartResult.summary` and `CurveFit.summary`."""
 
 from __future__ import annotations
 
@@ -72,6 +72,58 @@ def multistart_summary(ms: Any) -> str:
     rows["time"] = _time(ms.elapsed)
     rows["seed"] = "" if ms.seed is None else str(ms.seed)
     return "\n".join([_aligned(rows), *_clusters(ms.clusters)])
+
+
+def curve_summary(fit: Any) -> str:
+    """A fitted curve as aligned lines of at most 80 columns, and a table of the parameters.
+
+    Parameters
+    ----------
+    fit : CurveFit
+
+    Returns
+    -------
+    str
+        A line for each of the function, the method, the work done, the end, the sum of squares, R²,
+        the size of the residuals and each note; a row for each parameter, with its standard error
+        and its 95 % confidence interval.
+    """
+    derivatives = {"exact": "exact derivatives", "jac": "the caller's derivatives"}
+    by = derivatives.get(fit.derivatives, f"derivatives by differences ({fit.derivatives})")
+    name = getattr(fit.function, "__name__", type(fit.function).__name__)
+    rows = {
+        "function": f"{name.strip('<>')}(x, {', '.join(fit.names)}), {counted(len(fit.y), 'row')}",
+        "method": f"{fit.method}, {by}",
+        "loss": "" if fit.loss == "linear" else fit.loss,
+        "done": f"{counted(fit.nit, 'step')}, {counted(fit.nfev, 'evaluation')}",
+        "ended": ("success: " if fit.success else "") + fit.end_message,
+        "sum of squares": f"{2 * fit.cost:.6g}" + ("" if fit.loss == "linear" else ", robust"),
+        "R²": f"{fit.r_squared:.6f}",
+        **_residuals(fit),
+        "notes": "; ".join(fit.notes),
+    }
+    return "\n".join([_aligned(rows), "", *_parameters(fit)])
+
+
+def _residuals(fit: Any) -> dict[str, str]:
+    """The size of the residuals, in the unit of y or of the given deviations."""
+    if fit.dof <= 0 or fit.loss != "linear":
+        return {}
+    freedom = counted(fit.dof, "degree") + " of freedom"
+    variance = 2 * fit.cost / fit.dof
+    if fit.sigma is None:
+        return {"residuals": f"standard deviation {variance**0.5:.4g}, {freedom}"}
+    return {"reduced χ²": f"{variance:.6g}, {freedom}"}
+
+
+def _parameters(fit: Any) -> list[str]:
+    """The lines of a table of the parameters."""
+    width = max(9, *map(len, fit.names))
+    lines = [f"{'parameter':<{width}}  {'value':>12}  {'std. error':>10}  95 % interval"]
+    table = zip(fit.names, fit.params, fit.standard_errors, fit.interval(), strict=True)
+    for name, value, error, (low, high) in table:
+        lines.append(f"{name:<{width}}  {value:12.6g}  {error:10.3g}  {low:.6g} to {high:.6g}")
+    return lines
 
 
 def _clusters(clusters: Any) -> list[str]:
