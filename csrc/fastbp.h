@@ -56,10 +56,11 @@ typedef struct {
 } fb_run;
 
 /* A search by Levenberg and Marquardt's method. The fields are those of the contract's LMState and
- * LMOptions, which explain them; mu_dec and mu_inc are 0 for None. All numbers are float64. */
+ * LMOptions, which explain them; mu_dec and mu_inc are 0 for None, lower and upper, the bounds of
+ * the free parameters, null for none. All numbers are float64. */
 typedef struct {
     double *params, *normal, *scales, *state;
-    const double *prior;
+    const double *prior, *lower, *upper;
     double mu_dec, mu_inc, mu_max, ftol, xtol, gtol, min_grad, goal, rho_scale;
     int64_t uniform, bend, rho, threads, steps;
     double *records;

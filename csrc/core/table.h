@@ -20,6 +20,7 @@
  *     jtr_at.h       Jᵀr at params + step
  *     cholesky.h     the factor of the normal equations
  *     marquardt.h    Levenberg and Marquardt's method
+ *     network_squares.h  the sum of squares of a network, for it
  *     optimizers.h   the update rules
  *     training.h     the training loop
  *
@@ -64,6 +65,7 @@
 #if FB_DOUBLE
 #include "cholesky.h"
 #include "marquardt.h"
+#include "network_squares.h"
 #endif
 #include "optimizers.h"
 #include "training.h"
