@@ -178,7 +178,7 @@ COMPOSED: dict[str, Callable[..., Expression]] = {
 }
 
 
-def _decomposed(roots: Sequence[Expression]) -> list[Expression]:
+def decomposed(roots: Sequence[Expression]) -> list[Expression]:
     """The roots in `OPERATIONS` alone; sigmoid shares its exp with bell where both occur."""
     nodes = in_order(roots)
     bells = {at.arguments[0] for at in nodes if at.operation == "bell"}
@@ -219,7 +219,7 @@ def evaluate(
     list
         One of each root, like the variables; where it does not depend on them a single number.
     """
-    roots = _decomposed(roots)
+    roots = decomposed(roots)
     done: dict[Expression, Any] = {}
     with np.errstate(all="ignore"):
         for at in in_order(roots):
@@ -248,7 +248,7 @@ def function_of(roots: Sequence[Expression], names: Sequence[str]) -> Callable:
 
 def source(roots: Sequence[Expression], names: Sequence[str]) -> str:
     """The code of `function_of`: one assignment for each node."""
-    roots = _decomposed(roots)
+    roots = decomposed(roots)
     written: dict[Expression, str] = {}
     lines = [f"def f({', '.join(names)}):"]
     for at in in_order(roots):
@@ -258,7 +258,7 @@ def source(roots: Sequence[Expression], names: Sequence[str]) -> str:
             written[at] = at.value
         else:
             arguments = [written[argument] for argument in at.arguments]
-            if at.operation == "power" and (n := _integer(at.arguments[1])) is not None:
+            if at.operation == "power" and (n := small_integer(at.arguments[1])) is not None:
                 arguments[1] = str(n)  # compilers multiply then
             written[at] = f"t{len(lines)}"
             code = OPERATIONS[at.operation][1].format(*arguments)
@@ -284,7 +284,7 @@ def _is(x: Expression, value: float) -> bool:
     return x.operation == "constant" and x.value == value
 
 
-def _integer(x: Expression) -> int | None:
+def small_integer(x: Expression) -> int | None:
     """The integer that x is, if it is one up to 64."""
     if x.operation == "constant" and abs(x.value) <= 64 and x.value == int(x.value):
         return int(x.value)
