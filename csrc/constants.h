@@ -205,4 +205,57 @@
  * length. */
 #define FB_ROUNDED 1e-28
 
+/* fastbp/maths/programs.py */
+
+/* Operations of programs, on a, b, c and d. Truth values are 1 and 0. DECAY is e^-|a|,
+ * LOG1P_SMALL log(1 + a) for a from 0 to 1, NEGATIVE_PRODUCT -ab, PRODUCT_PLUS ab + c,
+ * PRODUCT_MINUS ab - c, MINUS_PRODUCT c - ab, IF_LESS and IF_LESS_EQUAL c where a is less than b
+ * (or equal), else d. */
+#define FB_OP_COPY 0
+#define FB_OP_ADD 1
+#define FB_OP_SUBTRACT 2
+#define FB_OP_MULTIPLY 3
+#define FB_OP_DIVIDE 4
+#define FB_OP_POWER 5
+#define FB_OP_NEGATIVE 6
+#define FB_OP_ABS 7
+#define FB_OP_SIGN 8
+#define FB_OP_MAX 9
+#define FB_OP_MIN 10
+#define FB_OP_EXP 11
+#define FB_OP_EXPM1 12
+#define FB_OP_LOG 13
+#define FB_OP_LOG1P 14
+#define FB_OP_SQRT 15
+#define FB_OP_SIN 16
+#define FB_OP_COS 17
+#define FB_OP_ARCTAN 18
+#define FB_OP_SINH 19
+#define FB_OP_COSH 20
+#define FB_OP_TANH 21
+#define FB_OP_SIGMOID 22
+#define FB_OP_ERF 23
+#define FB_OP_ERFC 24
+#define FB_OP_LESS 25
+#define FB_OP_LESS_EQUAL 26
+#define FB_OP_EQUAL 27
+#define FB_OP_AND 28
+#define FB_OP_OR 29
+#define FB_OP_NOT 30
+#define FB_OP_WHERE 31
+#define FB_OP_DECAY 32
+#define FB_OP_LOG1P_SMALL 33
+#define FB_OP_NEGATIVE_PRODUCT 34
+#define FB_OP_PRODUCT_PLUS 35
+#define FB_OP_PRODUCT_MINUS 36
+#define FB_OP_MINUS_PRODUCT 37
+#define FB_OP_IF_LESS 38
+#define FB_OP_IF_LESS_EQUAL 39
+
+/* Numbers of an instruction: the operation, the place of the result, and those of a, b, c, d. */
+#define FB_INSTRUCTION 6
+
+/* Places of a program at most, all uniforms, inputs, registers and outputs together. */
+#define FB_MOST_PLACES 512
+
 #endif

@@ -67,9 +67,9 @@ const char *fb_compiler(void)
 
 static fb_pool kernel_pool; /* for calls without a plan */
 
-static fb_act act_of(int64_t kind, double constant, uintptr_t function)
+static fb_act act_of(int64_t kind, double constant, const fb_user *user)
 {
-    return (fb_act){(int)kind, constant, (fb_function *)function};
+    return (fb_act){(int)kind, constant, user};
 }
 
 /* Plans. */
@@ -87,7 +87,7 @@ static idx list_free(fb_plan *plan, idx first, idx count, idx n_out)
 }
 
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
-                     const double *constants, const uintptr_t *functions, const double *dropout,
+                     const double *constants, const fb_user *const *users, const double *dropout,
                      const uint8_t *free, int64_t n_params, int64_t tape_width)
 {
     size_t size = sizeof(fb_plan) + (size_t)n_layers * sizeof(fb_layer);
@@ -114,7 +114,7 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                                      .b = (idx)row[FB_B_OFFSET],
                                      .y_column = (idx)row[FB_Y_COLUMN],
                                      .z_column = (idx)row[FB_Z_COLUMN],
-                                     .act = act_of(row[FB_ACTIVATION], constants[l], functions[l]),
+                                     .act = act_of(row[FB_ACTIVATION], constants[l], users[l]),
                                      .dropout = dropout ? dropout[l] : 0};
         fb_layer *layer = plan->layers + l;
         layer->places = plan->free ? plan->places + plan->n_free : NULL;
@@ -138,27 +138,27 @@ void fb_plan_free(fb_plan *plan)
 
 static const fb_table *kernels(int is_double) { return tables[level][is_double != 0]; }
 
-void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
+void fb_activation(int is_double, int64_t kind, double constant, const fb_user *user, int order,
                    int64_t size, const void *Z, void *result)
 {
-    fb_act act = act_of(kind, constant, function);
+    fb_act act = act_of(kind, constant, user);
     kernels(is_double)->activation(&act, order, (idx)size, Z, result);
 }
 
 int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                     double constant, uintptr_t function, const void *X, const void *W,
+                     double constant, const fb_user *user, const void *X, const void *W,
                      const void *b, void *Y, void *Z)
 {
-    fb_act act = act_of(kind, constant, function);
+    fb_act act = act_of(kind, constant, user);
     return kernels(is_double)->dense_forward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out, &act, X,
                                              W, b, Y, Z);
 }
 
 int fb_dense_backward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                      double constant, uintptr_t function, const void *dY, const void *X,
+                      double constant, const fb_user *user, const void *dY, const void *X,
                       const void *W, const void *Y, const void *Z, void *dX, void *dW, void *db)
 {
-    fb_act act = act_of(kind, constant, function);
+    fb_act act = act_of(kind, constant, user);
     return kernels(is_double)->dense_backward(&kernel_pool, (idx)n, (idx)n_in, (idx)n_out, &act,
                                               dY, X, W, Y, Z, dX, dW, db);
 }

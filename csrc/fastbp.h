@@ -16,17 +16,32 @@
 
 #define FB_NO_MEMORY -1 /* in place of FB_DONE, a stop code or a count */
 
+/* Expressions as code; the fields are those of fastbp/maths/programs.py, which explains them. */
+typedef struct {
+    const int16_t *code;
+    const double *constants;
+    int64_t n_instructions, n_once, n_constants, n_parameters;
+    int64_t n_uniforms, n_inputs, n_registers, n_outputs;
+} fb_program;
+
+/* A user's activation or loss: the address of a compiled function or, where that is 0, programs. For
+ * an activation they give f, f', f'', and f with f'; for a loss ℓ, ℓ with ℓ', and ℓ''. */
+typedef struct {
+    uintptr_t function;
+    const fb_program *programs[4];
+} fb_user;
+
 /* A network, and the workspaces of calls on it. */
 typedef struct fb_plan fb_plan;
 
 /* An objective over fixed data: X (n, n_in), weights (n) or null, and as the loss demands either y
- * (n, n_targets) or labels (n). `function` is the address of the user's loss for FB_USER_LOSS. */
+ * (n, n_targets) or labels (n). `user` is the loss of FB_USER_LOSS, else null. */
 typedef struct {
     const void *X, *y, *weights;
     const int64_t *labels;
     int64_t n, n_targets;
     int64_t loss;
-    uintptr_t function;
+    const fb_user *user;
     double constant, scale, l2, l1, group;
 } fb_problem;
 
@@ -56,10 +71,11 @@ typedef struct {
 } fb_run;
 
 /* A search by Levenberg and Marquardt's method. The fields are those of the contract's LMState and
- * LMOptions, which explain them; mu_dec and mu_inc are 0 for None. All numbers are float64. */
+ * LMOptions, which explain them; mu_dec and mu_inc are 0 for None, lower and upper, the bounds of
+ * the free parameters, null for none. All numbers are float64. */
 typedef struct {
     double *params, *normal, *scales, *state;
-    const double *prior;
+    const double *prior, *lower, *upper;
     double mu_dec, mu_inc, mu_max, ftol, xtol, gtol, min_grad, goal, rho_scale;
     int64_t uniform, bend, rho, threads, steps;
     double *records;
@@ -74,24 +90,24 @@ int fb_set_isa(const char *cap);
 const char *fb_compiler(void);
 
 /* layers (n_layers, FB_LAYER_COLUMNS): the contract's layer table. Per layer also the activation's
- * constant, the address of a user's activation (else 0) and the share of outputs that training
- * drops (null: none). Per parameter whether it is free, so that training may change it (null: all
+ * constant, a user's activation (else null) and the share of outputs that training drops (null:
+ * none). Per parameter whether it is free, so that training may change it (null: all
  * are). Copies all arrays; returns null without memory. */
 fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
-                     const double *constants, const uintptr_t *functions, const double *dropout,
+                     const double *constants, const fb_user *const *users, const double *dropout,
                      const uint8_t *free, int64_t n_params, int64_t tape_width);
 void fb_plan_free(fb_plan *plan);
 
 /* result (size) = act(Z) for order 0, its first or second derivative for order 1 or 2. */
-void fb_activation(int is_double, int64_t kind, double constant, uintptr_t function, int order,
+void fb_activation(int is_double, int64_t kind, double constant, const fb_user *user, int order,
                    int64_t size, const void *Z, void *result);
 /* One dense layer. b, Z, dX and db may be null; backward reads Z only if the activation needs
  * it. */
 int fb_dense_forward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                     double constant, uintptr_t function, const void *X, const void *W,
+                     double constant, const fb_user *user, const void *X, const void *W,
                      const void *b, void *Y, void *Z);
 int fb_dense_backward(int is_double, int64_t n, int64_t n_in, int64_t n_out, int64_t kind,
-                      double constant, uintptr_t function, const void *dY, const void *X,
+                      double constant, const fb_user *user, const void *dY, const void *X,
                       const void *W, const void *Y, const void *Z, void *dX, void *dW, void *db);
 
 /* The network. The tape has n·tape_width numbers: a layer's Y (n, n_out), and Z if it has a column,

@@ -12,7 +12,7 @@
  * Arguments are cut where the function has become 0, 1 or z, so that infinities are no special
  * case.
  */
-#include "elementary.h"
+#include "programs.h"
 
 #define NORMAL_MOST NUMBER(NORMAL_MOST)
 #define LOGISTIC_MOST NUMBER(LOGISTIC_MOST)
@@ -439,10 +439,21 @@ static void act_seconds(const fb_act *a, idx n, const real *Z, real *out)
     }
 }
 
+__attribute__((noinline)) static void user_apply(const fb_user *user, int order, idx n, const real *Z, real *out)
+{
+    program_run run;
+    if (user->function) {
+        ((fb_function *)user->function)(order, n, Z, out);
+        return;
+    }
+    program_start(&run, user->programs[order], NULL);
+    program_apply(&run, n, &Z, &out);
+}
+
 /* out (n) = act(Z) (order 0), act'(Z) (1) or act''(Z) (2); out may be Z. */
 static void act_apply(const fb_act *a, int order, idx n, const real *Z, real *out)
 {
-    if (a->kind == FB_USER) a->function(order, n, Z, out);
+    if (a->kind == FB_USER) user_apply(a->user, order, n, Z, out);
     else if (order == 0) act_values(a, n, Z, out);
     else if (order == 1) act_derivatives(a, n, Z, out);
     else act_seconds(a, n, Z, out);
@@ -494,13 +505,14 @@ static void scale_by(idx rows, idx columns, const real *D, idx ldd, const real *
 }
 
 /* out = D ∘ act'(Z), by pieces of rows that stay in the cache. Where all rows of D share one row of
- * Z (ldz 0), its derivatives are computed once. A user's function multiplies by them itself. */
+ * Z (ldz 0), its derivatives are computed once. A user's compiled function multiplies by them
+ * itself. */
 static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *D, idx ldd,
                             const real *Z, idx ldz, real *out, idx ldo)
 {
     enum { PIECE = 256 };
     real slopes[PIECE];
-    int multiplies = a->kind == FB_USER && (ldz != 0 || rows == 1);
+    int multiplies = a->kind == FB_USER && a->user->function && (ldz != 0 || rows == 1);
     idx piece = multiplies && out == D ? columns : PIECE;
     for (idx j = 0; j < columns; j += piece) {
         idx n = columns - j < piece ? columns - j : piece;
@@ -509,7 +521,7 @@ static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *
             real *result = out + i * ldo + j;
             if (multiplies) {
                 if (result != d) memcpy(result, d, (size_t)n * sizeof(real));
-                a->function(3, n, z, result);
+                user_apply(a->user, 3, n, z, result);
                 continue;
             }
             if (i == 0 || ldz != 0) act_apply(a, 1, n, z, slopes);

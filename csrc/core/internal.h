@@ -66,7 +66,7 @@ typedef void fb_function(int64_t order, int64_t n, const void *z, void *out);
 typedef struct {
     int kind;
     double constant;
-    fb_function *function; /* for FB_USER */
+    const fb_user *user; /* for FB_USER */
 } fb_act;
 
 /* A weight's row and column in W, or a bias's column. */

@@ -53,10 +53,10 @@ static void jtr_part(void *context, idx worker, idx part)
 }
 
 /* Copy the entries of the free parameters: from (n_params), to (n_free). */
-static void select_free(const fb_plan *plan, const real *from, real *to)
+static void select_free(idx n_params, const uint8_t *free, const real *from, real *to)
 {
-    for (idx i = 0; i < plan->n_params; i++)
-        if (!plan->free || plan->free[i]) *to++ = from[i];
+    for (idx i = 0; i < n_params; i++)
+        if (!free || free[i]) *to++ = from[i];
 }
 
 /* jtr_at() with the layers' outputs at params: it reads them from `at_params` if they are recorded
@@ -89,7 +89,7 @@ static int jtr_sum(fb_plan *plan, const fb_problem *problem, const void *params,
     fb_team *team = fb_team_new(workers);
     fb_team_run(team, &(fb_work){jtr_part, merge_part, &call, count, n_slots ? n_slots : count});
     fb_team_free(team);
-    select_free(plan, crew->extra, result);
+    select_free(plan->n_params, plan->free, crew->extra, result);
     give_crew(crew, plan, workers);
     if (at_params) at_params->recorded = 1;
     return FB_DONE;

@@ -22,7 +22,7 @@ typedef struct {
     idx ld, ldt; /* of Y, U and D; of T */
     double scale;
     double constant; /* the row function's parameter */
-    user_loss_function *function;
+    const fb_user *user; /* for FB_USER_LOSS */
 } loss_tile;
 
 static const real ones[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1};
@@ -294,19 +294,43 @@ static double margin_ranking_loss(const loss_tile *tile)
     return sum;
 }
 
+/* The user's function of n pairs (y, t), at most LOSS_PIECE: Σ w ℓ, and d = factor·w·ℓ', or with a
+ * direction factor·w·ℓ''; all w are 1 if `weights` is null. */
+enum { LOSS_PIECE = 256 };
+__attribute__((noinline)) static double user_loss_of(const loss_tile *tile, idx n, const real *y,
+                                                     const real *t, const real *weights,
+                                                     real factor, real *d)
+{
+    const fb_user *user = tile->user;
+    const int order = tile->U ? 2 : 1;
+    if (user->function)
+        return ((user_loss_function *)user->function)(order, n, y, t, weights, factor, d);
+    program_run run;
+    real values[LOSS_PIECE];
+    double_sum sum = {{{0}}};
+    program_start(&run, user->programs[order], NULL);
+    program_apply(&run, n, (const real *[]){y, t}, order == 1 ? (real *[]){values, d} : &d);
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        vec w = load_first(weights ? weights + i : ones, m);
+        if (order == 1) add_to(&sum, load_first(values + i, m) * w);
+        store_first(d + i, m, load_first(d + i, m) * (w * factor));
+    }
+    return total_of(sum);
+}
+
 /* The user's function on line i of `length` numbers (a row, or lane-major a unit), by pieces that
  * stay in the cache. */
 static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
 {
-    enum { PIECE = 256 };
-    real unread[PIECE];
+    real unread[LOSS_PIECE];
     const real *along = tile->lane_major ? tile->weights : NULL, *U = tile->U;
     double sum = 0, w = tile->lane_major ? 1 : weight_of(tile, i);
-    for (idx j = 0; j < length; j += PIECE) {
-        idx n = length - j < PIECE ? length - j : PIECE, at = i * tile->ld + j;
+    for (idx j = 0; j < length; j += LOSS_PIECE) {
+        idx n = length - j < LOSS_PIECE ? length - j : LOSS_PIECE, at = i * tile->ld + j;
         real *d = tile->D ? tile->D + at : unread;
-        sum += w * tile->function(U ? 2 : 1, n, tile->Y + at, tile->T + i * tile->ldt + j,
-                                  along ? along + j : NULL, (real)(tile->scale * w), d);
+        sum += w * user_loss_of(tile, n, tile->Y + at, tile->T + i * tile->ldt + j,
+                                along ? along + j : NULL, (real)(tile->scale * w), d);
         for (idx e = 0; U && e < n; e++) d[e] *= U[at + e];
     }
     return sum;
@@ -323,7 +347,7 @@ INLINE void join_lines(idx lines, idx length, const real *x, idx from, real *joi
 /* The user's function works on vectors, so that short lines are joined, as many as have room. */
 static double user_loss(const loss_tile *tile)
 {
-    enum { LONG = 32, ROOM = 256 };
+    enum { LONG = 32, ROOM = LOSS_PIECE };
     _Alignas(64) real y[ROOM + VL], t[ROOM + VL], w[ROOM + VL], d[ROOM + VL];
     const int lane_major = tile->lane_major;
     const real *weights = tile->weights;
@@ -340,8 +364,7 @@ static double user_loss(const loss_tile *tile)
             for (idx k = 0; weights && k < n; k++)
                 for (idx e = 0; e < length; e++)
                     w[k * length + e] = weights[lane_major ? e : i + k];
-            sum += tile->function(tile->U ? 2 : 1, n * length, y, t, weights ? w : NULL,
-                                  (real)tile->scale, d);
+            sum += user_loss_of(tile, n * length, y, t, weights ? w : NULL, (real)tile->scale, d);
             for (idx k = 0; tile->D && k < n; k++)
                 for (idx e = 0; e < length; e += VL) {
                     idx place = at + k * tile->ld + e;

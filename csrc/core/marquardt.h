@@ -1,27 +1,45 @@
-/* Levenberg and Marquardt's method for the sum of squares of a problem: the contract's descend().
+/* Levenberg and Marquardt's method for a sum of squares.
  *
- * The steps are those of fastbp/backends/marquardt.py, which explains the method and its numbers;
- * normal_sums() gives the linear model, jtr_sum() the second derivative along a step.
+ * The steps are those of fastbp/maths/marquardt.py, which explains the method and its numbers. They
+ * are the same for all sums of squares, which network_squares.h and curve.h bring.
  */
 
-/* A search: its vectors in the workspace, and the results of its last trial. Vectors have n =
- * n_free entries, `moved` and `trial` n_params. */
+typedef struct search search;
+
+/* A sum of squares of residuals r with the Jacobian J. The functions return FB_DONE or
+ * FB_NO_MEMORY. */
 typedef struct {
-    fb_plan *plan;
-    const fb_problem *problem;
+    /* s->d->normal = the normal equations, *squares = the sum, at s->trial or at s->d->params. */
+    int (*linearise)(search *s, int at_trial, double *squares);
+    /* s->squares = the sum at s->trial. */
+    int (*sum_at_trial)(search *s);
+    /* s->bend = Jᵀr at s->moved, J being that of the linear model. */
+    int (*jtr_at_moved)(search *s);
+    /* v = the solution of the damped equations for the step or, if `bends`, for the bend, where
+     * Cholesky's method fails because an entry of the factor's squared diagonal is less than the
+     * share `least_pivot` of the matrix's. Null: such a step fails. */
+    void (*solve_by_qr)(search *s, int bends, real *v);
+    double least_pivot;
+} sum_functions;
+
+/* A search: its vectors in the workspace, and the results of its last trial. Vectors have n
+ * entries, one per free parameter, `moved` and `trial` n_params. */
+struct search {
+    const sum_functions *sum;
     fb_descent *d;
-    idx n;
+    idx n, n_params;
+    const uint8_t *free; /* per parameter; null for all */
     real *U, *negative, *pack; /* the factor, and memory for cholesky() */
     real *x, *gradient, *damping, *step, *bend, *moved, *trial;
-    outputs records[2]; /* of the layers' outputs */
-    outputs *here, *there; /* at d->params and at the trial; null if outputs are not recorded */
+    real *held; /* 1 for a parameter at a bound that the gradient would push across, else 0 */
     double total; /* sum of squares with the prior, at d->params */
     double steepest; /* largest |gradient| */
     double nu; /* next factor of the damping */
     double predicted, gain; /* of the trial, and `squares`: its sum of squares */
     double squares;
+    int by_qr; /* whether U is not the factor, but solve_by_qr() is to be used */
     int small, is_short, promises; /* see try_step() */
-} search;
+};
 
 /* sqrt(Σ scales v²) */
 INLINE double length(idx n, const real *v, const real *scales)
@@ -31,12 +49,11 @@ INLINE double length(idx n, const real *v, const real *scales)
     return sqrt(sum);
 }
 
-/* moved (n_params) = base, and factor·v (n_free) added to its free entries. */
-static void move(const search *s, const real *base, double factor, const real *v, real *moved)
+/* moved (n_params) = d->params, and factor·v (n) added to its free entries. */
+static void move(const search *s, double factor, const real *v, real *moved)
 {
-    const fb_plan *plan = s->plan;
-    for (idx i = 0; i < plan->n_params; i++)
-        moved[i] = base[i] + (!plan->free || plan->free[i] ? factor * *v++ : 0);
+    for (idx i = 0; i < s->n_params; i++)
+        moved[i] = s->d->params[i] + (!s->free || s->free[i] ? factor * *v++ : 0);
 }
 
 /* Σ prior·p² over the free parameters. */
@@ -44,27 +61,18 @@ static double prior_of(const search *s, const real *params)
 {
     const real *prior = s->d->prior;
     double sum = 0;
-    for (idx i = 0, k = 0; i < s->plan->n_params; i++)
-        if (!s->plan->free || s->plan->free[i]) sum += prior[k++] * params[i] * params[i];
+    for (idx i = 0, k = 0; i < s->n_params; i++)
+        if (!s->free || s->free[i]) sum += prior[k++] * params[i] * params[i];
     return sum;
 }
 
-/* d->normal = the normal equations at params, *squares = the sum of squares there. */
-static int linearise(search *s, const real *params, outputs *at_params, double *squares)
+/* Set held[i]; the gradient of a parameter that is held becomes 0. */
+static void hold(search *s, idx i)
 {
-    fb_descent *d = s->d;
-    return normal_sums(s->plan, s->problem, params, (idx)d->threads,
-                       (fb_rho){(int)d->rho, d->rho_scale}, at_params, d->normal, squares);
-}
-
-/* s->squares = the sum of squares at the trial. */
-static int sum_at_trial(search *s)
-{
-    fb_descent *d = s->d;
-    d->state[FB_NFEV]++;
-    if (s->there) s->there->recorded = 0;
-    return normal_sums(s->plan, s->problem, s->trial, (idx)d->threads,
-                       (fb_rho){(int)d->rho, d->rho_scale}, s->there, NULL, &s->squares);
+    const fb_descent *d = s->d;
+    real x = s->x[i], g = s->gradient[i];
+    s->held[i] = (x <= d->lower[i] && g > 0) || (x >= d->upper[i] && g < 0);
+    if (s->held[i] != 0) s->gradient[i] = 0;
 }
 
 /* Set what follows from d->params and the linear model there, in d->normal: total, gradient and
@@ -74,13 +82,14 @@ static void arrive(search *s, int fresh)
     fb_descent *d = s->d;
     idx n = s->n;
     const real *JTr = d->normal + n * n;
-    select_free(s->plan, d->params, s->x);
+    select_free(s->n_params, s->free, d->params, s->x);
     s->total = d->state[FB_SQUARES] + prior_of(s, d->params);
     double mean = 0, cosine = 0;
     s->steepest = 0;
     for (idx i = 0; i < n; i++) {
         double squared = d->normal[i * n + i] + d->prior[i];
         s->gradient[i] = JTr[i] + d->prior[i] * s->x[i];
+        if (d->lower) hold(s, i);
         double g = fabs(s->gradient[i]);
         mean += squared / (double)n;
         if (!(g <= s->steepest)) s->steepest = g;
@@ -96,6 +105,30 @@ static void arrive(search *s, int fresh)
     if (fresh) d->state[FB_STATUS] = flat ? FB_FLAT : FB_RUNNING;
 }
 
+/* v = the solution of the damped equations with the right-hand side v, which is that of the step or
+ * of the bend. */
+static void solve(search *s, int bends, real *v)
+{
+    if (s->by_qr) s->sum->solve_by_qr(s, bends, v);
+    else solve_factored(s->n, s->U, v);
+    for (idx i = 0; s->d->lower && i < s->n; i++)
+        if (s->held[i] != 0) v[i] = 0;
+}
+
+/* Factor the damped matrix. Returns 0 if it is not positive definite. */
+static int factor_damped(search *s)
+{
+    fb_descent *d = s->d;
+    idx n = s->n;
+    int is_factored = cholesky(n, s->U, s->negative, s->pack);
+    for (idx i = 0; is_factored && i < n; i++) {
+        double pivot = s->U[i * n + i], entry = d->normal[i * n + i] + s->damping[i];
+        is_factored = !(pivot * pivot < s->sum->least_pivot * entry);
+    }
+    s->by_qr = !is_factored && s->sum->solve_by_qr;
+    return is_factored || s->by_qr;
+}
+
 /* s->step = the first-order step v, with the factor in U. Returns 0 if there is none, as the damped
  * matrix is not positive definite or v not finite. */
 static int first_order(search *s)
@@ -106,11 +139,12 @@ static int first_order(search *s)
     for (idx i = 0; i < n; i++) {
         memcpy(s->U + i * n + i, d->normal + i * n + i, (size_t)(n - i) * sizeof(real));
         s->damping[i] = d->prior[i] + mu * d->scales[i];
+        if (d->lower && s->held[i] != 0) s->damping[i] = FB_HELD;
         s->U[i * n + i] += s->damping[i];
         s->step[i] = -s->gradient[i];
     }
-    if (!cholesky(n, s->U, s->negative, s->pack)) return 0;
-    solve_factored(n, s->U, s->step);
+    if (!factor_damped(s)) return 0;
+    solve(s, 0, s->step);
     s->predicted = 0;
     for (idx i = 0; i < n; i++)
         s->predicted += s->step[i] * (mu * d->scales[i] * s->step[i] - s->gradient[i]);
@@ -125,20 +159,36 @@ static int bend_step(search *s, int *is_straight)
     idx n = s->n;
     const real *JTr = d->normal + n * n;
     d->state[FB_NFEV]++;
-    move(s, d->params, FB_PROBE, s->step, s->moved);
-    fb_rho rho = {(int)d->rho, d->rho_scale};
-    int code = jtr_sum(s->plan, s->problem, d->params, s->moved, (idx)d->threads, rho, s->here,
-                          s->bend);
+    move(s, FB_PROBE, s->step, s->moved);
+    int code = s->sum->jtr_at_moved(s);
     if (code < 0) return code;
     for (idx i = 0; i < n; i++) {
         double linear = -s->gradient[i] - s->damping[i] * s->step[i];
         s->bend[i] = linear / FB_PROBE - (s->bend[i] - JTr[i]) / (FB_PROBE * FB_PROBE);
     }
-    solve_factored(n, s->U, s->bend);
+    solve(s, 1, s->bend);
     *is_straight = 2 * length(n, s->bend, d->scales) <=
                    FB_LONGEST_BEND * length(n, s->step, d->scales);
     for (idx i = 0; i < n; i++) s->step[i] += s->bend[i];
     return FB_DONE;
+}
+
+/* Shorten the trial to the bounds and the step with it, and predict the gain anew. */
+static void clip_step(search *s)
+{
+    const fb_descent *d = s->d;
+    idx n = s->n;
+    for (idx i = 0, k = 0; i < s->n_params; i++) {
+        if (s->free && !s->free[i]) continue;
+        s->trial[i] = fmin(fmax(s->trial[i], d->lower[k]), d->upper[k]);
+        s->step[k] = s->trial[i] - d->params[i];
+        k++;
+    }
+    s->predicted = 0;
+    for (idx i = 0; i < n; i++) {
+        double slope = dot(n, d->normal + i * n, s->step) + d->prior[i] * s->step[i];
+        s->predicted -= s->step[i] * (2 * s->gradient[i] + slope);
+    }
 }
 
 /* Try a step with the present damping. Returns 1 if it is to be taken, 0 if not, or FB_NO_MEMORY.
@@ -154,6 +204,8 @@ static int try_step(search *s)
         code = bend_step(s, &straight);
         if (code < 0) return code;
     }
+    move(s, 1, s->step, s->trial);
+    if (d->lower) clip_step(s);
     double size = length(s->n, s->x, d->scales);
     double relative = length(s->n, s->step, d->scales) / fmax(size, FB_LEAST_LENGTH);
     s->is_short = relative <= d->xtol;
@@ -161,8 +213,8 @@ static int try_step(search *s)
     s->promises = relative > FB_PROMISED && s->predicted > FB_PROMISED * s->total &&
                   s->total > FB_ROUNDED * size * size;
     if (!straight) return 0;
-    move(s, d->params, 1, s->step, s->trial);
-    code = sum_at_trial(s);
+    d->state[FB_NFEV]++;
+    code = s->sum->sum_at_trial(s);
     if (code < 0) return code;
     double total = s->squares + prior_of(s, s->trial);
     s->gain = isfinite(total) ? s->total - total : -INFINITY;
@@ -185,12 +237,12 @@ static int take(search *s)
 {
     fb_descent *d = s->d;
     double *state = d->state, rho = s->gain / s->predicted, swing = 2 * rho - 1;
-    int code = linearise(s, s->trial, s->there, &s->squares);
+    int code = s->sum->linearise(s, 1, &s->squares);
     if (code < 0) return code;
     state[FB_NJEV]++;
     if (!is_finite(s->n * (s->n + 1), d->normal)) {
         /* d->normal is that of the trial: compute the one at d->params again. */
-        code = linearise(s, d->params, s->here, &state[FB_SQUARES]);
+        code = s->sum->linearise(s, 0, &state[FB_SQUARES]);
         return code < 0 ? code : 0;
     }
     state[FB_USED] = state[FB_MU];
@@ -200,9 +252,7 @@ static int take(search *s)
     state[FB_NIT]++;
     state[FB_RHO] = rho;
     state[FB_SQUARES] = s->squares;
-    memcpy(d->params, s->trial, (size_t)s->plan->n_params * sizeof(real));
-    outputs *swap = s->here;
-    s->here = s->there, s->there = swap;
+    memcpy(d->params, s->trial, (size_t)s->n_params * sizeof(real));
     arrive(s, 1);
     if (state[FB_STATUS] == FB_RUNNING && (s->small || s->is_short))
         state[FB_STATUS] = s->small ? FB_SMALL : FB_SHORT;
@@ -231,75 +281,40 @@ static int iterate(search *s)
     return 0;
 }
 
-/* Whether the layers' outputs are recorded: where they fit into the cache, for one worker, and if
- * no activation needs Z. */
-static int records_outputs(const fb_plan *plan, idx n, idx threads)
+/* How many numbers lay_out_search() needs, beside `pack`. */
+static idx size_of_search(idx n, idx n_params)
 {
-    enum { MOST = 1 << 20 }; /* bytes */
-    for (idx l = 0; l < plan->n_layers; l++)
-        if (plan->layers[l].z_column >= 0) return 0;
-    return useful_workers(n, threads) == 1 &&
-           size_of_outputs(plan, n) * (idx)sizeof(real) <= MOST;
+    return n * n + n * FB_FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(n_params);
 }
 
-/* How many numbers the table of an `outputs` takes. */
-INLINE idx size_of_table(const fb_plan *plan)
+static void lay_out_search(search *s, real *place)
 {
-    return round_up(plan->n_layers * (idx)(sizeof(block) / sizeof(real)));
-}
-
-/* How many numbers lay_out_search() needs; n_recorded rows of data, or 0, have their outputs
- * recorded. */
-static idx size_of_search(const fb_plan *plan, idx n_recorded)
-{
-    idx n = plan->n_free;
-    idx record = n_recorded ? size_of_table(plan) + size_of_outputs(plan, n_recorded) : 0;
-    return n * n + n * FB_FACTOR_ROWS + 6 * round_up(n) + 2 * round_up(plan->n_params) + 2 * record;
-}
-
-static void lay_out_search(search *s, real *place, idx n_recorded)
-{
-    idx n = s->n, padded = round_up(n);
-    real **vectors[] = {&s->x, &s->gradient, &s->damping, &s->step, &s->bend};
-    for (int i = 0; n_recorded && i < 2; i++) {
-        s->records[i].table = (block *)(void *)place, place += size_of_table(s->plan);
-        s->records[i].Y = place, place += size_of_outputs(s->plan, n_recorded);
-    }
-    s->here = n_recorded ? s->records : NULL, s->there = n_recorded ? s->records + 1 : NULL;
-    s->moved = place, place += round_up(s->plan->n_params);
-    s->trial = place, place += round_up(s->plan->n_params);
+    idx padded = round_up(s->n), n_params = round_up(s->n_params);
+    real **vectors[] = {&s->x, &s->gradient, &s->damping, &s->step, &s->bend, &s->held};
+    s->moved = place, place += n_params;
+    s->trial = place, place += n_params;
     for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
         *vectors[i] = place, place += padded;
-    s->negative = place, place += n * FB_FACTOR_ROWS;
+    s->negative = place, place += s->n * FB_FACTOR_ROWS;
     s->U = place;
 }
 
-/* The public function: up to d->steps steps; returns how many it took, with a row of d->records
- * (total/2, damping, rho, steepest) for each, or FB_NO_MEMORY. */
-static int descend(fb_plan *plan, const fb_problem *problem, fb_descent *d)
+/* Take up to d->steps steps from d->params, where the linear model is in d->normal; `fresh` says
+ * that the search begins there. Returns how many it took, with a row of d->records (total/2,
+ * damping, rho, steepest) for each, or FB_NO_MEMORY. */
+static int take_steps(search *s, int fresh)
 {
-    search s = {.plan = plan, .problem = problem, .d = d, .n = plan->n_free};
-    idx n = (idx)problem->n, n_recorded = records_outputs(plan, n, (idx)d->threads) ? n : 0;
-    buffers B;
-    if (!take_buffers(&B, plan, (needs){0, 0, 0, size_of_search(plan, n_recorded)}))
-        return FB_NO_MEMORY;
-    s.pack = B.pack;
-    lay_out_search(&s, B.extra, n_recorded);
-    int code = 0, fresh = d->state[FB_NJEV] == 0;
-    if (fresh) {
-        code = linearise(&s, d->params, s.here, &d->state[FB_SQUARES]);
-        d->state[FB_NJEV]++;
-    }
+    fb_descent *d = s->d;
     idx taken = 0;
-    if (code >= 0) arrive(&s, fresh);
-    while (code >= 0 && taken < d->steps && d->state[FB_STATUS] == FB_RUNNING) {
-        code = iterate(&s);
-        if (code <= 0) break;
+    arrive(s, fresh);
+    while (taken < d->steps && d->state[FB_STATUS] == FB_RUNNING) {
+        int code = iterate(s);
+        if (code < 0) return code;
+        if (!code) break;
         double *record = d->records + 4 * taken++;
-        record[0] = s.total / 2, record[1] = d->state[FB_USED], record[2] = d->state[FB_RHO];
-        record[3] = s.steepest;
-        if (s.total <= d->goal) break;
+        record[0] = s->total / 2, record[1] = d->state[FB_USED], record[2] = d->state[FB_RHO];
+        record[3] = s->steepest;
+        if (s->total <= d->goal) break;
     }
-    give_buffers(&B, plan);
-    return code < 0 ? code : (int)taken;
+    return (int)taken;
 }

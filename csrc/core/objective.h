@@ -113,7 +113,7 @@ static double tile_objective(const fb_plan *plan, const buffers *B, const fb_pro
                       .ldt = data.lane_major ? B->Y[last].ld : (idx)problem->n_targets,
                       .scale = scale,
                       .constant = problem->constant,
-                      .function = (user_loss_function *)problem->function};
+                      .user = problem->user};
     return tile_loss(problem->loss, &tile);
 }
 

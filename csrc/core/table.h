@@ -8,7 +8,8 @@
  * The headers, each of which uses those above it:
  *     vec.h          vectors and masks of the instruction set; transposes
  *     gemm.h         the matrix product
- *     activations.h  activations and derivatives, on elementary.h: exp, tanh, log, sin
+ *     programs.h     expressions block by block, on elementary.h: exp, tanh, log, sin
+ *     activations.h  activations and derivatives
  *     losses.h       losses of a tile of rows
  *     network.h      a tile through all layers, forward and backward; the buffers of a call
  *     kernels.h      one layer
@@ -20,6 +21,7 @@
  *     jtr_at.h       Jᵀr at params + step
  *     cholesky.h     the factor of the normal equations
  *     marquardt.h    Levenberg and Marquardt's method
+ *     network_squares.h  the sum of squares of a network, for it
  *     optimizers.h   the update rules
  *     training.h     the training loop
  *
@@ -64,6 +66,7 @@
 #if FB_DOUBLE
 #include "cholesky.h"
 #include "marquardt.h"
+#include "network_squares.h"
 #endif
 #include "optimizers.h"
 #include "training.h"

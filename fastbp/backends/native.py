@@ -19,7 +19,9 @@ from ..common.errors import unknown_name
 from ..maths.activations import ActivationSpec
 from ..maths.losses import SOFTMAX_CE_LABELS
 from ..maths.marquardt import LMOptions, LMState
+from ..maths.programs import Program
 from ..maths.robust import Robust
+from ..maths.user_functions import UserFunctions
 from . import user_code
 from .contract import Plan, Problem, TrainConfig, TrainState
 
@@ -104,14 +106,40 @@ def _is_double(array: np.ndarray) -> bool:
 # One layer.
 
 
-def _function(act: ActivationSpec, dtype: np.dtype) -> int:
-    """The address of a user-defined activation, 0 for a built-in one."""
-    return 0 if act.functions is None else user_code.address(act.functions, dtype)
+def _user(functions: UserFunctions | None, dtype: np.dtype) -> Any:
+    """The library's fb_user * of user-defined functions, NULL for None; it lives as they do."""
+    if functions is None:
+        return _NULL
+    key = "c" if functions.programs else f"c, {dtype.char}"
+    user = functions.handles.get(key)
+    if user is None:
+        fields: dict[str, Any]
+        if functions.programs:
+            fields = {"programs": [_program(program) for program in functions.programs]}
+        else:
+            fields = {"function": user_code.address(functions, dtype)}
+        user = functions.handles[key] = ffi.new("fb_user *", fields)
+    return user
+
+
+def _program(program: Program) -> Any:
+    """The library's fb_program * of a program; it lives as the program does."""
+    handle = program.handles.get("c")
+    if handle is None:
+        buffers = _address("int16_t[]", program.code), _address(_DOUBLES, program.constants)
+        sizes = {name: getattr(program, name) for name in _SIZES}
+        sizes |= {"n_instructions": len(program.code), "n_constants": len(program.constants)}
+        struct = ffi.new("fb_program *", {"code": buffers[0], "constants": buffers[1], **sizes})
+        handle = program.handles["c"] = struct, buffers
+    return handle[0]
+
+
+_SIZES = ("n_once", "n_parameters", "n_uniforms", "n_inputs", "n_registers", "n_outputs")
 
 
 def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
     result = np.empty_like(Z)
-    function = (act.kind, act.constant, _function(act, Z.dtype))
+    function = (act.kind, act.constant, _user(act.functions, Z.dtype))
     lib.fb_activation(_is_double(Z), *function, order, Z.size, _address(Z), _address(result))
     return result
 
@@ -122,7 +150,7 @@ def dense_forward(
     n, (n_in, n_out) = len(X), W.shape
     Y = np.empty((n, n_out), X.dtype)
     Z = np.empty_like(Y) if keep_z else None
-    sizes = (n, n_in, n_out, act.kind, act.constant, _function(act, X.dtype))
+    sizes = (n, n_in, n_out, act.kind, act.constant, _user(act.functions, X.dtype))
     _check(
         lib.fb_dense_forward(
             _is_double(X), *sizes, _address(X), _address(W), _or_null(b), _address(Y), _or_null(Z)
@@ -145,7 +173,7 @@ def dense_backward(
     dX = np.empty_like(X) if need_dX else None
     dW = np.empty_like(W)
     db = np.empty(n_out, W.dtype) if need_db else None
-    sizes = (n, n_in, n_out, act.kind, act.constant, _function(act, X.dtype))
+    sizes = (n, n_in, n_out, act.kind, act.constant, _user(act.functions, X.dtype))
     inputs = (_address(dY), _address(X), _address(W), _address(Y), _or_null(Z))
     results = (_or_null(dX), _address(dW), _or_null(db))
     _check(lib.fb_dense_backward(_is_double(X), *sizes, *inputs, *results))
@@ -159,13 +187,13 @@ def _plan(plan: Plan) -> Any:
     """The library's fb_plan *; made at the first call, freed with the Python plan."""
     handle = plan.handles.get("c")
     if handle is None:
-        functions = [_function(act, plan.dtype) for act in plan.activations]
+        users = [_user(act.functions, plan.dtype) for act in plan.activations]
         new = lib.fb_plan_new(
             plan.dtype.itemsize == 8,
             len(plan.layers),
             _typed(_INT64S, plan.layers),
             _typed(_DOUBLES, plan.constants),
-            functions,
+            users,
             _typed(_DOUBLES, plan.dropout),
             _typed("uint8_t[]", plan.free),
             plan.n_params,
@@ -253,8 +281,7 @@ def _new_problem(problem: Problem) -> tuple[Any, Any, tuple[int, int], Any]:
     else:
         struct.y, struct.n_targets = targets, problem.targets.shape[1]
     struct.loss, struct.constant, struct.scale = problem.loss, problem.constant, problem.scale
-    if problem.functions is not None:
-        struct.function = user_code.address(problem.functions, problem.plan.dtype)
+    struct.user = _user(problem.functions, problem.plan.dtype)
     struct.l2, struct.l1, struct.group = problem.l2, problem.l1, problem.group
     addresses = _integer(plan), _integer(struct)
     handle = problem.handles["c"] = (plan, struct, addresses, buffers)

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import BackendError
-from ..maths.user_functions import PairFunctions, ScalarFunctions
+from ..maths.user_functions import PairFunctions, UserFunctions
 from . import why_missing
 
 _lock = threading.Lock()
 _compiled: dict[tuple[Any, ...], Any] = {}
 
 
-def address(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> int:
+def address(functions: UserFunctions, dtype: np.dtype) -> int:
     """The address of the C function that evaluates the user's functions over vectors.
 
     Parameters
@@ -55,7 +55,7 @@ def address(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> int:
     return compiled.address
 
 
-def _compile(functions: ScalarFunctions | PairFunctions, dtype: np.dtype) -> Any:
+def _compile(functions: UserFunctions, dtype: np.dtype) -> Any:
     reason = why_missing("numba")
     if reason is not None:
         raise BackendError(

@@ -258,7 +258,7 @@ def source(roots: Sequence[Expression], names: Sequence[str]) -> str:
             written[at] = at.value
         else:
             arguments = [written[argument] for argument in at.arguments]
-            if at.operation == "power" and (n := _integer(at.arguments[1])) is not None:
+            if at.operation == "power" and (n := small_integer(at.arguments[1])) is not None:
                 arguments[1] = str(n)  # compilers multiply then
             written[at] = f"t{len(lines)}"
             code = OPERATIONS[at.operation][1].format(*arguments)
@@ -284,7 +284,7 @@ def _is(x: Expression, value: float) -> bool:
     return x.operation == "constant" and x.value == value
 
 
-def _integer(x: Expression) -> int | None:
+def small_integer(x: Expression) -> int | None:
     """The integer that x is, if it is one up to 64."""
     if x.operation == "constant" and abs(x.value) <= 64 and x.value == int(x.value):
         return int(x.value)

@@ -466,7 +466,9 @@ def _with_constant(loss: Loss, name: str, value: Any, accepted: bool, expected: 
     return replace(loss, constant=float(value))
 
 
-def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom") -> Loss:
+def custom_loss(
+    f: Callable, d2: Callable | None = None, *, name: str = "custom", compile: bool = False
+) -> Loss:
     """A loss of your own, from a scalar function; mean over elements, as "mse" is.
 
     Parameters
@@ -513,7 +515,7 @@ def custom_loss(f: Callable, d2: Callable | None = None, *, name: str = "custom"
     functions = PairFunctions(f, d2)
     traced = _returns_numbers(f)
     if traced:
-        functions = TracedPairFunctions(f, d2)
+        functions = TracedPairFunctions(f, d2, compile)
     pairs = functions.callables[0]
     for t in (0.0, 1.0):
         loss_at, slope_at = _item_of_pair(pairs, 0, t), _item_of_pair(pairs, 1, t)

@@ -12,9 +12,9 @@ import builtins
 import linecache
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
-from functools import partial, reduce
+from functools import cached_property, partial, reduce
 from numbers import Real
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ import numpy as np
 from ..common.errors import TraceError
 from . import expressions as ex, scalars
 from .expressions import Expression
+from .programs import Program, program
 from .user_functions import POINTS, PairFunctions, ScalarFunctions, number, require_callable
 
 
@@ -376,6 +377,8 @@ class TracedScalarFunctions(ScalarFunctions):
         A second derivative to be used in the place of what follows.
     name : str
         What messages call the function.
+    compile : bool
+        Whether the C backend, too, has Numba compile the function.
 
     Raises
     ------
@@ -385,7 +388,9 @@ class TracedScalarFunctions(ScalarFunctions):
         If f does not return a number, or is not callable.
     """
 
-    def __init__(self, f: Callable, d2f: Callable | None = None, name: str = "f"):
+    def __init__(
+        self, f: Callable, d2f: Callable | None = None, name: str = "f", compile: bool = False
+    ):
         require_callable("f", f)
         values = [number(name, f, z) for z in POINTS]
         hint = "pass the derivative yourself: fastbp.Activation(name, f, df)"
@@ -395,7 +400,15 @@ class TracedScalarFunctions(ScalarFunctions):
         callables = [ex.function_of([root], ("z",)) for root in self._roots]
         super().__init__(callables[0], callables[1], d2f or callables[2])
         self.arguments = f, None, d2f
+        self.compile = compile
         _require_agreement(values, self.evaluate(0, POINTS), hint)
+
+    @cached_property
+    def programs(self) -> tuple[Program, ...] | None:  # type: ignore[override]
+        if self.compile or self.arguments[2] is not None:
+            return None
+        f, df, d2f = self._roots
+        return _if_they_fit(program(roots, ["z"]) for roots in ([f], [df], [d2f], [f, df]))
 
     def evaluate(self, order: int, Z: np.ndarray) -> np.ndarray:
         """As that of the base, over arrays."""
@@ -414,6 +427,8 @@ class TracedPairFunctions(PairFunctions):
         (prediction, target) -> loss.
     d2 : callable, optional
         A second derivative to be used in the place of what follows.
+    compile : bool
+        Whether the C backend, too, has Numba compile the functions.
 
     Raises
     ------
@@ -421,20 +436,29 @@ class TracedPairFunctions(PairFunctions):
         If the code has something that has no expression.
     """
 
-    def __init__(self, f: Callable, d2: Callable | None = None):
+    def __init__(self, f: Callable, d2: Callable | None = None, compile: bool = False):
         hint = "return the derivative too: fastbp.custom_loss(f) with f(y, t) -> (loss, dloss)"
         loss = expression_of(f, ("y", "t"), hint)
         slope = ex.derivative(loss, "y")
         self._roots = [loss, slope, ex.derivative(slope, "y")]
         both = ex.function_of(self._roots[:2], ("y", "t"))
         super().__init__(both, d2 or ex.function_of(self._roots[2:], ("y", "t")))
-        self._arguments = f, d2
+        self._arguments = f, d2, compile
+        self.compile = compile
         for t in (0.0, 1.0, 0.7):
             values = [number("the loss", partial(_with_target, f, t), y) for y in POINTS]
             _require_agreement(values, self.evaluate(POINTS, np.full_like(POINTS, t))[0], hint)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TracedPairFunctions, self._arguments
+
+    @cached_property
+    def programs(self) -> tuple[Program, ...] | None:  # type: ignore[override]
+        if self.compile or self._arguments[1] is not None:
+            return None
+        loss, slope, curve = self._roots
+        lists = [loss], [loss, slope], [curve]
+        return _if_they_fit(program(roots, ["y", "t"]) for roots in lists)
 
     def evaluate(self, Y: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As that of the base, over arrays."""
@@ -451,6 +475,12 @@ class TracedPairFunctions(PairFunctions):
     def _evaluate(roots: list[Expression], Y: np.ndarray, T: np.ndarray) -> list[np.ndarray]:
         values = ex.evaluate(roots, {"y": Y.astype(np.float64), "t": T.astype(np.float64)})
         return [np.broadcast_to(value, Y.shape).astype(np.float64) for value in values]
+
+
+def _if_they_fit(programs: Iterable[Program]) -> tuple[Program, ...] | None:
+    """The programs, or None, so that Numba compiles the functions, if one is too large for C."""
+    done = tuple(programs)
+    return done if all(program.fits for program in done) else None
 
 
 def _with_target(f: Callable, t: float, y: float) -> Any:

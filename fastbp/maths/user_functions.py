@@ -8,16 +8,53 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .programs import Program
 
 # The points at which derivatives are checked: irregular, so that none is a corner, in the range of
 # reasonable networks' pre-activations.
 POINTS = np.concatenate([np.linspace(-3.9173, 3.8791, 24), [-0.0173, 0.0191]])
 
 
-class ScalarFunctions:
+class UserFunctions:
+    """What activations and losses of a user's share.
+
+    Attributes
+    ----------
+    callables : tuple
+        The functions as backends evaluate them, None for one that is missing.
+    compile : bool
+        Whether the C backend has Numba compile them also where it has programs for them.
+    programs : tuple of Program or None
+        What computes them in C, if it is known and to be used.
+    handles : dict
+        What backends keep with the functions; copies begin without.
+    """
+
+    callables: tuple[Any, ...]
+    compile = False
+    programs: tuple[Program, ...] | None = None
+
+    def __init__(self) -> None:
+        self.handles: dict[str, Any] = {}
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, UserFunctions):
+            return NotImplemented
+        return (self.callables, self.compile) == (other.callables, other.compile)
+
+    def __hash__(self) -> int:
+        return hash(self.callables)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"handles": {}}
+
+
+class ScalarFunctions(UserFunctions):
     """A user-defined function of one number and its derivatives.
 
     Parameters
@@ -33,6 +70,8 @@ class ScalarFunctions:
     arguments : tuple
         The same as the user passed them.
     d2f : callable or None
+    programs : tuple of Program or None
+        Of f, df, d2f, and f with df.
 
     Raises
     ------
@@ -41,17 +80,12 @@ class ScalarFunctions:
     """
 
     def __init__(self, f: Callable, df: Callable, d2f: Callable | None = None):
+        super().__init__()
         for name, function in (("f", f), ("df", df), ("d2f", d2f)):
             require_callable(name, function, optional=name == "d2f")
         self.callables = (f, df, d2f)
         self.arguments: tuple[Callable | None, ...] = self.callables
         self.d2f = d2f
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, ScalarFunctions) and self.callables == other.callables
-
-    def __hash__(self) -> int:
-        return hash(self.callables)
 
     def evaluate(self, order: int, Z: np.ndarray) -> np.ndarray:
         """The function (0) or a derivative (1, 2), by plain Python calls with float64 numbers.
@@ -72,7 +106,7 @@ class ScalarFunctions:
         return np.array(values, np.float64).reshape(Z.shape)
 
 
-class PairFunctions:
+class PairFunctions(UserFunctions):
     """A user-defined loss of one prediction and its target.
 
     Parameters
@@ -87,6 +121,8 @@ class PairFunctions:
     callables : tuple
         (f, d2).
     d2 : callable or None
+    programs : tuple of Program or None
+        Of the loss, the loss with its derivative, and d2.
 
     Raises
     ------
@@ -95,16 +131,11 @@ class PairFunctions:
     """
 
     def __init__(self, f: Callable, d2: Callable | None = None):
+        super().__init__()
         require_callable("f", f)
         require_callable("d2", d2, optional=True)
         self.callables = (f, d2)
         self.d2 = d2
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, PairFunctions) and self.callables == other.callables
-
-    def __hash__(self) -> int:
-        return hash(self.callables)
 
     def evaluate(self, Y: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Loss and derivative for Y and T of one shape, both float64 arrays of that shape."""

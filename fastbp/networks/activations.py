@@ -89,7 +89,13 @@ class Activation(ActivationSpec):
     __slots__ = ()
 
     def __init__(
-        self, name: str, f: Callable, df: Callable | None = None, d2f: Callable | None = None
+        self,
+        name: str,
+        f: Callable,
+        df: Callable | None = None,
+        d2f: Callable | None = None,
+        *,
+        compile: bool = False,
     ):
         if not isinstance(name, str):
             raise TypeError(f"name is {name!r}, expected a string, such as 'P3'")
@@ -99,7 +105,7 @@ class Activation(ActivationSpec):
             )
         functions: ScalarFunctions
         if df is None:
-            functions = TracedScalarFunctions(f, d2f, f"f of activation {name!r}")
+            functions = TracedScalarFunctions(f, d2f, f"f of activation {name!r}", compile)
             df = functions.callables[1]
         else:
             functions = ScalarFunctions(f, df, d2f)
@@ -117,7 +123,8 @@ class Activation(ActivationSpec):
     def __reduce__(self) -> tuple[Any, ...]:
         if self.functions is None:
             return Activation._built_in, (self.name, self.constant)
-        return Activation, (self.name, *self.functions.arguments)
+        compile = self.functions.compile
+        return _activation, (self.name, *self.functions.arguments, compile)
 
     def __repr__(self) -> str:
         if self.functions is not None:
@@ -169,6 +176,11 @@ class Activation(ActivationSpec):
                 f"activation {self.name!r} has no second derivative, which Hessian products need; "
                 f"make it as fastbp.Activation({self.name!r}, f, df, d2f), or without df"
             )
+
+
+def _activation(name: str, f: Any, df: Any, d2f: Any, compile: bool) -> Activation:
+    """For pickle, which passes no keywords."""
+    return Activation(name, f, df, d2f, compile=compile)
 
 
 def _require(name: str, value: float, in_range: bool, expected: str) -> None:

@@ -130,7 +130,12 @@ static void cube(int64_t order, int64_t n, const void *z, void *out)
     }
 }
 
-static uintptr_t function_of(int64_t kind) { return kind == FB_USER ? (uintptr_t)cube : 0; }
+static const fb_user *user_of(int64_t kind)
+{
+    static fb_user user;
+    user.function = (uintptr_t)cube;
+    return kind == FB_USER ? &user : NULL;
+}
 
 static void check_activation(int64_t kind, int64_t n)
 {
@@ -138,7 +143,7 @@ static void check_activation(int64_t kind, int64_t n)
     const void *Z = uniforms(n, 9);
     for (int order = 0; order < 2; order++) {
         void *result = room(n);
-        fb_activation(is_double, kind, activations[kind].constant, function_of(kind), order, n, Z,
+        fb_activation(is_double, kind, activations[kind].constant, user_of(kind), order, n, Z,
                       result);
         for (int64_t i = 0; i < n; i++) {
             exact v = order ? act_slope(kind, at(Z, i)) : act(kind, at(Z, i));
@@ -146,7 +151,7 @@ static void check_activation(int64_t kind, int64_t n)
                    (number){v, 8 * unit() * fabs((double)v) + smallest()});
         }
         void *nan = room(1);
-        fb_activation(is_double, kind, activations[kind].constant, function_of(kind), order, 1, nan,
+        fb_activation(is_double, kind, activations[kind].constant, user_of(kind), order, 1, nan,
                       nan);
         int constant = kind == FB_LINEAR && order == 1;
         if (!isnan(at(nan, 0)) && !constant) fail("of order %d of NaN is not NaN", order);
@@ -171,10 +176,10 @@ static layer layer_of(int64_t n, int64_t n_in, int64_t n_out, int64_t kind)
 static void run_layer(layer c)
 {
     double constant = activations[c.kind].constant;
-    uintptr_t function = function_of(c.kind);
-    succeeded(fb_dense_forward(is_double, c.n, c.n_in, c.n_out, c.kind, constant, function, c.X,
+    const fb_user *user = user_of(c.kind);
+    succeeded(fb_dense_forward(is_double, c.n, c.n_in, c.n_out, c.kind, constant, user, c.X,
                                c.W, c.b, c.Y, c.Z));
-    succeeded(fb_dense_backward(is_double, c.n, c.n_in, c.n_out, c.kind, constant, function, c.dY,
+    succeeded(fb_dense_backward(is_double, c.n, c.n_in, c.n_out, c.kind, constant, user, c.dY,
                                 c.X, c.W, c.Y, c.Z, c.dX, c.dW, c.db));
 }
 
@@ -281,7 +286,7 @@ static network network_of(int64_t n_layers, const int64_t *widths, const int64_t
 {
     network net = {.n_layers = n_layers};
     double constants[MOST_LAYERS];
-    uintptr_t functions[MOST_LAYERS];
+    const fb_user *users[MOST_LAYERS];
     for (int64_t l = 0; l < n_layers; l++) {
         int64_t *row = net.layers[l];
         row[FB_N_IN] = widths[l], row[FB_N_OUT] = widths[l + 1], row[FB_ACTIVATION] = kinds[l];
@@ -290,12 +295,12 @@ static network network_of(int64_t n_layers, const int64_t *widths, const int64_t
         row[FB_Y_COLUMN] = net.tape_width, net.tape_width += widths[l + 1];
         row[FB_Z_COLUMN] = activations[kinds[l]].needs_z ? net.tape_width : -1;
         if (row[FB_Z_COLUMN] >= 0) net.tape_width += widths[l + 1];
-        constants[l] = activations[kinds[l]].constant, functions[l] = function_of(kinds[l]);
+        constants[l] = activations[kinds[l]].constant, users[l] = user_of(kinds[l]);
     }
     uint8_t *free_ones = frozen ? mapped((size_t)net.n_params) : NULL;
     for (int64_t i = 0; free_ones && i < net.n_params; i++) free_ones[i] = i % 5 != 0;
     net.n_free = net.n_params - (frozen ? (net.n_params + 4) / 5 : 0);
-    net.plan = fb_plan_new(is_double, n_layers, *net.layers, constants, functions, NULL, free_ones,
+    net.plan = fb_plan_new(is_double, n_layers, *net.layers, constants, users, NULL, free_ones,
                            net.n_params, net.tape_width);
     if (!net.plan) fail("no memory for a plan");
     return net;

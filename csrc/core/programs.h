@@ -1,0 +1,186 @@
+/* Programs: expressions evaluated block by block. fastbp/maths/programs.py makes them and says what
+ * their instructions mean; a NaN, an infinity or a zero becomes what NumPy makes of it.
+ *
+ * An instruction reads and writes blocks of up to 2 KB, so that the blocks of a usual expression
+ * stay in the first-level cache together. Uniforms have a vector each, all lanes equal, from which
+ * every vector of a block is combined: their step is 0.
+ */
+
+#include "elementary.h"
+
+enum { PROGRAM_BYTES = 64 * FB_MOST_PLACES, MOST_IN_BLOCK = 2048 / sizeof(real) };
+
+/* A program with its parameters, ready to run; one thread may use it at a time. */
+typedef struct {
+    const fb_program *program;
+    idx block; /* numbers that an instruction computes at once */
+    real *at[FB_MOST_PLACES]; /* memory of the places */
+    _Alignas(64) real memory[PROGRAM_BYTES / sizeof(real)];
+} program_run;
+
+/* Functions of whole range that the core has no vector code for. */
+
+typedef double of_number(double);
+INLINE vec by_lanes(vec x, of_number *f)
+{
+    UNROLL for (int i = 0; i < VL; i++) x[i] = (real)f((double)x[i]);
+    return x;
+}
+INLINE vec power_by_lanes(vec x, vec y)
+{
+    UNROLL for (int i = 0; i < VL; i++) x[i] = (real)pow((double)x[i], (double)y[i]);
+    return x;
+}
+
+/* log of any number: subnormal ones times a power of two. */
+INLINE vec log_of_any(vec x)
+{
+    const vec least = splat(FB_DOUBLE ? (real)0x1p-1022 : (real)0x1p-126), zero = {0};
+    vec scaled = if_greater(least, x, x * (real)(FB_DOUBLE ? 0x1p54 : 0x1p25), x);
+    real less = (real)((FB_DOUBLE ? 54 : 25) * 0.69314718055994530942);
+    return vlog(scaled) - if_greater(least, x, splat(less), zero);
+}
+
+/* log(1 + x) of any number: 1 + x = s + e = 2^k (1 + u), where e is the sum's error. */
+INLINE vec log1p_of_any(vec x)
+{
+    two_words s = sum(splat(1), x);
+    ivec above = (ivec)splat(1) - (ivec)splat((real)0.70710678118654752);
+    ivec k = (((ivec)s.high + above) >> MANTISSA_BITS) - EXPONENT_BIAS;
+    vec u = (vec)((ivec)s.high - (k << MANTISSA_BITS)) - 1;
+    u += s.low * (vec)((EXPONENT_BIAS - k) << MANTISSA_BITS);
+    vec n = (vec)(k + (ivec)splat((real)TO_INTEGER)) - (real)TO_INTEGER;
+    vec y = n * (real)NUMBER(LN2_HI) + (u - (log1p_rest(u) - n * (real)NUMBER(LN2_LO)));
+    vec zero = {0}, infinity = splat((real)INFINITY);
+    y = if_greater(infinity, x, y, x); /* NaN and infinity as they are */
+    y = if_greater(splat(-1), x, splat((real)NAN), if_equal(x, splat(-1), -infinity, y));
+    return if_equal(x, zero, x, y);
+}
+
+/* e^x - 1 of any number. */
+INLINE vec expm1_of_any(vec x)
+{
+    const real most = (real)(((FB_DOUBLE ? 1024 : 128) + 0.25) * 0.69314718055994530942);
+    reduced e = reduce_exp(vmin(splat(most), vmax(splat(EXPM1_LEAST), x)), (vec){0});
+    vec half = (vec)(exponent(e.shifted - 1) + (ivec)splat(1)); /* 2^k may be out of range */
+    vec y = (half * e.p + (half - (real)0.5)) * 2;
+    return if_greater(splat(EPSILON / 4), vabs(x), x, y);
+}
+
+INLINE vec sign_of(vec x)
+{
+    vec zero = {0};
+    return if_greater(x, zero, splat(1), if_greater(zero, x, splat(-1), if_equal(x, zero, zero, x)));
+}
+INLINE vec if_less_equal(vec a, vec b, vec yes, vec no)
+{
+    return if_greater(b, a, yes, if_equal(a, b, yes, no));
+}
+
+/* result = the expression of the vectors that `take` loads, for n numbers; step_a and so on are 0
+ * for uniforms, else -1. */
+#define WHOLE(x) vec x = load(at_##x + (i & step_##x));
+#define FIRST(x) vec x = load_first(at_##x + (i & step_##x), m);
+#define TAKE_A(how) how(a)
+#define TAKE_AB(how) how(a) how(b)
+#define TAKE_ABC(how) how(a) how(b) how(c)
+#define TAKE_ABCD(how) how(a) how(b) how(c) how(d)
+#define RUN(operation, take, expression)                                                           \
+    case FB_OP_##operation:                                                                        \
+        for (; i + VL <= n; i += VL) {                                                             \
+            take(WHOLE) store(result + i, expression);                                             \
+        }                                                                                          \
+        if (i < n) {                                                                               \
+            mask m = first_lanes(n - i);                                                           \
+            take(FIRST) store_first(result + i, m, expression);                                    \
+        }                                                                                          \
+        break;
+
+/* Run `count` instructions on n numbers of each place; an operation without a case traps. */
+static void run_instructions(const program_run *run, const int16_t *code, idx count, idx n)
+{
+    const vec zero = {0}, one = splat(1);
+    const idx uniforms = (idx)run->program->n_uniforms;
+    for (const int16_t *end = code + FB_INSTRUCTION * count; code < end; code += FB_INSTRUCTION) {
+        real *result = run->at[code[1]];
+        const real *at_a = run->at[code[2]], *at_b = run->at[code[3]];
+        const real *at_c = run->at[code[4]], *at_d = run->at[code[5]];
+        idx step_a = -(code[2] >= uniforms), step_b = -(code[3] >= uniforms);
+        idx step_c = -(code[4] >= uniforms), step_d = -(code[5] >= uniforms), i = 0;
+        switch (code[0]) {
+        RUN(COPY, TAKE_A, a)
+        RUN(ADD, TAKE_AB, a + b)
+        RUN(SUBTRACT, TAKE_AB, a - b)
+        RUN(MULTIPLY, TAKE_AB, a * b)
+        RUN(DIVIDE, TAKE_AB, a / b)
+        RUN(NEGATIVE_PRODUCT, TAKE_AB, -(a * b))
+        RUN(PRODUCT_PLUS, TAKE_ABC, a * b + c)
+        RUN(PRODUCT_MINUS, TAKE_ABC, a * b - c)
+        RUN(MINUS_PRODUCT, TAKE_ABC, c - a * b)
+        RUN(POWER, TAKE_AB, power_by_lanes(a, b))
+        RUN(NEGATIVE, TAKE_A, -a)
+        RUN(ABS, TAKE_A, vabs(a))
+        RUN(SIGN, TAKE_A, sign_of(a))
+        RUN(MAX, TAKE_AB, if_equal(a, a, vmax(a, b), a))
+        RUN(MIN, TAKE_AB, if_equal(a, a, vmin(a, b), a))
+        RUN(EXP, TAKE_A, vexp(a))
+        RUN(DECAY, TAKE_A, vexp(-vabs(a)))
+        RUN(EXPM1, TAKE_A, expm1_of_any(a))
+        RUN(LOG, TAKE_A, log_of_any(a))
+        RUN(LOG1P, TAKE_A, log1p_of_any(a))
+        RUN(LOG1P_SMALL, TAKE_A, vlog1p(a))
+        RUN(SQRT, TAKE_A, vsqrt(a))
+        RUN(SIN, TAKE_A, vsin(a))
+        RUN(COS, TAKE_A, vcos(a))
+        RUN(TANH, TAKE_A, vtanh(a))
+        RUN(SIGMOID, TAKE_A, vsigmoid(a))
+        RUN(ARCTAN, TAKE_A, by_lanes(a, atan))
+        RUN(SINH, TAKE_A, by_lanes(a, sinh))
+        RUN(COSH, TAKE_A, by_lanes(a, cosh))
+        RUN(ERF, TAKE_A, by_lanes(a, erf))
+        RUN(ERFC, TAKE_A, by_lanes(a, erfc))
+        RUN(LESS, TAKE_AB, if_greater(b, a, one, zero))
+        RUN(LESS_EQUAL, TAKE_AB, if_less_equal(a, b, one, zero))
+        RUN(EQUAL, TAKE_AB, if_equal(a, b, one, zero))
+        RUN(AND, TAKE_AB, a * b)
+        RUN(OR, TAKE_AB, vmax(a, b))
+        RUN(NOT, TAKE_A, 1 - a)
+        RUN(WHERE, TAKE_ABC, if_equal(a, zero, c, b))
+        RUN(IF_LESS, TAKE_ABCD, if_greater(b, a, c, d))
+        RUN(IF_LESS_EQUAL, TAKE_ABCD, if_less_equal(a, b, c, d))
+        default: __builtin_trap();
+        }
+    }
+}
+
+/* Make a program ready for these parameters (n_parameters numbers). */
+static void program_start(program_run *run, const fb_program *program, const double *parameters)
+{
+    idx constants = (idx)program->n_constants, uniforms = (idx)program->n_uniforms;
+    idx fixed = constants + (idx)program->n_parameters, registers = (idx)program->n_registers;
+    real *memory = run->memory, **at = run->at + uniforms + program->n_inputs;
+    idx block = ((idx)(PROGRAM_BYTES / sizeof(real)) - uniforms * VL) / (registers + !registers);
+    run->program = program;
+    run->block = block < (idx)MOST_IN_BLOCK ? block / VL * VL : (idx)MOST_IN_BLOCK;
+    for (idx k = 0; k < uniforms; k++) run->at[k] = memory + k * VL;
+    for (idx k = 0; k < registers; k++) at[k] = memory + uniforms * VL + k * run->block;
+    for (idx k = 0; k < fixed; k++) {
+        double number = k < constants ? program->constants[k] : parameters[k - constants];
+        store(run->at[k], splat((real)number));
+    }
+    run_instructions(run, program->code, (idx)program->n_once, VL);
+}
+
+/* outputs[k] (n) = the expressions of the inputs (n each); the last one may be inputs[0], all
+ * others are separate. */
+static void program_apply(program_run *run, idx n, const real *const *inputs, real *const *outputs)
+{
+    const fb_program *p = run->program;
+    real **in = run->at + p->n_uniforms, **out = in + p->n_inputs + p->n_registers;
+    for (idx i = 0; i < n; i += run->block) {
+        for (idx k = 0; k < p->n_inputs; k++) in[k] = (real *)(uintptr_t)(inputs[k] + i);
+        for (idx k = 0; k < p->n_outputs; k++) out[k] = outputs[k] + i;
+        run_instructions(run, p->code + FB_INSTRUCTION * p->n_once,
+                         (idx)(p->n_instructions - p->n_once), n - i < run->block ? n - i : run->block);
+    }
+}
