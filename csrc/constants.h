@@ -144,6 +144,13 @@
 #define FB_CAUCHY_RHO 3
 #define FB_ARCTAN_RHO 4
 
+/* fastbp/maths/linear_models.py */
+
+/* Cholesky's factor of JᵀJ has lost too many digits to rounding if an entry of its squared
+ * diagonal is smaller than this, relative to that of the matrix; J's QR factors are used
+ * instead. */
+#define FB_LEAST_PIVOT 1e-10
+
 /* fastbp/maths/marquardt.py */
 
 /* Places in `LMState.state`. */

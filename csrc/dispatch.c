@@ -243,6 +243,20 @@ int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent)
     return plan->table->descend(plan, problem, descent);
 }
 
+int fb_fit_curve(const fb_curve *curve, fb_descent *descent)
+{
+    fb_pool pool; /* of one call: a curve has no plan that would keep its workspace */
+    fb_pool_init(&pool);
+    int code = kernels(1)->fit_curve(&pool, curve, descent);
+    fb_pool_free(&pool);
+    return code;
+}
+
+void fb_curve_residuals(const fb_curve *curve, const double *params, double *r, double *J)
+{
+    kernels(1)->curve_residuals(curve, params, r, J);
+}
+
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run)
 {
     return table_for_sum(plan, run->batch_size)->train(plan, problem, run);

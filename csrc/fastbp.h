@@ -81,6 +81,16 @@ typedef struct {
     double *records;
 } fb_descent;
 
+/* A curve f(x; p) and its data. `value` computes f and `slopes` its derivatives by the n_params
+ * parameters, from columns of n numbers each. weights (n) is null for 1. All numbers are
+ * float64. */
+typedef struct {
+    const fb_program *value, *slopes;
+    const double *const *columns;
+    const double *y, *weights;
+    int64_t n, n_params;
+} fb_curve;
+
 /* fb_isa() names the instruction set in use: "avx512", "avx2" or "baseline". fb_set_isa() chooses
  * the highest one that the processor has, up to `cap` unless that is null; it returns 0 for an
  * unknown name. Call it before any plan is made. fb_compiler() names the compiler and its
@@ -141,6 +151,10 @@ int fb_jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
                        void *result);
 /* Returns the number of steps. */
 int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent);
+/* The same for a curve; row 0 of the records is that of the point where the call begins. */
+int fb_fit_curve(const fb_curve *curve, fb_descent *descent);
+/* r (n) = weights·(f - y) and J (n_params, n), its derivatives, at params. */
+void fb_curve_residuals(const fb_curve *curve, const double *params, double *r, double *J);
 /* Returns why it stopped: a stop code of the contract, FB_DONE after the last step. */
 int fb_train(fb_plan *plan, const fb_problem *problem, fb_run *run);
 

@@ -141,6 +141,8 @@ struct fb_table {
     int (*jtr_at)(fb_plan *plan, const fb_problem *problem, const void *params,
                            const void *moved, idx threads, fb_rho rho, void *result);
     int (*descend)(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* f64 only */
+    int (*fit_curve)(fb_pool *pool, const fb_curve *curve, fb_descent *descent); /* f64 only */
+    void (*curve_residuals)(const fb_curve *curve, const void *params, void *r, void *J);
     int (*train)(fb_plan *plan, const fb_problem *problem, fb_run *run);
 };
 

@@ -299,21 +299,36 @@ static void lay_out_search(search *s, real *place)
     s->U = place;
 }
 
-/* Take up to d->steps steps from d->params, where the linear model is in d->normal; `fresh` says
- * that the search begins there. Returns how many it took, with a row of d->records (total/2,
- * damping, rho, steepest) for each, or FB_NO_MEMORY. */
-static int take_steps(search *s, int fresh)
+/* Make the search ready to step from d->params. Its linear model is that in d->normal if `is_there`
+ * and the search did not begin now. Returns FB_DONE or FB_NO_MEMORY. */
+static int begin(search *s, int is_there)
+{
+    double *state = s->d->state;
+    int code = FB_DONE, fresh = state[FB_NJEV] == 0;
+    if (fresh || !is_there) code = s->sum->linearise(s, 0, &state[FB_SQUARES]);
+    if (code < 0) return code;
+    state[FB_NJEV] += fresh;
+    arrive(s, fresh);
+    return FB_DONE;
+}
+
+/* record (4) = total/2, damping, rho, steepest */
+static void write_record(const search *s, double *record)
+{
+    record[0] = s->total / 2, record[1] = s->d->state[FB_USED];
+    record[2] = s->d->state[FB_RHO], record[3] = s->steepest;
+}
+
+/* Take up to d->steps steps. Returns how many it took, with a record of each, or FB_NO_MEMORY. */
+static int take_steps(search *s, double *records)
 {
     fb_descent *d = s->d;
     idx taken = 0;
-    arrive(s, fresh);
     while (taken < d->steps && d->state[FB_STATUS] == FB_RUNNING) {
         int code = iterate(s);
         if (code < 0) return code;
         if (!code) break;
-        double *record = d->records + 4 * taken++;
-        record[0] = s->total / 2, record[1] = d->state[FB_USED], record[2] = d->state[FB_RHO];
-        record[3] = s->steepest;
+        write_record(s, records + 4 * taken++);
         if (s->total <= d->goal) break;
     }
     return (int)taken;

@@ -93,12 +93,8 @@ static int descend(fb_plan *plan, const fb_problem *problem, fb_descent *d)
         s.records[i] = (outputs){.table = (block *)(void *)place, .Y = place + size_of_table(plan)};
     }
     lay_out_search(&s.search, B.extra + 2 * record);
-    int code = FB_DONE, fresh = d->state[FB_NJEV] == 0;
-    if (fresh) {
-        code = linearise_network(&s.search, 0, &d->state[FB_SQUARES]);
-        d->state[FB_NJEV]++;
-    }
-    if (code >= 0) code = take_steps(&s.search, fresh);
+    int code = begin(&s.search, 1);
+    if (code >= 0) code = take_steps(&s.search, d->records);
     give_buffers(&B, plan);
     return code;
 }

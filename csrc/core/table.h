@@ -21,7 +21,8 @@
  *     jtr_at.h       Jᵀr at params + step
  *     cholesky.h     the factor of the normal equations
  *     marquardt.h    Levenberg and Marquardt's method
- *     network_squares.h  the sum of squares of a network, for it
+ *     network_squares.h  its sum of squares of a network
+ *     curve.h        its sum of squares of a curve
  *     optimizers.h   the update rules
  *     training.h     the training loop
  *
@@ -67,6 +68,7 @@
 #include "cholesky.h"
 #include "marquardt.h"
 #include "network_squares.h"
+#include "curve.h"
 #endif
 #include "optimizers.h"
 #include "training.h"
@@ -103,6 +105,8 @@ const fb_table TABLE = {
     .jtr_at = jtr_at,
 #if FB_DOUBLE
     .descend = descend,
+    .fit_curve = fit_curve,
+    .curve_residuals = curve_residuals,
 #endif
     .train = train,
 };

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..maths.activations import ActivationSpec
+from ..maths.expressions import Expression
 from ..maths.marquardt import LMOptions, LMState
 from ..maths.robust import Robust
 from ..maths.user_functions import PairFunctions
@@ -273,6 +274,49 @@ class TrainState:
     step: int = 0
 
 
+@dataclass(eq=False)
+class Curve:
+    """A function f(x; p) of numbers x and of parameters p (n,), with its derivatives.
+
+    Attributes
+    ----------
+    roots : tuple of Expression
+        f and its derivatives by p_0, ..., p_(n-1).
+    inputs, parameters : tuple of str
+        The names of the variables in x and in p.
+    handles : dict
+        Where a backend stores, under its name, what it made of the curve.
+    """
+
+    roots: tuple[Expression, ...]
+    inputs: tuple[str, ...]
+    parameters: tuple[str, ...]
+    handles: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(eq=False)
+class CurveProblem:
+    """A curve and its data, in float64: the residuals are ``weights · (f(columns; p) - y)``.
+
+    Attributes
+    ----------
+    curve : Curve
+    columns : tuple of numpy.ndarray (m,)
+        The numbers x, an array for each input.
+    y : numpy.ndarray (m,), m >= 1
+    weights : numpy.ndarray (m,) or None
+        Reciprocals of standard deviations; None for 1.
+    handles : dict
+        Where a backend stores, under its name, what it made of the problem.
+    """
+
+    curve: Curve
+    columns: tuple[np.ndarray, ...]
+    y: np.ndarray
+    weights: np.ndarray | None = None
+    handles: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
 def partition(n: int) -> list[tuple[int, int]]:
     """The parts (start, stop) of n rows that are summed apart; their sums are added in this order.
 
@@ -438,6 +482,31 @@ def descend(
     The problem is one of float64. Steps are taken until `records` (k, 4), whose rows are as
     `marquardt.LMSolver.record`, is full, the sum of squares with the prior is not above `goal`, or
     `descent`'s status is not RUNNING. Returns the number of steps.
+    """
+    raise NotImplementedError
+
+
+def curve_residuals(problem: CurveProblem, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The residuals (m,) and, as rows (n, m), their derivatives by each of the parameters (n,)."""
+    raise NotImplementedError
+
+
+def fit_curve(
+    problem: CurveProblem,
+    options: LMOptions,
+    robust: Robust,
+    bounds: tuple[np.ndarray, np.ndarray] | None,
+    descent: LMState,
+    records: np.ndarray,
+    goal: float,
+) -> int:
+    """Steps of Levenberg and Marquardt's method on a curve, as `marquardt.LMSolver` takes them.
+
+    The residuals count as C² rho((r/C)²); `bounds` are the least and the largest parameters, (n,)
+    each. Row 0 of `records` (k + 1, 4), whose rows are as `marquardt.LMSolver.record`, becomes that
+    of where the call begins. Steps are taken until the records are full, the sum of squares is not
+    above `goal`, even at the start, or `descent`'s status is not RUNNING. Returns the number of
+    steps. There is none if the sum at the start is not finite.
     """
     raise NotImplementedError
 

@@ -19,11 +19,11 @@ from ..common.errors import unknown_name
 from ..maths.activations import ActivationSpec
 from ..maths.losses import SOFTMAX_CE_LABELS
 from ..maths.marquardt import LMOptions, LMState
-from ..maths.programs import Program
+from ..maths.programs import Program, program
 from ..maths.robust import Robust
 from ..maths.user_functions import UserFunctions
-from . import user_code
-from .contract import Plan, Problem, TrainConfig, TrainState
+from . import reference, user_code
+from .contract import CurveProblem, Plan, Problem, TrainConfig, TrainState
 
 LEVELS = ("baseline", "avx2", "avx512")
 
@@ -376,6 +376,69 @@ def _new_descent(descent: LMState, options: LMOptions, robust: Robust) -> Any:
     fields |= {"rho": robust.kind, "rho_scale": robust.scale}
     handle = descent.handles["c"] = ffi.new("fb_descent *", fields)
     return handle
+
+
+# Curves.
+
+
+def _curve(problem: CurveProblem) -> Any:
+    """The library's fb_curve *, or NULL if the curve has too many places for its programs."""
+    return (problem.handles.get("c") or _new_curve(problem))[0]
+
+
+def _new_curve(problem: CurveProblem) -> tuple[Any, ...]:
+    """The fb_curve * and what it refers to, which the handle keeps."""
+    curve = problem.curve
+    programs = curve.handles.get("c")
+    if programs is None:
+        names = curve.inputs, curve.parameters
+        programs = program(curve.roots[:1], *names), program(curve.roots[1:], *names)
+        curve.handles["c"] = programs
+    if not (programs[0].fits and programs[1].fits):
+        handle: tuple[Any, ...] = (None,)
+    else:
+        struct = ffi.new("fb_curve *")
+        columns = [_address(_DOUBLES, column) for column in problem.columns]
+        pointers = ffi.new("double *[]", columns)
+        y, weights = _address(_DOUBLES, problem.y), _typed(_DOUBLES, problem.weights)
+        struct.value, struct.slopes = map(_program, programs)
+        struct.columns, struct.y, struct.weights = pointers, y, weights
+        struct.n, struct.n_params = len(problem.y), len(curve.parameters)
+        handle = struct, columns, pointers, y, weights
+    problem.handles["c"] = handle
+    return handle
+
+
+def curve_residuals(problem: CurveProblem, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    struct = _curve(problem)
+    if struct is None:
+        return reference.curve_residuals(problem, params)
+    r = np.empty(len(problem.y))
+    J = np.empty((len(params), len(r)))
+    arrays = (_address(_DOUBLES, array) for array in (params, r, J))
+    lib.fb_curve_residuals(struct, *arrays)
+    return r, J
+
+
+def fit_curve(
+    problem: CurveProblem,
+    options: LMOptions,
+    robust: Robust,
+    bounds: tuple[np.ndarray, np.ndarray] | None,
+    descent: LMState,
+    records: np.ndarray,
+    goal: float,
+) -> int:
+    struct = _curve(problem)
+    if struct is None:
+        return reference.fit_curve(problem, options, robust, bounds, descent, records, goal)
+    solver = descent.handles.get("c") or _new_descent(descent, options, robust)
+    if bounds is not None:
+        lower, upper = (_address(_DOUBLES, bound) for bound in bounds)
+        solver.lower, solver.upper = lower, upper
+    solver.steps, solver.records = len(records) - 1, _address(_DOUBLES, records)
+    solver.goal = goal
+    return _check(lib.fb_fit_curve(struct, solver))
 
 
 # Training.

@@ -6,16 +6,19 @@ is neither a compiler nor Numba. `contract` documents the functions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..maths.activations import ActivationSpec
+from ..maths.expressions import Expression, evaluate
+from ..maths.linear_models import LinearModel, model_of
 from ..maths.losses import RowLoss, row_loss
 from ..maths.marquardt import LMOptions, LMSolver, LMState, NormalEquations
 from ..maths.robust import Robust, rho
 from . import contract
-from .contract import Optimizer, Plan, Problem, TrainConfig, TrainState
+from .contract import CurveProblem, Optimizer, Plan, Problem, TrainConfig, TrainState
 
 # One layer.
 
@@ -427,6 +430,72 @@ def _targets(problem: Problem) -> np.ndarray:
     """The targets, in float64 unless they are labels."""
     T = problem.targets
     return T if T.dtype.kind == "i" else T.astype(np.float64)
+
+
+# Curves.
+
+
+def curve_residuals(problem: CurveProblem, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    f, *slopes = _curve_values(problem, params, problem.curve.roots)
+    w = 1.0 if problem.weights is None else problem.weights
+    with np.errstate(all="ignore"):
+        return w * (f - problem.y), w * np.array(slopes)
+
+
+def _curve_values(
+    problem: CurveProblem, params: np.ndarray, roots: Sequence[Expression]
+) -> list[np.ndarray]:
+    """Expressions of the curve, (m,) each."""
+    variables = dict(zip(problem.curve.inputs, problem.columns, strict=True))
+    variables |= zip(problem.curve.parameters, params, strict=True)
+    values = evaluate(roots, variables)
+    return [np.broadcast_to(value, problem.y.shape) for value in values]
+
+
+class _CurveSquares:
+    """The sum of squares of a curve; a `marquardt.SumOfSquares`."""
+
+    def __init__(self, problem: CurveProblem, robust: Robust):
+        self.problem, self.robust = problem, robust
+
+    def residuals(self, x: np.ndarray) -> np.ndarray:
+        p = self.problem
+        (f,) = _curve_values(p, x, p.curve.roots[:1])
+        with np.errstate(all="ignore"):
+            return (f - p.y) if p.weights is None else p.weights * (f - p.y)
+
+    def total(self, x: np.ndarray) -> float:
+        with np.errstate(all="ignore"):
+            return float(rho(self.residuals(x), self.robust)[0].sum())
+
+    def linear(self, x: np.ndarray) -> tuple[float, LinearModel]:
+        r, J = curve_residuals(self.problem, x)
+        with np.errstate(all="ignore"):
+            squares, slope = rho(r, self.robust)
+            root = np.sqrt(slope)
+            return float(squares.sum()), model_of(
+                (root * J).T, root * r, lambda step: root * self.residuals(x + step)
+            )
+
+
+def fit_curve(
+    problem: CurveProblem,
+    options: LMOptions,
+    robust: Robust,
+    bounds: tuple[np.ndarray, np.ndarray] | None,
+    descent: LMState,
+    records: np.ndarray,
+    goal: float,
+) -> int:
+    system = _CurveSquares(problem, robust)
+    solver = LMSolver.from_state(system, options, descent, descent.params.copy(), bounds)
+    records[0] = solver.record
+    count = len(records) - 1 if solver.total > goal else 0
+    taken = solver.steps(count, goal)
+    records[1 : len(taken) + 1] = taken
+    descent.params[:] = solver.x
+    solver.store(descent)
+    return len(taken)
 
 
 # Training.

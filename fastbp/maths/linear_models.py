@@ -13,6 +13,10 @@ import numpy as np
 
 Solve = Callable[[np.ndarray], np.ndarray]
 
+# Cholesky's factor of JᵀJ has lost too many digits to rounding if an entry of its squared diagonal
+# is smaller than this, relative to that of the matrix; J's QR factors are used instead.
+LEAST_PIVOT = 1e-10
+
 
 class LinearModel(Protocol):
     """A sum of squares of residuals r that are linearised around x: r(x + v) = r + Jv.
@@ -57,9 +61,7 @@ class NormalModel:
         step (n,) -> Jᵀ r(x + step) (n,).
     """
 
-    # Cholesky's factor has lost too many digits to rounding if an entry of its squared diagonal is
-    # smaller than this, relative to that of the matrix.
-    least_pivot = 0.0
+    least_pivot = 0.0  # as LEAST_PIVOT
 
     def __init__(
         self, JTJ: np.ndarray, JTr: np.ndarray, jtr_at: Callable[[np.ndarray], np.ndarray]
@@ -104,7 +106,7 @@ class TallModel(NormalModel):
     `residuals` is the function step (n,) -> r(x + step) (m,).
     """
 
-    least_pivot = 1e-10
+    least_pivot = LEAST_PIVOT
 
     def __init__(self, J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]):
         super().__init__(J.T @ J, J.T @ r, lambda step: J.T @ residuals(step))
@@ -185,6 +187,13 @@ class WideModel:
         diagonal = A.ravel()[:: len(A) + 1]
         diagonal += len(A) * np.finfo(float).eps * max(diagonal.max(), np.finfo(float).tiny)
         return lapack.dpotrf(A.T, lower=True, overwrite_a=True, clean=False)[0]
+
+
+def model_of(
+    J: np.ndarray, r: np.ndarray, residuals: Callable[[np.ndarray], np.ndarray]
+) -> LinearModel:
+    """The `LinearModel` of a J (m, n) of any shape; arguments as `TallModel` has them."""
+    return (TallModel if J.shape[0] >= J.shape[1] else WideModel)(J, r, residuals)
 
 
 def _triangle(A: np.ndarray) -> np.ndarray:

@@ -100,7 +100,9 @@ class LMOptions:
 
 @dataclass(eq=False)
 class LMState:
-    """The state of a minimisation of a network's squares, in float64; `descend` updates it.
+    """The state of a minimisation inside a backend, in float64.
+
+    `contract.descend` and `contract.fit_curve` update it.
 
     Attributes
     ----------
@@ -235,15 +237,23 @@ class LMSolver:
 
     @classmethod
     def from_state(
-        cls, equations: NormalEquations, options: LMOptions, descent: LMState, x: np.ndarray
+        cls,
+        system: SumOfSquares,
+        options: LMOptions,
+        descent: LMState,
+        x: np.ndarray,
+        bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> LMSolver:
         """The solver in the state of `descent`, whose free parameters are x."""
         state = descent.state
         if state[NJEV] == 0:
-            return cls(equations, x, options, descent.prior)
-        model = equations.model(x, descent.normal[:-1].copy(), descent.normal[-1].copy())
-        at_start = float(state[SQUARES]), model
-        solver = cls(equations, x, options, descent.prior, at_start=at_start)
+            return cls(system, x, options, descent.prior, bounds)
+        if isinstance(system, NormalEquations):
+            model = system.model(x, descent.normal[:-1].copy(), descent.normal[-1].copy())
+            at_start = float(state[SQUARES]), model
+        else:
+            at_start = system.linear(x)
+        solver = cls(system, x, options, descent.prior, bounds, at_start)
         solver.used, solver.rho = float(state[USED]), float(state[RHO])
         counts = {name: int(state[k]) for name, k in (("nit", NIT), ("nfev", NFEV), ("njev", NJEV))}
         solver.restore({"scales": descent.scales.copy(), "mu": float(state[MU])} | counts)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
 from ..common.errors import ShapeError
-from ..maths.linear_models import LinearModel, TallModel, WideModel
+from ..maths.linear_models import LinearModel, model_of
 from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, LMOptions, LMSolver
 from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
@@ -331,8 +331,7 @@ class Residuals:
         r, J = self.at(x)
         squares, slope = rho(r, self.robust)
         root = np.sqrt(slope)
-        model = TallModel if J.shape[0] >= J.shape[1] else WideModel
-        return float(squares.sum()), model(
+        return float(squares.sum()), model_of(
             root[:, None] * J, root * r, lambda step: root * self.residuals(x + step)
         )
 

@@ -43,6 +43,7 @@ import numpy as np
 from ...maths.activations import ActivationSpec
 from ...maths.marquardt import LMOptions, LMState
 from ...maths.robust import Robust
+from .. import reference
 from ..contract import PART_ROWS, Plan, Problem, TrainConfig, TrainState
 from ..tiling import JACOBIAN_ROWS
 from . import (
@@ -296,6 +297,10 @@ def _new_search(
     descent.handles["numba"] = search, rooms
     return search, rooms
 
+
+# Curves: their expressions would be compiled for longer than a fit takes.
+
+curve_residuals, fit_curve = reference.curve_residuals, reference.fit_curve
 
 # Training.
 
