@@ -6,9 +6,10 @@ forms that lose digits or overflow by stable ones of the same value: log(1 + e^x
 softplus(x), 1/(1 + e^-x) the logistic function, 1 - tanh²x four times `bell` of 2x. `bell` is the
 derivative of the logistic function.
 
-At a corner of max, min or abs the derivative is that of the constant side, and 0 for abs. Where
-several of them meet at one point, as in max(x, 0) + log1p(exp(-|x|)), such values do not fit
-together; there all take the side to which `where` assigns the point, by default the one below.
+At a corner of max, min or abs the derivative is that of the constant side, and 0 for abs; a sum of
+a·x and b·|x| is two straight lines, and the corner belongs to the left one. Where several corners
+meet at one point, as in max(x, 0) + log1p(exp(-|x|)), such values do not fit together; there all
+take the side to which `where` assigns the point, by default the one below.
 """
 
 from __future__ import annotations
@@ -170,11 +171,57 @@ def _xlogy(x: Expression, y: Expression) -> Expression:
     return node("where", node("equal", x, ZERO), ZERO, product)
 
 
+def _tan(x: Expression) -> Expression:
+    return node("divide", node("sin", x), node("cos", x))
+
+
+def _with_sign(x: Expression, size: Expression) -> Expression:
+    return node("multiply", node("sign", x), size)
+
+
+def _cube_root(x: Expression) -> Expression:
+    return _with_sign(x, node("power", node("abs", x), constant(1 / 3)))
+
+
+def _root_beside_square(x: Expression) -> Expression:
+    """sqrt(1 - x²), of factors that do not cancel."""
+    return node("sqrt", node("multiply", node("subtract", ONE, x), node("add", x, ONE)))
+
+
+def _arcsin(x: Expression) -> Expression:
+    return node("arctan", node("divide", x, _root_beside_square(x)))
+
+
+def _arccos(x: Expression) -> Expression:
+    root = node("sqrt", node("divide", node("subtract", ONE, x), node("add", x, ONE)))
+    return node("multiply", TWO, node("arctan", root))
+
+
+def _arcsinh(x: Expression) -> Expression:
+    size = node("abs", x)
+    inverse = node("divide", ONE, size)
+    root = node("sqrt", node("add", node("multiply", inverse, inverse), ONE))
+    rest = node("divide", size, node("add", inverse, root))  # sqrt(1 + x²) - 1
+    return _with_sign(x, node("log1p", node("add", size, rest)))
+
+
+def _arctanh(x: Expression) -> Expression:
+    size = node("abs", x)
+    ratio = node("divide", node("multiply", TWO, size), node("subtract", ONE, size))
+    return _with_sign(x, node("multiply", HALF, node("log1p", ratio)))
+
+
 COMPOSED: dict[str, Callable[..., Expression]] = {
     "softplus": _softplus,
     "log_cosh": _log_cosh,
     "bell": _bell,
     "xlogy": _xlogy,
+    "tan": _tan,
+    "cbrt": _cube_root,
+    "arcsin": _arcsin,
+    "arccos": _arccos,
+    "arcsinh": _arcsinh,
+    "arctanh": _arctanh,
 }
 
 
@@ -375,6 +422,17 @@ def _join(chain: Expression, term: Expression) -> Expression | None:
     return None
 
 
+def _two_lines(line: Expression, corner: Expression) -> Expression | None:
+    """The sum of a·x and b·|x|, as a function that is linear on both sides of 0."""
+    (a, x), (b, size) = _scaled(line), _scaled(corner)
+    if size.operation != "abs" or size.arguments[0] is not x:
+        return None
+    if abs(a) == abs(b):
+        return multiply(constant(2 * a), bound("max" if a == b else "min", x, ZERO))
+    left, right = (multiply(constant(slope), x) for slope in (a - b, a + b))
+    return where(compare("less_equal", x, ZERO), left, right)
+
+
 def add(x: Expression, y: Expression) -> Expression:
     if x.operation == "constant":
         x, y = y, x
@@ -393,10 +451,11 @@ def add(x: Expression, y: Expression) -> Expression:
     if x.operation == y.operation == "exp" and _opposite(x.arguments[0], y.arguments[0]):
         return multiply(TWO, apply("cosh", x.arguments[0]))
     for a, b in ((x, y), (y, x)):
-        if b.operation in ("softplus", "max"):
+        joined = _two_lines(a, b)
+        if joined is None and b.operation in ("softplus", "max"):
             joined = _join(a, b)
-            if joined is not None:
-                return joined
+        if joined is not None:
+            return joined
     return node("add", x, y)
 
 
@@ -413,7 +472,10 @@ def subtract(x: Expression, y: Expression) -> Expression:
         return node("subtract", x, y) if plain else stable
     if x.operation == y.operation == "exp" and _opposite(x.arguments[0], y.arguments[0]):
         return multiply(TWO, apply("sinh", x.arguments[0]))
-    return node("subtract", x, y)
+    joined = _two_lines(x, negative(y))
+    if joined is None:
+        joined = _two_lines(negative(y), x)
+    return node("subtract", x, y) if joined is None else joined
 
 
 def multiply(x: Expression, y: Expression) -> Expression:
@@ -509,7 +571,9 @@ def bound(operation: str, x: Expression, y: Expression) -> Expression:
     return x if x is y else node(operation, x, y)
 
 
-_ODD = frozenset(("sin", "tanh", "sinh", "erf", "arctan", "sign"))
+_ODD = frozenset((
+    "sin", "tan", "tanh", "sinh", "erf", "arctan", "sign", "cbrt", "arcsin", "arcsinh", "arctanh",
+))  # fmt: skip
 _EVEN = frozenset(("abs", "cos", "cosh", "bell", "log_cosh"))
 
 
@@ -616,6 +680,12 @@ _SLOPES: dict[str, Callable[[Expression, Expression], Expression]] = {
     "sin": lambda x, y: apply("cos", x),
     "cos": lambda x, y: negative(apply("sin", x)),
     "arctan": lambda x, y: divide(ONE, add(power(x, TWO), ONE)),
+    "tan": lambda x, y: add(power(y, TWO), ONE),
+    "cbrt": lambda x, y: divide(constant(1 / 3), power(y, TWO)),
+    "arcsin": lambda x, y: divide(ONE, _root_beside_square(x)),
+    "arccos": lambda x, y: divide(MINUS_ONE, _root_beside_square(x)),
+    "arcsinh": lambda x, y: divide(ONE, apply("sqrt", add(power(x, TWO), ONE))),
+    "arctanh": lambda x, y: divide(ONE, multiply(subtract(ONE, x), add(x, ONE))),
     "sinh": lambda x, y: apply("cosh", x),
     "cosh": lambda x, y: apply("sinh", x),
     "tanh": lambda x, y: multiply(constant(4), apply("bell", multiply(TWO, x))),
@@ -660,7 +730,7 @@ def _corner(at: Expression) -> tuple[tuple[Expression, Expression], bool]:
         c, inner = _scaled(x)
         if inner is not x:
             x, turned = inner, turned != (c < 0)
-        elif x.operation in ("expm1", "tanh", "sinh", "erf", "arctan"):
+        elif x.operation in ("expm1", "tanh", "sinh", "erf", "arctan", "arcsinh", "cbrt"):
             x = x.arguments[0]
         else:
             break
@@ -680,3 +750,37 @@ def _shared_corners(nodes: list[Expression]) -> dict[Any, bool]:
                 reverse = (at.arguments[0].operation == "constant") != turned
                 sides.setdefault(point, (at.operation == "less") != reverse)
     return {point: sides.get(point, False) for point, n in counts.items() if n > 1}
+
+
+# NaN.
+
+_CORNERED = frozenset(("max", "min", "abs", "sign", "where")) | TRUTHS
+
+
+def keeping_nan(root: Expression, name: str, of: Expression) -> Expression:
+    """A derivative that is NaN where its variable is, as that of a smooth function is by itself.
+
+    Parameters
+    ----------
+    root : Expression
+        The derivative.
+    name : str
+        The variable.
+    of : Expression
+        The function whose derivative it is; without corners it needs nothing.
+    """
+    if not any(at.operation in _CORNERED for at in in_order([of])):
+        return root
+    nan: dict[Expression, bool] = {}  # whether a node is NaN, or a comparison false of NaN
+    for at in in_order([root]):
+        arguments = [nan[argument] for argument in at.arguments]
+        if at.operation == "where":
+            nan[at] = arguments[2] and (arguments[0] or arguments[1])
+        elif at.operation in ("and", "or", "not"):
+            nan[at] = False
+        else:
+            nan[at] = at.value == name or any(arguments)
+    if nan[root]:
+        return root
+    at_nan = variable(name)
+    return where(compare("equal", at_nan, at_nan), root, at_nan)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import unknown_name
-from .symbols import TracedPairFunctions
-from .user_functions import POINTS, PairFunctions, check_derivative, value_of
+from .symbols import TracedPairFunctions, check_given_derivative
+from .user_functions import POINTS, PairFunctions, value_of
 
 # Numbers by which the backends know the row functions.
 (
@@ -497,7 +497,8 @@ def custom_loss(
         If a function is not callable, or `f` does not return one or two real numbers.
     ValueError
         If dloss is not the derivative of loss, or `d2` not that of dloss: both are compared with
-        differences at predictions in [-4, 4] for the targets 0 and 1.
+        differences at predictions in [-4, 4] for the targets 0 and 1, and with the derivative that
+        follows from the code, where one does, in [-34, 34].
     TraceError
         If `f` returns the loss alone and has something from which no derivative follows, such as a
         branch on a value; it is a ValueError.
@@ -520,10 +521,10 @@ def custom_loss(
     for t in (0.0, 1.0):
         loss_at, slope_at = _item_of_pair(pairs, 0, t), _item_of_pair(pairs, 1, t)
         if not traced:
-            check_derivative(f"dloss of {name!r} for target {t:g}", "loss", loss_at, slope_at)
+            check_given_derivative(f"dloss of {name!r} for target {t:g}", "loss", loss_at, slope_at)
         if d2 is not None:
             second_at = partial(_with_target, d2, t)
-            check_derivative(f"d2 of {name!r} for target {t:g}", "dloss", slope_at, second_at)
+            check_given_derivative(f"d2 of {name!r} for target {t:g}", "dloss", slope_at, second_at)
     return Loss(name, USER_LOSS, "N·n_out", "values", 0.0, functions)
 
 

@@ -25,7 +25,14 @@ from ..common.errors import TraceError
 from . import expressions as ex, scalars
 from .expressions import Expression
 from .programs import Program, program
-from .user_functions import POINTS, PairFunctions, ScalarFunctions, number, require_callable
+from .user_functions import (
+    POINTS,
+    PairFunctions,
+    ScalarFunctions,
+    check_derivative,
+    number,
+    require_callable,
+)
 
 
 class _Refusal(Exception):
@@ -172,6 +179,9 @@ def _any_symbol(values: Sequence[Any]) -> bool:
     return any(isinstance(value, Symbol) for value in values)
 
 
+# Functions that are made of others.
+
+
 def _logaddexp(x: Expression, y: Expression) -> Expression:
     return ex.add(x, ex.apply("softplus", ex.subtract(y, x)))
 
@@ -185,26 +195,12 @@ def _xlogy(x: Expression, y: Expression) -> Expression:
     return ex.node("xlogy", x, y)
 
 
-def _logarithm(base: float) -> Callable:
-    scale = ex.constant(1 / math.log(base))
-    return _recorded(lambda x: ex.multiply(scale, ex.apply("log", x)))
-
-
-def _tan(x: Expression) -> Expression:
-    return ex.divide(ex.apply("sin", x), ex.apply("cos", x))
+def _scaled(factor: float, x: Expression) -> Expression:
+    return ex.multiply(ex.constant(factor), x)
 
 
 def _hypot(x: Expression, y: Expression) -> Expression:
     return ex.apply("sqrt", ex.add(ex.power(x, ex.TWO), ex.power(y, ex.TWO)))
-
-
-def _cbrt(x: Expression) -> Expression:
-    root = ex.power(ex.apply("abs", x), ex.constant(1 / 3))
-    return ex.multiply(ex.apply("sign", x), root)
-
-
-def _degrees(factor: float) -> Callable:
-    return lambda x: _multiply(x, factor)
 
 
 _UFUNCS: dict[str, Callable] = {
@@ -219,27 +215,40 @@ _UFUNCS: dict[str, Callable] = {
     "square": lambda x: _power(x, 2), "reciprocal": lambda x: _divide(1, x),
     "logaddexp": _recorded(_logaddexp), "expit": _unary("sigmoid"),
     "ndtr": _recorded(_normal_cdf), "xlogy": _recorded(_xlogy),
-    "log2": _logarithm(2), "log10": _logarithm(10), "exp2": lambda x: _power(2, x),
-    "tan": _recorded(_tan), "hypot": _recorded(_hypot), "cbrt": _recorded(_cbrt),
-    "deg2rad": _degrees(math.pi / 180), "radians": _degrees(math.pi / 180),
-    "rad2deg": _degrees(180 / math.pi), "degrees": _degrees(180 / math.pi),
+    "hypot": _recorded(_hypot),
+    "exp2": _recorded(lambda x: ex.apply("exp", _scaled(math.log(2), x))),
+    "log2": _recorded(lambda x: _scaled(1 / math.log(2), ex.apply("log", x))),
+    "log10": _recorded(lambda x: _scaled(1 / math.log(10), ex.apply("log", x))),
+    "deg2rad": _recorded(partial(_scaled, math.pi / 180)),
+    "rad2deg": _recorded(partial(_scaled, 180 / math.pi)),
     **{name: _unary(name) for name in (
-        "sign", "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "arctan", "sinh", "cosh",
-        "tanh", "erf", "erfc",
+        "sign", "exp", "expm1", "log", "log1p", "sqrt", "cbrt", "sin", "cos", "tan", "arcsin",
+        "arccos", "arctan", "sinh", "cosh", "tanh", "arcsinh", "arctanh", "erf", "erfc",
     )},
 }  # fmt: skip
 
+
+def _log(x: Any, *base: Any) -> Any:
+    logarithms = map(_unary("log"), (x, *base))
+    return reduce(_divide, logarithms)
+
+
 # Functions that do not pass symbols to their class: what to record for them.
 _FUNCTIONS: dict[Any, Callable] = {
-    math.pow: _power, math.fabs: _unary("abs"), math.atan: _unary("arctan"),
-    math.tan: _recorded(_tan), math.log2: _logarithm(2), math.log10: _logarithm(10),
-    math.radians: _degrees(math.pi / 180), math.degrees: _degrees(180 / math.pi),
+    math.pow: _power, math.hypot: _recorded(_hypot),
     operator.add: _add, operator.sub: _subtract, operator.mul: _multiply,
+    operator.truediv: _divide, operator.pow: _power, operator.neg: _negate,
     scalars.exp: _unary("exp"), scalars.tanh: _unary("tanh"), scalars.sigmoid: _unary("sigmoid"),
     float: _recorded(lambda x: x),
-    **{getattr(math, name): _unary(name) for name in (
-        "exp", "expm1", "log", "log1p", "sqrt", "sin", "cos", "sinh", "cosh", "tanh", "erf", "erfc",
-    )},
+    **{getattr(math, name): _UFUNCS[ufunc] for name, ufunc in {
+        "fabs": "absolute", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
+        "asinh": "arcsinh", "atanh": "arctanh", "radians": "deg2rad", "degrees": "rad2deg",
+        **{name: name for name in (
+            "exp", "exp2", "expm1", "log1p", "log2", "log10", "sqrt", "cbrt", "sin", "cos", "tan",
+            "sinh", "cosh", "tanh", "erf", "erfc",
+        )},
+    }.items() if hasattr(math, name)},
+    math.log: _log,
 }  # fmt: skip
 
 
@@ -261,6 +270,9 @@ class _Copies:
     def __init__(self) -> None:
         self.codes: set[CodeType] = set()
         self._done: dict[FunctionType, FunctionType] = {}
+        names = ("max", "min", "float", "__import__")
+        stand_ins = {name: self.stand_in(getattr(builtins, name)) for name in names}
+        self._builtins = vars(builtins) | stand_ins
 
     def stand_in(self, x: Any) -> Any:
         """What a copy has in the place of x; x itself as a rule."""
@@ -268,6 +280,8 @@ class _Copies:
             x = getattr(x, "py_func", x)
         if x is max or x is min:
             return _extremum(_max if x is max else _min, x)
+        if x is builtins.__import__:
+            return lambda *arguments: self.stand_in(x(*arguments))
         if isinstance(x, BuiltinFunctionType | FunctionType | type) and x in _FUNCTIONS:
             return self._choice(x, _FUNCTIONS[x])
         if isinstance(x, BuiltinFunctionType) and x.__module__ == "math":
@@ -287,6 +301,8 @@ class _Copies:
         def choice(*arguments: Any) -> Any:
             return (of_symbols if _any_symbol(arguments) else of_numbers)(*arguments)
 
+        if of_numbers is float:
+            choice.dtype = np.dtype(float)  # type: ignore[attr-defined]  # NumPy takes it as one
         return choice
 
     def _copy(self, function: FunctionType) -> FunctionType:
@@ -294,15 +310,13 @@ class _Copies:
             return self._done[function]
         codes = list(nested_codes(function.__code__))
         self.codes.update(codes)
-        names: dict[str, Any] = dict(function.__globals__)
+        names: dict[str, Any] = dict(function.__globals__, __builtins__=self._builtins)
         cells = tuple(CellType() for _ in function.__closure__ or ())
         copy = FunctionType(function.__code__, names, function.__name__, None, cells)
         self._done[function] = copy  # before its globals, of which it may be one
         for name in {name for code in codes for name in code.co_names}:
             if name in names:
                 names[name] = self.stand_in(names[name])
-            elif name in ("max", "min", "float"):
-                names[name] = self.stand_in(getattr(builtins, name))
         for cell, original in zip(cells, function.__closure__ or (), strict=True):
             cell.cell_contents = self.stand_in(original.cell_contents)
         copy.__defaults__ = tuple(map(self.stand_in, function.__defaults__ or ())) or None
@@ -396,7 +410,8 @@ class TracedScalarFunctions(ScalarFunctions):
         hint = "pass the derivative yourself: fastbp.Activation(name, f, df)"
         first = expression_of(f, ("z",), hint)
         slope = ex.derivative(first, "z")
-        self._roots = [first, slope, ex.derivative(slope, "z")]
+        slopes = slope, ex.derivative(slope, "z")
+        self._roots = [first, *(ex.keeping_nan(root, "z", first) for root in slopes)]
         callables = [ex.function_of([root], ("z",)) for root in self._roots]
         super().__init__(callables[0], callables[1], d2f or callables[2])
         self.arguments = f, None, d2f
@@ -440,7 +455,8 @@ class TracedPairFunctions(PairFunctions):
         hint = "return the derivative too: fastbp.custom_loss(f) with f(y, t) -> (loss, dloss)"
         loss = expression_of(f, ("y", "t"), hint)
         slope = ex.derivative(loss, "y")
-        self._roots = [loss, slope, ex.derivative(slope, "y")]
+        slopes = slope, ex.derivative(slope, "y")
+        self._roots = [loss, *(ex.keeping_nan(root, "y", loss) for root in slopes)]
         both = ex.function_of(self._roots[:2], ("y", "t"))
         super().__init__(both, d2 or ex.function_of(self._roots[2:], ("y", "t")))
         self._arguments = f, d2, compile
@@ -502,3 +518,44 @@ def _require_agreement(values: Sequence[float], traced: np.ndarray, hint: str) -
         operation = f"f({POINTS[at]:g}) is {expected[at]:.8g}, by its expression {traced[at]:.8g}"
         message = f"the derivatives of f cannot be derived from its code: {operation}\n{hint}"
         raise TraceError(message, operation)
+
+
+# Beyond the points of `check_derivative`, where differences lose too many digits.
+_FURTHER = np.array([4.9, 7.7, 12.3, 19.1, 33.7])
+
+
+def check_given_derivative(what: str, of: str, f: Callable, df: Callable) -> None:
+    """Compare a derivative with differences, and with the one that follows from the code of f.
+
+    Parameters
+    ----------
+    what, of : str
+        How the message names df and f.
+    f, df : callable
+        float -> float.
+
+    Raises
+    ------
+    ValueError
+        If `user_functions.check_derivative` finds that it is wrong, or if f has an expression
+        whose derivative is another one at a point of [-34, 34]. Forms that lose digits are allowed.
+    """
+    check_derivative(what, of, f, df)
+    points = np.concatenate([POINTS, _FURTHER, -_FURTHER])
+    try:
+        root = expression_of(f, ("z",), "")
+        at = {"z": points}
+        values, slopes = ex.evaluate([root, ex.derivative(root, "z")], at)
+        values, slopes = (np.broadcast_to(x, points.shape) for x in (values, slopes))
+        _require_agreement([number(of, f, z) for z in POINTS], values[: len(POINTS)], "")
+    except TraceError:
+        return
+    for z, value, slope in zip(points.tolist(), values, slopes, strict=True):
+        if not np.isfinite([value, slope]).all():
+            continue
+        claimed = number(what, df, z)
+        if abs(claimed - slope) > 1e-5 * max(abs(slope), abs(value), 1):  # false of NaN
+            raise ValueError(
+                f"{what} is {claimed:.8g} at {z:g}, expected {slope:.8g}, the derivative that "
+                f"follows from the code of {of}; correct the derivative, or leave it out"
+            )

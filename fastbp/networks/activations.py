@@ -14,8 +14,8 @@ from .. import backends
 from ..common.arrays import float_type, real_array
 from ..common.errors import unknown_name
 from ..maths.activations import NAMES, TABLE, ActivationSpec
-from ..maths.symbols import TracedScalarFunctions
-from ..maths.user_functions import ScalarFunctions, check_derivative
+from ..maths.symbols import TracedScalarFunctions, check_given_derivative
+from ..maths.user_functions import ScalarFunctions
 
 
 class Activation(ActivationSpec):
@@ -37,8 +37,9 @@ class Activation(ActivationSpec):
     df : callable, optional
         Its derivative, float -> float. Without it `f` is called once with a symbol, and its first
         and second derivatives follow from what it does: arithmetic, powers, abs, min, max,
-        ``np.where``, ``np.clip``, comparisons for these, and exp, expm1, log, log1p, tanh, sin,
-        cos, arctan, sinh, cosh, sqrt, erf, sign and sigmoid of `math`, NumPy or `fastbp.jitted`.
+        ``np.where``, ``np.clip``, comparisons for these, and exp, exp2, expm1, log, log2, log10,
+        log1p, sqrt, cbrt, hypot, sin, cos, tan, their inverses, sinh, cosh, tanh, arcsinh, arctanh,
+        erf, erfc, sign and sigmoid of `math`, NumPy, `scipy.special` or `fastbp.jitted`.
     d2f : callable, optional
         Its second derivative. Beside a `df` of yours Hessian products raise without it.
 
@@ -57,7 +58,8 @@ class Activation(ActivationSpec):
     ------
     ValueError
         For the name of a built-in function, or if `df` is not the derivative of `f`, or `d2f` not
-        that of `df`: both are compared with differences at points in [-4, 4].
+        that of `df`: both are compared with differences at points in [-4, 4], and with the
+        derivative that follows from the code, where one does, in [-34, 34].
     TraceError
         Without `df`, a ValueError, if `f` has something from which no derivative follows, such as a
         branch on a value; the message names it and its line.
@@ -72,8 +74,9 @@ class Activation(ActivationSpec):
     Without `df` the function itself, too, is evaluated by the expression that its code gives. Forms
     that overflow or lose digits are replaced: log(1 + e^z) by softplus, 1/(1 + e^-z) by the
     logistic function. At a corner of max, min or clip the derivative is that of the constant side,
-    of abs 0; where corners of several of these meet at one point, all take the side that a
-    ``where`` assigns the point to, or that below. Global variables count with their values of then.
+    of abs 0, of a·z + b·abs(z) that of the left side; where corners of several of these meet at one
+    point, all take the side that a ``where`` assigns the point to, or that below. Derivatives of
+    NaN are NaN. Global variables count with their values of then.
 
     Examples
     --------
@@ -109,9 +112,9 @@ class Activation(ActivationSpec):
             df = functions.callables[1]
         else:
             functions = ScalarFunctions(f, df, d2f)
-            check_derivative(f"df of activation {name!r}", "f", f, df)
+            check_given_derivative(f"df of activation {name!r}", "f", f, df)
         if d2f is not None:
-            check_derivative(f"d2f of activation {name!r}", "df", df, d2f)
+            check_given_derivative(f"d2f of activation {name!r}", "df", df, d2f)
         super().__init__(name, 0.0, functions)
 
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backends
-from ..backends import contract
+from ..backends.contract import Curve as Formulas, CurveProblem
 from ..common.arrays import FLOAT64, all_finite, number, real_array, require_finite, whole_number
 from ..common.errors import NonFiniteError, ShapeError, TraceError, unknown_name
 from ..maths.marquardt import (
@@ -62,6 +62,8 @@ _STUCK = {
     False: "they are wrong or not accurate enough, or f has a kink or a steep wall here.",
 }
 _OPTIONS, _LINEAR = LMOptions(), Robust()
+_WRONG = 1e-3  # relative to the largest entry of a column: an error of the caller's derivatives
+_EPS = float(np.finfo(float).eps)
 _RECORDS = 256  # steps of a call of the backend
 _TOLERANCE = 1e-12  # of SciPy's methods
 
@@ -174,13 +176,15 @@ def curve_fit(
         raise ValueError(f"jac is {jac!r}, expected a function or one of {DIFFERENCES}")
     curve = Curve(f, x, len(y), jac or "3-point", bounds=pair)
     notes = () if jac in DIFFERENCES else _trace(curve, p)
+    if curve.model is not None and isinstance(x, np.ndarray) and not all_finite(x):
+        require_finite("x", x.T)
     if callable(jac):
         _require_jac(curve, p, names)
     if method != "lm":
         end = _by_scipy(curve, y, weighting, p, method, loss, f_scale, maxiter)
     elif curve.model is None or callable(jac) or not weighting.rows_apart:
         end = _by_solver(curve, y, weighting, robust, p, maxiter)
-    elif robust.kind == ARCTAN_RHO or not hasattr(contract, "CurveProblem"):
+    elif robust.kind == ARCTAN_RHO:
         end = _by_solver(curve, y, weighting, robust, p, maxiter)
     else:
         end = _by_backend(curve, y, weighting, robust, p, maxiter)
@@ -216,35 +220,33 @@ def _trace(curve: Curve, p: np.ndarray) -> tuple[str, ...]:
 def _require_jac(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
     """Raise ValueError if the caller's derivatives at p differ from those of the expression.
 
-    Where they do, differences decide.
+    At a kink, what lies between the slopes beside it is right.
     """
     if curve.model is None:
         return
     with np.errstate(all="ignore"):
         J, exact = curve.jacobian(p), curve.model.jacobian(p)
         size = np.abs(exact).max(axis=0)
-        wrong = np.abs(J - exact) > _WRONG * size
-        if not wrong.any():
-            return
-        near = Curve(curve.f, curve.x, curve.n, bounds=curve.bounds).jacobian(p)
-        wrong &= np.abs(near - exact) < _WRONG / 10 * size
-    if wrong.any():
-        i, j = map(int, np.argwhere(wrong)[0])
-        raise ValueError(
-            f"jac returned {J[i, j]:.6g} at p0 in row {i} for the derivative by {names[j]}, which "
-            f"is {exact[i, j]:.6g}; correct it, or leave jac out: the derivatives follow from f"
-        )
-
-
-_WRONG = 1e-3
+        for i, j in np.argwhere(np.abs(J - exact) > _WRONG * size):
+            step = np.zeros_like(p)
+            step[j] = _EPS ** (1 / 3) * (abs(p[j]) or 1.0)
+            before, here, after = (curve.model.values(p + sign * step)[i] for sign in (-1, 0, 1))
+            slopes = (after - here) / step[j], (here - before) / step[j]
+            least, most = min(slopes) - _WRONG * size[j], max(slopes) + _WRONG * size[j]
+            if not least <= J[i, j] <= most:  # else it is right at a kink
+                raise ValueError(
+                    f"jac returned {J[i, j]:.6g} at p0 in row {i} for the derivative by {names[j]},"
+                    f" which is {exact[i, j]:.6g}; correct it, or leave jac out: the derivatives "
+                    f"follow from f"
+                )
 
 
 # Solvers.
 
 
 @lru_cache(maxsize=256)
-def _formulas(formula: Any, inputs: tuple[str, ...]) -> Any:
-    return contract.Curve((formula.value, *formula.slopes), inputs, formula.names)
+def _formulas(formula: Any, inputs: tuple[str, ...]) -> Formulas:
+    return Formulas((formula.value, *formula.slopes), inputs, formula.names)
 
 
 def _by_backend(
@@ -254,7 +256,7 @@ def _by_backend(
     model, n = curve.model, len(p)
     assert model is not None
     columns = model.columns
-    problem = contract.CurveProblem(
+    problem = CurveProblem(
         _formulas(model.formula, tuple(columns)), tuple(columns.values()), y, weighting.weights
     )
     state = np.zeros(8)
@@ -498,9 +500,8 @@ def _robust(loss: Any, f_scale: Any) -> Robust:
 
 def _require_finite_start(curve: Curve, y: np.ndarray, p: np.ndarray) -> None:
     """Raise NonFiniteError: the fit cannot start."""
-    if isinstance(curve.x, np.ndarray) and curve.x.dtype is FLOAT64:
-        rows = curve.x.T if curve.x.ndim == 2 else curve.x
-        require_finite("x", rows)
+    if isinstance(curve.x, np.ndarray):
+        require_finite("x", curve.x.T)
     values = curve.called(p)
     require_finite("what f returns at p0", values)
     require_finite("the Jacobian at p0", curve.jacobian(p))

@@ -361,8 +361,8 @@ class CurveFit(Sequence[np.ndarray]):
     @property
     def message(self) -> str:
         """How the fit ended, and the notes, in words."""
-        notes = (f"{note[:1].upper()}{note[1:]}." for note in self.notes)
-        return " ".join((self.end_message, *notes))
+        notes = "; ".join(self.notes)
+        return f"{self.end_message} Notes: {notes}." if notes else self.end_message
 
     @property
     def derivatives(self) -> str:
@@ -442,8 +442,8 @@ class CurveFit(Sequence[np.ndarray]):
         places = np.flatnonzero(self._held)
         if not places.size:
             return ()
-        verb = "is" if len(places) == 1 else "are"
-        return (f"{self._listed(places)} {verb} at a bound and count as fixed there",)
+        verbs = ("is", "counts") if len(places) == 1 else ("are", "count")
+        return (f"{self._listed(places)} {verbs[0]} at a bound and {verbs[1]} as fixed there",)
 
     # The curve.
 

@@ -210,7 +210,7 @@ def _band(fit: Any, x: np.ndarray, level: float) -> tuple[np.ndarray, ...]:
     grid = np.linspace(x.min(), x.max(), 400)
     try:
         band = fit.predict(grid, "confidence", level)
-        if np.isfinite(band[0]).all():
+        if band[0].shape == grid.shape and np.isfinite(band[0]).all():
             return grid, *band
     except Exception:  # a function that reads other data, row by row, knows no grid
         pass

@@ -21,6 +21,7 @@ from oracles import bounds
 import fastbp as fb
 from fastbp import jitted
 from fastbp.backends import user_code
+from fastbp.maths.symbols import check_given_derivative
 from fastbp.maths.user_functions import ScalarFunctions
 
 pytestmark = pytest.mark.backend
@@ -125,6 +126,21 @@ def test_wrong_second_derivatives_are_refused():
         fb.Activation("mine", math.sin, math.cos, math.sin)
     with pytest.raises(ValueError, match=r"d2 of 'mine' for target 0 is 1 at .* expected 2 ± "):
         fb.custom_loss(squared, lambda y, t: 1.0, name="mine")
+
+
+def test_derivatives_that_are_wrong_where_differences_do_not_reach_are_refused():
+    """Beyond 4, and by the code of f, which is exact there."""
+    clipped = lambda z: 1 - math.tanh(min(max(z, -6.0), 6.0)) ** 2 + 1e-3 * (abs(z) > 6)  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"df of 'tanh' is 0\.001\d* at 7\.7, expected 8\.\d+e-07, .*code"
+    ):
+        check_given_derivative("df of 'tanh'", "f", math.tanh, clipped)
+    with pytest.raises(
+        ValueError, match=r"dloss of 'far' for target 0 is .* at 12.3, expected 24.6"
+    ):
+        fb.custom_loss(lambda y, t: ((y - t) ** 2, 2 * min(y - t, 12.0)), name="far")
+    # What has no expression is compared with differences alone.
+    fb.Activation("mine", relu, step, zero)
 
 
 def test_wrong_slopes_of_losses_are_refused():

@@ -457,7 +457,9 @@ def test_wrong_jac():
     with pytest.raises(ValueError, match="transposed"):
         curve_fit(decay, X, Y, START, jac=lambda *p: decay_jacobian(*p).T)
     # At a kink any value between the slopes is right.
-    fit = curve_fit(lambda x, a: abs(x - a), X, X, [X[3]], jac=lambda x, a: -np.sign(x - a - 1e-9)[:, None])
+    fit = curve_fit(
+        lambda x, a: abs(x - a), X, X, [X[3]], jac=lambda x, a: -np.sign(x - a - 1e-9)[:, None]
+    )
     assert fit.params == pytest.approx([0], abs=1e-6)
 
 
@@ -482,7 +484,13 @@ def test_kinds_of_data():
     n = np.arange(1, 9)
     y = (5 * n + 3).tolist()
     f = lambda x, a, b: a * x + b  # noqa: E731
-    for x in (n, n.tolist(), n.astype(np.float32), pandas.Series(n, index=n + 5), n[::1].astype(">f8")):
+    for x in (
+        n,
+        n.tolist(),
+        n.astype(np.float32),
+        pandas.Series(n, index=n + 5),
+        n[::1].astype(">f8"),
+    ):
         for target in (y, pandas.Series(y), np.array(y, np.float32)):
             fit = curve_fit(f, x, target, [1, 1])
             assert fit.params == pytest.approx([5, 3])
