@@ -32,8 +32,8 @@ LEAST_EIGENVALUE = 1e-13
 # From this condition number on JᵀJ is near-singular. Standard errors still have digits then, and
 # mean something in a linear model, but not where they are this many times the parameter itself.
 NEAR_SINGULAR, MEANINGLESS = 1e10, 10.0
-# Up to this condition number JᵀJ has the digits that J has but for four or so.
-WELL_CONDITIONED = 1e4
+# Up to this condition number the inverse of JᵀJ has eight digits, and J is not needed.
+WELL_CONDITIONED = 1e7
 # A combination of parameters is undetermined if more than this share of its squared length lies
 # along undetermined directions; rounding turns these by less.
 UNDETERMINED_SHARE = 1e-8
@@ -242,21 +242,22 @@ def regular_inverse(JTJ: np.ndarray, jac: Callable[[], np.ndarray]) -> np.ndarra
     jac : callable
         () -> J (m, n), which is used otherwise.
     """
-    lengths = np.sqrt(np.diagonal(JTJ))
-    if not lengths.all():
+    lengths = np.sqrt(JTJ.diagonal())
+    if 0.0 in lengths.tolist():
         return None
-    scale = np.outer(lengths, lengths)
+    scale = lengths[:, None] * lengths
     try:
         inverse = np.linalg.inv(JTJ / scale)
-        if not len(JTJ) * np.trace(inverse) < WELL_CONDITIONED:
+        if not len(JTJ) * sum(inverse.diagonal().tolist()) < WELL_CONDITIONED:
             R = np.linalg.qr(jac() / lengths, mode="r")
             root = np.linalg.inv(R)
             inverse = root @ root.T
-            if not len(JTJ) * np.trace(inverse) < NEAR_SINGULAR:
+            if not len(JTJ) * sum(inverse.diagonal().tolist()) < NEAR_SINGULAR:
                 return None
     except np.linalg.LinAlgError:
         return None
-    return inverse / scale
+    result: np.ndarray = inverse / scale
+    return result
 
 
 def of_normal_equations(

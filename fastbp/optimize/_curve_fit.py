@@ -40,7 +40,7 @@ from ..maths.robust import (
     Robust,
 )
 from ._levenberg_marquardt import Residuals, checked_bounds
-from .curves import DIFFERENCES, Curve, CurveFit, End, Weighting, data_of, traced_curve
+from .curves import DIFFERENCES, Curve, CurveFit, End, Weighting, data_of, new_array, traced_curve
 
 METHODS = ("lm", "trf", "dogbox")
 LOSSES = {
@@ -157,14 +157,13 @@ def curve_fit(
     if not callable(f):
         raise TypeError(f"f is {f!r}, expected a function f(x, *parameters)")
     x = data_of(x)
-    y = np.array(real_array("y", y, FLOAT64))
+    y = new_array("y", y)
     if y.ndim != 1 or not y.size:
         hint = "; pass y.ravel()" if y.ndim > 1 and y.size else ""
         raise ShapeError(
             f"y has shape {y.shape}, expected a vector (n,) of at least one entry{hint}"
         )
-    if not all_finite(y):
-        require_finite("y", y)
+    _require_finite("y", y)
     p, names = _start(f, p0, names, bounds)
     pair = None if bounds is None else _bounds(bounds, p, names)
     weighting = _NO_WEIGHTS if sigma is None else _weighting(sigma, len(y))
@@ -176,8 +175,8 @@ def curve_fit(
         raise ValueError(f"jac is {jac!r}, expected a function or one of {DIFFERENCES}")
     curve = Curve(f, x, len(y), jac or "3-point", bounds=pair)
     notes = () if jac in DIFFERENCES else _trace(curve, p)
-    if curve.model is not None and isinstance(x, np.ndarray) and not all_finite(x):
-        require_finite("x", x.T)
+    if curve.model is not None and isinstance(x, np.ndarray):
+        _require_finite("x", x)
     if callable(jac):
         _require_jac(curve, p, names)
     if method != "lm":
@@ -276,6 +275,7 @@ def _by_backend(
     return End(
         descent.params, float(state[SQUARES]), status, _message(status, True), int(state[NIT]),
         int(state[NFEV]), int(state[NJEV]), JTJ,
+        lambda: backend.curve_residuals(problem, descent.params)[1].T,
     )  # fmt: skip
 
 
@@ -381,6 +381,13 @@ def signature_of(f: Callable) -> Signature:
     return Signature(names, sum(q.default is q.empty for q in places[1:]), more)
 
 
+def _require_finite(name: str, array: np.ndarray) -> None:
+    """As `require_finite`, for x by its rows (n,) or (k, n), in less time for small arrays."""
+    flat = array.ravel()
+    if not isfinite(flat.dot(flat)):  # the product does not warn of an overflow
+        require_finite(name, array.T)
+
+
 def _start(
     f: Callable, p0: Any, names: Sequence[str] | None, bounds: Any
 ) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -391,7 +398,7 @@ def _start(
         p0, known = _by_name(p0, signature)
     elif p0 is None:
         p0 = _guess(signature, names, bounds)
-    p = np.array(real_array("p0", p0, FLOAT64))
+    p = new_array("p0", p0)
     if p.ndim == 0:
         p = p.reshape(1)
     if p.ndim != 1 or not p.size:
@@ -402,8 +409,7 @@ def _start(
             f"p0 has {count} entries, expected {len(known)}, one for each of f's parameters: "
             f"{', '.join(known)}"
         )
-    if not all_finite(p):
-        require_finite("p0", p)
+    _require_finite("p0", p)
     if names is None:
         if count > len(known):
             known = (*known, *(f"p[{j}]" for j in range(count - len(known))))

@@ -226,6 +226,8 @@ class End:
     nit, nfev, njev : int
     JTJ : numpy.ndarray (k, k) or None
         Of the weighted residuals, where the solver has it and the loss is linear.
+    jacobian : callable or None
+        () -> the derivatives (n, k) of the weighted residuals at p, where the solver has them.
     held : numpy.ndarray (k,) of bool, or None
         Which parameters are at a bound, where that is not seen from p.
     """
@@ -238,7 +240,11 @@ class End:
     nfev: int
     njev: int
     JTJ: np.ndarray | None = None
+    jacobian: Callable[[], np.ndarray] | None = None
     held: np.ndarray | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"jacobian": None}
 
 
 class CurveFit(Sequence[np.ndarray]):
@@ -336,8 +342,8 @@ class CurveFit(Sequence[np.ndarray]):
         loss it is that of Huber's theory of M-estimators, always from the residuals. Parameters at
         a bound have variance 0.
         """
-        JTJ, dof = self._end.JTJ, self.dof
-        if JTJ is not None and dof > 0 and not self._held.any():
+        JTJ, dof = self._end.JTJ, len(self.y) - len(self.params)
+        if JTJ is not None and dof > 0 and (self._curve.bounds is None or not self._held.any()):
             inverse = regular_inverse(JTJ, lambda: self._weighted_jacobian)
             if inverse is not None:
                 return inverse if self._absolute else (self._end.total / dof) * inverse
@@ -425,6 +431,8 @@ class CurveFit(Sequence[np.ndarray]):
 
     @cached_property
     def _weighted_jacobian(self) -> np.ndarray:
+        if self._end.jacobian is not None:
+            return self._end.jacobian()
         with np.errstate(all="ignore"):
             return self._weighting(self._curve.jacobian(self.params))
 
@@ -587,8 +595,15 @@ class CurveFit(Sequence[np.ndarray]):
 def data_of(x: Any) -> Any:
     """x as f is called with it: lists, arrays and series as new arrays of float64."""
     if isinstance(x, np.ndarray | list | tuple | int | float | np.generic) or _is_series(x):
-        return np.array(real_array("x", x, FLOAT64))
+        return new_array("x", x)
     return x
+
+
+def new_array(name: str, value: Any) -> np.ndarray:
+    """The value as a new C-contiguous array of float64; as `real_array` otherwise."""
+    if type(value) is np.ndarray and value.dtype.kind in "fiu":
+        return np.array(value, FLOAT64, order="C")
+    return np.array(real_array(name, value, FLOAT64))
 
 
 def _is_series(x: Any) -> bool:
