@@ -14,7 +14,8 @@ from ..common.arrays import FLOAT64
 from ..maths.linear_models import effective_number
 from ..maths.marquardt import RUNNING, STUCK as NO_STEP, LMOptions, LMSolver
 from ..networks.objective import Objective
-from ..optimize._levenberg_marquardt import RECORDED, checked_options, end_message
+from ..optimize._levenberg_marquardt import checked_options, end_message
+from ..optimize.curve_solver import RECORDED
 from ..optimize.free_coordinates import FreeCoordinates
 from ..optimize.network_least_squares import BackendLMSolver, NetworkSquares
 from ..optimize.scipy_methods import as_bounds, require_memory

@@ -268,6 +268,11 @@ class LMSolver:
         descent.normal[:-1], descent.normal[-1] = self.linear.JTJ, self.linear.gradient
 
     @property
+    def counts(self) -> tuple[int, int, int]:
+        """nit, nfev, njev."""
+        return self.nit, self.nfev, self.njev
+
+    @property
     def record(self) -> tuple[float, float, float, float]:
         """After a step: half the total, its mu and rho, and the largest entry of the gradient."""
         return self.total / 2, self.used, self.rho, float(np.abs(self.gradient).max())

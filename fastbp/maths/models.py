@@ -262,6 +262,28 @@ def require_agreement(model: Model, p: np.ndarray, values: np.ndarray) -> None:
     raise TraceError(f"f does not compute what its code says: {operation}", operation)
 
 
+def require_agreement_nearby(
+    model: Model,
+    p: np.ndarray,
+    values: Callable[[np.ndarray], np.ndarray],
+    bounds: tuple[np.ndarray, np.ndarray] | None,
+) -> None:
+    """The same at a point near p, between the bounds, that is no multiple of p and has no zeros.
+
+    `values` is the function p -> (n,); the point may be none at which it can be called.
+    """
+    share = 0.1 + 0.05 * np.sin(np.arange(1, len(p) + 1))
+    moved = np.where(p == 0, share, p * (1 + share))
+    if bounds is not None:
+        moved = np.clip(moved, *bounds)
+    try:
+        with np.errstate(all="ignore"):
+            there = values(moved)
+    except (ArithmeticError, ValueError):
+        return
+    require_agreement(model, moved, there)
+
+
 # What functions read: as long as it is the same, so is what was traced.
 
 

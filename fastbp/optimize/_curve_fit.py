@@ -4,32 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
 from math import isfinite
 from types import FunctionType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backends
-from ..backends.contract import Curve as Formulas, CurveProblem
 from ..common.arrays import FLOAT64, all_finite, number, real_array, require_finite, whole_number
 from ..common.errors import NonFiniteError, ShapeError, TraceError, unknown_name
 from ..maths.marquardt import (
     FLAT,
-    MU,
-    NFEV,
-    NIT,
-    NJEV,
     RUNNING,
     SHORT,
     SMALL,
-    SQUARES,
-    STATUS,
     STUCK,
     LMOptions,
     LMSolver,
-    LMState,
 )
 from ..maths.robust import (
     ARCTAN_RHO,
@@ -40,6 +30,7 @@ from ..maths.robust import (
     Robust,
 )
 from ._levenberg_marquardt import Residuals, checked_bounds
+from .curve_solver import CurveSolver
 from .curves import DIFFERENCES, Curve, CurveFit, End, Weighting, data_of, new_array, traced_curve
 
 METHODS = ("lm", "trf", "dogbox")
@@ -64,7 +55,6 @@ _STUCK = {
 _OPTIONS, _LINEAR = LMOptions(), Robust()
 _WRONG = 1e-3  # relative to the largest entry of a column: an error of the caller's derivatives
 _EPS = float(np.finfo(float).eps)
-_RECORDS = 256  # steps of a call of the backend
 _TOLERANCE = 1e-12  # of SciPy's methods
 
 
@@ -243,39 +233,16 @@ def _require_jac(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
 # Solvers.
 
 
-@lru_cache(maxsize=256)
-def _formulas(formula: Any, inputs: tuple[str, ...]) -> Formulas:
-    return Formulas((formula.value, *formula.slopes), inputs, formula.names)
-
-
 def _by_backend(
     curve: Curve, y: np.ndarray, weighting: Weighting, robust: Robust, p: np.ndarray, maxiter: int
 ) -> End:
     """Levenberg and Marquardt's method in calls of the backend, of many steps each."""
-    model, n = curve.model, len(p)
-    assert model is not None
-    columns = model.columns
-    problem = CurveProblem(
-        _formulas(model.formula, tuple(columns)), tuple(columns.values()), y, weighting.weights
-    )
-    state = np.zeros(8)
-    state[MU] = _OPTIONS.mu
-    descent = LMState(p.copy(), np.zeros(n), np.zeros((n + 1, n)), np.zeros(n), state)
-    backend, steps = backends.resolve(None), 0
-    while True:
-        records = np.empty((min(_RECORDS, maxiter - steps) + 1, 4))
-        taken = backend.fit_curve(
-            problem, _OPTIONS, robust, curve.bounds, descent, records, -np.inf
-        )
-        steps += taken
-        if state[STATUS] != RUNNING or steps >= maxiter or not taken:
-            break
-    status = int(state[STATUS])
-    JTJ = descent.normal[:-1] if robust.kind == LINEAR_RHO else None
+    assert curve.model is not None
+    solver = CurveSolver(curve.model, p, _OPTIONS, robust, curve.bounds, y, weighting.weights)
+    status = solver.run(maxiter)[0]
     return End(
-        descent.params, float(state[SQUARES]), status, _message(status, True), int(state[NIT]),
-        int(state[NFEV]), int(state[NJEV]), JTJ,
-        lambda: backend.curve_residuals(problem, descent.params)[1].T,
+        solver.x, solver.total, status, _message(status, True), *solver.counts,
+        solver.JTJ if robust.kind == LINEAR_RHO else None, lambda: solver.residuals()[1],
     )  # fmt: skip
 
 

@@ -8,13 +8,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..common.arrays import FLOAT64, number, real_array, require_finite, whole_number
-from ..common.errors import ShapeError
+from ..common.arrays import FLOAT64, all_finite, number, real_array, require_finite, whole_number
+from ..common.errors import ShapeError, TraceError
 from ..maths.linear_models import LinearModel, model_of
-from ..maths.marquardt import FLAT, RUNNING, SHORT, SMALL, STUCK, LMOptions, LMSolver
+from ..maths.marquardt import (
+    FLAT,
+    RUNNING,
+    SHORT,
+    SMALL,
+    STUCK,
+    LMOptions,
+    LMSolver,
+)
+from ..maths.models import (
+    Model,
+    require_agreement,
+    require_agreement_nearby,
+    trace_residuals,
+)
 from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
+from .curve_solver import CALLBACK, GOAL, RECORDED, CurveSolver
 from .free_coordinates import FreeCoordinates
 from .function import starting_point, stop_test
 from .network_least_squares import NetworkSquares
@@ -22,8 +37,6 @@ from .scipy_methods import as_bounds
 
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
-
-CALLBACK, GOAL = -2, 4  # statuses beside those of `marquardt.LMSolver`
 
 MESSAGES = {
     CALLBACK: "`callback` stopped the minimisation.",
@@ -35,7 +48,6 @@ MESSAGES = {
     SHORT: "Converged: the next step is no longer than xtol of the parameters.",
     GOAL: "The goal has been reached.",
 }
-RECORDED = ("cost", "mu", "rho", "gradient")  # the columns of `marquardt.LMSolver.record`
 
 _EPS = float(np.finfo(float).eps)
 
@@ -93,8 +105,10 @@ def levenberg_marquardt(
     x0 : array_like (n,)
         Where to start; it is not modified.
     jac : callable or {"2-point", "3-point"}, optional
-        ``jac(x, *args)``, the derivative (m, n) of r; by default "3-point", central differences.
-        Forward differences ("2-point") need half the evaluations and are less accurate.
+        ``jac(x, *args)``, the derivative (m, n) of r. By default it follows exactly from the code
+        of `fun`, if that computes r row by row from entries of x and arrays of data; else it is
+        "3-point", central differences. Forward differences ("2-point") need half the evaluations
+        and are less accurate.
     args : tuple, optional
         Further arguments of `fun` and `jac`.
     bounds : pair of array_like (n,), or scipy.optimize.Bounds, optional
@@ -137,8 +151,9 @@ def levenberg_marquardt(
         (gtol or min_grad, ftol, xtol), 4 (goal), 0 (maxiter), -1 (no step helps, or mu_max) or -2
         (callback), in words in ``message``. ``nit`` counts steps; ``history`` has an array each for
         "cost", "mu", "rho" (the gain relative to the predicted one) and "gradient" (largest entry)
-        at the start and after each step. With "linear" loss, ``covariance`` (n, n) and
-        ``standard_errors`` (n,) estimate those of x, and ``notes``, which ``message`` repeats, say
+        at the start and after each step. ``derivatives`` is "exact" (by the code of `fun`), "jac",
+        "2-point" or "3-point". With "linear" loss, ``covariance`` (n, n) and ``standard_errors``
+        (n,) estimate those of x, and ``notes``, which ``message`` repeats, say
         what speaks against them: a near-singular JᵀJ, parameters that run away, no degrees of
         freedom.
 
@@ -197,10 +212,17 @@ def levenberg_marquardt(
     pair = checked_bounds(bounds, x)
     system = Residuals(fun, jac, args, robust, pair)
     system.start(x)
-    solver = LMSolver(system, x, options, None, pair)
-    require_finite("the Jacobian at x0", system.at(x)[1])
-    end = _run(solver, maxiter, goal, stop_test(callback))
-    result = _result(solver, *end, *system.at(solver.x))
+    model = _traced(system, x) if jac is None else None
+    if model is not None:
+        curve = CurveSolver(model, x, options, robust, pair)
+        end = curve.run(maxiter, goal, None if callback is None else stop_test(callback))
+        result = _result(curve, *end, *curve.residuals())
+    else:
+        solver = LMSolver(system, x, options, None, pair)
+        require_finite("the Jacobian at x0", system.at(x)[1])
+        end = _run(solver, maxiter, goal, stop_test(callback))
+        result = _result(solver, *end, *system.at(solver.x))
+    result.derivatives = "exact" if model else "jac" if callable(system.jac) else system.jac
     if loss == "linear":
         _add_errors(result, x)
     return result
@@ -236,7 +258,11 @@ def _run(
 
 
 def _result(
-    solver: LMSolver, status: int, history: dict[str, np.ndarray], r: np.ndarray, J: np.ndarray
+    solver: LMSolver | CurveSolver,
+    status: int,
+    history: dict[str, np.ndarray],
+    r: np.ndarray,
+    J: np.ndarray,
 ) -> OptimizeResult:
     """The result as SciPy's least squares have it, with r (m,) and J (m, n) at the solver's x."""
     from scipy.optimize import OptimizeResult
@@ -253,9 +279,7 @@ def _result(
         grad=solver.gradient,
         optimality=float(np.abs(solver.gradient).max()),
         active_mask=held,
-        nit=solver.nit,
-        nfev=solver.nfev,
-        njev=solver.njev,
+        **dict(zip(("nit", "nfev", "njev"), solver.counts, strict=True)),
         status=status,
         success=status > 0,
         message=end_message(solver, solver.options)
@@ -275,6 +299,21 @@ def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
     result.message = " ".join(
         [result.message, *(f"Standard errors: {note}." for note in result.notes)]
     )
+
+
+# Residuals whose code has an expression.
+
+
+def _traced(system: Residuals, x: np.ndarray) -> Model | None:
+    """The model of the caller's residuals, if it agrees with them at x and nearby."""
+    r = system.residuals(x)
+    try:
+        model = trace_residuals(system.fun, system.args, len(x), len(r))
+        require_agreement(model, x, r)
+        require_agreement_nearby(model, x, system.residuals, system.bounds)
+    except TraceError:
+        return None
+    return model if all_finite(model.jacobian(x)) else None
 
 
 # The caller's function.

@@ -12,7 +12,13 @@ import numpy as np
 
 from ..common.arrays import FLOAT64, number, real_array
 from ..common.errors import ShapeError, TraceError
-from ..maths.models import Model, forget, require_agreement, trace_curve
+from ..maths.models import (
+    Model,
+    forget,
+    require_agreement,
+    require_agreement_nearby,
+    trace_curve,
+)
 from ..maths.robust import LINEAR_RHO, Robust, influence
 from ..maths.uncertainty import (
     N_LISTED,
@@ -156,28 +162,12 @@ def traced_curve(curve: Curve, p: np.ndarray) -> np.ndarray | None:
         values = curve.called(p)
         try:
             require_agreement(model, p, values)
-            _require_agreement_nearby(model, curve, p)
+            require_agreement_nearby(model, p, curve.called, curve.bounds)
         except TraceError:
             forget(curve.f)
             raise
     curve.model = model
     return values
-
-
-def _require_agreement_nearby(model: Model, curve: Curve, p: np.ndarray) -> None:
-    """The same at a point between the bounds that has no zeros and no equal ratios to p."""
-    share = 0.1 + 0.05 * np.sin(np.arange(1, len(p) + 1))
-    moved = np.where(p == 0, share, p * (1 + share))
-    if curve.bounds is not None:
-        moved = np.clip(moved, *curve.bounds)
-    try:
-        with np.errstate(all="ignore"):
-            values = curve.called(moved)
-    except ArithmeticError:  # the point is none of the caller's
-        return
-    except ValueError:
-        return
-    require_agreement(model, moved, values)
 
 
 # Weights.
