@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import builtins
 import dis
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
-from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -376,15 +376,15 @@ class Reads:
 
     def same(self, f: FunctionType) -> bool:
         """Whether f, perhaps made anew from the same code, reads the same."""
-        return (
-            f.__code__ is self._code
-            and f.__globals__ is self._globals
-            and _equal(_values(f), self._own)
-            and all(_same(names.get(name, _MISSING), value) for names, name, value in self._names)
-            and all(
-                other.__code__ is code and _equal(_values(other), values)
-                for other, code, values in self._others
-            )
+        if f.__code__ is not self._code or f.__globals__ is not self._globals:
+            return False
+        for names, name, value in self._names:
+            now = names.get(name, _MISSING)
+            if now is not value and not _same(now, value):
+                return False
+        return _equal(_values(f), self._own) and all(
+            other.__code__ is code and _equal(_values(other), values)
+            for other, code, values in self._others
         )
 
 
@@ -398,17 +398,16 @@ def reads_of(f: FunctionType) -> Reads | None:
 
 def _values(f: FunctionType) -> tuple[Any, ...]:
     """The contents of a function's closure, and its defaults."""
-    return tuple(_of_function(f))
+    cells, named = f.__closure__, f.__kwdefaults__
+    values = () if cells is None else tuple(map(_content, cells))
+    return (*values, *(f.__defaults__ or ()), *(named.items() if named else ()))
 
 
-def _of_function(f: FunctionType) -> Iterator[Any]:
-    for cell in f.__closure__ or ():
-        try:
-            yield cell.cell_contents
-        except ValueError:  # it is empty
-            yield _MISSING
-    yield from f.__defaults__ or ()
-    yield from (f.__kwdefaults__ or {}).items()
+def _content(cell: CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty
+        return _MISSING
 
 
 def _equal(some: tuple[Any, ...], others: tuple[Any, ...]) -> bool:

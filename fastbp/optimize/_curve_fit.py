@@ -239,7 +239,7 @@ def _by_backend(
     """Levenberg and Marquardt's method in calls of the backend, of many steps each."""
     assert curve.model is not None
     solver = CurveSolver(curve.model, p, _OPTIONS, robust, curve.bounds, y, weighting.weights)
-    status = solver.run(maxiter)[0]
+    status = solver.run(maxiter)
     return End(
         solver.x, solver.total, status, _message(status, True), *solver.counts,
         solver.JTJ if robust.kind == LINEAR_RHO else None, lambda: solver.residuals()[1],

@@ -215,8 +215,8 @@ def levenberg_marquardt(
     model = _traced(system, x) if jac is None else None
     if model is not None:
         curve = CurveSolver(model, x, options, robust, pair)
-        end = curve.run(maxiter, goal, None if callback is None else stop_test(callback))
-        result = _result(curve, *end, *curve.residuals())
+        status = curve.run(maxiter, goal, None if callback is None else stop_test(callback))
+        result = _result(curve, status, curve.history, *curve.residuals())
     else:
         solver = LMSolver(system, x, options, None, pair)
         require_finite("the Jacobian at x0", system.at(x)[1])

@@ -72,6 +72,7 @@ class CurveSolver:
         self._descent = LMState(
             x.copy(), np.zeros(n), np.zeros((n + 1, n)), np.zeros(n), self._numbers
         )
+        self._records: list[np.ndarray] = []
         self.backend = backends.resolve()
 
     def run(
@@ -79,37 +80,34 @@ class CurveSolver:
         maxiter: int,
         goal: float = -inf,
         wants_to_stop: Callable[[np.ndarray, float], bool] | None = None,
-    ) -> tuple[int, dict[str, np.ndarray]]:
-        """Step until the search ends, is stopped, or the cost is not above `goal`.
+    ) -> int:
+        """Step until the search ends, is stopped, or the cost is not above `goal`; the status.
 
         `wants_to_stop` is asked after each step, with x and the cost.
-
-        Returns
-        -------
-        status : int
-        history : dict
-            The columns of the records, by RECORDED's names.
         """
-        pieces: list[np.ndarray] = []
-        steps = 0
-        status = RUNNING
-        while status == RUNNING:
-            count = 1 if wants_to_stop else min(STEPS_PER_CALL, maxiter - steps)
-            records = np.empty((count + 1, 4))
+        steps, most = 0, 1 if wants_to_stop else STEPS_PER_CALL
+        while True:
+            records = np.empty((min(most, maxiter - steps) + 1, 4))
             taken = self.backend.fit_curve(
                 self.problem, self.options, self.robust, self.bounds, self._descent, records,
                 2 * goal,
             )  # fmt: skip
-            pieces.append(records[1 if pieces else 0 : taken + 1])
+            self._records.append(records[: taken + 1])
             steps += taken
-            if self.total <= 2 * goal and (taken or self.status == RUNNING):
-                status = GOAL
-            elif wants_to_stop and taken and wants_to_stop(self.x, self.total / 2):
-                status = CALLBACK
-            if self.status != RUNNING or not taken or steps >= maxiter:
-                break
-        columns = np.concatenate(pieces).T if len(pieces) > 1 else pieces[0].T
-        return status or self.status, dict(zip(RECORDED, columns, strict=True))
+            status = self.status
+            if self.total <= 2 * goal and (taken or status == RUNNING):
+                return GOAL
+            if wants_to_stop and taken and wants_to_stop(self.x, self.total / 2):
+                return CALLBACK
+            if status != RUNNING or not taken or steps >= maxiter:
+                return status
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """The columns of the records, at the start and after each step, by RECORDED's names."""
+        first, *others = self._records
+        columns = np.concatenate([first, *(records[1:] for records in others)]).T
+        return dict(zip(RECORDED, columns, strict=True))
 
     def residuals(self) -> tuple[np.ndarray, np.ndarray]:
         """The residuals (m,) and their Jacobian (m, n) at x, without the robust loss."""
@@ -139,7 +137,8 @@ class CurveSolver:
     @property
     def counts(self) -> tuple[int, int, int]:
         """Numbers of steps, and of evaluations of residuals and of Jacobians: nit, nfev, njev."""
-        return tuple(map(int, self._numbers[[NIT, NFEV, NJEV]]))  # type: ignore[return-value]
+        numbers = self._numbers.tolist()
+        return int(numbers[NIT]), int(numbers[NFEV]), int(numbers[NJEV])
 
     @property
     def JTJ(self) -> np.ndarray:
