@@ -21,6 +21,7 @@ SUITES = {
     "calls": "Calls on a network, µs per call",
     "jitted": "Calls from a jitted loop, and the same ones from Python, µs per call",
     "fits": "Fits to the same sum of squares, median of the starts, µs per fit",
+    "curve_fit": "Curves of NIST's problems with covariance, median of two starts, µs per fit",
     "squares": "Jacobian; JᵀJ, Jᵀr and rᵀr at once; µs per call",
     "blas": "Layers of few rows (rows × n_in × n_out), kernels called from C, µs per call",
 }

@@ -92,6 +92,11 @@ class Uncertainty:
         """The standard deviations (k,) of the linear combinations Gθ, G (k, n)."""
         return self._basis.of_combinations(G).deviations(self._variance(absolute_sigma))
 
+    @property
+    def undetermined(self) -> np.ndarray:
+        """Directions (n, k) of the parameters along which the linearised residuals stay."""
+        return self._basis.undetermined
+
     def _variance(self, absolute_sigma: bool) -> float:
         """The variance of a residual; with `absolute_sigma` that of an output of variance 1."""
         if not absolute_sigma:

@@ -142,7 +142,7 @@ def curve_fit(
     >>> fit = fb.optimize.curve_fit(lambda t, a, b: a * np.exp(-b * t), t, y, [1.0, 1.0])
     >>> popt, pcov = fit
     >>> popt.round(3).tolist(), fit.derivatives
-    ([3.018, 0.506], 'exact')
+    ([3.012, 0.502], 'exact')
     """
     if not callable(f):
         raise TypeError(f"f is {f!r}, expected a function f(x, *parameters)")

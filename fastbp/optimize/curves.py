@@ -19,7 +19,7 @@ from ..maths.models import (
     require_agreement_nearby,
     trace_curve,
 )
-from ..maths.robust import LINEAR_RHO, Robust, influence
+from ..maths.robust import LINEAR_RHO, Robust, influence, rho
 from ..maths.uncertainty import (
     N_LISTED,
     Uncertainty,
@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 DIFFERENCES = ("2-point", "3-point", "cs")
 _STEPS = {"2-point": np.finfo(float).eps ** (1 / 2), "3-point": np.finfo(float).eps ** (1 / 3)}
 _COMPLEX_STEP = 1e-30
+# A point is no minimum if the sum of squares falls by more than this share as parameters change by
+# that share along a direction in which the residuals do not change to first order.
+_SADDLE_GAIN, _SADDLE_STEP = 1e-9, 1e-2
 
 
 class Curve:
@@ -253,8 +256,6 @@ class CurveFit(Sequence[np.ndarray]):
         Half the sum of squares of the weighted residuals, after the robust loss.
     nit, nfev, njev : int
         Numbers of steps, and of evaluations of the curve and of its derivatives.
-    success : bool
-        Whether a minimum was reached.
     status : int
         1, 2, 3: converged (by the gradient, the sum of squares, the parameters); 4: converged (by
         the two latter); 0: `maxiter` was reached; -1: no step helps.
@@ -266,8 +267,6 @@ class CurveFit(Sequence[np.ndarray]):
         f.
     x, y, sigma : object, numpy.ndarray (n,), numpy.ndarray or None
         The data, as copies.
-    end_message : str
-        How the fit ended, without the notes.
     """
 
     def __init__(
@@ -294,7 +293,6 @@ class CurveFit(Sequence[np.ndarray]):
         self.params = end.p
         self.cost, self.status = end.total / 2, end.status
         self.nit, self.nfev, self.njev = end.nit, end.nfev, end.njev
-        self.success, self.end_message = end.status > 0, end.message
 
     # SciPy's pair.
 
@@ -332,12 +330,18 @@ class CurveFit(Sequence[np.ndarray]):
         loss it is that of Huber's theory of M-estimators, always from the residuals. Parameters at
         a bound have variance 0.
         """
-        JTJ, dof = self._end.JTJ, len(self.y) - len(self.params)
-        if JTJ is not None and dof > 0 and (self._curve.bounds is None or not self._held.any()):
-            inverse = regular_inverse(JTJ, lambda: self._weighted_jacobian)
-            if inverse is not None:
-                return inverse if self._absolute else (self._end.total / dof) * inverse
+        inverse, dof = self._inverse, len(self.y) - len(self.params)
+        if inverse is not None and dof > 0:
+            return inverse if self._absolute else (self._end.total / dof) * inverse
         return self._uncertainty.covariance(self._absolute_variance)
+
+    @cached_property
+    def _inverse(self) -> np.ndarray | None:
+        """(JᵀJ)⁻¹ (k, k), if that is cheap to have and far from singular."""
+        JTJ = self._end.JTJ
+        if JTJ is None or (self._curve.bounds is not None and self._held.any()):
+            return None
+        return regular_inverse(JTJ, lambda: self._weighted_jacobian)
 
     @property
     def standard_errors(self) -> np.ndarray:
@@ -353,6 +357,41 @@ class CurveFit(Sequence[np.ndarray]):
     def notes(self) -> tuple[str, ...]:
         """What speaks against the result, or is to be known of it."""
         return (*self._first_notes, *self._bound_notes, *self._uncertainty_notes)
+
+    @cached_property
+    def success(self) -> bool:
+        """Whether a minimum was reached."""
+        return self.status > 0 and (self._inverse is not None or not self._saddle)
+
+    @cached_property
+    def _saddle(self) -> str:
+        """The parameters whose change lowers the sum of squares where its gradient is 0, or ""."""
+        for direction in self._uncertainty.undetermined.T:
+            step = _SADDLE_STEP * direction / np.abs(direction).max()
+            sizes = np.where(self.params == 0, 1.0, np.abs(self.params))
+            for moved in (self.params + step * sizes, self.params - step * sizes):
+                if self._total(moved) < (1 - _SADDLE_GAIN) * self._end.total:
+                    return self._listed(np.flatnonzero(np.abs(step) > 0.1 * _SADDLE_STEP))
+        return ""
+
+    def _total(self, p: np.ndarray) -> float:
+        """The sum of squares at p, infinite outside the bounds."""
+        bounds = self._curve.bounds
+        if bounds is not None and ((p < bounds[0]) | (p > bounds[1])).any():
+            return float("inf")
+        with np.errstate(all="ignore"):
+            r = self._weighting(self._curve.values(p) - self.y)
+            return float(rho(r, self._robust)[0].sum())
+
+    @property
+    def end_message(self) -> str:
+        """How the fit ended, without the notes."""
+        if self.status > 0 and not self.success:
+            return (
+                f"No minimum: the gradient is zero, but the sum of squares falls with a change of "
+                f"{self._saddle} to either side; start elsewhere."
+            )
+        return self._end.message
 
     @property
     def message(self) -> str:

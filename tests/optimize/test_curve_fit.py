@@ -159,6 +159,16 @@ def test_no_minimum_is_no_success():
     assert popt is fit.params
 
 
+@pytest.mark.parametrize("method", ("lm", "trf"))
+def test_saddles_are_no_success(method):
+    wave = np.cos(2 * X)
+    fit = curve_fit(lambda x, a, b: a * np.cos(b * x), X, wave, [1.0, 0.0], method=method)
+    assert not fit.success
+    assert "falls with a change of b" in fit.message
+    flat = curve_fit(lambda x, a, b: (a + b) * x, X, 3 * X + 0.1 * wave, [1.0, 1.0], method=method)
+    assert flat.success
+
+
 # Uncertainty.
 
 
