@@ -54,6 +54,7 @@ _STUCK = {
 }
 _OPTIONS, _LINEAR = LMOptions(), Robust()
 _WRONG = 1e-3  # relative to the largest entry of a column: an error of the caller's derivatives
+_SMALL = 5000  # numbers; see `_require_finite`
 _EPS = float(np.finfo(float).eps)
 _TOLERANCE = 1e-12  # of SciPy's methods
 
@@ -351,7 +352,8 @@ def signature_of(f: Callable) -> Signature:
 def _require_finite(name: str, array: np.ndarray) -> None:
     """As `require_finite`, for x by its rows (n,) or (k, n), in less time for small arrays."""
     flat = array.ravel()
-    if not isfinite(flat.dot(flat)):  # the product does not warn of an overflow
+    small = flat.size <= _SMALL  # BLAS takes threads for more
+    if not (small and isfinite(flat.dot(flat))) and not all_finite(array):
         require_finite(name, array.T)
 
 
