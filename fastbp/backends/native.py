@@ -382,7 +382,7 @@ def _new_descent(descent: LMState, options: LMOptions, robust: Robust) -> Any:
 
 
 def _curve(problem: CurveProblem) -> Any:
-    """The library's fb_curve *, or NULL if the curve has too many places for its programs."""
+    """The library's fb_curve *, or None if the curve has too many places for its programs."""
     return (problem.handles.get("c") or _new_curve(problem))[0]
 
 
