@@ -71,7 +71,7 @@ static const real *factors_of(const curve_search *s)
 
 /* Σ scale²·rho of residuals r (m). Unless `roots` is null, it is set, and r becomes
  * sqrt(rho')·r. */
-static double robust_sum(const curve_search *s, real *r, real *roots)
+INLINE double robust_sum(const curve_search *s, real *r, real *roots)
 {
     const double *weights = s->curve->weights;
     double sum = 0, slope;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from helpers.strategies import same
 from oracles import nist
 
 from fastbp import backends
+from fastbp.backends import reference
 from fastbp.backends.contract import CurveProblem
 from fastbp.maths.linear_models import model_of
 from fastbp.maths.marquardt import (
@@ -515,6 +517,25 @@ def test_more_places_than_the_library_has(module):
     assert same(state.params, expected.params) and same(records, expected_records)
     r, J = module.curve_residuals(problem, state.params)
     assert r.shape == (20,) and J.shape == (n, 20)
+
+
+def test_the_library_fits_by_itself(backend, module, monkeypatch):
+    if backend != "c":
+        pytest.skip("the others compute in NumPy")
+    monkeypatch.delattr(reference, "fit_curve")
+    monkeypatch.delattr(reference, "curve_residuals")
+    for make in TASKS.values():
+        t = make()
+        t.fit(module)
+        module.curve_residuals(t.problem, np.array(t.start, float))
+
+
+def test_threads_may_share_a_curve(module):
+    t = TASKS["several blocks"]()
+    expected, records = t.fit(module)
+    with ThreadPoolExecutor(4) as pool:
+        for state, of_thread in pool.map(lambda _: t.fit(module), range(40)):
+            assert same((state.params, of_thread), (expected.params, records))
 
 
 def test_data_and_bounds_are_not_modified(module):
