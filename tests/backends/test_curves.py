@@ -220,6 +220,7 @@ TASKS = {
         options=LMOptions(uniform=True),
     ),
     "fewer rows than parameters": lambda: wide(steps=2),
+    "fewer rows and bounds": lambda: wide(bounds=([-9] * 5, [0.9, 9, -0.4, 9, 9]), steps=2),
     "only a sum counts": lambda: Task(
         sums, **data(sums, [0.3, 0.4, 0.0]), start=[0.1, 0.1, 5.0], steps=4
     ),
@@ -338,7 +339,14 @@ def test_it_is_the_solver_by_hand(module, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["an upper bound", "a lower bound", "from a bound", "bounds and outliers"]
+    "name",
+    [
+        "an upper bound",
+        "a lower bound",
+        "from a bound",
+        "bounds and outliers",
+        "fewer rows and bounds",
+    ],
 )
 def test_bounds_are_active_in_these_tests(name):
     t, (end, _), _ = expected_of(name)
@@ -425,6 +433,20 @@ def test_sizes(module, m, n):
     np.testing.assert_allclose(
         chebyshev.T @ state.params - y, r, atol=1e-9 * np.linalg.norm(y), rtol=0
     )
+
+
+def test_ill_conditioned_parameters(module):
+    """A polynomial of degree 7, whose columns have a condition number of 1e9."""
+    x = np.linspace(1, 10, 50)
+    y = np.sin(x) + 0.01 * np.random.default_rng(0).standard_normal(50)
+    columns = x[:, None] ** np.arange(8)
+    assert 1e8 < np.linalg.cond(columns) < 1e10
+
+    def f(p, x):
+        return sum((p[k] * x**k for k in range(1, 8)), p[0])
+
+    state, _ = fit(module, CurveProblem(curve_of(f, 8), (x,), y), np.ones(8))
+    np.testing.assert_allclose(state.params, np.linalg.lstsq(columns, y)[0], rtol=1e-6)
 
 
 def test_fewer_rows_than_parameters_are_interpolated(module):
