@@ -439,7 +439,8 @@ static void act_seconds(const fb_act *a, idx n, const real *Z, real *out)
     }
 }
 
-__attribute__((noinline)) static void user_apply(const fb_user *user, int order, idx n, const real *Z, real *out)
+__attribute__((noinline)) static void user_apply(const fb_user *user, int order, idx n,
+                                                 const real *Z, real *out)
 {
     program_run run;
     if (user->function) {
@@ -449,6 +450,18 @@ __attribute__((noinline)) static void user_apply(const fb_user *user, int order,
     program_start(&run, user->programs[order], NULL);
     program_apply(&run, n, &Z, &out);
 }
+
+/* Y (n) = act(Z) and Z = act'(Z), by one program. */
+__attribute__((noinline)) static void user_values_and_slopes(const fb_user *user, idx n, real *Z,
+                                                             real *Y)
+{
+    program_run run;
+    program_start(&run, user->programs[3], NULL);
+    program_apply(&run, n, (const real *[]){Z}, (real *[]){Y, Z});
+}
+
+/* In the backward pass it stands for an activation whose derivatives are in the place of Z. */
+static const fb_act by_slopes = {.kind = FB_USER};
 
 /* out (n) = act(Z) (order 0), act'(Z) (1) or act''(Z) (2); out may be Z. */
 static void act_apply(const fb_act *a, int order, idx n, const real *Z, real *out)
@@ -512,6 +525,10 @@ static void backward_from_z(const fb_act *a, idx rows, idx columns, const real *
 {
     enum { PIECE = 256 };
     real slopes[PIECE];
+    if (a == &by_slopes) {
+        scale_by(rows, columns, D, ldd, Z, ldz, out, ldo);
+        return;
+    }
     int multiplies = a->kind == FB_USER && a->user->function && (ldz != 0 || rows == 1);
     idx piece = multiplies && out == D ? columns : PIECE;
     for (idx j = 0; j < columns; j += piece) {
