@@ -248,3 +248,33 @@ def sin(x: Vector) -> Vector:
 def cos(x: Vector) -> Vector:
     """The cosine."""
     return _with_large(x, _shifted_sin(x, 0.5), "cos")
+
+
+# Of any number.
+
+
+def log_of_any(x: Vector) -> Vector:
+    """log x, of subnormal numbers too: these times a power of two."""
+    bits, small = x.lanes.info.nmant + 2, x < float(x.lanes.info.tiny)
+    y = log((x * 2.0**bits).where(small, x))
+    return (y - bits * math.log(2)).where(small, y)
+
+
+def log1p_of_any(x: Vector) -> Vector:
+    """log(1 + x): 1 + x = s + e = 2^k (1 + u), where e is the sum's error."""
+    lanes, mantissa_bits = x.lanes, x.lanes.info.nmant
+    s, rest = two_sum(lanes.constant(1), x)
+    k = (s.bits() - lanes.constant(math.sqrt(0.5)).bits()) >> mantissa_bits
+    u = lanes.from_bits(s.bits() - (k << mantissa_bits)) - 1
+    u = u + rest * lanes.from_bits(lanes.constant(1).bits() - (k << mantissa_bits))
+    shift = _shift(lanes)
+    n = lanes.from_bits(lanes.constant(shift).bits() + k) - shift
+    y = n * number(lanes, "LN2_HI") + (u - (_log1p_rest(u) - n * number(lanes, "LN2_LO")))
+    y = y.where(x < math.inf, x)  # NaN and infinity as they are
+    y = lanes.constant(-math.inf).where(x.equals(-1), y)
+    return x.where(x.equals(0), lanes.constant(math.nan).where(x < -1, y))
+
+
+def expm1_of_any(x: Vector) -> Vector:
+    """e^x - 1, of subnormal numbers too."""
+    return x.where(abs(x) < float(x.lanes.info.eps / 4), expm1(x))
