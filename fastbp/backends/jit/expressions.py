@@ -8,8 +8,8 @@ from typing import Any
 from llvmlite import ir
 
 from ...maths import expressions as ex
+from ...maths.formulas import elementary, general
 from ...maths.programs import lowered
-from . import elementary
 from .compiling import FLAG
 from .intrinsics import emits, same
 from .numba_internals import cgutils
@@ -24,9 +24,6 @@ def _functions(lanes: Lanes) -> dict[str, Callable]:
         """A truth value, which may also be a constant."""
         return builder.not_(x.equals(0)) if isinstance(x, Vector) else x
 
-    def in_c(name: str) -> Callable:
-        return lambda *vectors: _in_c(lanes, name, vectors)
-
     return {
         "add": lambda x, y: x + y,
         "subtract": lambda x, y: x - y,
@@ -34,25 +31,26 @@ def _functions(lanes: Lanes) -> dict[str, Callable]:
         "divide": lambda x, y: x / y,
         "negative": lambda x: -x,
         "abs": abs,
-        "sign": lambda x: lanes.constant(1).where(
-            x > 0, lanes.constant(-1).where(x < 0, lanes.constant(0).where(x.equals(0), x))
-        ),
+        "sign": general.sign,
         "max": lambda x, y: x.where(x > y, y).where(x.equals(x), x),
         "min": lambda x, y: x.where(x < y, y).where(x.equals(x), x),
         "sqrt": Vector.sqrt,
         "exp": elementary.exp,
         "decay": lambda x: elementary.exp(-abs(x)),
-        "expm1": elementary.expm1_of_any,
-        "log": elementary.log_of_any,
-        "log1p": elementary.log1p_of_any,
+        "expm1": general.expm1_of_any,
+        "log": general.log_of_any,
+        "log1p": general.log1p_of_any,
         "log1p_small": elementary.log1p_to_1,
         "sin": elementary.sin,
         "cos": elementary.cos,
         "tanh": elementary.tanh,
         "sigmoid": elementary.sigmoid,
-        "arctan": in_c("atan"),
-        **{name: in_c(name) for name in ("sinh", "cosh", "erf", "erfc")},
-        "power": in_c("pow"),
+        "arctan": general.arctan,
+        "sinh": general.sinh,
+        "cosh": general.cosh,
+        "erf": general.erf,
+        "erfc": general.erfc,
+        "power": lambda x, y: _in_c(lanes, "pow", (x, y)),
         "less": lambda x, y: x < y,
         "less_equal": lambda x, y: x <= y,
         "equal": lambda x, y: x.equals(y),
