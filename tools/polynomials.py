@@ -2,11 +2,11 @@
 
     python tools/polynomials.py
 
-writes fastbp/backends/polynomials.py and csrc/core/polynomials.h from one table, so that the Numba
-and the C backend compute with the same numbers. The polynomials interpolate at Chebyshev's nodes,
-which comes within a small factor of the best possible error, and are rounded to their type; the
-error stated beside each is that of the rounded polynomial, measured on a fine grid. A number that
-is needed to more digits than its type has stands as a sum HI + LO. Needs mpmath.
+writes fastbp/maths/formulas/polynomials.py and csrc/core/polynomials.h from one table, so that the
+Numba and the C backend compute with the same numbers. The polynomials interpolate at Chebyshev's
+nodes, which comes within a small factor of the best possible error, and are rounded to their type;
+the error stated beside each is that of the rounded polynomial, measured on a fine grid. A number
+that is needed to more digits than its type has stands as a sum HI + LO. Needs mpmath.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import mpmath
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON_FILE = ROOT / "fastbp" / "backends" / "polynomials.py"
+PYTHON_FILE = ROOT / "fastbp" / "maths" / "formulas" / "polynomials.py"
 C_FILE = ROOT / "csrc" / "core" / "polynomials.h"
 
 DTYPES = {"F64": np.float64, "F32": np.float32}
@@ -95,6 +95,26 @@ def polynomials() -> list[Polynomial]:
             lambda x: (mpmath.sin(mpmath.sqrt(x)) / mpmath.sqrt(x) - 1) / x,
             lambda x, e: x * e / (mpmath.sin(mpmath.sqrt(x)) / mpmath.sqrt(x)),
             {"F64": 8, "F32": 4},
+        ),
+        Polynomial(
+            "ARCTAN",
+            "arctan t = t + t^3 q(t^2)",
+            "|t| <= 1.001 tan(pi/8)",
+            mpmath.mpf(0),
+            (mpmath.tan(mpmath.pi / 8) * mpmath.mpf("1.001")) ** 2,
+            lambda x: (mpmath.atan(mpmath.sqrt(x)) / mpmath.sqrt(x) - 1) / x,
+            lambda x, e: x * e / (mpmath.atan(mpmath.sqrt(x)) / mpmath.sqrt(x)),
+            {"F64": 11, "F32": 4},
+        ),
+        Polynomial(
+            "ERF",
+            "erf x = x + x q(x^2)",
+            "|x| <= 0.75",
+            mpmath.mpf(0),
+            mpmath.mpf("0.75") ** 2,
+            lambda x: mpmath.erf(mpmath.sqrt(x)) / mpmath.sqrt(x) - 1,
+            lambda x, e: e / (mpmath.erf(mpmath.sqrt(x)) / mpmath.sqrt(x)),
+            {"F64": 11, "F32": 6},
         ),
         Polynomial(
             "TAIL",
@@ -203,6 +223,7 @@ def table() -> list[Entry]:
             values = coefficients(poly, dtype_name)
             text = f"{poly.formula} below 2^{log2_error(poly, values):.1f} on {poly.interval}"
             entries.append(Entry(poly.name, dtype_name, text, values, True))
+        entries += numbers_of_the_type(dtype_name)
         entries += limits(dtype_name)
         entries += elementary_numbers(dtype_name)
         entries += gelu_numbers(dtype_name)
@@ -227,10 +248,25 @@ def number(
     return entries
 
 
+def numbers_of_the_type(dtype_name: str) -> list[Entry]:
+    info = np.finfo(DTYPES[dtype_name])
+    rounding = "added to x and subtracted again, rounds x to an integer"
+    return [
+        Entry("LARGEST", dtype_name, "the type's largest number", [float(info.max)], False),
+        Entry("EPSILON", dtype_name, "1 + EPSILON follows 1", [float(info.eps)], False),
+        Entry("TO_INTEGER", dtype_name, rounding, [1.5 * 2.0**info.nmant], False),
+        *number(dtype_name, "SMALLEST", float(info.tiny), "the smallest that is not subnormal"),
+        *number(dtype_name, "TO_NORMAL", 2.0 ** (info.nmant + 2), "makes it so; its logarithm"),
+        *number(dtype_name, "LOG_TO_NORMAL", (info.nmant + 2) * mpmath.log(2)),
+        Entry("MANTISSA_BITS", dtype_name, "where bits lie", [info.nmant], False),
+        Entry("SIGN_BIT", dtype_name, "", [info.bits - 1], False),
+    ]
+
+
 def limits(dtype_name: str) -> list[Entry]:
     """Where arguments are cut: whole numbers, at or a little beyond where it changes nothing."""
 
-    def limit(name: str, of_f64: int, of_f32: int, comment: str = "") -> list[Entry]:
+    def limit(name: str, of_f64: float, of_f32: float, comment: str = "") -> list[Entry]:
         return number(dtype_name, name, of_f64 if dtype_name == "F64" else of_f32, comment)
 
     return [
@@ -238,6 +274,8 @@ def limits(dtype_name: str) -> list[Entry]:
         *limit("EXP_MOST", 710, 89),
         *limit("SCALE_LEAST", -1416, -174, "e^x = 2^k (1 + p), 2^k two normal powers of 2, above"),
         *limit("EXPM1_LEAST", -40, -20, "e^x - 1 rounds to -1 below"),
+        *limit("SINH_MOST", 710.75, 89.625, "sinh and cosh are infinite beyond, erfc is 0"),
+        *limit("ERFC_MOST", 27.5, 10.5),
         *limit("SIN_MOST", 2**30, 2**13, "pi as a sum suffices for sin and cos up to this"),
         *limit("NORMAL_MOST", TAIL_END, 15, "beyond, gelu, silu and mish, gelu_tanh are 0 or z"),
         *limit("LOGISTIC_MOST", 760, 112),
@@ -253,6 +291,7 @@ def elementary_numbers(dtype_name: str) -> list[Entry]:
         *number(dtype_name, "LN2_HI", hi, short),
         *number(dtype_name, "LN2_LO", lo),
         *number(dtype_name, "INV_PI", 1 / mpmath.pi, "1/pi, and pi as a sum"),
+        *number(dtype_name, "HALF_PI", mpmath.pi / 2, parts=HI_LO),
         *number(dtype_name, "PI", +mpmath.pi, parts=("_1", "_2", "_3")),
     ]
 
@@ -320,7 +359,7 @@ HEAD = "Generated by tools/polynomials.py; change it there. Lowest powers come f
 
 
 def python_text(entries: list[Entry]) -> str:
-    lines = [f'"""Numbers of the compiled backends\' elementary functions.\n\n{HEAD}\n"""', ""]
+    lines = [f'"""Numbers of the formulas.\n\n{HEAD}\n"""', ""]
     for entry in entries:
         if entry.comment:
             lines += [f"# {part}" for part in wrapped(entry.comment)]
@@ -328,20 +367,20 @@ def python_text(entries: list[Entry]) -> str:
         if entry.is_list:
             lines += [f"{name} = (", *(f"    {value!r}," for value in entry.values), ")"]
         else:
-            lines.append(f"{name} = {entry.values[0]!r}")
+            lines.append(f"{name} = {entry.values[0]!r}".replace("e+", "e"))
     return "\n".join(lines) + "\n"
 
 
 def c_text(entries: list[Entry]) -> str:
     lines = [
-        "/* Numbers of the elementary functions; lists are for brace initialisers.",
+        "/* Numbers of the formulas; lists are for brace initialisers.",
         f" * {HEAD} */",
         "#ifndef FB_POLYNOMIALS_H",
         "#define FB_POLYNOMIALS_H",
     ]
     for entry in entries:
         suffix = "f" if entry.dtype_name == "F32" else ""
-        numbers = [c_number(value) + suffix for value in entry.values]
+        numbers = [c_number(value, suffix) for value in entry.values]
         if entry.comment:
             lines += ["", "/* " + "\n * ".join(wrapped(entry.comment)) + " */"]
         name = f"FB_{entry.name}_{entry.dtype_name}"
@@ -353,12 +392,14 @@ def c_text(entries: list[Entry]) -> str:
     return "\n".join([*lines, "", "#endif", ""])
 
 
-def c_number(value: float) -> str:
+def c_number(value: float, suffix: str) -> str:
     """A hexadecimal float without trailing zeros; decimal if it is whole."""
-    if value.is_integer() and abs(value) < 2**20:
+    if isinstance(value, int):
         return str(value)
+    if value.is_integer() and abs(value) < 2**20:
+        return str(value) + suffix
     mantissa, exponent = value.hex().split("p")
-    return mantissa.rstrip("0").rstrip(".") + "p" + exponent
+    return mantissa.rstrip("0").rstrip(".") + "p" + exponent + suffix
 
 
 def wrapped(text: str, width: int = 94) -> list[str]:

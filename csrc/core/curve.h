@@ -10,15 +10,12 @@
 typedef struct {
     search search; /* first, so that its functions find the rest */
     const fb_curve *curve;
-    idx m, ld; /* rows of data; the leading dimension of J and Q, at least m and n */
+    idx m, ld; /* rows of data; the leading dimension of J */
     real *J; /* (n, ld): the columns of sqrt(D) times the Jacobian, zeros behind the m rows */
     real *r; /* (ld): sqrt(D) times the residuals; with J it is a matrix (n + 1, ld) */
     real *roots; /* (m): w·sqrt(rho'), from which J and r have D; see factors_of() */
     real *moved; /* (ld): sqrt(D) times the residuals at s->moved, or those of curve_sum() */
-    real *Q; /* (n, ld): below the diagonal the reflections that make J upper triangular, above it R */
-    real *diagonal, *betas; /* of R, and factors of the reflections */
-    real *turned; /* (ld): a right-hand side after the reflections */
-    int is_reflected; /* whether Q belongs to J */
+    real *Q; /* memory for solve_curve_by_qr() */
 } curve_search;
 
 /* r (m) = factors·(f - y), in the place of f. Returns Σ r². */
@@ -74,7 +71,7 @@ static const real *factors_of(const curve_search *s)
 
 /* Σ scale²·rho of residuals r (m). Unless `roots` is null, it is set, and r becomes
  * sqrt(rho')·r. */
-static double robust_sum(const curve_search *s, real *r, real *roots)
+INLINE double robust_sum(const curve_search *s, real *r, real *roots)
 {
     const double *weights = s->curve->weights;
     double sum = 0, slope;
@@ -137,7 +134,6 @@ static int linearise_curve(search *general, int at_trial, double *squares)
     }
     for (idx i = 0; i < n; i++)
         for (idx j = 0; j < i; j++) d->normal[j * n + i] = d->normal[i * n + j];
-    s->is_reflected = 0;
     return FB_DONE;
 }
 
@@ -155,62 +151,36 @@ static int curve_jtr_at_moved(search *general)
     return FB_DONE;
 }
 
-/* x (rows) = its reflection at the plane that is normal to v. */
-INLINE void reflect(idx rows, real beta, const real *v, real *x)
-{
-    add_multiple(rows, -beta * dot(rows, v, x), v, x);
-}
-
-/* Q, diagonal, betas = Householder's factors of J. */
-static void factor_orthogonally(curve_search *s)
-{
-    idx n = s->search.n, ld = s->ld;
-    memcpy(s->Q, s->J, (size_t)(n * ld) * sizeof(real));
-    for (idx k = 0; k < n; k++) {
-        real *v = s->Q + k * ld + k, norm = sqrt(dot(ld - k, v, v));
-        s->diagonal[k] = *v > 0 ? -norm : norm;
-        *v -= s->diagonal[k];
-        s->betas[k] = norm > 0 ? 1 / (norm * fabs(*v)) : 0;
-        for (idx j = k + 1; j < n; j++) reflect(ld - k, s->betas[k], v, s->Q + j * ld + k);
-    }
-    s->is_reflected = 1;
-}
-
-/* v = argmin ‖Jv + q‖² + Σ damping·v². For the step q is r, for the bend half the second derivative
- * of r along the step. */
+/* v = argmin ‖Jv + q‖² + Σ damping·v² by Householder's reflections of the columns of J and of
+ * diag(sqrt(damping)) below it. For the step q is r, for the bend half the second derivative of r
+ * along the step. */
 static void solve_curve_by_qr(search *general, int bends, real *v)
 {
     curve_search *s = (curve_search *)(void *)general;
-    idx n = general->n, ld = s->ld;
-    real *U = general->U, *q = s->turned;
-    if (!s->is_reflected) factor_orthogonally(s);
-    memcpy(q, s->r, (size_t)ld * sizeof(real));
+    idx n = general->n, m = s->m, rows = m + n, ld = round_up(rows);
+    real *Q = s->Q, *q = Q + n * ld;
+    memset(Q, 0, (size_t)((n + 1) * ld) * sizeof(real));
+    for (idx j = 0; j <= n; j++) memcpy(Q + j * ld, s->J + j * s->ld, (size_t)m * sizeof(real));
+    for (idx j = 0; j < n; j++) Q[j * ld + m + j] = sqrt(general->damping[j]);
     if (bends) {
-        for (idx i = 0; i < ld; i++) q[i] = (s->moved[i] - q[i]) / (FB_PROBE * FB_PROBE);
-        for (idx j = 0; j < n; j++) add_multiple(ld, -general->step[j] / FB_PROBE, s->J + j * ld, q);
+        for (idx i = 0; i < m; i++) q[i] = (s->moved[i] - q[i]) / (FB_PROBE * FB_PROBE);
+        for (idx j = 0; j < n; j++) add_multiple(m, -general->step[j] / FB_PROBE, Q + j * ld, q);
     }
     for (idx k = 0; k < n; k++) {
-        reflect(ld - k, s->betas[k], s->Q + k * ld + k, q + k);
-        for (idx j = 0; j < n; j++) U[k * n + j] = j > k ? s->Q[j * ld + k] : 0;
-        U[k * n + k] = s->diagonal[k];
-    }
-    for (idx j = 0; j < n; j++) { /* rotate the row sqrt(damping) of column j into U */
-        double rest = 0;
-        memset(v, 0, (size_t)n * sizeof(real));
-        v[j] = sqrt(general->damping[j]);
-        for (idx k = j; k < n; k++) {
-            double size = hypot(U[k * n + k], v[k]);
-            if (v[k] == 0) continue;
-            double c = U[k * n + k] / size, sine = v[k] / size, before = q[k];
-            q[k] = c * before + sine * rest, rest = c * rest - sine * before;
-            for (idx l = k; l < n; l++) {
-                before = U[k * n + l];
-                U[k * n + l] = c * before + sine * v[l], v[l] = c * v[l] - sine * before;
-            }
+        real *normal = Q + k * ld + k, size = sqrt(dot(rows - k, normal, normal));
+        real corner = *normal > 0 ? -size : size;
+        *normal -= corner;
+        for (idx j = k + 1; j <= n; j++) {
+            real *column = Q + j * ld + k;
+            real share = dot(rows - k, normal, column) / (corner * *normal);
+            add_multiple(rows - k, share, normal, column);
         }
+        *normal = corner;
     }
-    for (idx k = n - 1; k >= 0; k--)
-        v[k] = -(q[k] + dot(n - k - 1, U + k * n + k + 1, v + k + 1)) / U[k * n + k];
+    for (idx k = n - 1; k >= 0; k--) {
+        v[k] = -q[k] / Q[k * ld + k];
+        add_multiple(k, v[k], Q + k * ld, q);
+    }
 }
 
 static const sum_functions curve_functions = {linearise_curve, curve_sum_at_trial,
@@ -221,7 +191,7 @@ static const sum_functions curve_functions = {linearise_curve, curve_sum_at_tria
  * begin with that of d->params. */
 static int fit_curve(fb_pool *pool, const fb_curve *curve, fb_descent *d)
 {
-    idx n = (idx)curve->n_params, m = (idx)curve->n, ld = round_up(m > n ? m : n);
+    idx n = (idx)curve->n_params, m = (idx)curve->n, ld = round_up(m);
     curve_search s = {
         .search = {.sum = &curve_functions, .d = d, .n = n, .n_params = n},
         .curve = curve,
@@ -229,18 +199,15 @@ static int fit_curve(fb_pool *pool, const fb_curve *curve, fb_descent *d)
         .ld = ld,
     };
     idx pack = n > FB_FACTOR_ROWS ? PACK_SIZE : 0;
-    idx size = pack + (2 * n + 4) * ld + 2 * round_up(n) + size_of_search(n, n);
+    idx size = pack + (n + 3) * ld + (n + 1) * round_up(m + n) + size_of_search(n, n);
     fb_workspace *workspace = fb_pool_take(pool, (size_t)size * sizeof(real));
     if (!workspace) return FB_NO_MEMORY;
     real *place = (real *)(void *)workspace->bytes;
     s.search.pack = place, place += pack;
     s.J = place, place += (n + 1) * ld, s.r = place - ld;
-    s.Q = place, place += n * ld;
+    s.Q = place, place += (n + 1) * round_up(m + n);
     s.roots = place, place += ld;
     s.moved = place, place += ld;
-    s.turned = place, place += ld;
-    s.diagonal = place, place += round_up(n);
-    s.betas = place, place += round_up(n);
     lay_out_search(&s.search, place);
     for (idx j = 0; j <= n; j++) memset(s.J + j * ld + m, 0, (size_t)(ld - m) * sizeof(real));
     memset(s.moved + m, 0, (size_t)(ld - m) * sizeof(real));

@@ -9,17 +9,18 @@
 /* So many columns of JᵀJ are computed by one product, down to the diagonal. */
 enum { COLUMN_BLOCK = PANEL_NV * VL };
 
-/* d (rows·each, n_out) ∘= act' of the layer; the `each` deltas of a row share its row of Y and
- * Z. */
-static void scale_deltas(const fb_layer *layer, idx rows, idx each, block Y, block Z, block d)
+/* d (rows·each, n_out) ∘= act' of layer l; the `each` deltas of a row share its row of Y and Z. */
+static void scale_deltas(const fb_layer *layer, const buffers *B, idx l, idx rows, idx each)
 {
+    const fb_act *act = backward_act(B, layer);
+    block Y = B->Y[l], Z = B->Z[l], d = B->D[l];
     if (each == 1) {
-        act_backward(&layer->act, rows, layer->n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p, d.ld);
+        act_backward(act, rows, layer->n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p, d.ld);
         return;
     }
     for (idx r = 0; r < rows; r++) {
         real *p = d.p + r * each * d.ld, *z = Z.p ? Z.p + r * Z.ld : NULL;
-        act_backward(&layer->act, each, layer->n_out, p, d.ld, Y.p + r * Y.ld, 0, z, 0, p, d.ld);
+        act_backward(act, each, layer->n_out, p, d.ld, Y.p + r * Y.ld, 0, z, 0, p, d.ld);
     }
 }
 
@@ -31,7 +32,7 @@ static void pull_deltas(const fb_plan *plan, const buffers *B, idx rows, idx eac
 {
     for (idx l = plan->n_layers - 1; l >= lowest; l--) {
         const fb_layer *layer = plan->layers + l;
-        scale_deltas(layer, rows, each, B->Y[l], B->Z[l], B->D[l]);
+        scale_deltas(layer, B, l, rows, each);
         if (l == lowest && !dX) break;
         block below = l ? B->D[l - 1] : (block){dX, layer->n_in};
         layer_pullback(rows * each, layer->n_in, layer->n_out, B->D[l], B->Wt[l], below, 0,

@@ -8,7 +8,7 @@ static int dense_forward(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act
     if (!workspace) return FB_NO_MEMORY;
     if (n > 0 && n_out > 0)
         layer_forward(n, n_in, n_out, act, X, n_in, W, b, (block){Y, n_out},
-                      (block){Z, n_out}, (real *)(void *)workspace->bytes);
+                      (block){Z, n_out}, 0, (real *)(void *)workspace->bytes);
     fb_pool_give(pool, workspace);
     return FB_DONE;
 }

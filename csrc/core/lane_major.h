@@ -179,7 +179,9 @@ INLINE void lane_major_forward(const fb_plan *plan, const buffers *B, const lane
         real *Y = B->Y[l].p, *Z = B->Z[l].p, *out = Z ? Z : Y;
         int rectified = !Z && (layer->act.kind == FB_RELU || layer->act.kind == FB_RELU_Z);
         lane_major_outputs(layer, t, in, rectified, out);
-        if (Z || !(rectified || layer->act.kind == FB_LINEAR))
+        if (has_slopes(B, &layer->act))
+            user_values_and_slopes(layer->act.user, layer->n_out * t->ld, Z, Y);
+        else if (Z || !(rectified || layer->act.kind == FB_LINEAR))
             act_apply(&layer->act, 0, layer->n_out * t->ld, out, Y);
         in = Y;
     }
@@ -193,7 +195,7 @@ INLINE void lane_major_backward(const fb_plan *plan, const buffers *B, const lan
         const fb_layer *layer = plan->layers + l;
         idx size = layer->n_out * t->ld;
         if (layer->act.kind != FB_LINEAR)
-            act_backward(&layer->act, 1, size, d, 0, B->Y[l].p, 0, B->Z[l].p, 0, d, 0);
+            act_backward(backward_act(B, layer), 1, size, d, 0, B->Y[l].p, 0, B->Z[l].p, 0, d, 0);
         lane_major_gradient(layer, t, l ? B->Y[l - 1].p : B->X, d);
         if (l == 0) break;
         lane_major_pullback(layer, t, d, other);

@@ -65,6 +65,10 @@ INLINE double weight_of(const loss_tile *tile, idx i)
         return total_of(sum);                                                                      \
     }
 
+INLINE vec nan_like(vec z, vec value) { return if_equal(z, z, value, z); }
+INLINE vec if_negative(vec z, vec yes, vec no) { return if_greater((vec){0}, z, yes, no); }
+INLINE vec if_positive(vec z, vec yes, vec no) { return if_greater(z, (vec){0}, yes, no); }
+
 INLINE vec positive_part(vec x) { return vmax((vec){0}, x); } /* NaN of NaN, as all here */
 INLINE vec sign(vec x)
 {
@@ -82,7 +86,7 @@ INLINE vec log_cosh(vec d)
 {
     vec a = vabs(d), half = splat((real)0.5), t = vtanh(a);
     t *= t;
-    vec log = vlog1p(if_greater(half, t, t / (1 - t), vexp(-2 * a)));
+    vec log = vlog1p_to_1(if_greater(half, t, t / (1 - t), vexp(-2 * a)));
     return if_greater(half, t, half * log, a + (log - (real)0.69314718055994531));
 }
 INLINE vec quantile_slope(vec d, vec tau) /* d = t - y */
@@ -97,7 +101,7 @@ INLINE vec bce(vec y, vec t, vec eps)
     vec p = clipped(y, eps), half = splat((real)0.5);
     /* Of p and 1 - p the smaller one is exact; the logarithm of the other is log(1 - it). */
     vec small = if_greater(p, half, 1 - p, p);
-    vec log_small = vlog(small), log_large = vlog1p(-small);
+    vec log_small = vlog(small), log_large = vlog1p_to_1(-small);
     vec log_p = if_greater(p, half, log_large, log_small);
     vec log_q = if_greater(p, half, log_small, log_large);
     return (vec){0} - t * log_p - (1 - t) * log_q;
@@ -124,7 +128,7 @@ ELEMENTWISE(log_cosh_loss, log_cosh(y - t), vtanh(y - t), 4 * sigmoid_slope(2 * 
 ELEMENTWISE(quantile_loss, if_positive(t - y, c * (t - y), (c - 1) * (t - y)),
             quantile_slope(t - y, c), zero)
 ELEMENTWISE(bce_loss, bce(y, t, c), bce_slope(y, t, c), bce_curve(y, t, c) * u)
-ELEMENTWISE(bce_logits_loss, positive_part(y) - y * t + vlog1p(vexp(-vabs(y))), vsigmoid(y) - t,
+ELEMENTWISE(bce_logits_loss, positive_part(y) - y * t + vlog1p_to_1(vexp(-vabs(y))), vsigmoid(y) - t,
             sigmoid_slope(y) * u)
 ELEMENTWISE(hinge_loss, positive_part(1 - t * y),
             if_positive(1 - t * y, -t, nan_like(1 - t * y, zero)), zero)
@@ -274,7 +278,7 @@ GAUSSIAN(gaussian_nll_loss, NLL_TERMS, (v + e * e * p) * half + (real)0.91893853
 
 #define KL_TERMS /* e^v and e^v - 1 */                                                             \
     vec exp_v = vexp(v), one = splat(1);                                                           \
-    vec less = if_greater(v, one, exp_v - 1, vexpm1(vmin(one, v)));
+    vec less = if_greater(v, one, exp_v - 1, vexpm1_below(vmin(one, v)));
 GAUSSIAN(gaussian_kl_loss, KL_TERMS, ((less - v) + m * m) * half, m, half * less, um,
          half * exp_v * uv)
 

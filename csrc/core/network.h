@@ -17,6 +17,7 @@ typedef struct {
     real *pack; /* PACK_SIZE numbers, for gemm() */
     real *scratch; /* outputs and targets of VL rows, for losses */
     block *Y, *Z; /* per layer (rows, ld); Z only where the backward pass reads it */
+    int slopes; /* whether act'(Z) takes the place of Z where one program gives it with Y */
     block *A; /* per layer: the input of the next layer, which is Y, or Y times dropout's factors */
     block *factors; /* of dropout, per layer; null if no layer has dropout */
     factor *Wt; /* per layer, but the first unless dX is wanted: the transpose of W */
@@ -129,6 +130,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     B->Y = tables, B->Z = tables + L, B->RZ = tables + 2 * L, B->RY = tables + 3 * L;
     B->A = drops ? tables + 4 * L : B->Y, B->factors = drops ? tables + 5 * L : NULL;
     B->D = tables + 6 * L;
+    B->slopes = forward && backward && !direction;
     B->Wt = carve(&end, (size_t)(2 * L) * sizeof(factor)), B->Vt = B->Wt + L;
     B->pack = CARVE(PACK_SIZE);
     B->scratch = CARVE(2 * VL * plan->layers[L - 1].n_out);
@@ -179,10 +181,22 @@ static int take_buffers(buffers *B, fb_plan *plan, needs need)
 
 static void give_buffers(buffers *B, fb_plan *plan) { fb_pool_give(&plan->pool, B->workspace); }
 
-/* One layer: Y = act(XW + b), and Z = XW + b unless Z.p is null. X (rows, ldx), W (n_in, n_out), b
- * (n_out) or null. */
+/* Whether a layer's B->Z is to hold, or holds, act'(Z). */
+INLINE int has_slopes(const buffers *B, const fb_act *act)
+{
+    return B->slopes && act->kind == FB_USER && !act->user->function;
+}
+
+/* The activation of a layer as the backward pass takes it. */
+INLINE const fb_act *backward_act(const buffers *B, const fb_layer *layer)
+{
+    return has_slopes(B, &layer->act) ? &by_slopes : &layer->act;
+}
+
+/* One layer: Y = act(XW + b), and Z = XW + b unless Z.p is null, or with `slopes` act'(XW + b). X
+ * (rows, ldx), W (n_in, n_out), b (n_out) or null. */
 static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
-                          const real *W, const real *b, block Y, block Z, real *pack)
+                          const real *W, const real *b, block Y, block Z, int slopes, real *pack)
 {
     int rectified = !Z.p && (act->kind == FB_RELU || act->kind == FB_RELU_Z);
     block out = Z.p ? Z : Y;
@@ -196,7 +210,9 @@ static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, cons
     }
     if (rectified || (act->kind == FB_LINEAR && !Z.p)) return;
     /* Gaps between rows are shorter than a vector and hold harmless numbers: one long row. */
-    act_apply(act, 0, (rows - 1) * out.ld + n_out, out.p, Y.p);
+    idx size = (rows - 1) * out.ld + n_out;
+    if (slopes) user_values_and_slopes(act->user, size, Z.p, Y.p);
+    else act_apply(act, 0, size, out.p, Y.p);
 }
 
 /* sums (+)= the column sums of A (rows, columns), `vectors` vectors wide, at most 4. Several
@@ -294,7 +310,7 @@ static void tile_forward(const fb_plan *plan, const buffers *B, const real *para
         const fb_layer *layer = plan->layers + l;
         const real *b = layer->b < 0 ? NULL : params + layer->b;
         layer_forward(rows, layer->n_in, layer->n_out, &layer->act, X, ldx, params + layer->w, b,
-                      B->Y[l], B->Z[l], B->pack);
+                      B->Y[l], B->Z[l], has_slopes(B, &layer->act), B->pack);
         if (factors && factors[l].p) multiply(rows, layer->n_out, B->Y[l], factors[l], B->A[l]);
         X = B->A[l].p, ldx = B->A[l].ld;
     }
@@ -349,7 +365,8 @@ static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const
         idx n_in = layer->n_in, n_out = layer->n_out;
         block Y = B->Y[l], Z = B->Z[l];
         if (factors && factors[l].p) multiply(rows, n_out, d, factors[l], d);
-        act_backward(&layer->act, rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p, d.ld);
+        act_backward(backward_act(B, layer), rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p,
+                     d.ld);
         const real *input = l ? B->A[l - 1].p : X;
         idx ld_input = l ? B->A[l - 1].ld : n_in;
         real *db = layer->b < 0 ? NULL : grad + layer->b;

@@ -30,21 +30,6 @@ static void decay_weights(idx n, real *p, const uint8_t *free, double share)
     for (idx i = 0; i < n; i++) p[i] *= 1 - lost * (real)(free ? free[i] : 1);
 }
 
-/* a / d for d >= 0, to about 1.5 ULP. The divider is busy with the square root, so at AVX-512 the
- * reciprocal is computed from an estimate of 14 bits by Newton's steps. Adam's steps of 100-100-10
- * on 2 rows, which are mostly the rule, take 0.85 (f64) and 0.9 (f32) of the time. */
-INLINE vec divide(vec a, vec d)
-{
-#if FB_ISA == 2
-    d = vmin(splat(LARGEST), d); /* Newton's step would make NaN of infinity */
-    vec r = OP(rcp14)(d);
-    UNROLL for (int i = 0; i <= FB_DOUBLE; i++) r += r * residual(splat(1), d, r);
-    return a * r;
-#else
-    return a / d;
-#endif
-}
-
 /* β^t: a power up to the last multiple of 64, products from there. So next_power() gives the same
  * bits wherever a run is resumed. Exactly 0 where 1 - β^t rounds to 1. */
 static double power(double beta, int64_t t)

@@ -6,7 +6,7 @@
  * every vector of a block is combined: their step is 0.
  */
 
-#include "elementary.h"
+#include "formulas.h"
 
 enum { PROGRAM_BYTES = 64 * FB_MOST_PLACES, MOST_IN_BLOCK = 2048 / sizeof(real) };
 
@@ -18,60 +18,12 @@ typedef struct {
     _Alignas(64) real memory[PROGRAM_BYTES / sizeof(real)];
 } program_run;
 
-/* Functions of whole range that the core has no vector code for. */
-
-typedef double of_number(double);
-INLINE vec by_lanes(vec x, of_number *f)
-{
-    UNROLL for (int i = 0; i < VL; i++) x[i] = (real)f((double)x[i]);
-    return x;
-}
 INLINE vec power_by_lanes(vec x, vec y)
 {
     UNROLL for (int i = 0; i < VL; i++) x[i] = (real)pow((double)x[i], (double)y[i]);
     return x;
 }
 
-/* log of any number: subnormal ones times a power of two. */
-INLINE vec log_of_any(vec x)
-{
-    const vec least = splat(FB_DOUBLE ? (real)0x1p-1022 : (real)0x1p-126), zero = {0};
-    vec scaled = if_greater(least, x, x * (real)(FB_DOUBLE ? 0x1p54 : 0x1p25), x);
-    real less = (real)((FB_DOUBLE ? 54 : 25) * 0.69314718055994530942);
-    return vlog(scaled) - if_greater(least, x, splat(less), zero);
-}
-
-/* log(1 + x) of any number: 1 + x = s + e = 2^k (1 + u), where e is the sum's error. */
-INLINE vec log1p_of_any(vec x)
-{
-    two_words s = sum(splat(1), x);
-    ivec above = (ivec)splat(1) - (ivec)splat((real)0.70710678118654752);
-    ivec k = (((ivec)s.high + above) >> MANTISSA_BITS) - EXPONENT_BIAS;
-    vec u = (vec)((ivec)s.high - (k << MANTISSA_BITS)) - 1;
-    u += s.low * (vec)((EXPONENT_BIAS - k) << MANTISSA_BITS);
-    vec n = (vec)(k + (ivec)splat((real)TO_INTEGER)) - (real)TO_INTEGER;
-    vec y = n * (real)NUMBER(LN2_HI) + (u - (log1p_rest(u) - n * (real)NUMBER(LN2_LO)));
-    vec zero = {0}, infinity = splat((real)INFINITY);
-    y = if_greater(infinity, x, y, x); /* NaN and infinity as they are */
-    y = if_greater(splat(-1), x, splat((real)NAN), if_equal(x, splat(-1), -infinity, y));
-    return if_equal(x, zero, x, y);
-}
-
-/* e^x - 1 of any number. */
-INLINE vec expm1_of_any(vec x)
-{
-    const real most = (real)(((FB_DOUBLE ? 1024 : 128) + 0.25) * 0.69314718055994530942);
-    reduced e = reduce_exp(vmin(splat(most), vmax(splat(EXPM1_LEAST), x)), (vec){0});
-    vec half = (vec)(exponent(e.shifted - 1) + (ivec)splat(1)); /* 2^k may be out of range */
-    vec y = (half * e.p + (half - (real)0.5)) * 2;
-    return if_greater(splat(EPSILON / 4), vabs(x), x, y);
-}
-
-INLINE vec sign_of(vec x)
-{
-    vec zero = {0};
-    return if_greater(x, zero, splat(1), if_greater(zero, x, splat(-1), if_equal(x, zero, zero, x)));
-}
 INLINE vec if_less_equal(vec a, vec b, vec yes, vec no)
 {
     return if_greater(b, a, yes, if_equal(a, b, yes, no));
@@ -120,25 +72,25 @@ static void run_instructions(const program_run *run, const int16_t *code, idx co
         RUN(POWER, TAKE_AB, power_by_lanes(a, b))
         RUN(NEGATIVE, TAKE_A, -a)
         RUN(ABS, TAKE_A, vabs(a))
-        RUN(SIGN, TAKE_A, sign_of(a))
+        RUN(SIGN, TAKE_A, vsign(a))
         RUN(MAX, TAKE_AB, if_equal(a, a, vmax(a, b), a))
         RUN(MIN, TAKE_AB, if_equal(a, a, vmin(a, b), a))
         RUN(EXP, TAKE_A, vexp(a))
         RUN(DECAY, TAKE_A, vexp(-vabs(a)))
-        RUN(EXPM1, TAKE_A, expm1_of_any(a))
-        RUN(LOG, TAKE_A, log_of_any(a))
-        RUN(LOG1P, TAKE_A, log1p_of_any(a))
-        RUN(LOG1P_SMALL, TAKE_A, vlog1p(a))
+        RUN(EXPM1, TAKE_A, vexpm1_of_any(a))
+        RUN(LOG, TAKE_A, vlog_of_any(a))
+        RUN(LOG1P, TAKE_A, vlog1p_of_any(a))
+        RUN(LOG1P_SMALL, TAKE_A, vlog1p_to_1(a))
         RUN(SQRT, TAKE_A, vsqrt(a))
         RUN(SIN, TAKE_A, vsin(a))
         RUN(COS, TAKE_A, vcos(a))
         RUN(TANH, TAKE_A, vtanh(a))
         RUN(SIGMOID, TAKE_A, vsigmoid(a))
-        RUN(ARCTAN, TAKE_A, by_lanes(a, atan))
-        RUN(SINH, TAKE_A, by_lanes(a, sinh))
-        RUN(COSH, TAKE_A, by_lanes(a, cosh))
-        RUN(ERF, TAKE_A, by_lanes(a, erf))
-        RUN(ERFC, TAKE_A, by_lanes(a, erfc))
+        RUN(ARCTAN, TAKE_A, varctan(a))
+        RUN(SINH, TAKE_A, vsinh(a))
+        RUN(COSH, TAKE_A, vcosh(a))
+        RUN(ERF, TAKE_A, verf(a))
+        RUN(ERFC, TAKE_A, verfc(a))
         RUN(LESS, TAKE_AB, if_greater(b, a, one, zero))
         RUN(LESS_EQUAL, TAKE_AB, if_less_equal(a, b, one, zero))
         RUN(EQUAL, TAKE_AB, if_equal(a, b, one, zero))

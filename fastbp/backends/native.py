@@ -382,7 +382,7 @@ def _new_descent(descent: LMState, options: LMOptions, robust: Robust) -> Any:
 
 
 def _curve(problem: CurveProblem) -> Any:
-    """The library's fb_curve *, or NULL if the curve has too many places for its programs."""
+    """The library's fb_curve *, or None if the curve has too many places for its programs."""
     return (problem.handles.get("c") or _new_curve(problem))[0]
 
 
@@ -433,9 +433,8 @@ def fit_curve(
     if struct is None:
         return reference.fit_curve(problem, options, robust, bounds, descent, records, goal)
     solver = descent.handles.get("c") or _new_descent(descent, options, robust)
-    if bounds is not None:
-        lower, upper = (_address(_DOUBLES, bound) for bound in bounds)
-        solver.lower, solver.upper = lower, upper
+    lower, upper = (_typed(_DOUBLES, bound) for bound in bounds or (None, None))
+    solver.lower, solver.upper = lower, upper
     solver.steps, solver.records = len(records) - 1, _address(_DOUBLES, records)
     solver.goal = goal
     return _check(lib.fb_fit_curve(struct, solver))

@@ -67,7 +67,7 @@ def _compile(functions: UserFunctions, dtype: np.dtype) -> Any:
     is_loss = isinstance(functions, PairFunctions)
     compiled = user.compile_loss if is_loss else user.compile_activation
     try:
-        return compiled(functions.callables, dtype)
+        return compiled(functions.callables, functions.roots, dtype)
     except Exception as error:  # as a rule `user.Refused`, which says where
         raise BackendError(
             f"Numba cannot compile your function; write it with numbers, math and NumPy's "

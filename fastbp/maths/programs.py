@@ -94,7 +94,7 @@ def program(
     KeyError
         If an expression has another variable.
     """
-    roots = _fused(_lowered(ex.decomposed(roots)))
+    roots = _fused(lowered(roots))
     nodes = ex.in_order(reversed(roots))  # which takes the last one first
     uniform = _uniform(nodes, set(inputs))
     places: dict[Expression, int] = {}
@@ -192,8 +192,9 @@ def _registers(
 # From expressions to the operations of programs.
 
 
-def _lowered(roots: Sequence[Expression]) -> list[Expression]:
-    """The roots without integer powers, and with e^-|x| as one operation."""
+def lowered(roots: Sequence[Expression]) -> list[Expression]:
+    """The roots, of `OPERATIONS` alone, without integer powers and with e^-|x| as one operation."""
+    roots = ex.decomposed(roots)
     done: dict[Expression, Expression] = {}
     for at in ex.in_order(roots):
         arguments = [done[x] for x in at.arguments]

@@ -411,25 +411,26 @@ class TracedScalarFunctions(ScalarFunctions):
         first = expression_of(f, ("z",), hint)
         slope = ex.derivative(first, "z")
         slopes = slope, ex.derivative(slope, "z")
-        self._roots = [first, *(ex.keeping_nan(root, "z", first) for root in slopes)]
-        callables = [ex.function_of([root], ("z",)) for root in self._roots]
+        self._derivatives = [first, *(ex.keeping_nan(root, "z", first) for root in slopes)]
+        callables = [ex.function_of([root], ("z",)) for root in self._derivatives]
         super().__init__(callables[0], callables[1], d2f or callables[2])
         self.arguments = f, None, d2f
+        self.roots = self._derivatives if d2f is None else None
         self.compile = compile
         _require_agreement(values, self.evaluate(0, POINTS), hint)
 
     @cached_property
     def programs(self) -> tuple[Program, ...] | None:  # type: ignore[override]
-        if self.compile or self.arguments[2] is not None:
+        if self.compile or self.roots is None:
             return None
-        f, df, d2f = self._roots
+        f, df, d2f = self.roots
         return _if_they_fit(program(roots, ["z"]) for roots in ([f], [df], [d2f], [f, df]))
 
     def evaluate(self, order: int, Z: np.ndarray) -> np.ndarray:
         """As that of the base, over arrays."""
         if order == 2 and self.arguments[2] is not None:
             return super().evaluate(order, Z)
-        (values,) = ex.evaluate([self._roots[order]], {"z": Z.astype(np.float64)})
+        (values,) = ex.evaluate([self._derivatives[order]], {"z": Z.astype(np.float64)})
         return np.broadcast_to(values, Z.shape).astype(np.float64)
 
 
@@ -456,10 +457,11 @@ class TracedPairFunctions(PairFunctions):
         loss = expression_of(f, ("y", "t"), hint)
         slope = ex.derivative(loss, "y")
         slopes = slope, ex.derivative(slope, "y")
-        self._roots = [loss, *(ex.keeping_nan(root, "y", loss) for root in slopes)]
-        both = ex.function_of(self._roots[:2], ("y", "t"))
-        super().__init__(both, d2 or ex.function_of(self._roots[2:], ("y", "t")))
+        self._derivatives = [loss, *(ex.keeping_nan(root, "y", loss) for root in slopes)]
+        both = ex.function_of(self._derivatives[:2], ("y", "t"))
+        super().__init__(both, d2 or ex.function_of(self._derivatives[2:], ("y", "t")))
         self._arguments = f, d2, compile
+        self.roots = self._derivatives if d2 is None else None
         self.compile = compile
         for t in (0.0, 1.0, 0.7):
             values = [number("the loss", partial(_with_target, f, t), y) for y in POINTS]
@@ -470,22 +472,22 @@ class TracedPairFunctions(PairFunctions):
 
     @cached_property
     def programs(self) -> tuple[Program, ...] | None:  # type: ignore[override]
-        if self.compile or self._arguments[1] is not None:
+        if self.compile or self.roots is None:
             return None
-        loss, slope, curve = self._roots
+        loss, slope, curve = self.roots
         lists = [loss], [loss, slope], [curve]
         return _if_they_fit(program(roots, ["y", "t"]) for roots in lists)
 
     def evaluate(self, Y: np.ndarray, T: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As that of the base, over arrays."""
-        loss, slope = self._evaluate(self._roots[:2], Y, T)
+        loss, slope = self._evaluate(self._derivatives[:2], Y, T)
         return loss, slope
 
     def second(self, Y: np.ndarray, T: np.ndarray) -> np.ndarray:
         """As that of the base, over arrays."""
         if self._arguments[1] is not None:
             return super().second(Y, T)
-        return self._evaluate(self._roots[2:], Y, T)[0]
+        return self._evaluate(self._derivatives[2:], Y, T)[0]
 
     @staticmethod
     def _evaluate(roots: list[Expression], Y: np.ndarray, T: np.ndarray) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from .expressions import Expression
     from .programs import Program
 
 # The points at which derivatives are checked: irregular, so that none is a corner, in the range of
@@ -29,6 +30,8 @@ class UserFunctions:
         The functions as backends evaluate them, None for one that is missing.
     compile : bool
         Whether the C backend has Numba compile them also where it has programs for them.
+    roots : list of Expression or None
+        The expressions of all of them, if these are known.
     programs : tuple of Program or None
         What computes them in C, if it is known and to be used.
     handles : dict
@@ -37,6 +40,7 @@ class UserFunctions:
 
     callables: tuple[Any, ...]
     compile = False
+    roots: list[Expression] | None = None
     programs: tuple[Program, ...] | None = None
 
     def __init__(self) -> None:

@@ -794,6 +794,55 @@ static void check_networks(void)
     fb_plan_free(large.plan), fb_plan_free(frozen.plan);
 }
 
+/* A fit of the straight line p0 + p1·x: the parameters are known, arrays are kept, and all memory
+ * is given back. The last step decides about rounding, hence the bound. */
+static void check_line(int64_t m, int is_weighted, int64_t rho, int is_bounded)
+{
+    begin("line through %ld points, weights %d, rho %ld, bounds %d", (long)m, is_weighted,
+          (long)rho, is_bounded);
+    static const int16_t value_code[] = {FB_OP_PRODUCT_PLUS, 3, 1, 2, 0, 0};
+    static const int16_t slopes_code[] = {FB_OP_COPY, 4, 0, 0, 0, 0, FB_OP_COPY, 5, 3, 0, 0, 0};
+    static const double one[] = {1}, wide[] = {-9, -9, 9, 9};
+    fb_program value = {value_code, NULL, 1, 0, 0, 2, 2, 1, 0, 1};
+    fb_program slopes = {slopes_code, one, 2, 0, 1, 2, 3, 1, 0, 2};
+    const double *x = uniforms(m, 1), *weights = is_weighted ? uniforms(m, 1) : NULL;
+    double *y = room(m), *p = room(2), *normal = room(6), *scales = room(2), *records = room(124);
+    double *progress = room(8), *prior = room(2), *r = room(m), *J = room(2 * m);
+    for (int64_t i = 0; i < m; i++) y[i] = 0.5 - 2 * x[i];
+    protected(y, bytes(m));
+    p[0] = p[1] = prior[0] = prior[1] = scales[0] = scales[1] = 0;
+    memset(progress, 0, 8 * sizeof *progress);
+    progress[FB_MU] = 1e-3;
+    fb_curve curve = {&value, &slopes, (const double *[]){x}, y, weights, m, 2};
+    fb_descent d = {.params = p, .normal = normal, .scales = scales, .state = progress,
+                    .prior = prior, .lower = is_bounded ? wide : NULL,
+                    .upper = is_bounded ? wide + 2 : NULL, .mu_max = 1e16, .ftol = 1e-14,
+                    .xtol = 1e-12, .gtol = 1e-12, .goal = 1e-24, .rho_scale = 1, .bend = 1,
+                    .rho = rho, .threads = 1, .steps = 30, .records = records};
+    int64_t before = blocks;
+    int taken = fb_fit_curve(&curve, &d);
+    if (taken < 1 || taken > 30) fail("took %d steps", taken);
+    if (blocks != before) fail("%ld blocks of memory are not given back", (long)(blocks - before));
+    fb_curve_residuals(&curve, p, r, J);
+    for (int64_t i = 0; i < m; i++) {
+        double w = weights ? weights[i] : 1;
+        within("r", i, r[i], (number){0, 1e-9});
+        within("dr/dp0", i, J[i], (number){w, 0});
+        within("dr/dp1", i, J[m + i], (number){w * x[i], 0});
+    }
+    if (m < 2) return; /* many lines pass through a point */
+    within("p", 0, p[0], (number){0.5, 1e-9});
+    within("p", 1, p[1], (number){-2, 1e-9});
+}
+
+static void check_curves(void)
+{
+    static const int64_t sizes[] = {1, 2, 3, 7, 8, 9, 31, 255, 256, 257, 600};
+    for (size_t i = 0; is_double && i < sizeof sizes / sizeof *sizes; i++)
+        for (int64_t rho = FB_LINEAR_RHO; rho <= FB_CAUCHY_RHO; rho++)
+            for (int which = 0; which < 4; which++) check_line(sizes[i], which & 1, rho, which / 2);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2 || !fb_set_isa(argv[1])) {
@@ -810,6 +859,7 @@ int main(int argc, char **argv)
         compared = 0;
         check_layers();
         check_networks();
+        check_curves();
         check_allocations(1);
         check_allocations(3);
         printf("%s float%d: %ld numbers as they should be\n", argv[1], is_double ? 64 : 32,

@@ -44,7 +44,7 @@ from ...maths.activations import ActivationSpec
 from ...maths.marquardt import LMOptions, LMState
 from ...maths.robust import Robust
 from .. import reference
-from ..contract import PART_ROWS, Plan, Problem, TrainConfig, TrainState
+from ..contract import PART_ROWS, CurveProblem, Plan, Problem, TrainConfig, TrainState
 from ..tiling import JACOBIAN_ROWS
 from . import (
     activations,
@@ -298,9 +298,24 @@ def _new_search(
     return search, rooms
 
 
-# Curves: their expressions would be compiled for longer than a fit takes.
+# Curves, in plain NumPy: to compile an expression takes a thousand times as long as to fit it.
 
-curve_residuals, fit_curve = reference.curve_residuals, reference.fit_curve
+
+def curve_residuals(problem: CurveProblem, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return reference.curve_residuals(problem, params)
+
+
+def fit_curve(
+    problem: CurveProblem,
+    options: LMOptions,
+    robust: Robust,
+    bounds: tuple[np.ndarray, np.ndarray] | None,
+    descent: LMState,
+    records: np.ndarray,
+    goal: float,
+) -> int:
+    return reference.fit_curve(problem, options, robust, bounds, descent, records, goal)
+
 
 # Training.
 

@@ -41,7 +41,7 @@ STALE_SECONDS = 30 * 24 * 3600
 def source_fingerprint() -> int:
     """A number that changes with any source file of which the compiled code is made."""
     package, digest = _HERE.parents[1], hashlib.sha256()
-    for folder in ("backends", "backends/jit", "jitted", "maths"):
+    for folder in ("backends", "backends/jit", "jitted", "maths", "maths/formulas"):
         for path in sorted((package / folder).glob("*.py")):
             digest.update(path.name.encode() + path.read_bytes())
     return int.from_bytes(digest.digest()[:6], "little")

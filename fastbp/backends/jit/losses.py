@@ -14,9 +14,10 @@ import numpy as np
 from llvmlite import ir
 
 from ...maths import losses as kinds
+from ...maths.formulas import elementary
 from ...maths.user_functions import PairFunctions
 from .. import user_code
-from . import elementary, vectors
+from . import vectors
 from .compiling import (
     FLAG,
     INTEGER,
@@ -81,9 +82,9 @@ def _log_cosh(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
     d = y - t
     slope, size = elementary.tanh(d), abs(d)
     q = slope * slope
-    near = elementary.twice_atanh(q / (-(q - 2))) * 0.5
-    far = size + elementary.log1p_to_1(elementary.exp(size * -2)) - math.log(2)
-    return near.where(q < 0.5, far), slope
+    near = q < 0.5
+    log = elementary.log1p_to_1((q / (1 - q)).where(near, elementary.exp(size * -2)))
+    return (log * 0.5).where(near, size + (log - math.log(2))), slope
 
 
 def _quantile(y: Vector, t: Vector, tau: Vector) -> tuple[Vector, Vector]:
@@ -102,11 +103,12 @@ def _probability(y: Vector, eps: Vector) -> Vector:
 def _bce(y: Vector, t: Vector, eps: Vector) -> tuple[Vector, Vector]:
     p = _probability(y, eps)
     q = -(p - 1)
-    # log(1 - p): 1 - p is exact for p > 1/2, below the other form has no cancellation.
-    small = p < 0.5
-    of_small = elementary.twice_atanh(-p / (q + 1))
-    log_q = of_small.where(small, elementary.log(q))
-    value = -(t * elementary.log(p) - (t - 1) * log_q)
+    # Of p and 1 - p the smaller one is exact; the logarithm of the other is log(1 - it).
+    large = p > 0.5
+    least = q.where(large, p)
+    of_least, of_other = elementary.log(least), elementary.log1p_to_1(-least)
+    log_p, log_q = of_other.where(large, of_least), of_least.where(large, of_other)
+    value = 0 - t * log_p - (1 - t) * log_q
     return value, ((p - t) / (p * q)).where(p.equals(y), _zero_or_nan(y))
 
 

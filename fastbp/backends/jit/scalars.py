@@ -11,8 +11,8 @@ from collections.abc import Callable
 from numba import types
 from numba.extending import overload
 
+from ...maths.formulas import elementary
 from ...maths.scalars import exp, sigmoid, tanh
-from . import elementary
 from .compiling import _OPTIONS
 from .intrinsics import emits, like, same
 from .vectors import Scalars, Vector

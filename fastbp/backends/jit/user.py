@@ -23,10 +23,12 @@ from types import CellType, CodeType, FunctionType
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 from numba import types
 
+from ...maths.expressions import Expression
+from . import expressions
 from .compiling import _OPTIONS, FLAG, NUMBER, by_type, itself, reals
+from .expressions import is_given
 from .intrinsics import emits, same
 from .numba_internals import BaseTuple, CFunc, Dispatcher, Rules, typed_by, unliteral
 from .scalars import exp, tanh
@@ -237,12 +239,6 @@ def _same(code, a, b):
     return code.builder.icmp_unsigned("==", a, b)
 
 
-@emits(FLAG, same)
-def _given(code, pointer):
-    """Whether a pointer is not null."""
-    return code.builder.icmp_unsigned("!=", pointer, ir.Constant(pointer.type, None))
-
-
 @emits(NUMBER, NUMBER, same)
 def _plus(code, total, term):
     """The sum of a float64 and a number; of those in a loop the order is free."""
@@ -290,7 +286,7 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
 
     def first(n, y, t, weights, factor, d):
         total = 0.0
-        if _given(weights):
+        if is_given(weights):
             for i in range(n):
                 value, slope = f(y[i], t[i])
                 total = _plus(total, weights[i] * value)
@@ -303,7 +299,7 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
         return total
 
     def second(n, y, t, weights, factor, d):
-        if _given(weights):
+        if is_given(weights):
             for i in range(n):
                 d[i] = d2(y[i], t[i]) * (weights[i] * factor)
         else:
@@ -322,28 +318,32 @@ def _loss(compiler: _Compiler, given: tuple[Any, ...]) -> Callable:
     return apply
 
 
-def compile_activation(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
+def compile_activation(
+    given: tuple[Any, ...], roots: list[Expression] | None, dtype: np.dtype
+) -> CFunc:
     """A user's function and its derivatives (or None) as void (order, n, z, out).
 
     out becomes the function (order 0) or a derivative (1, 2) of z, which it may be; or, as order 3,
-    out times the first derivative.
+    out times the first derivative. `roots` are their expressions, if these are known.
 
     Raises
     ------
     Refused
         If Numba cannot compile one of them.
     """
-    return _compile(_activation, given, dtype, types.void, reals, reals)
+    make = _activation if roots is None else lambda *_: expressions.activation(roots)
+    return _compile(make, given, dtype, types.void, reals, reals)
 
 
-def compile_loss(given: tuple[Any, ...], dtype: np.dtype) -> CFunc:
+def compile_loss(given: tuple[Any, ...], roots: list[Expression] | None, dtype: np.dtype) -> CFunc:
     """A user's loss and its second derivative as double (order, n, y, t, weights, factor, d).
 
     Returns Σ w ℓ(y, t) of n pairs; d becomes factor·w·ℓ' (order 1) or factor·w·ℓ'' (order 2). All
     weights w are 1 if that pointer is null. Raises as `compile_activation` does.
     """
     arguments = reals, reals, reals, itself, reals
-    return _compile(_loss, given, dtype, types.float64, *arguments)
+    make = _loss if roots is None else lambda *_: expressions.loss(roots)
+    return _compile(make, given, dtype, types.float64, *arguments)
 
 
 def _compile(make: Callable, given: Any, dtype: np.dtype, returns: Any, *arguments: Any) -> CFunc:

@@ -19,6 +19,7 @@ from llvmlite import ir
 from numba import config, types
 from numba.extending import intrinsic
 
+from ...maths.formulas import polynomials, vector as abstract
 from .compiling import INTEGER, NOTHING, NUMBER
 from .intrinsics import element_of, emits, like, same
 from .numba_internals import cgutils
@@ -155,11 +156,8 @@ class Scalars(Lanes):
 
 
 @dataclass(slots=True, eq=False)
-class Vector:
-    """A vector in code that is being built; operators emit the instruction.
-
-    Comparisons are false where an element is NaN. Numbers may stand for vectors beside one.
-    """
+class Vector(abstract.Vector):
+    """A vector in code that is being built; operators emit the instruction."""
 
     lanes: Lanes
     value: ir.Value
@@ -169,6 +167,12 @@ class Vector:
 
     def _new(self, value: ir.Value) -> Vector:
         return Vector(self.lanes, value)
+
+    def constant(self, x: float) -> Vector:
+        return self.lanes.constant(x)
+
+    def number(self, name: str) -> Any:
+        return getattr(polynomials, f"{name}_{self.lanes.name}")
 
     def __add__(self, other: Vector | float) -> Vector:
         return self._new(self.lanes.builder.fadd(self.value, self._operand(other), flags=_CONTRACT))
@@ -194,19 +198,15 @@ class Vector:
     # Operations whose rounding is known, since they are never fused with another one.
 
     def plus(self, other: Vector) -> Vector:
-        """The sum, rounded."""
         return self._new(self.lanes.builder.fadd(self.value, other.value, flags=_ALONE))
 
     def minus(self, other: Vector) -> Vector:
-        """The difference, rounded."""
         return self._new(self.lanes.builder.fsub(self.value, other.value, flags=_ALONE))
 
     def times(self, other: Vector) -> Vector:
-        """The product, rounded."""
         return self._new(self.lanes.builder.fmul(self.value, other.value, flags=_ALONE))
 
     def times_plus(self, factor: Vector, term: Vector) -> Vector:
-        """self * factor + term, rounded once if the sum is small against the term."""
         if _HAS_FMA:
             arguments = [self.value, factor.value, term.value]
             return self._new(self.lanes.call("llvm.fma", self.lanes.type, arguments))
@@ -224,11 +224,7 @@ class Vector:
         return high, self.minus(high)
 
     def over(self, divisor: Vector) -> Vector:
-        """The quotient by numbers that are not negative, to about 1.5 ULP.
-
-        Beside a square root, with which the divider is busy, an estimate of 14 bits and Newton's
-        steps take less time.
-        """
+        # An estimate of 14 bits and Newton's steps.
         lanes = self.lanes
         bits = lanes.real.bitwidth
         if "avx512f" not in _FEATURES or lanes.width * bits != 512:
@@ -255,37 +251,33 @@ class Vector:
         return self.lanes.builder.fcmp_ordered("<=", self.value, self._operand(other))
 
     def equals(self, other: Vector | float) -> ir.Value:
-        """The mask of equal elements."""
         return self.lanes.builder.fcmp_ordered("==", self.value, self._operand(other))
 
     def where(self, mask: ir.Value, otherwise: Vector | float) -> Vector:
-        """These elements under the mask, the others elsewhere."""
         return self._new(self.lanes.builder.select(mask, self.value, self._operand(otherwise)))
 
     def at_least(self, least: Vector | float) -> Vector:
-        """The larger of the two; NaN where this is."""
         return self._new(self._operand(least)).where(self < least, self)
 
     def at_most(self, most: Vector | float) -> Vector:
-        """The smaller of the two; NaN where this is."""
         return self._new(self._operand(most)).where(self > most, self)
 
     def sqrt(self) -> Vector:
-        """The square root."""
         return self._new(self.lanes.call("llvm.sqrt", self.lanes.type, [self.value]))
 
     def __abs__(self) -> Vector:
         return self._new(self.lanes.call("llvm.fabs", self.lanes.type, [self.value]))
 
     def with_sign_of(self, other: Vector) -> Vector:
-        """These magnitudes with the other's signs."""
         arguments = [self.value, other.value]
         return self._new(self.lanes.call("llvm.copysign", self.lanes.type, arguments))
 
     def bits(self) -> Integers:
-        """The elements' bits as integers."""
         bits = self.lanes.builder.bitcast(self.value, self.lanes.integers)
         return Integers(self.lanes, bits)
+
+    def from_bits(self, bits: Integers) -> Vector:
+        return self.lanes.from_bits(bits)
 
     def sum(self) -> ir.Value:
         """The sum of the elements, by halves."""
@@ -302,7 +294,6 @@ class Vector:
         return builder.extract_element(value, ir.Constant(_INT32, 0))
 
     def in_c_where(self, mask: ir.Value, name: str, otherwise: Vector) -> Vector:
-        """The C library's function `name` under the mask, which is seldom; the others elsewhere."""
         lanes, builder, double = self.lanes, self.lanes.builder, ir.DoubleType()
         result = cgutils.alloca_once_value(builder, otherwise.value)
         with builder.if_then(lanes.any(mask), likely=False):

@@ -1,0 +1,381 @@
+"""Write the C of the vector formulas.
+
+    python tools/formulas.py
+
+calls each formula of fastbp/maths/formulas/ with vectors that record the operations, and writes
+csrc/core/formulas.h in the vocabulary of csrc/core/vec.h and csrc/core/elementary.h. A formula that
+has a name in C becomes a function of that name; what a function uses once is printed in place, what
+it uses more often gets a variable.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from textwrap import wrap
+from typing import Any
+
+from fastbp.maths.activations import TABLE
+from fastbp.maths.expressions import Expression, in_order, node
+from fastbp.maths.formulas import activations, elementary, general
+from fastbp.maths.formulas.vector import Reduced, TwoWords, Vector
+
+ROOT = Path(__file__).resolve().parent.parent
+C_FILE = ROOT / "csrc" / "core" / "formulas.h"
+
+Arguments = list[tuple[str, str]]  # names and types
+
+STRUCTS: dict[str, Any] = {"TwoWords": TwoWords, "Reduced": Reduced}
+C_TYPES = {"V": "vec", "float": "real", "TwoWords": "two_words", "Reduced": "reduced"}
+
+SCALARS = {"constant", "number", "scalar"}  # what is the same in all lanes
+INTEGERS = {"bits", "shift_left", "shift_right", "and", "xor"}
+BINARY = {  # operation: operator, precedence
+    "add": ("+", 5), "subtract": ("-", 5), "multiply": ("*", 6), "divide": ("/", 6),
+    "shift_left": ("<<", 4), "shift_right": (">>", 4), "and": ("&", 3), "xor": ("^", 2),
+}  # fmt: skip
+FUNCTIONS = {"abs": "vabs", "sqrt": "vsqrt", "with_sign_of": "with_sign_of", "over": "divide"}
+
+
+class Symbol(Vector):
+    """A vector, a mask or integers, as the node that computes it."""
+
+    __slots__ = ("node",)
+
+    def __init__(self, recorded: Expression):
+        self.node = recorded
+
+    def apply(self, operation: str, *operands: Any, value: Any = None) -> Symbol:
+        nodes = (operand_node(operand) for operand in operands)
+        return Symbol(node(operation, self.node, *nodes, value=value))
+
+    def constant(self, x: Any) -> Symbol:
+        return x if isinstance(x, Symbol) else Symbol(operand_node(x))
+
+    def number(self, name: str) -> Symbol:
+        return Symbol(node("number", value=name))
+
+    def polynomial(self, name: str) -> Symbol:
+        return self.apply("polynomial", value=name)
+
+    def in_c_where(self, mask: Any, name: str, otherwise: Any) -> Symbol:
+        return self.apply("in_c_where", mask, otherwise, value=name)
+
+    def call(self, formula: Any, arguments: tuple[Any, ...]) -> Any:
+        """A call of the C function of this name."""
+        nodes = []
+        for argument in arguments:
+            parts = argument if isinstance(argument, tuple) else (argument,)
+            nodes += [operand_node(part) for part in parts]
+        recorded = node("call", *nodes, value=formula)
+        returns = signature(formula)[1]
+        if returns not in STRUCTS:
+            return Symbol(recorded)
+        fields = STRUCTS[returns]._fields
+        return STRUCTS[returns](*(Symbol(node("field", recorded, value=f)) for f in fields))
+
+    def __lshift__(self, places: Any) -> Symbol:
+        return self.apply("shift_left", places)
+
+    def __rshift__(self, places: Any) -> Symbol:
+        return self.apply("shift_right", places)
+
+    def __and__(self, other: Any) -> Symbol:
+        return self.apply("and", other)
+
+    def __xor__(self, other: Any) -> Symbol:
+        return self.apply("xor", other)
+
+
+def operand_node(operand: Any) -> Expression:
+    """The node of an operand, which may be a number."""
+    return operand.node if isinstance(operand, Symbol) else node("constant", value=float(operand))
+
+
+def signature(formula: Any) -> tuple[Arguments, str]:
+    """The names and types of a named formula's arguments, and the type of its result."""
+    found = inspect.signature(formula.formula)
+    return (
+        [(name, p.annotation) for name, p in found.parameters.items()],
+        str(found.return_annotation),
+    )
+
+
+def named_formulas(module: Any) -> Iterator[Any]:
+    """The formulas of a module that C names and does not write itself, in the module's order."""
+    for value in vars(module).values():
+        if hasattr(value, "by_hand") and value.__module__ == module.__name__ and not value.by_hand:
+            yield value
+
+
+def symbols(arguments: Arguments) -> list[Any]:
+    """What a formula is called with to record it."""
+    result: list[Any] = []
+    for name, kind in arguments:
+        if kind in STRUCTS:
+            names = [f"{name}.{field}" for field in STRUCTS[kind]._fields]
+            result.append(STRUCTS[kind](*(Symbol(node("variable", value=n)) for n in names)))
+        else:
+            operation = "scalar" if kind == "float" else "variable"
+            result.append(Symbol(node(operation, value=name)))
+    return result
+
+
+class Function:
+    """The text of one C function."""
+
+    def __init__(self, name: str, arguments: Arguments, returns: str, formula: Callable):
+        parts = getattr(formula, "formula", formula)(*symbols(arguments))
+        self._roots = [operand_node(p) for p in (parts if returns in STRUCTS else (parts,))]
+        self._order = in_order(self._roots)
+        self._users: dict[Expression, list[str]] = {n: [] for n in self._order}
+        for at in self._order:
+            for argument in at.arguments:
+                self._users[argument].append(at.operation)
+        for root in self._roots:
+            self._users[root].append("return")
+        self._variables: dict[Expression, str] = {}
+        self.lists = {n.value for n in self._order if n.operation == "polynomial"}
+        if not hasattr(formula, "by_hand"):  # no one calls it but the functions written here
+            names = {str(n.value).partition(".")[0] for n in self._order if not n.arguments}
+            arguments = [(name, kind) for name, kind in arguments if name in names]
+        parameters = ", ".join(f"{C_TYPES[kind]} {name}" for name, kind in arguments)
+        head = f"INLINE {C_TYPES[returns]} {name}({parameters})"
+        self.call = f"{name}({', '.join(name for name, _ in arguments)})"
+        lines = comment((formula.__doc__ or "").partition("\n")[0])
+        lines += [*wrap(head, 100, subsequent_indent=" " * (head.index("(") + 1)), "{"]
+        for at in self._order:
+            if self._needs_variable(at):
+                kind, value = self._kind(at), self._print(at, 0)
+                self._variables[at] = f"t{len(self._variables)}"
+                lines += statement(f"{kind} {self._variables[at]} = {value};")
+        self.is_short = not self._variables
+        values = list(map(self.vector, self._roots))
+        self.result = struct(returns, values) if returns in STRUCTS else values[0]
+        self.lines = [*lines, *statement(f"return {self.result};"), "}", ""]
+
+    def _needs_variable(self, at: Expression) -> bool:
+        if at.operation in ("variable", "field", "less", "greater", "equal") or is_scalar(at):
+            return False
+        if at.operation == "call" and signature(at.value)[1] in STRUCTS:
+            return True
+        users = self._users[at]
+        if at.operation == "multiply" and set(users) <= {"add", "subtract"}:
+            return False  # each may be fused with it
+        return len(users) > 1
+
+    def _kind(self, at: Expression) -> str:
+        if at.operation == "call":
+            return C_TYPES[signature(at.value)[1]]
+        return "ivec" if is_integer(at) else "vec"
+
+    def vector(self, at: Expression) -> str:
+        """An argument of a function."""
+        text = self._print(at, 0)
+        return f"splat({text})" if is_scalar(at) else text
+
+    def _print(self, at: Expression, precedence: int) -> str:
+        """An operand in an expression whose operator binds so tightly."""
+        if at in self._variables:
+            return self._variables[at]
+        operation, arguments = at.operation, at.arguments
+        if operation in ("variable", "scalar"):
+            return at.value
+        if operation == "number":
+            return f"NUMBER({at.value})"
+        if operation == "constant":
+            return c_number(at.value)
+        if operation in BINARY:
+            sign, binding = BINARY[operation]
+            within = (binding, binding + 1) if binding >= 5 else (7, 7)
+            left, right = map(self._print, arguments, within)
+            text = f"{left} {sign} {right}"
+            if is_scalar(at):  # which C would compute in double
+                return f"(real)({text})"
+            return text if binding >= precedence else f"({text})"
+        if operation == "negative":
+            text = f"-{self._print(arguments[0], 8)}"
+            return text if precedence <= 8 else f"({text})"
+        if operation == "field":
+            return f"{self._print(arguments[0], 9)}.{at.value}"
+        if operation == "bits":
+            scalar = is_scalar(arguments[0])
+            return f"(ivec){self.vector(arguments[0]) if scalar else self._print(arguments[0], 9)}"
+        if operation == "from_bits":
+            return f"(vec){self._print(arguments[1], 8)}"
+        if operation == "polynomial":
+            return f"POLYNOMIAL({at.value.lower()}_q, {self.vector(arguments[0])})"
+        if operation == "at_least":
+            return f"vmax({self.vector(arguments[1])}, {self.vector(arguments[0])})"
+        if operation == "at_most":
+            return f"vmin({self.vector(arguments[1])}, {self.vector(arguments[0])})"
+        if operation == "where":
+            yes, condition, no = arguments
+            how = "if_equal" if condition.operation == "equal" else "if_greater"
+            return f"{how}({self._compared(condition)}, {self.vector(yes)}, {self.vector(no)})"
+        if operation == "in_c_where":
+            x, condition, otherwise = arguments
+            compared = self._compared(condition)
+            return (
+                f"in_c_where_greater({compared}, {at.value}, "
+                f"{self.vector(x)}, {self.vector(otherwise)})"
+            )
+        if operation == "call":
+            return self._call(at)
+        return f"{FUNCTIONS[operation]}({', '.join(map(self.vector, arguments))})"
+
+    def _compared(self, condition: Expression) -> str:
+        """The sides of a comparison, the larger one first."""
+        left, right = map(self.vector, condition.arguments)
+        return f"{right}, {left}" if condition.operation == "less" else f"{left}, {right}"
+
+    def _call(self, at: Expression) -> str:
+        """A call; the parts of a struct are next to one another among the arguments."""
+        parts, texts = list(at.arguments), []
+        for _, kind in signature(at.value)[0]:
+            if kind == "float":
+                texts.append(self._print(parts.pop(0), 0))
+            elif kind in STRUCTS:
+                texts.append(
+                    struct(kind, [self.vector(parts.pop(0)) for _ in STRUCTS[kind]._fields])
+                )
+            else:
+                texts.append(self.vector(parts.pop(0)))
+        return f"{at.value.name}({', '.join(texts)})"
+
+
+def struct(kind: str, values: list[str]) -> str:
+    """A struct of these values, which may be all those of a variable."""
+    whole = values[0].rpartition(".")[0]
+    if whole and values == [f"{whole}.{field}" for field in STRUCTS[kind]._fields]:
+        return whole
+    return f"({C_TYPES[kind]}){{{', '.join(values)}}}"
+
+
+def is_scalar(at: Expression) -> bool:
+    """Whether C has a number for it and not a vector."""
+    if at.operation in SCALARS:
+        return True
+    return at.operation in (*BINARY, "negative") and all(map(is_scalar, at.arguments))
+
+
+def is_integer(at: Expression) -> bool:
+    if at.operation in ("add", "subtract"):
+        return any(map(is_integer, at.arguments))
+    return at.operation in INTEGERS
+
+
+def c_number(value: float) -> str:
+    """A number in an expression of vectors."""
+    if math.isinf(value):
+        return f"(real){'-' if value < 0 else ''}INFINITY"
+    if math.isnan(value):
+        return "(real)NAN"
+    if value == int(value):
+        return str(int(value))
+    return f"(real){value!r}"
+
+
+def statement(text: str) -> list[str]:
+    return wrap(
+        text, 100, initial_indent="    ", subsequent_indent=" " * 8, break_long_words=False,
+        break_on_hyphens=False,
+    )  # fmt: skip
+
+
+def comment(text: str) -> list[str]:
+    if not text:
+        return []
+    return wrap(f"/* {text} */", 100, subsequent_indent=" * ", break_on_hyphens=False)
+
+
+HEAD = """\
+/* The vector formulas of fastbp/maths/formulas/, which says what they compute, how exactly and for
+ * which arguments. Generated by tools/formulas.py; change them there.
+ */
+#include "elementary.h"
+"""
+
+
+class Header:
+    """The lines of the generated file."""
+
+    def __init__(self) -> None:
+        self.lines = [HEAD]
+        self._lists: set[str] = set()
+
+    def add(self, function: Function) -> None:
+        """A function, after the coefficients that it is the first to use."""
+        for name in sorted(function.lists - self._lists):
+            self.lines += [f"static const real {name.lower()}_q[] = {{NUMBER({name})}};", ""]
+        self._lists |= function.lists
+        self.lines += function.lines
+
+    def add_named(self, module: Any) -> None:
+        """The formulas of a module that C calls by name."""
+        for formula in named_formulas(module):
+            arguments, returns = signature(formula)
+            self.add(Function(formula.name, arguments, returns, formula))
+
+    def add_choice(self, name: str, arguments: Arguments, formulas: dict[str, Callable]) -> None:
+        """A function that computes one of the formulas, by FB_ and its name in upper case."""
+        cases = []
+        for key, formula in formulas.items():
+            function = Function(f"{name}_{key}", arguments, "V", formula)
+            if not function.is_short:
+                self.add(function)
+            result = function.result if function.is_short else function.call
+            cases += statement(f"case FB_{key.upper()}: return {result};")
+        parameters = ", ".join(f"{C_TYPES[kind]} {argument}" for argument, kind in arguments)
+        self.lines += [
+            f"INLINE vec {name}(int kind, {parameters})", "{",
+            f"    {', '.join(f'(void){argument}' for argument, _ in arguments)};",
+            "    switch (kind) {",
+            *cases, "    default: __builtin_trap();", "    }", "}", "",
+        ]  # fmt: skip
+
+    def add_list(self, name: str, keys: Iterable[str]) -> None:
+        """A macro that applies another one to all of these."""
+        text = " ".join(f"CASE(FB_{key.upper()})" for key in keys)
+        lines = [
+            f"#define {name}(CASE)",
+            *wrap(text, 92, initial_indent="    ", subsequent_indent="    "),
+        ]
+        self.lines += [*(line.ljust(98) + " \\" for line in lines[:-1]), lines[-1], ""]
+
+
+def activation_lines(header: Header) -> None:
+    table, (c, z, y) = activations.FORMULAS, (("c", "TwoWords"), ("z", "V"), ("y", "V"))
+    rows = {name: table[name] for name in TABLE}
+    linear, zero = rows["linear"], activations.zero
+    curved = [name for name, row in rows.items() if row.d2f not in (linear.d2f, zero)]
+    known = {n: row.df_from_y for n, row in rows.items() if row.df_from_y and row is not linear}
+    header.add_list("EACH_BENT", [name for name in rows if name != "linear"])
+    header.add_list("EACH_CURVED", curved)
+    header.add_list("EACH_POLYGON", [name for name in rows if name not in (*curved, "linear")])
+    header.add_list("EACH_KNOWN_FROM_Y", known)
+    header.add_named(activations)
+    for name, order in (("act", 0), ("act_derivative", 1), ("act_second", 2), ("act_third", 3)):
+        header.add_choice(name, [c, z], {n: swapped(row.of(order)) for n, row in rows.items()})
+    header.add_choice("act_derivative_from_y", [c, y], {n: swapped(f) for n, f in known.items()})
+
+
+def swapped(formula: Callable) -> Callable:
+    return lambda x, y: formula(y, x)
+
+
+def generate() -> dict[Path, str]:
+    """The text of the generated file."""
+    header = Header()
+    header.add_named(elementary)
+    activation_lines(header)
+    header.add_named(general)
+    return {C_FILE: "\n".join(header.lines)}
+
+
+if __name__ == "__main__":
+    for path, text in generate().items():
+        path.write_text(text, encoding="utf-8")
+        print(f"wrote {path.relative_to(ROOT)}")
