@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from types import FunctionType
 from typing import Any, NamedTuple
@@ -363,7 +363,7 @@ def _start(
     """p0 as a vector (p,), and the names of the parameters."""
     signature = signature_of(f)
     known = signature.names
-    if isinstance(p0, Mapping):
+    if isinstance(p0, dict):
         p0, known = _by_name(p0, signature)
     elif p0 is None:
         p0 = _guess(signature, names, bounds)
@@ -378,7 +378,8 @@ def _start(
             f"p0 has {count} entries, expected {len(known)}, one for each of f's parameters: "
             f"{', '.join(known)}"
         )
-    _require_finite("p0", p)
+    if not isfinite(sum(p.tolist())):
+        require_finite("p0", p)
     if names is None:
         if count > len(known):
             known = (*known, *(f"p[{j}]" for j in range(count - len(known))))
@@ -390,7 +391,7 @@ def _start(
     return p, tuple(names)
 
 
-def _by_name(p0: Mapping[str, Any], signature: Signature) -> tuple[list[Any], tuple[str, ...]]:
+def _by_name(p0: dict[str, Any], signature: Signature) -> tuple[list[Any], tuple[str, ...]]:
     """The entries of p0 in the order of f's parameters, and their names."""
     unknown = [name for name in p0 if name not in signature.names]
     if not signature.names and signature.more:

@@ -623,9 +623,8 @@ class CurveFit(Sequence[np.ndarray]):
 
 def data_of(x: Any) -> Any:
     """x as f is called with it: lists, arrays and series as new arrays of float64."""
-    if isinstance(x, np.ndarray | list | tuple | int | float | np.generic) or _is_series(x):
-        return new_array("x", x)
-    return x
+    kinds = (np.ndarray, list, tuple, int, float, np.generic)
+    return new_array("x", x) if isinstance(x, kinds) or _is_series(x) else x
 
 
 def new_array(name: str, value: Any) -> np.ndarray:
