@@ -18,8 +18,8 @@ from textwrap import wrap
 from typing import Any
 
 from fastbp.maths.activations import TABLE
-from fastbp.maths.expressions import Expression, in_order, node
-from fastbp.maths.formulas import activations, elementary
+from fastbp.maths.expressions import Expression, in_order
+from fastbp.maths.formulas import activations, elementary, losses
 from fastbp.maths.formulas.vector import Reduced, TwoWords, Vector
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +39,15 @@ BINARY = {  # operation: operator, precedence
 FUNCTIONS = {"abs": "vabs", "sqrt": "vsqrt", "with_sign_of": "with_sign_of", "over": "divide"}
 
 
+nodes: dict[tuple[Any, ...], Expression] = {}
+
+
+def node(operation: str, *arguments: Expression, value: Any = None) -> Expression:
+    """The node of an operation, the same for the same arguments."""
+    key = operation, value.hex() if isinstance(value, float) else value, *map(id, arguments)
+    return nodes.setdefault(key, Expression(operation, arguments, value))
+
+
 class Symbol(Vector):
     """A vector, a mask or integers, as the node that computes it."""
 
@@ -48,8 +57,8 @@ class Symbol(Vector):
         self.node = recorded
 
     def apply(self, operation: str, *operands: Any, value: Any = None) -> Symbol:
-        nodes = (operand_node(operand) for operand in operands)
-        return Symbol(node(operation, self.node, *nodes, value=value))
+        others = map(operand_node, operands)
+        return Symbol(node(operation, self.node, *others, value=value))
 
     def constant(self, x: Any) -> Symbol:
         return x if isinstance(x, Symbol) else Symbol(operand_node(x))
@@ -65,11 +74,10 @@ class Symbol(Vector):
 
     def call(self, formula: Any, arguments: tuple[Any, ...]) -> Any:
         """A call of the C function of this name."""
-        nodes = []
+        parts: list[Any] = []
         for argument in arguments:
-            parts = argument if isinstance(argument, tuple) else (argument,)
-            nodes += [operand_node(part) for part in parts]
-        recorded = node("call", *nodes, value=formula)
+            parts += argument if isinstance(argument, tuple) else (argument,)
+        recorded = node("call", *map(operand_node, parts), value=formula)
         returns = signature(formula)[1]
         if returns not in STRUCTS:
             return Symbol(recorded)
@@ -366,11 +374,37 @@ def swapped(formula: Callable) -> Callable:
     return lambda x, y: formula(y, x)
 
 
+def loss_lines(header: Header) -> None:
+    y, t, u, c = ((name, "V") for name in "ytuc")
+    rows = losses.ELEMENTWISE
+    header.add_named(losses)
+    header.add_list("EACH_ELEMENTWISE_LOSS", rows)
+    for name, i in (("loss_value", 0), ("loss_slope", 1)):
+        chosen = {key: part(row.value_and_slope, i) for key, row in rows.items()}
+        header.add_choice(name, [y, t, c], chosen)
+    header.add_choice("loss_curve", [y, t, u, c], {key: row.second for key, row in rows.items()})
+    m, v, um, uv = ((name, "V") for name in ("m", "v", "um", "uv"))
+    pairs = losses.GAUSSIAN
+    header.add_list("EACH_GAUSSIAN_LOSS", pairs)
+    for i, name in enumerate(("gaussian_value", "gaussian_slope_m", "gaussian_slope_v")):
+        chosen = {key: part(row.value_and_slopes, i) for key, row in pairs.items()}
+        header.add_choice(name, [m, v, t], chosen)
+    for i, name in enumerate(("gaussian_curve_m", "gaussian_curve_v")):
+        chosen = {key: part(row.second, i) for key, row in pairs.items()}
+        header.add_choice(name, [m, v, t, um, uv], chosen)
+
+
+def part(formula: Callable, i: int) -> Callable:
+    """The formula of one of several results."""
+    return lambda *arguments: formula(*arguments)[i]
+
+
 def generate() -> dict[Path, str]:
     """The text of the generated file."""
     header = Header()
     header.add_named(elementary)
     activation_lines(header)
+    loss_lines(header)
     return {C_FILE: "\n".join(header.lines)}
 
 
