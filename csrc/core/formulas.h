@@ -843,3 +843,174 @@ INLINE vec gaussian_curve_v(int kind, vec m, vec v, vec t, vec um, vec uv)
     default: __builtin_trap();
     }
 }
+
+#define EACH_RULE_WITH_POWERS(CASE)                                                                \
+    CASE(FB_ADAM)
+
+static void step_of_sgd(idx n, real *p, real *moments, const real *g, double lr, const double
+                        *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i);
+        store(p + i, p0 - n0 * g0);
+    }
+}
+
+static void step_of_momentum(idx n, real *p, real *moments, const real *g, double lr, const double
+                             *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = n1 * m0 + g0;
+        store(p + i, p0 - n0 * t0);
+        store(moments + i, t0);
+    }
+}
+
+static void step_of_nesterov(idx n, real *p, real *moments, const real *g, double lr, const double
+                             *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = n1 * m0 + g0;
+        store(p + i, p0 - n0 * (g0 + n1 * t0));
+        store(moments + i, t0);
+    }
+}
+
+static void step_of_adam(idx n, real *p, real *moments, const real *g, double lr, const double
+                         *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)(lr / (1 - powers[0])));
+    const vec n1 = splat((real)(1 / sqrt((1 - powers[1]))));
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    const vec n4 = splat((real)(1 - constants[1]));
+    const vec n5 = splat((real)constants[2]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i);
+        vec t0 = n3 * m1 + n4 * g0 * g0;
+        vec t1 = m0 + n2 * (g0 - m0);
+        store(p + i, p0 - divide(n0 * t1, vsqrt(t0) * n1 + n5));
+        store(moments + i, t1);
+        store(moments + n + i, t0);
+    }
+}
+
+static void step_of_rmsprop(idx n, real *p, real *moments, const real *g, double lr, const double
+                            *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = n1 * m0 + n2 * g0 * g0;
+        store(p + i, p0 - n0 * divide(g0, vsqrt(t0) + n3));
+        store(moments + i, t0);
+    }
+}
+
+static void step_of_rmsprop_momentum(idx n, real *p, real *moments, const real *g, double lr, const
+                                     double *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    const vec n4 = splat((real)constants[2]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i);
+        vec t0 = n1 * m0 + n2 * g0 * g0;
+        vec t1 = divide(g0, vsqrt(t0) + n3) + n4 * m1;
+        store(p + i, p0 - n0 * t1);
+        store(moments + i, t0);
+        store(moments + n + i, t1);
+    }
+}
+
+static void step_of_rmsprop_centered(idx n, real *p, real *moments, const real *g, double lr, const
+                                     double *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i);
+        vec t0 = m1 + n2 * (g0 - m1);
+        vec t1 = n1 * m0 + n2 * g0 * g0;
+        store(p + i, p0 - n0 * divide(g0, vsqrt(vmax(splat(0), t1 - t0 * t0)) + n3));
+        store(moments + i, t1);
+        store(moments + n + i, t0);
+    }
+}
+
+static void step_of_rmsprop_centered_momentum(idx n, real *p, real *moments, const real *g, double
+                                              lr, const double *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    const vec n4 = splat((real)constants[2]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i),
+            m2 = load(moments + 2 * n + i);
+        vec t0 = m2 + n2 * (g0 - m2);
+        vec t1 = n1 * m0 + n2 * g0 * g0;
+        vec t2 = divide(g0, vsqrt(vmax(splat(0), t1 - t0 * t0)) + n3) + n4 * m1;
+        store(p + i, p0 - n0 * t2);
+        store(moments + i, t1);
+        store(moments + n + i, t2);
+        store(moments + 2 * n + i, t0);
+    }
+}
+
+static void step_of_adagrad(idx n, real *p, real *moments, const real *g, double lr, const double
+                            *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = m0 + g0 * g0;
+        store(p + i, p0 - divide(n0 * g0, vsqrt(t0) + n1));
+        store(moments + i, t0);
+    }
+}
+
+static void apply_rule(int64_t kind, idx n, real *p, real *moments, const real *g, double lr, const
+                       double *constants, const double *powers)
+{
+    switch (kind) {
+    case FB_SGD: step_of_sgd(n, p, moments, g, lr, constants, powers); break;
+    case FB_MOMENTUM: step_of_momentum(n, p, moments, g, lr, constants, powers); break;
+    case FB_NESTEROV: step_of_nesterov(n, p, moments, g, lr, constants, powers); break;
+    case FB_ADAM: step_of_adam(n, p, moments, g, lr, constants, powers); break;
+    case FB_RMSPROP: step_of_rmsprop(n, p, moments, g, lr, constants, powers); break;
+    case FB_RMSPROP_MOMENTUM: step_of_rmsprop_momentum(n, p, moments, g, lr, constants, powers);
+        break;
+    case FB_RMSPROP_CENTERED: step_of_rmsprop_centered(n, p, moments, g, lr, constants, powers);
+        break;
+    case FB_RMSPROP_CENTERED_MOMENTUM: step_of_rmsprop_centered_momentum(n, p, moments, g, lr,
+        constants, powers); break;
+    case FB_ADAGRAD: step_of_adagrad(n, p, moments, g, lr, constants, powers); break;
+    default: __builtin_trap();
+    }
+}
