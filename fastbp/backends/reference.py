@@ -27,8 +27,7 @@ def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
         if act.formulas is None:
             assert act.functions is not None
             return act.functions.evaluate(order, z).astype(Z.dtype)
-        formula = (act.formulas.f, act.formulas.df, act.formulas.d2f)[order]
-        return np.asarray(formula(z, act.constant)).astype(Z.dtype)
+        return np.asarray(act.formulas.of(order)(z, act.constant)).astype(Z.dtype)
 
 
 def dense_forward(
