@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from .expressions import Expression
-    from .programs import Program
 
 # The points at which derivatives are checked: irregular, so that none is a corner, in the range of
 # reasonable networks' pre-activations.
@@ -40,8 +36,8 @@ class UserFunctions:
 
     callables: tuple[Any, ...]
     compile = False
-    roots: list[Expression] | None = None
-    programs: tuple[Program, ...] | None = None
+    roots: list[Any] | None = None
+    programs: tuple[Any, ...] | None = None
 
     def __init__(self) -> None:
         self.handles: dict[str, Any] = {}
