@@ -59,20 +59,19 @@
     -0x1.1aff6533dd0e5p-5, \
     0x1.0a5f8c60d732bp-6
 
-/* erf x = x + x q(x^2) below 2^-56.3 on |x| <= 0.75 */
+/* erf x = x + x q(x^2) below 2^-55.0 on |x| <= 0.75 */
 #define FB_ERF_F64 \
     0x1.06eba8214db69p-3, \
-    -0x1.812746b0379e7p-2, \
-    0x1.ce2f21a042bc6p-4, \
-    -0x1.b82ce31287ce6p-6, \
-    0x1.565bcd0e2c679p-8, \
-    -0x1.c02db3ec9fd99p-11, \
-    0x1.f9a32306e0932p-14, \
-    -0x1.f4d1d6286861cp-17, \
-    0x1.b9dae461077e7p-20, \
-    -0x1.5ec0e0bec99f7p-23, \
-    0x1.ef41d2b29a3a8p-27, \
-    -0x1.05364c48fa2d3p-30
+    -0x1.812746b0379ep-2, \
+    0x1.ce2f21a0424c3p-4, \
+    -0x1.b82ce31257412p-6, \
+    0x1.565bcd03657cp-8, \
+    -0x1.c02db1220cfe6p-11, \
+    0x1.f9a2afa3a8f86p-14, \
+    -0x1.f4c5debf1228ap-17, \
+    0x1.b90ecd4aeec12p-20, \
+    -0x1.564f71bbc0d35p-23, \
+    0x1.8a312cb07e6ccp-27
 
 /* 1 - Phi(a) = e^(-a^2/2) q(t) / (1 + a), t = (a - 4) / (a + 4) below 2^-54.7 on 0 <= a <= 39 */
 #define FB_TAIL_F64 \
@@ -258,13 +257,14 @@
     0x1.719648p-19f, \
     -0x1.9da968p-26f
 
-/* arctan t = t + t^3 q(t^2) below 2^-28.4 on |t| <= 1.001 tan(pi/8) */
+/* arctan t = t + t^3 q(t^2) below 2^-28.9 on |t| <= 1.001 tan(pi/8) */
 #define FB_ARCTAN_F32 \
-    -0x1.555554p-2f, \
-    0x1.99972cp-3f, \
-    -0x1.241f98p-3f, \
-    0x1.b802eep-4f, \
-    -0x1.081978p-4f
+    -0x1.555556p-2f, \
+    0x1.99997ap-3f, \
+    -0x1.248a08p-3f, \
+    0x1.c5797cp-4f, \
+    -0x1.6133ecp-4f, \
+    0x1.9d36ccp-5f
 
 /* erf x = x + x q(x^2) below 2^-29.4 on |x| <= 0.75 */
 #define FB_ERF_F32 \
