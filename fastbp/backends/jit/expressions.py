@@ -8,7 +8,7 @@ from typing import Any
 from llvmlite import ir
 
 from ...maths import expressions as ex
-from ...maths.formulas import elementary, general
+from ...maths.formulas import activations, elementary, general
 from ...maths.programs import lowered
 from .compiling import FLAG
 from .intrinsics import emits, same
@@ -45,6 +45,7 @@ def _functions(lanes: Lanes) -> dict[str, Callable]:
         "cos": elementary.cos,
         "tanh": elementary.tanh,
         "sigmoid": elementary.sigmoid,
+        "bell": activations.sigmoid_slope,
         "arctan": general.arctan,
         "sinh": general.sinh,
         "cosh": general.cosh,
