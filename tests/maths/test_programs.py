@@ -68,7 +68,7 @@ def _truths(numbers):
                 ex.node("not", one),
                 ex.node("and", one, ex.node("less", X, Y)),
                 ex.node("or", ex.node("less_equal", Y, X), one),
-            ]  # fmt: skip
+            ]
         )
     )
 
@@ -96,7 +96,7 @@ def _with_bounds(name, dtype):
     least, most = 8 * float(info.smallest_subnormal), float(info.max) / 4
 
     def apply(*pairs):
-        values, bounds = zip(*pairs, strict=True)
+        values = [value for value, _ in pairs]
         result = np.asarray(of_values(*values), np.float64)
         error, unclear = np.zeros(result.shape), np.zeros(result.shape, bool)
         for i, (value, bound) in enumerate(pairs):
