@@ -31,16 +31,21 @@ class Activation(ActivationSpec):
         Its name; not that of a built-in one.
     f : callable
         float -> float, such as ``lambda z: z**3``; `math` and NumPy's functions of one number may
-        be used, and are fast where they are those of `fastbp.jitted`. The compiled backends compile
-        it once with Numba; they evaluate it in float32 in networks of float32, the reference in
-        float64.
+        be used. The compiled backends evaluate it in float32 in networks of float32, the reference
+        in float64.
     df : callable, optional
         Its derivative, float -> float. Without it `f` is called once with a symbol, and its first
         and second derivatives follow from what it does: arithmetic, powers, abs, min, max,
         ``np.where``, ``np.clip``, comparisons for these, and exp, expm1, log, log1p, tanh, sin,
         cos, arctan, sinh, cosh, sqrt, erf, sign and sigmoid of `math`, NumPy or `fastbp.jitted`.
+        Functions with a `df` of yours are compiled once with Numba by both compiled backends, and
+        are fast where their exp and tanh are those of `fastbp.jitted`.
     d2f : callable, optional
         Its second derivative. Beside a `df` of yours Hessian products raise without it.
+    compile : bool, default False
+        Without `df` the C backend evaluates the expressions of the function and its derivatives
+        block by block, from the first call on; true has Numba compile them instead, which pays for
+        long fits with functions of arithmetic alone.
 
     Attributes
     ----------
