@@ -32,6 +32,17 @@
     0x1.32e0d25c9c761p-5, \
     0x1.401d3e65cdc48p-4
 
+/* 2 atanh(s) = 2 s + 2 s^3 (1/3 + s^2 q(s^2)), to twice the precision below 2^-62.9 on 0 <= s <=
+ * 0.172 */
+#define FB_LOG_F64 \
+    0x1.999999999999fp-3, \
+    0x1.249249248e348p-3, \
+    0x1.c71c71d85409dp-4, \
+    0x1.745d09abb3701p-4, \
+    0x1.3b18cc712d25ap-4, \
+    0x1.1016275303311p-4, \
+    0x1.0897b3da5e3dbp-4
+
 /* sin r = r + r^3 q(r^2) below 2^-54.7 on |r| <= 1.001 pi/2 */
 #define FB_SIN_F64 \
     -0x1.5555555555555p-3, \
@@ -144,6 +155,7 @@
 
 /* makes it so; its logarithm */
 #define FB_TO_NORMAL_F64 0x1p+54
+#define FB_NORMAL_BITS_F64 54.0
 #define FB_LOG_TO_NORMAL_F64 0x1.2b708872320e2p+5
 
 /* where bits lie */
@@ -178,6 +190,10 @@
 /* ln 2 = hi + lo; k hi is exact for |k| < 2^12 */
 #define FB_LN2_HI_F64 0x1.62e42fefa4p-1
 #define FB_LN2_LO_F64 -0x1.8432a1b0e2634p-43
+
+/* 1/3 */
+#define FB_THIRD_HI_F64 0x1.5555555555555p-2
+#define FB_THIRD_LO_F64 0x1.5555555555555p-56
 
 /* 1/pi, and pi as a sum */
 #define FB_INV_PI_F64 0x1.45f306dc9c883p-2
@@ -248,6 +264,13 @@
     0x1.24c926p-3f, \
     0x1.bc8cf8p-4f, \
     0x1.dba26p-4f
+
+/* 2 atanh(s) = 2 s + 2 s^3 (1/3 + s^2 q(s^2)), to twice the precision below 2^-33.8 on 0 <= s <=
+ * 0.172 */
+#define FB_LOG_F32 \
+    0x1.9999a4p-3f, \
+    0x1.2479f2p-3f, \
+    0x1.d81ceap-4f
 
 /* sin r = r + r^3 q(r^2) below 2^-25.7 on |r| <= 1.001 pi/2 */
 #define FB_SIN_F32 \
@@ -322,6 +345,7 @@
 
 /* makes it so; its logarithm */
 #define FB_TO_NORMAL_F32 0x1p+25f
+#define FB_NORMAL_BITS_F32 25.0f
 #define FB_LOG_TO_NORMAL_F32 0x1.154246p+4f
 
 /* where bits lie */
@@ -356,6 +380,10 @@
 /* ln 2 = hi + lo; k hi is exact for |k| < 2^9 */
 #define FB_LN2_HI_F32 0x1.62e4p-1f
 #define FB_LN2_LO_F32 0x1.7f7d1cp-20f
+
+/* 1/3 */
+#define FB_THIRD_HI_F32 0x1.555556p-2f
+#define FB_THIRD_LO_F32 -0x1.555556p-27f
 
 /* 1/pi, and pi as a sum */
 #define FB_INV_PI_F32 0x1.45f306p-2f

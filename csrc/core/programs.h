@@ -18,12 +18,6 @@ typedef struct {
     _Alignas(64) real memory[PROGRAM_BYTES / sizeof(real)];
 } program_run;
 
-INLINE vec power_by_lanes(vec x, vec y)
-{
-    UNROLL for (int i = 0; i < VL; i++) x[i] = (real)pow((double)x[i], (double)y[i]);
-    return x;
-}
-
 INLINE vec if_less_equal(vec a, vec b, vec yes, vec no)
 {
     return if_greater(b, a, yes, if_equal(a, b, yes, no));
@@ -70,7 +64,7 @@ static void run_instructions(const program_run *run, const int16_t *code, idx co
         RUN(PRODUCT_PLUS, TAKE_ABC, a * b + c)
         RUN(PRODUCT_MINUS, TAKE_ABC, a * b - c)
         RUN(MINUS_PRODUCT, TAKE_ABC, c - a * b)
-        RUN(POWER, TAKE_AB, power_by_lanes(a, b))
+        RUN(POWER, TAKE_AB, vpower(a, b))
         RUN(NEGATIVE, TAKE_A, -a)
         RUN(ABS, TAKE_A, vabs(a))
         RUN(SIGN, TAKE_A, vsign(a))

@@ -243,6 +243,28 @@ def test_functions_of_any_number_err_by_what_they_state(name, dtype):
                 assert abs(value - true) <= limit * mpmath.ldexp(1, exponent - info.nmant), x
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_powers_err_by_what_they_state(dtype):
+    limit = float(re.search(r"to ([\d.]+) ULP", general.power.__doc__)[1])
+    rng, info = np.random.default_rng(6), np.finfo(dtype)
+    wide = np.exp2(rng.uniform(info.minexp - info.nmant, info.maxexp, 200))
+    x = np.concatenate([wide, rng.uniform(0.5, 2, 200), 1 + rng.normal(size=200) * 1e-3])
+    most = 700.0 if dtype == np.float64 else 80.0
+    y = np.concatenate([rng.uniform(-1.2, 1.2, 200), rng.normal(size=200) * most])
+    y = np.concatenate([y, rng.normal(size=200) * 500 * most])
+    x, y = x.astype(dtype), y.astype(dtype)
+    (result,) = run(program([ex.node("power", X, Y)], "xy"), [x, y])
+    with mpmath.workprec(150):
+        for base, exponent, value in zip(x.tolist(), y.tolist(), result.tolist(), strict=True):
+            true = mpmath.mpf(base) ** mpmath.mpf(exponent)
+            if true > float(info.max):
+                assert value == np.inf
+                continue
+            place = max(int(mpmath.floor(mpmath.log(true, 2))), info.minexp)
+            error = abs(value - true) / mpmath.ldexp(1, place - info.nmant)
+            assert error <= limit, (base, exponent)
+
+
 # Code.
 
 
