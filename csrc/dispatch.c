@@ -138,6 +138,12 @@ void fb_plan_free(fb_plan *plan)
 
 static const fb_table *kernels(int is_double) { return tables[level][is_double != 0]; }
 
+void fb_evaluate(int is_double, const fb_program *program, const double *parameters, int64_t n,
+                 const void *const *inputs, void *const *outputs)
+{
+    kernels(is_double)->evaluate(program, parameters, (idx)n, inputs, outputs);
+}
+
 void fb_activation(int is_double, int64_t kind, double constant, const fb_user *user, int order,
                    int64_t size, const void *Z, void *result)
 {

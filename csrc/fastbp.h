@@ -108,6 +108,11 @@ fb_plan *fb_plan_new(int is_double, int64_t n_layers, const int64_t *layers,
                      const uint8_t *free, int64_t n_params, int64_t tape_width);
 void fb_plan_free(fb_plan *plan);
 
+/* outputs[k] (n) = the k-th expression of a program of the inputs (n each) and parameters. The last
+ * output may be inputs[0]; the others lie apart. */
+void fb_evaluate(int is_double, const fb_program *program, const double *parameters, int64_t n,
+                 const void *const *inputs, void *const *outputs);
+
 /* result (size) = act(Z) for order 0, its first or second derivative for order 1 or 2. */
 void fb_activation(int is_double, int64_t kind, double constant, const fb_user *user, int order,
                    int64_t size, const void *Z, void *result);

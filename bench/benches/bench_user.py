@@ -22,7 +22,7 @@ from report.runs import BUILT_IN, USER
 from workloads import DTYPES
 
 import fastbp as fb
-from fastbp.backends import user_code
+from fastbp.backends import native
 from fastbp.jitted import exp, sigmoid, tanh
 from fastbp.maths import losses as table
 
@@ -189,15 +189,15 @@ def one_pass(what: str, act: Any, dtype: str, name: str) -> Contestant:
     act = fb.activation(act)
     Z, out = numbers(dtype), np.ones(SIZE, dtype)
     order = PASSES[what]
-    user = user_code.address(act.functions, Z.dtype) if act.functions else 0
     if name.startswith("numba"):
         from fastbp.backends.jit import activations
 
-        function, _ = activations.addresses(act, Z.dtype)
+        function, user = activations.addresses(act, Z.dtype)
         # The backward pass of relu and tanh reads their values.
         of = act.f(Z) if order == 3 and not act.keeps_z else Z
         run = partial(_swapped, numba_loops()[0], function, user, order, of, out)
     else:
+        user = ctypes.c_void_p(native._integer(native._user(act.functions, Z.dtype)))
         head = (loops.ours("fb_activation"), loops.is_double(Z), act.kind, user)
         run = loops.repeated("repeat_activation", *head, ctypes.c_int(order), SIZE, Z, out)
 

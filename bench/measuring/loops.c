@@ -46,8 +46,8 @@ void repeat_backward(int64_t times, dense_backward *function, int is_double, int
 }
 
 void repeat_activation(int64_t times, activation *function, int is_double, int64_t kind,
-                       int64_t user, int order, int64_t size, const void *Z, void *Y) {
-    while (times--) function(is_double, kind, 0.0, (uintptr_t)user, order, size, Z, Y);
+                       const fb_user *user, int order, int64_t size, const void *Z, void *Y) {
+    while (times--) function(is_double, kind, 0.0, user, order, size, Z, Y);
 }
 
 /* The same of the Numba backend, whose functions return a status; the first arguments are for

@@ -743,6 +743,60 @@ INLINE vec verfc(vec x)
         if_greater(splat(0), x, 2 - t1, t1));
 }
 
+static const real log_q[] = {NUMBER(LOG)};
+
+/* log of positive numbers, to twice the precision but for some bits. */
+INLINE two_words two_log(vec size)
+{
+    vec t0 = if_greater(splat(NUMBER(SMALLEST)), size, size * NUMBER(TO_NORMAL), size);
+    ivec t1 = (ivec)t0;
+    ivec t2 = (t1 - (ivec)splat((real)0.7071067811865476)) >> NUMBER(MANTISSA_BITS);
+    vec t3 = (vec)((ivec)splat(NUMBER(TO_INTEGER)) + t2) - NUMBER(TO_INTEGER);
+    vec t4 = if_greater(splat(NUMBER(SMALLEST)), size, t3 - NUMBER(NORMAL_BITS), t3);
+    vec t5 = (vec)(t1 - (t2 << NUMBER(MANTISSA_BITS))) - 1;
+    two_words t6 = two_sum(splat((real)(2 * 1)), t5);
+    vec t7 = t5 / t6.high;
+    two_words t8 = product(t7, t7);
+    two_words t9 = ordered_sum(splat((real)(1 * NUMBER(THIRD_HI))), t8.high * POLYNOMIAL(log_q,
+        t8.high));
+    two_words t10 = product(t8.high, t9.high);
+    two_words t11 = product(t7, t10.high);
+    two_words t12 = ordered_sum(t7, t11.high);
+    two_words t13 = two_sum(t4 * NUMBER(LN2_HI), 2 * t12.high);
+    vec t14 = (residual(t5, t7, t6.high) - t7 * t6.low) / t6.high;
+    two_words t15 = ordered_sum(t13.high, t13.low + (2 * (t12.low + (t14 + (t11.low + (t7 * (t10.low
+        + (t8.high * (t9.low + NUMBER(THIRD_LO)) + (t8.low + 2 * t7 * t14) * t9.high)) + t14 *
+        t10.high)))) + t4 * NUMBER(LN2_LO)));
+    return t15;
+}
+
+/* The power of numbers that are not negative. */
+INLINE vec size_of_power(vec size, vec y)
+{
+    vec t0 = vmax(splat(-NUMBER(LARGEST)), vmin(splat(NUMBER(LARGEST)), y));
+    two_words t1 = two_log(size);
+    two_words t2 = product(t0, if_equal(size, splat(0), splat((real)-INFINITY),
+        if_greater(splat((real)INFINITY), size, t1.high, size)));
+    reduced t3 = reduce_exp(vmin(splat(NUMBER(EXP_MOST)), vmax(splat(NUMBER(EXP_LEAST)), t2.high)),
+        if_greater(splat(1000), vabs(t2.high), t2.low + t0 * t1.low, splat(0)));
+    return scale(t3.p + 1, t3);
+}
+
+/* x to the power of y, to 2.5 ULP everywhere. */
+INLINE vec vpower(vec x, vec y)
+{
+    vec t0 = vabs(x);
+    vec t1 = size_of_power(t0, y);
+    vec t2 = vabs(y);
+    vec t3 = t2 + (real)(NUMBER(TO_INTEGER) / (real)1.5);
+    return if_equal(y, splat(0), splat(1), if_equal(x, splat(1), splat(1),
+        if_equal(if_greater(splat((real)(NUMBER(TO_INTEGER) / (real)1.5)), t2, t3 -
+        (real)(NUMBER(TO_INTEGER) / (real)1.5), t2), t2, (vec)((ivec)t1 ^
+        (((ivec)if_greater(splat((real)(NUMBER(TO_INTEGER) / (real)1.5)), t2, t3,
+        vmin(splat((real)(NUMBER(TO_INTEGER) / (real)0.75)), t2)) << NUMBER(SIGN_BIT)) & (ivec)x)),
+        if_greater(splat(0), x, if_equal(t0, splat((real)INFINITY), t1, splat((real)NAN)), t1))));
+}
+
 /* -1, 0 or 1; NaN passes. */
 INLINE vec sign(vec x)
 {

@@ -116,6 +116,8 @@ static inline int fb_is_lane_major(const fb_plan *plan, idx rows)
 
 /* The functions of fastbp.h for one instruction set and dtype. */
 struct fb_table {
+    void (*evaluate)(const fb_program *program, const double *parameters, idx n,
+                     const void *const *inputs, void *const *outputs);
     void (*activation)(const fb_act *act, int order, idx n, const void *Z, void *out);
     int (*dense_forward)(fb_pool *pool, idx n, idx n_in, idx n_out, const fb_act *act,
                          const void *X, const void *W, const void *b, void *Y, void *Z);

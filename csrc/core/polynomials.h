@@ -32,6 +32,17 @@
     0x1.32e0d25c9c761p-5, \
     0x1.401d3e65cdc48p-4
 
+/* 2 atanh(s) = 2 s + 2 s^3 (1/3 + s^2 q(s^2)), to twice the precision below 2^-62.9 on 0 <= s <=
+ * 0.172 */
+#define FB_LOG_F64 \
+    0x1.999999999999fp-3, \
+    0x1.249249248e348p-3, \
+    0x1.c71c71d85409dp-4, \
+    0x1.745d09abb3701p-4, \
+    0x1.3b18cc712d25ap-4, \
+    0x1.1016275303311p-4, \
+    0x1.0897b3da5e3dbp-4
+
 /* sin r = r + r^3 q(r^2) below 2^-54.7 on |r| <= 1.001 pi/2 */
 #define FB_SIN_F64 \
     -0x1.5555555555555p-3, \
@@ -59,20 +70,19 @@
     -0x1.1aff6533dd0e5p-5, \
     0x1.0a5f8c60d732bp-6
 
-/* erf x = x + x q(x^2) below 2^-56.3 on |x| <= 0.75 */
+/* erf x = x + x q(x^2) below 2^-55.0 on |x| <= 0.75 */
 #define FB_ERF_F64 \
     0x1.06eba8214db69p-3, \
-    -0x1.812746b0379e7p-2, \
-    0x1.ce2f21a042bc6p-4, \
-    -0x1.b82ce31287ce6p-6, \
-    0x1.565bcd0e2c679p-8, \
-    -0x1.c02db3ec9fd99p-11, \
-    0x1.f9a32306e0932p-14, \
-    -0x1.f4d1d6286861cp-17, \
-    0x1.b9dae461077e7p-20, \
-    -0x1.5ec0e0bec99f7p-23, \
-    0x1.ef41d2b29a3a8p-27, \
-    -0x1.05364c48fa2d3p-30
+    -0x1.812746b0379ep-2, \
+    0x1.ce2f21a0424c3p-4, \
+    -0x1.b82ce31257412p-6, \
+    0x1.565bcd03657cp-8, \
+    -0x1.c02db1220cfe6p-11, \
+    0x1.f9a2afa3a8f86p-14, \
+    -0x1.f4c5debf1228ap-17, \
+    0x1.b90ecd4aeec12p-20, \
+    -0x1.564f71bbc0d35p-23, \
+    0x1.8a312cb07e6ccp-27
 
 /* 1 - Phi(a) = e^(-a^2/2) q(t) / (1 + a), t = (a - 4) / (a + 4) below 2^-54.7 on 0 <= a <= 39 */
 #define FB_TAIL_F64 \
@@ -145,6 +155,7 @@
 
 /* makes it so; its logarithm */
 #define FB_TO_NORMAL_F64 0x1p+54
+#define FB_NORMAL_BITS_F64 54.0
 #define FB_LOG_TO_NORMAL_F64 0x1.2b708872320e2p+5
 
 /* where bits lie */
@@ -179,6 +190,10 @@
 /* ln 2 = hi + lo; k hi is exact for |k| < 2^12 */
 #define FB_LN2_HI_F64 0x1.62e42fefa4p-1
 #define FB_LN2_LO_F64 -0x1.8432a1b0e2634p-43
+
+/* 1/3 */
+#define FB_THIRD_HI_F64 0x1.5555555555555p-2
+#define FB_THIRD_LO_F64 0x1.5555555555555p-56
 
 /* 1/pi, and pi as a sum */
 #define FB_INV_PI_F64 0x1.45f306dc9c883p-2
@@ -250,6 +265,13 @@
     0x1.bc8cf8p-4f, \
     0x1.dba26p-4f
 
+/* 2 atanh(s) = 2 s + 2 s^3 (1/3 + s^2 q(s^2)), to twice the precision below 2^-33.8 on 0 <= s <=
+ * 0.172 */
+#define FB_LOG_F32 \
+    0x1.9999a4p-3f, \
+    0x1.2479f2p-3f, \
+    0x1.d81ceap-4f
+
 /* sin r = r + r^3 q(r^2) below 2^-25.7 on |r| <= 1.001 pi/2 */
 #define FB_SIN_F32 \
     -0x1.555556p-3f, \
@@ -258,13 +280,14 @@
     0x1.719648p-19f, \
     -0x1.9da968p-26f
 
-/* arctan t = t + t^3 q(t^2) below 2^-28.4 on |t| <= 1.001 tan(pi/8) */
+/* arctan t = t + t^3 q(t^2) below 2^-28.9 on |t| <= 1.001 tan(pi/8) */
 #define FB_ARCTAN_F32 \
-    -0x1.555554p-2f, \
-    0x1.99972cp-3f, \
-    -0x1.241f98p-3f, \
-    0x1.b802eep-4f, \
-    -0x1.081978p-4f
+    -0x1.555556p-2f, \
+    0x1.99997ap-3f, \
+    -0x1.248a08p-3f, \
+    0x1.c5797cp-4f, \
+    -0x1.6133ecp-4f, \
+    0x1.9d36ccp-5f
 
 /* erf x = x + x q(x^2) below 2^-29.4 on |x| <= 0.75 */
 #define FB_ERF_F32 \
@@ -322,6 +345,7 @@
 
 /* makes it so; its logarithm */
 #define FB_TO_NORMAL_F32 0x1p+25f
+#define FB_NORMAL_BITS_F32 25.0f
 #define FB_LOG_TO_NORMAL_F32 0x1.154246p+4f
 
 /* where bits lie */
@@ -356,6 +380,10 @@
 /* ln 2 = hi + lo; k hi is exact for |k| < 2^9 */
 #define FB_LN2_HI_F32 0x1.62e4p-1f
 #define FB_LN2_LO_F32 0x1.7f7d1cp-20f
+
+/* 1/3 */
+#define FB_THIRD_HI_F32 0x1.555556p-2f
+#define FB_THIRD_LO_F32 -0x1.555556p-27f
 
 /* 1/pi, and pi as a sum */
 #define FB_INV_PI_F32 0x1.45f306p-2f

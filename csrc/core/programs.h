@@ -18,12 +18,6 @@ typedef struct {
     _Alignas(64) real memory[PROGRAM_BYTES / sizeof(real)];
 } program_run;
 
-INLINE vec power_by_lanes(vec x, vec y)
-{
-    UNROLL for (int i = 0; i < VL; i++) x[i] = (real)pow((double)x[i], (double)y[i]);
-    return x;
-}
-
 INLINE vec if_less_equal(vec a, vec b, vec yes, vec no)
 {
     return if_greater(b, a, yes, if_equal(a, b, yes, no));
@@ -66,10 +60,11 @@ static void run_instructions(const program_run *run, const int16_t *code, idx co
         RUN(MULTIPLY, TAKE_AB, a * b)
         RUN(DIVIDE, TAKE_AB, a / b)
         RUN(NEGATIVE_PRODUCT, TAKE_AB, -(a * b))
+        RUN(PRODUCT_OF_THREE, TAKE_ABC, a * b * c)
         RUN(PRODUCT_PLUS, TAKE_ABC, a * b + c)
         RUN(PRODUCT_MINUS, TAKE_ABC, a * b - c)
         RUN(MINUS_PRODUCT, TAKE_ABC, c - a * b)
-        RUN(POWER, TAKE_AB, power_by_lanes(a, b))
+        RUN(POWER, TAKE_AB, vpower(a, b))
         RUN(NEGATIVE, TAKE_A, -a)
         RUN(ABS, TAKE_A, vabs(a))
         RUN(SIGN, TAKE_A, vsign(a))
@@ -86,6 +81,8 @@ static void run_instructions(const program_run *run, const int16_t *code, idx co
         RUN(COS, TAKE_A, vcos(a))
         RUN(TANH, TAKE_A, vtanh(a))
         RUN(SIGMOID, TAKE_A, vsigmoid(a))
+        RUN(SHARE, TAKE_A, 1 / (1 + a))
+        RUN(BELL, TAKE_A, sigmoid_slope(a))
         RUN(ARCTAN, TAKE_A, varctan(a))
         RUN(SINH, TAKE_A, vsinh(a))
         RUN(COSH, TAKE_A, vcosh(a))
@@ -135,4 +132,13 @@ static void program_apply(program_run *run, idx n, const real *const *inputs, re
         run_instructions(run, p->code + FB_INSTRUCTION * p->n_once,
                          (idx)(p->n_instructions - p->n_once), n - i < run->block ? n - i : run->block);
     }
+}
+
+/* The public function. */
+static void evaluate(const fb_program *program, const double *parameters, idx n,
+                     const void *const *inputs, void *const *outputs)
+{
+    program_run run;
+    program_start(&run, program, parameters);
+    program_apply(&run, n, (const real *const *)inputs, (real *const *)outputs);
 }

@@ -89,6 +89,7 @@
 
 extern const fb_table TABLE;
 const fb_table TABLE = {
+    .evaluate = evaluate,
     .activation = activation,
     .dense_forward = dense_forward,
     .dense_backward = dense_backward,

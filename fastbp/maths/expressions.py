@@ -15,7 +15,7 @@ take the side to which `where` assigns the point, by default the one below.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 from weakref import WeakValueDictionary
@@ -163,7 +163,7 @@ def _bell(x: Expression) -> Expression:
 def _logistic(x: Expression) -> Expression:
     """The logistic function by what `bell` of the same x computes."""
     r = _share(x)
-    return node("where", node("less", x, ZERO), node("multiply", _decay(x), r), r)
+    return node("multiply", node("where", node("less", x, ZERO), _decay(x), ONE), r)
 
 
 def _xlogy(x: Expression, y: Expression) -> Expression:
@@ -225,14 +225,20 @@ COMPOSED: dict[str, Callable[..., Expression]] = {
 }
 
 
-def decomposed(roots: Sequence[Expression]) -> list[Expression]:
-    """The roots in `OPERATIONS` alone; sigmoid shares its exp with bell where both occur."""
+def decomposed(roots: Sequence[Expression], whole: Collection[str] = ()) -> list[Expression]:
+    """The roots in `OPERATIONS` alone; sigmoid shares its exp with bell where both occur.
+
+    Operations in `whole` stay as they are where they share nothing.
+    """
     nodes = in_order(roots)
     bells = {at.arguments[0] for at in nodes if at.operation == "bell"}
+    sharing = {at.arguments[0] for at in nodes if at.operation in ("sigmoid", "softplus")}
     done: dict[Expression, Expression] = {}
     for at in nodes:
         arguments = [done[argument] for argument in at.arguments]
-        if at.operation in COMPOSED:
+        if at.operation in COMPOSED and not (
+            at.operation in whole and at.arguments[0] not in sharing
+        ):
             done[at] = COMPOSED[at.operation](*arguments)
         elif at.operation == "sigmoid" and at.arguments[0] in bells:
             done[at] = _logistic(*arguments)

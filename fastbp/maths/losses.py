@@ -477,14 +477,17 @@ def custom_loss(
         (prediction, target) -> loss, or (loss, dloss), floats; dloss is the derivative with respect
         to the prediction. Where it returns the loss alone, dloss and the second derivative follow
         from its code, as for `fastbp.Activation`. `math`, NumPy's functions of one number and
-        Python functions made of these may be called, and are fast where they are those of
-        `fastbp.jitted`. The compiled backends compile it once with Numba; they evaluate it in
-        float32 in networks of float32, the reference in float64.
+        Python functions made of these may be called. The compiled backends evaluate it in float32
+        in networks of float32, the reference in float64. A function that returns pairs is compiled
+        once with Numba, and fast where its exp and tanh are those of `fastbp.jitted`.
     d2 : callable, optional
         (prediction, target) -> the second derivative; without it Hessian products raise if f
         returns pairs.
     name : str, default "custom"
         What messages call it.
+    compile : bool, default False
+        Whether the C backend, too, has Numba compile a function that returns the loss alone, as for
+        `fastbp.Activation`.
 
     Returns
     -------

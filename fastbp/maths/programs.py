@@ -19,7 +19,8 @@ from . import expressions as ex
 from .expressions import Expression, node
 
 # Operations of programs, on a, b, c and d. Truth values are 1 and 0. DECAY is e^-|a|, LOG1P_SMALL
-# log(1 + a) for a from 0 to 1, NEGATIVE_PRODUCT -ab, PRODUCT_PLUS ab + c, PRODUCT_MINUS ab - c,
+# log(1 + a) for a from 0 to 1, BELL the derivative of the logistic function, SHARE 1/(1 + a),
+# PRODUCT_OF_THREE abc, NEGATIVE_PRODUCT -ab, PRODUCT_PLUS ab + c, PRODUCT_MINUS ab - c,
 # MINUS_PRODUCT c - ab, IF_LESS and IF_LESS_EQUAL c where a is less than b (or equal), else d.
 (
     OP_COPY, OP_ADD, OP_SUBTRACT, OP_MULTIPLY, OP_DIVIDE, OP_POWER, OP_NEGATIVE, OP_ABS, OP_SIGN,
@@ -27,7 +28,8 @@ from .expressions import Expression, node
     OP_COSH, OP_TANH, OP_SIGMOID, OP_ERF, OP_ERFC, OP_LESS, OP_LESS_EQUAL, OP_EQUAL, OP_AND, OP_OR,
     OP_NOT, OP_WHERE, OP_DECAY, OP_LOG1P_SMALL, OP_NEGATIVE_PRODUCT, OP_PRODUCT_PLUS,
     OP_PRODUCT_MINUS, OP_MINUS_PRODUCT, OP_IF_LESS, OP_IF_LESS_EQUAL,
-) = range(40)  # fmt: skip
+    OP_BELL, OP_SHARE, OP_PRODUCT_OF_THREE,
+) = range(43)  # fmt: skip
 
 # Numbers of an instruction: the operation, the place of the result, and those of a, b, c, d.
 INSTRUCTION = 6
@@ -94,7 +96,7 @@ def program(
     KeyError
         If an expression has another variable.
     """
-    roots = _fused(lowered(roots))
+    roots = _fused(lowered(roots), set(inputs))
     nodes = ex.in_order(reversed(roots))  # which takes the last one first
     uniform = _uniform(nodes, set(inputs))
     places: dict[Expression, int] = {}
@@ -193,8 +195,8 @@ def _registers(
 
 
 def lowered(roots: Sequence[Expression]) -> list[Expression]:
-    """The roots, of `OPERATIONS` alone, without integer powers and with e^-|x| as one operation."""
-    roots = ex.decomposed(roots)
+    """The roots in operations of programs, but for those that `_fused` makes."""
+    roots = ex.decomposed(roots, whole=("bell",))
     done: dict[Expression, Expression] = {}
     for at in ex.in_order(roots):
         arguments = [done[x] for x in at.arguments]
@@ -231,15 +233,16 @@ def _power(x: Expression, n: int) -> Expression:
     return node("multiply", half, half)
 
 
-def _fused(roots: Sequence[Expression]) -> list[Expression]:
+def _fused(roots: Sequence[Expression], inputs: set[str]) -> list[Expression]:
     """The roots with products and comparisons as part of what alone takes them."""
     nodes = ex.in_order(roots)
+    uniform = _uniform(nodes, inputs)
     uses = Counter(x for at in nodes for x in at.arguments)
     uses.update(roots)
     done: dict[Expression, Expression] = {}
 
     def is_part(x: Expression, *operations: str) -> bool:
-        return x.operation in operations and uses[x] == 1
+        return x.operation in operations and uses[x] == 1 and x not in uniform
 
     for at in nodes:
         x, y = (*at.arguments, at, at)[:2]
@@ -254,6 +257,12 @@ def _fused(roots: Sequence[Expression]) -> list[Expression]:
             operation, parts = "minus_product", (*y.arguments, x)
         elif operation == "negative" and is_part(x, "multiply"):
             operation, parts = "negative_product", x.arguments
+        elif operation == "multiply" and is_part(x, "multiply"):
+            operation, parts = "product_of_three", (*x.arguments, y)
+        elif operation == "multiply" and is_part(y, "multiply"):
+            operation, parts = "product_of_three", (*y.arguments, x)
+        elif operation == "divide" and x is ex.ONE and is_part(y, "add") and ex.ONE in y.arguments:
+            operation, parts = "share", tuple(z for z in y.arguments if z is not ex.ONE)
         elif operation == "where" and is_part(x, "less", "less_equal"):
             operation, parts = f"if_{x.operation}", (*x.arguments, *at.arguments[1:])
         done[at] = node(operation, *(done[part] for part in parts), value=at.value)

@@ -31,17 +31,22 @@ class Activation(ActivationSpec):
         Its name; not that of a built-in one.
     f : callable
         float -> float, such as ``lambda z: z**3``; `math` and NumPy's functions of one number may
-        be used, and are fast where they are those of `fastbp.jitted`. The compiled backends compile
-        it once with Numba; they evaluate it in float32 in networks of float32, the reference in
-        float64.
+        be used. The compiled backends evaluate it in float32 in networks of float32, the reference
+        in float64.
     df : callable, optional
         Its derivative, float -> float. Without it `f` is called once with a symbol, and its first
         and second derivatives follow from what it does: arithmetic, powers, abs, min, max,
         ``np.where``, ``np.clip``, comparisons for these, and exp, exp2, expm1, log, log2, log10,
         log1p, sqrt, cbrt, hypot, sin, cos, tan, their inverses, sinh, cosh, tanh, arcsinh, arctanh,
         erf, erfc, sign and sigmoid of `math`, NumPy, `scipy.special` or `fastbp.jitted`.
+        Functions with a `df` of yours are compiled once with Numba by both compiled backends, and
+        are fast where their exp and tanh are those of `fastbp.jitted`.
     d2f : callable, optional
         Its second derivative. Beside a `df` of yours Hessian products raise without it.
+    compile : bool, default False
+        Without `df` the C backend evaluates the expressions of the function and its derivatives
+        block by block, from the first call on; true has Numba compile them instead, which pays for
+        long fits with functions of arithmetic alone.
 
     Attributes
     ----------

@@ -8,11 +8,10 @@ from typing import Any
 from llvmlite import ir
 
 from ...maths import expressions as ex
-from ...maths.formulas import elementary, general
+from ...maths.formulas import activations, elementary, general
 from ...maths.programs import lowered
 from .compiling import FLAG
 from .intrinsics import emits, same
-from .numba_internals import cgutils
 from .vectors import Lanes, Vector, elementwise
 
 
@@ -45,12 +44,13 @@ def _functions(lanes: Lanes) -> dict[str, Callable]:
         "cos": elementary.cos,
         "tanh": elementary.tanh,
         "sigmoid": elementary.sigmoid,
+        "bell": activations.sigmoid_slope,
         "arctan": general.arctan,
         "sinh": general.sinh,
         "cosh": general.cosh,
         "erf": general.erf,
         "erfc": general.erfc,
-        "power": lambda x, y: _in_c(lanes, "pow", (x, y)),
+        "power": general.power,
         "less": lambda x, y: x < y,
         "less_equal": lambda x, y: x <= y,
         "equal": lambda x, y: x.equals(y),
@@ -59,21 +59,6 @@ def _functions(lanes: Lanes) -> dict[str, Callable]:
         "not": lambda x: builder.not_(mask(x)),
         "where": lambda c, x, y: x.where(mask(c), y),
     }
-
-
-def _in_c(lanes: Lanes, name: str, vectors: tuple[Vector, ...]) -> Vector:
-    """The C library's function of each number."""
-    builder, double = lanes.builder, ir.DoubleType()
-    kind = ir.FunctionType(double, [double] * len(vectors))
-    function = cgutils.get_or_insert_function(builder.module, kind, name)
-    result = vectors[0].value
-    for i in range(lanes.width):
-        place = ir.Constant(ir.IntType(32), i)
-        numbers = [builder.extract_element(v.value, place) for v in vectors]
-        value = builder.call(function, [builder.fpext(number, double) for number in numbers])
-        value = builder.fptrunc(value, lanes.type.element)
-        result = builder.insert_element(result, value, place)
-    return Vector(lanes, result)
 
 
 def _values(roots: list[ex.Expression], **variables: Vector) -> list[Vector]:

@@ -17,6 +17,7 @@ from .elementary import (
     product,
     ratio,
     reduce_exp,
+    residual,
     scale,
     two_sum,
 )
@@ -145,3 +146,66 @@ def erfc(x: V) -> V:
     small = 1 - (x + x * square.polynomial("ERF"))
     y = erfc_of_size(size)
     return small.where(size < 0.25, (2 - y).where(x < 0, y))
+
+
+# Powers.
+
+
+@named("two_log")
+def two_log(size: V) -> TwoWords:
+    """log of positive numbers, to twice the precision but for some bits."""
+    bits, one, small = (
+        size.number("MANTISSA_BITS"),
+        size.constant(1),
+        size < size.number("SMALLEST"),
+    )
+    size = (size * size.number("TO_NORMAL")).where(small, size)
+    k = (size.bits() - size.constant(math.sqrt(0.5)).bits()) >> bits
+    u = size.from_bits(size.bits() - (k << bits)) - 1
+    shift = size.constant(size.number("TO_INTEGER"))
+    n = size.from_bits(shift.bits() + k) - shift
+    n = (n - size.number("NORMAL_BITS")).where(small, n)
+    # log(1 + u) = 2 atanh s = 2s + 2s³ (1/3 + s² q(s²)) with s = u / (2 + u).
+    divisor = two_sum(2 * one, u)
+    s = u / divisor.high
+    s_low = (residual(u, s, divisor.high) - s * divisor.low) / divisor.high
+    square = product(s, s)
+    square_low = square.low + 2 * s * s_low
+    third = ordered_sum(one * size.number("THIRD_HI"), square.high * square.high.polynomial("LOG"))
+    third_low = third.low + size.number("THIRD_LO")
+    factor = product(square.high, third.high)
+    factor_low = factor.low + (square.high * third_low + square_low * third.high)
+    cubic = product(s, factor.high)
+    cubic_low = cubic.low + (s * factor_low + s_low * factor.high)
+    log = ordered_sum(s, cubic.high)
+    low = log.low + (s_low + cubic_low)
+    whole = two_sum(n * size.number("LN2_HI"), 2 * log.high)
+    return ordered_sum(whole.high, whole.low + (2 * low + n * size.number("LN2_LO")))
+
+
+@named("size_of_power")
+def size_of_power(size: V, y: V) -> V:
+    """The power of numbers that are not negative."""
+    y = y.at_most(y.number("LARGEST")).at_least(-y.constant(y.number("LARGEST")))
+    log = two_log(size)
+    high = log.high.where(size < math.inf, size)
+    high = size.constant(-math.inf).where(size.equals(0), high)
+    exponent = product(y, high)
+    low = (exponent.low + y * log.low).where(abs(exponent.high) < 1e3, 0)
+    e = reduce_exp(exponent.high.at_least(y.number("EXP_LEAST")).at_most(y.number("EXP_MOST")), low)
+    return scale(e.p + 1, e)
+
+
+@named("vpower")
+def power(x: V, y: V) -> V:
+    """x to the power of y, to 2.5 ULP everywhere."""
+    result, one, size = size_of_power(abs(x), y), x.constant(1), abs(y)
+    # The last bit of `digits` says whether y is odd, if it is an integer.
+    fractional = size < x.number("TO_INTEGER") / 1.5
+    digits = size.plus(x.constant(x.number("TO_INTEGER") / 1.5))
+    integer = digits.minus(x.constant(x.number("TO_INTEGER") / 1.5)).where(fractional, size)
+    digits = digits.where(fractional, size.at_most(x.number("TO_INTEGER") / 0.75))
+    sign = (digits.bits() << x.number("SIGN_BIT")) & x.bits()
+    of_fraction = result.where(abs(x).equals(math.inf), x.constant(math.nan)).where(x < 0, result)
+    result = x.from_bits(result.bits() ^ sign).where(integer.equals(size), of_fraction)
+    return one.where(y.equals(0), one.where(x.equals(1), result))
