@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .tables.model import TableModel
     from .tables.reading import Table
 
+DATA, MODEL = "which are the data themselves", "which is the model"
 MANY_COLUMNS = 20  # more are not printed one by one
 
 # Options: their conversion, and their completion in a shell.
@@ -287,9 +288,9 @@ def fit(data: str, out: str, plot: str | None, as_json: bool, **options: Any) ->
     from .tables.fitting import fit_table
     from .tables.text import Reading
 
-    _require_place(out, "--out", [data])
+    _require_place(out, "--out", {data: DATA})
     if plot is not None:
-        _require_place(plot, "--plot", [data, out])
+        _require_place(plot, "--plot", {data: DATA, out: MODEL})
         _require_figures(plot)
     reading = Reading(**_reading(options))
     options["scale"] = None if options["scale"] == "none" else options["scale"]
@@ -330,15 +331,21 @@ def _draw(table_fit: TableFit, path: str) -> None:
         figure.savefig(file, format=os.path.splitext(path)[1][1:])
 
 
-def _require_place(path: str, option: str, inputs: Iterable[str]) -> None:
-    """Raise ValueError if a file of this path could not be written, or would replace an input."""
+def _require_place(path: str, option: str, taken: dict[str, str]) -> None:
+    """Raise ValueError if a file of this path could not be written, or would replace one of these.
+
+    `taken` says of each path what it is.
+    """
     folder = os.path.dirname(os.path.abspath(path))
     if not os.path.isdir(folder):
         raise ValueError(f"{option}: there is no folder {folder}; make it first")
-    for other in inputs:
-        same = os.path.exists(path) and os.path.exists(other) and os.path.samefile(path, other)
-        if (same and os.path.isfile(path)) or os.path.abspath(path) == os.path.abspath(other):
-            raise ValueError(f"{option} is {path}, which the command uses; name another file")
+    for other, what in taken.items():
+        if os.path.isfile(path) and os.path.isfile(other):
+            same = os.path.samefile(path, other)
+        else:
+            same = not os.path.exists(path) and os.path.abspath(path) == os.path.abspath(other)
+        if same:
+            raise ValueError(f"{option} is {path}, {what}; name another file")
 
 
 def _require_figures(path: str) -> None:
@@ -439,7 +446,7 @@ def predict(model: str, data: str, out: str | None, **options: Any) -> None:
     from .tables.reading import open_table
 
     if out is not None:
-        _require_place(out, "--out", [data, model])
+        _require_place(out, "--out", {data: DATA, model: MODEL})
         if is_model(out):
             raise ValueError(f"--out is {out}, which is a model; name another file")
     if not is_model(model) and is_model(data):

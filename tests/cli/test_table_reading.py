@@ -7,7 +7,8 @@ import pytest
 from helpers.tables import read, write
 from hypothesis import given, settings, strategies as st
 
-from fastbp.cli.tables.reading import BLOCK_ROWS, MAX_LEVELS, Column, encode
+from fastbp.cli.tables.columns import MAX_LEVELS, Column, encode
+from fastbp.cli.tables.text import Reading
 
 
 def texts(column):

@@ -297,8 +297,10 @@ class Column:
                 self._kind, self.notation = "numbers", notation
                 return
         self._kind = "texts"
-        self._codes.extend([self._code.setdefault(GAP, 0)] * self.n_gaps)
-        del self._numbers[:]
+        if self.n_gaps:  # all cells so far
+            self._code[GAP] = 0
+            self._codes.extend([0] * self.n_gaps)
+            del self._numbers[:]
 
     def _append_plain(self, cells: Any) -> bool:
         """Append the cells if all are finite numbers in the usual notation; whether they were."""
