@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = commands.main(arguments, prog_name="fastbp", standalone_mode=False)
         sys.stdout.flush()
         return status if isinstance(status, int) else 0
-    except BrokenPipeError:  # who read stdout has seen enough, such as head
+    except (BrokenPipeError, _Unread):  # who read stdout has seen enough, such as head
         with contextlib.suppress(OSError, ValueError):  # nothing is left to be written at the end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -55,6 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failure(str(error), FAILED)
     except (BackendError, ValueError, TypeError, ImportError, OSError) as error:
         return _failure(str(error), USER_ERROR)
+
+
+class _Unread(Exception):
+    """Nobody reads what a command prints any more."""
+
+
+class _Commands(click.Group):
+    """Commands from which BrokenPipeError arrives, which click takes for a failure."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            raise _Unread from None
 
 
 def _failure(message: str, status: int) -> int:
@@ -69,7 +83,11 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
         context.exit()
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version",
     is_flag=True,

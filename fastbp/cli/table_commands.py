@@ -147,7 +147,7 @@ READING = (
     click.option(
         "--comment",
         metavar="PREFIX",
-        help="Lines that begin with this are left out.  [default: # if DATA begins with '# ']",
+        help="Lines that begin with this are left out.  [default: # and a blank, above the header]",
     ),
     click.option("--encoding", help="Such as cp1252.  [default: UTF-8, or UTF-16 if found]"),
     click.option(

@@ -72,8 +72,9 @@ def test_fit_passes_its_options_on(monkeypatch, folder):
         "hidden": (3, 2), "activation": "relu", "loss": "mae", "method": "sgd", "lr": 0.5,
         "batch_size": None, "l2": 0.1, "l1": 0.2, "test": 0.3, "validation": 0.1, "patience": 4,
         "max_time": 9.0, "dtype": "float32", "threads": 2, "backend": "numpy",
-        "task": "regression", "reading": Reading(sep="\t", decimal=",", missing="mean"), "target": ("a", "b"), "features": ("c",),
-        "drop": ("d",), "categorical": ("e",), "seed": 0, "epochs": 20,
+        "task": "regression", "reading": Reading(sep="\t", decimal=",", missing="mean"),
+        "target": ("a", "b"), "features": ("c",), "drop": ("d",),
+        "categorical": ("e",), "seed": 0, "epochs": 20,
     }  # fmt: skip
     fit("--target", '"a, in m",b', "--hidden", "0", "--batch-size", "8")
     assert passed["target"] == ("a, in m", "b") and passed["hidden"] == ()

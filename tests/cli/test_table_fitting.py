@@ -14,9 +14,9 @@ import scipy.special
 from helpers.tables import cells, read, write
 
 import fastbp as fb
+from fastbp.cli.tables.columns import MAX_LEVELS, Column, encode
 from fastbp.cli.tables.fitting import fit_table, recognise, split
 from fastbp.cli.tables.model import LOSSES, TableModel, Target
-from fastbp.cli.tables.columns import MAX_LEVELS, Column, encode
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -170,7 +170,9 @@ def test_fit_is_the_fit_of_the_same_rows(flats, dtype):
 
 def test_scores_the_training_rows_if_none_are_held_out(flats):
     path, data = flats
-    model, result, held_out, *_ = fit_table(path, ["rent"], features=FEATURES, test=0, epochs=1, seed=1)
+    model, result, held_out, *_ = fit_table(
+        path, ["rent"], features=FEATURES, test=0, epochs=1, seed=1
+    )
     assert len(held_out[0]) == 0 and model.training["score"]["rows"] == "training"
     assert model.training["score"]["value"] == pytest.approx(
         result.score(by_hand(data), data["rent"][:, None]), rel=1e-9

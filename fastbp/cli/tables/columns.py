@@ -99,14 +99,15 @@ class Notation:
 
 
 def notations_of(texts: Sequence[str]) -> list[Notation]:
-    """The notations, other than the usual one, in which all these texts are numbers."""
-    pairs = ((".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'"))
+    """The notations in which all these texts are numbers, the simplest ones."""
     unit = _unit(texts[0]) if texts else ""
-    return [
-        notation
-        for notation in (Notation(*pair, unit) for pair in pairs)
-        if texts and all(re.match(notation.pattern, text, re.ASCII) for text in texts)
-    ]
+    found: list[Notation] = []
+    for pair in ((".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'")):
+        notation = Notation(*pair, unit)
+        simpler = any(other.thousands == "" and other.decimal == pair[0] for other in found)
+        if not simpler and texts and all(re.match(notation.pattern, t, re.ASCII) for t in texts):
+            found.append(notation)
+    return found
 
 
 def _unit(cell: str) -> str:
@@ -440,14 +441,14 @@ def _advice(texts: Sequence[str], asked: Notation) -> str:
     """Which options would read these texts as numbers, after a semicolon; "" if none would."""
     options = []
     for notation in notations_of([text for text in texts if text != GAP]):
+        if (notation.decimal, notation.thousands) == (asked.decimal, asked.thousands):
+            return ""
         option = f"--decimal {notation.decimal}" if notation.decimal != asked.decimal else ""
-        if notation.thousands != asked.thousands and notation.thousands:
-            option += f" --thousands {notation.thousands.replace(' ', repr(' '))}"
-        if option:
-            options.append(option.strip())
-    if not options:
-        return ""
-    return f"; if these are numbers, say {' or '.join(options)}"
+        if notation.thousands:
+            shown = "' '" if notation.thousands == " " else notation.thousands
+            option += f" --thousands {shown}"
+        options.append(option.strip())
+    return f"; if these are numbers, say {' or '.join(options)}" if options else ""
 
 
 def encode(

@@ -196,7 +196,7 @@ def _feature_names(
         raise ValueError(f"{both[0]!r} is both a feature and a target; it can be one of them")
     left_out = {"", *drop} if features else {"", *drop, *target}
     names = [name for name in features or table.names if name not in left_out]
-    table.require("feature", names)
+    table.require("feature", list(dict.fromkeys(names)))
     if not names:
         raise ValueError(f"{table.path}: no column is left to predict {', '.join(target)} from")
     return names

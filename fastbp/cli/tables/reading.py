@@ -85,6 +85,7 @@ class Table:
             For rows of another length than the header, cells that cannot be read, and a table
             without rows. Rows are counted as a spreadsheet does, the header being row 1.
         """
+        self.require("column", list(dict.fromkeys(column.name for column in columns)))
         place = {name: k for k, name in enumerate(self.names)}
         n = 0
         for rows, cells in self._blocks([place[column.name] for column in columns]):
@@ -281,8 +282,8 @@ def _header(path: str, records: Records, sep_is_given: bool) -> list[str]:
         return [f"c{k}" for k in range(1, len(names) + 1)]
     if reading.header is None and (number := next(filter(_is_number, names), None)):
         raise ValueError(
-            f"{path} has the number {number} in row 1, expected a header with the columns' names; "
-            f"say --no-header if there is none, or --header if this is the name of a column"
+            f"{path} has numbers in row 1, such as {number}, expected a header with the columns' "
+            f"names; say --no-header if there is none, or --header if this is the name of a column"
         )
     return names
 

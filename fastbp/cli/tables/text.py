@@ -50,7 +50,8 @@ class Reading:
     thousands : {"", ",", ".", " ", "'"}
         What separates groups of three digits; " " stands for the no-break spaces too.
     comment : str, optional
-        Lines that begin with this are left out. By default "#" if the first line begins with "# ".
+        Lines that begin with this are left out; by default those above the header that begin with
+        "#" and a blank, "#" or "!".
     encoding : str, optional
         A name that Python knows. By default UTF-8, or UTF-16 or UTF-32 if the file shows it.
     header : bool, optional
@@ -201,17 +202,17 @@ class Records:
 
     def _recognise(self) -> None:
         """Set what the reading leaves open from the first lines."""
-        reading, text = self.reading, self._text
-        first = text.partition("\n")[0].rstrip("\r")
-        if match := re.fullmatch(r'"?sep=(.)"?', first):  # as Excel writes and reads it
-            self._text, self._row = text.partition("\n")[2], 1
-            sep = reading.sep or match[1]
-            self.reading = replace(reading, sep=sep)
-            return
-        if reading.comment is None and re.match(r"#(\s|#|!|$)", first):
-            reading = replace(reading, comment="#")
+        reading = self.reading
+        if match := re.match(r'"?sep=(.)"?\r?\n', self._text):  # as Excel writes and reads it
+            self._text, self._row = self._text[match.end() :], 1
+            reading = replace(reading, sep=reading.sep or match[1])
+        while reading.comment is None and re.match(r"#[\s#!]", self._text):
+            self._text = self._text.partition("\n")[2]
+            self._row, self.skipped = self._row + 1, self.skipped + 1
+            while "\n" not in self._text and self._more(BLOCK):
+                pass
         if reading.sep is None:
-            lines = text[:BLOCK].splitlines(keepends=True)
+            lines = self._text[:BLOCK].splitlines(keepends=True)
             if len(lines) > 1 and not lines[-1].endswith("\n"):
                 lines.pop()  # perhaps not whole
             comment = reading.comment
@@ -236,6 +237,9 @@ class Records:
             )
         if fitting:
             return fitting[0]
+        if lines and not any(sep in lines[0] for sep in SEPARATORS):  # one column
+            absent = [sep for sep in SEPARATORS if not any(sep in line for line in lines)]
+            return [*absent, ","][0]
         return max(SEPARATORS, key=lambda sep: lines[0].count(sep) if lines else 0)
 
     # Records.
