@@ -441,7 +441,7 @@ def predict(model: str, data: str, out: str | None, **options: Any) -> None:
     """
     import numpy as np
 
-    from .tables.columns import encode
+    from .tables.columns import encode, gaps_of
     from .tables.model import TableModel
     from .tables.reading import open_table
 
@@ -465,7 +465,7 @@ def predict(model: str, data: str, out: str | None, **options: Any) -> None:
         n = table.read([*columns, *target_columns])
     rows = np.arange(n)
     if reading.missing == "drop":
-        rows = np.flatnonzero(~np.any([column.is_gap for column in columns], axis=0))
+        rows = np.flatnonzero(~gaps_of(columns))
     (X,) = encode(columns, table_model.features, [rows], table_model.net.dtype)
     predictions = table_model.predict(X)
     _note_gaps(columns, reading.missing, n - len(rows))
@@ -562,14 +562,15 @@ def _write(
     target = model.target
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(target.prediction_names)
-    classes, labels = target.classes, predictions.argmax(axis=1)
-    nothing, after = [""] * len(target.prediction_names), 0
-    for k, row in enumerate(rows):
-        writer.writerows([nothing] * (row - after))
-        after = row + 1
-        label = [] if classes is None else [classes[labels[k]]]
-        writer.writerow([*label, *predictions[k]])
-    writer.writerows([nothing] * (n - after))
+    lines: Iterable[Any] = predictions
+    if (classes := target.classes) is not None:
+        labels = predictions.argmax(axis=1)
+        lines = ([classes[k], *row] for k, row in zip(labels, predictions, strict=True))
+    if len(rows) < n:
+        predicted = dict(zip(rows.tolist(), lines, strict=True))
+        nothing = [""] * len(target.prediction_names)
+        lines = (predicted.get(k, nothing) for k in range(n))
+    writer.writerows(lines)
 
 
 # The description of a model.

@@ -255,13 +255,12 @@ class Column:
         return Field(self.name, None, self.notation.unit, float(known.mean(dtype=FLOAT64)), flag)
 
     def extend(self, cells: Any) -> None:
-        """Append the cells of a block, an array of pyarrow: strings, or of any type."""
+        """Append the cells of a block, an array of pyarrow: strings or numbers."""
         pa = arrow()
-        if _is_numeric(cells.type) and self._kind != "texts":
+        if is_numeric(cells.type) and self._kind != "texts":
             self._append_values(cells)
             return
-        if not pa.types.is_string(cells.type):
-            cells = cells.cast(pa.string())
+        cells = cells.cast(pa.string())
         if cells.null_count:
             cells = cells.fill_null("")
         if self._kind != "texts" and self._append_plain(cells):
@@ -428,7 +427,8 @@ def _gaps() -> Any:
     return arrow().array(GAPS)
 
 
-def _is_numeric(kind: Any) -> bool:
+def is_numeric(kind: Any) -> bool:
+    """Whether a type of pyarrow is one of numbers."""
     types = arrow().types
     return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
 
@@ -449,6 +449,15 @@ def _advice(texts: Sequence[str], asked: Notation) -> str:
             option += f" --thousands {shown}"
         options.append(option.strip())
     return f"; if these are numbers, say {' or '.join(options)}" if options else ""
+
+
+def gaps_of(columns: Sequence[Column]) -> np.ndarray:
+    """Which rows have a gap in one of the columns, (n,)."""
+    is_gap = np.zeros(len(columns[0].is_gap), bool)
+    for column in columns:
+        if column.n_gaps:
+            is_gap |= column.is_gap
+    return is_gap
 
 
 def encode(

@@ -16,7 +16,7 @@ from ...fitting.full_batch import METHODS as FULL_BATCH
 from ...fitting.result import FitResult
 from ...networks.network import Network
 from ...reports.words import Status, counted
-from .columns import EXACT, GAP, MAX_LEVELS, Column, Notation, encode
+from .columns import EXACT, GAP, MAX_LEVELS, Column, Notation, encode, gaps_of
 from .model import CLASSIFICATION, GAPS_ADVICE, LOSSES, REGRESSION, TableModel, Target
 from .reading import Table, open_table
 from .text import Reading
@@ -206,11 +206,7 @@ def _rows(
     path: str, columns: Sequence[Column], target: Sequence[Column], missing: str
 ) -> np.ndarray:
     """The rows to use: those with a target and, under "drop", without gaps."""
-    used = [*columns, *target] if missing == "drop" else target
-    is_gap = np.zeros(len(target[0].is_gap), bool)
-    for column in used:
-        if column.n_gaps:
-            is_gap |= column.is_gap
+    is_gap = gaps_of([*columns, *target] if missing == "drop" else target)
     if is_gap.all():
         raise ValueError(f"{path}: each row has a gap in the target, or in a column to be used")
     return np.flatnonzero(~is_gap)

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from ...common.errors import unknown_name
 from ...reports.words import counted
-from .columns import BadCell, Column, arrow
+from .columns import BadCell, Column, arrow, is_numeric
 from .text import SEPARATORS, Reading, Records
 
 PARQUET_ROWS = 1 << 16
@@ -199,7 +199,7 @@ def _plain(cells: Any) -> Any:
     if pa.types.is_dictionary(cells.type):
         cells = cells.dictionary_decode()
     try:
-        return cells if pa.types.is_primitive(cells.type) else cells.cast(pa.string())
+        return cells if is_numeric(cells.type) else cells.cast(pa.string())
     except pa.ArrowNotImplementedError:
         raise pa.ArrowInvalid(f"a column of {cells.type}") from None
 
@@ -225,14 +225,16 @@ def open_table(path: str | os.PathLike[str], reading: Reading = Reading()) -> It
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(open(path, "rb"))
         head = file.peek(8)
+        endless = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         if head.startswith(b"PAR1"):
             try:
+                if endless:
+                    raise OSError("it is no file; write what comes from it into one")
                 table = ParquetTable(path, reading)
             except (pa.ArrowInvalid, OSError) as error:
                 raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
             yield table
             return
-        endless = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         source: IO[bytes] = file
         if head.startswith(b"PK\x03\x04"):
             source = stack.enter_context(_only_member(path, stack.enter_context(_archive(file))))
