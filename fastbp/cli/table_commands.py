@@ -295,12 +295,12 @@ def fit(data: str, out: str, plot: str | None, as_json: bool, **options: Any) ->
     reading = Reading(**_reading(options))
     options["scale"] = None if options["scale"] == "none" else options["scale"]
     options = {k: v for k, v in options.items() if v is not None or k == "batch_size"}
-    table_fit = fit_table(data, reading=reading, **options)
+    table_fit = fit_table(
+        data, reading=reading, warn=lambda text: note(f"warning: {text}"), **options
+    )
     interrupted = table_fit.result.status == Status.INTERRUPTED
     if interrupted and not table_fit.result.nfev:
         raise KeyboardInterrupt
-    for warning in table_fit.warnings:
-        note(f"warning: {warning}")
     table_fit.model.save(out)
     files = {"model": out}
     if plot is not None:

@@ -55,7 +55,7 @@ def test_fit_as_json(capsys, folder):
 def test_fit_passes_its_options_on(monkeypatch, folder):
     passed = {}
 
-    def fit_table(path, **options):
+    def fit_table(path, warn, **options):
         passed.update(options)
         raise ValueError
 

@@ -274,6 +274,14 @@ def test_a_file_without_a_header_whose_first_row_is_of_texts(capsys, here):
     assert out.startswith("c3,P(n),P(s)\n") and "on 21 rows" in err
 
 
+def test_codes_that_are_read_as_numbers(capsys, here):
+    write("t.csv", [["x", "y"], *[[k, ("007", "12")[k % 2]] for k in range(30)]])
+    _, err = fitted(capsys, "t.csv", "--target", "y", "--epochs", "1")
+    assert "column 'y' has numbers with zeros before them, such as '007'" in err
+    _, err = fitted(capsys, "t.csv", "--target", "y", "--categorical", "y", "--epochs", "1")
+    assert err == "" and TableModel.load("model.safetensors").target.classes == ("007", "12")
+
+
 def test_unused_duplicates_do_not_matter(capsys, here):
     write("t.csv", [["x", "z", "y", "z"], *[[k, 1, k / 3, 2] for k in range(20)]])
     line = failing(capsys, "fit", "t.csv", "--target", "y")

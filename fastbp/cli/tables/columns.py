@@ -199,6 +199,7 @@ class Column:
         # Arrays that grow in place, without a second copy.
         self._numbers, self._codes = array("f" if dtype == FLOAT32 else "d"), array("i")
         self._whole = array("q") if labels else None
+        self._zeros = ""  # a number with zeros before it
         self._asked, self._new = kind == "texts", levels is None
         self._code = {level: code for code, level in enumerate(levels or ())}
 
@@ -251,8 +252,10 @@ class Column:
                 f"column {self.name!r} has nothing but gaps in the rows to train on; leave it out "
                 f"(--drop)"
             )
-        flag = missing == "category" and self.n_gaps > 0
-        return Field(self.name, None, self.notation.unit, float(known.mean(dtype=FLOAT64)), flag)
+        mean = float((known / len(known)).sum(dtype=FLOAT64))  # of numbers whose sum overflows too
+        return Field(
+            self.name, None, self.notation.unit, mean, missing == "category" and self.n_gaps > 0
+        )
 
     def extend(self, cells: Any) -> None:
         """Append the cells of a block, an array of pyarrow: strings or numbers."""
@@ -313,6 +316,10 @@ class Column:
             return False
         if not self._fits(values).all():
             return False
+        if self._kind == "auto" or self._whole is not None:
+            zeros = pa.compute.match_substring_regex(cells, r"^\s*[+-]?0\d")
+            if pa.compute.any(zeros).as_py():
+                self._zeros = cells.filter(zeros)[0].as_py()
         self._kind = "numbers"
         self._append(values, cells)
         return True
@@ -396,7 +403,12 @@ class Column:
     def warning(self, n: int) -> str:
         """What looks like a mistake in a column of n rows, or ""."""
         if not self.is_text:
-            return ""
+            if not self._zeros:
+                return ""
+            return (
+                f"column {self.name!r} has numbers with zeros before them, such as "
+                f"{self._zeros!r}; if they are codes, say --categorical"
+            )
         texts = [level for level in self.levels if level != GAP]
         name, shown = repr(self.name), repr(texts[0]) if texts else ""
         if self.advice:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from .text import Reading
 
 # A target of at most so many different whole numbers, two rows each on average, is of classes.
 MAX_CLASSES = 10
+ADVICE_ROWS = 10_000  # are enough to see whether a network is better than a constant
 
 
 class TableFit(NamedTuple):
@@ -69,6 +70,7 @@ def fit_table(
     test: float = 0.2,
     validation: float = 0.0,
     seed: int | None = None,
+    warn: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> TableFit:
     """Fit a network to columns of a table.
@@ -101,6 +103,8 @@ def fit_table(
         Shares of the rows to hold out, as `split` does.
     seed : int, optional
         A new one by default.
+    warn : callable
+        Is called with each warning before the training.
     **options
         Options of `fit`.
 
@@ -135,6 +139,8 @@ def fit_table(
     words = {column.name: _words(column, reading) for column in [*columns, *target_columns]}
     warnings = [text for c in [*columns, *target_columns] if (text := c.warning(n))]
     warnings += _warnings(target_spec, len(rows))
+    for warning in warnings:
+        warn(warning)
     if len(rows) < n:
         read += f"; {n - len(rows)} with gaps left out"
     del columns, target_columns, rows, row_sets  # frees their memory
@@ -151,7 +157,9 @@ def fit_table(
     model = TableModel(net, result.params, fields, target_spec, record, reading)
     scored = ("held-out", X_test, y_test) if len(X_test) else ("training", X, y)
     record |= _end_record(model, result, *scored) | {"seconds": time.perf_counter() - start}
-    advice = _advice(model, result, X, y)
+    some = slice(None, None, max(1, len(X) // ADVICE_ROWS))
+    limit = result.status == Status.LIMIT or result.nit == options.get("epochs")
+    advice = _advice(model, result, limit, X[some], y[some])
     return TableFit(model, result, (X_test, y_test), read, words, warnings, advice)
 
 
@@ -360,16 +368,15 @@ def split(n: int, test: float, validation: float, seed: int) -> list[np.ndarray]
 # The end of a fit.
 
 
-def _advice(model: TableModel, result: FitResult, X: np.ndarray, y: np.ndarray) -> str:
-    """What to do if the training on X, y stopped far from its end; "" if it did not.
+def _advice(model: TableModel, result: FitResult, limit: bool, X: np.ndarray, y: np.ndarray) -> str:
+    """What to do if the training stopped far from its end; "" if it did not.
 
     It did if its limit ended it while the loss of the last tenth of the epochs was more than 1 %
-    below that of the tenth before, or if the network is hardly better than a constant.
+    below that of the tenth before, or if the network is hardly better than a constant on X, y.
     """
     losses = result.history["loss"]
     tenth = max(1, len(losses) // 10)
     before, after = losses[-2 * tenth : -tenth], losses[-tenth:]
-    limit = result.message.startswith("all ") or result.status == Status.LIMIT
     falling = limit and len(before) and after.mean() < 0.99 * before.mean()
     score = model.target.score(model.predict(X), y)
     if model.target.classes is None:
