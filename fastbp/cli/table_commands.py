@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .tables.reading import Table
 
 DATA, MODEL = "which are the data themselves", "which is the model"
-MANY_COLUMNS = 20  # more are not printed one by one
+# More are not printed one by one, by `fit` and by `info`.
+MANY_COLUMNS, MANY_ROWS = 20, 100
 
 # Options: their conversion, and their completion in a shell.
 
@@ -619,8 +620,10 @@ def plain(content: dict[str, Any]) -> dict[str, Any]:
         if title == "training" and "score" in section:
             section = _training_words(section)
         if isinstance(section, dict):
-            known = {name: value for name, value in section.items() if value is not None}
-            sections[title] = {name: _words(value) for name, value in known.items()}
+            known = [(name, value) for name, value in section.items() if value is not None]
+            rows = {name: _words(value) for name, value in known[:MANY_ROWS]}
+            left_out = len(known) - len(rows)
+            sections[title] = rows | ({"...": f"{left_out} more, see --json"} if left_out else {})
         else:
             sections[title] = _words(section)
     return sections

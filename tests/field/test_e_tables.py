@@ -313,6 +313,8 @@ def test_a_wide_table_is_read_soon_and_printed_short(capsys, here):
     arguments = ["--target", "c7", "--epochs", "1", "--hidden", "2"]
     out, _ = fitted(capsys, "t.csv", *arguments)
     assert "columns   20000, all of numbers" in out and len(out) < 2000
+    assert main(["info", "model.safetensors"]) == 0
+    assert "19899 more, see --json" in capsys.readouterr().out
     line = failing(capsys, "fit", "t.csv", "--target", "no")
     assert len(line) < 3000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -9,9 +10,11 @@ import re
 from decimal import Decimal
 
 import numpy as np
+import pytest
 from helpers.tables import read
 from hypothesis import given, settings, strategies as st
 
+from fastbp.cli.tables import text as text_module
 from fastbp.cli.tables.columns import GAPS, Column, Notation
 from fastbp.cli.tables.reading import open_table
 from fastbp.cli.tables.text import Reading
@@ -80,6 +83,16 @@ def _safe(cells, sep):
     return not any('"' in cell for column in cells for cell in column)
 
 
+@contextlib.contextmanager
+def in_small_blocks(draw):
+    """Read files in blocks that end anywhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_module, "HEAD", draw(st.sampled_from([48, 1 << 16])))
+        patch.setattr(text_module, "BLOCK", draw(st.sampled_from([1, 2, 7, 64, 1 << 20])))
+        patch.setattr(text_module, "BLOCK_PER_COLUMN", 0)
+        yield
+
+
 def shown(column):
     """The values that were read, None for gaps."""
     if column.is_text:
@@ -88,14 +101,17 @@ def shown(column):
 
 
 @settings(max_examples=EXAMPLES)
-@given(tables())
-def test_tables_are_read_right_or_refused(tmp_path, table):
+@given(tables(), st.data())
+def test_tables_are_read_right_or_refused(tmp_path, table, drawn):
     data, options, names, columns, cells = table
     path = tmp_path / "t"
     path.write_bytes(data)
     notation = Notation(options.get("decimal", "."), options.get("thousands", ""))
     try:
-        with open_table(path, Reading(**options)) as opened:
+        with (
+            in_small_blocks(drawn.draw),
+            open_table(path, Reading(**options)) as opened,
+        ):
             result = [Column(name, notation=notation, gaps="") for name in opened.names]
             opened.read(result)
     except ValueError:
@@ -164,7 +180,8 @@ def test_damaged_files_are_read_right_or_refused(tmp_path, data):
     path = tmp_path / "t.csv"
     path.write_text(text, encoding="utf-8", newline="")
     try:
-        columns = read(path, *[Column(name, gaps="") for name in "ntm"], sep=",")
+        with in_small_blocks(data.draw):
+            columns = read(path, *[Column(name, gaps="") for name in "ntm"], sep=",")
     except ValueError:
         return
     header, *rows = cells_by_python(text)

@@ -318,7 +318,7 @@ class Column:
             return False
         if self._kind == "auto" or self._whole is not None:
             zeros = pa.compute.match_substring_regex(cells, r"^\s*[+-]?0\d")
-            if pa.compute.any(zeros).as_py():
+            if zeros.true_count:
                 self._zeros = cells.filter(zeros)[0].as_py()
         self._kind = "numbers"
         self._append(values, cells)

@@ -20,7 +20,8 @@ from typing import IO, NamedTuple
 
 SEPARATORS = (",", ";", "\t", "|")
 MISSING = ("error", "drop", "mean", "category")
-BLOCK = 1 << 20  # characters
+# Bytes that are read at once: to see what a file is; of its records, and per column of wide tables.
+HEAD, BLOCK, BLOCK_PER_COLUMN = 1 << 16, 1 << 20, 400
 # A record may have so many characters, and what is no file (a device, a pipe) so many bytes.
 LONGEST, ENDLESS = 1 << 26, 1 << 34
 LONGEST_CELL = 10_000  # lines of a cell in quotes
@@ -124,13 +125,13 @@ class Records:
         self.path, self.skipped, self.header = path, 0, []
         self._file, self._left = file, ENDLESS if endless else None
         self._row = 0
-        head = self._bytes(BLOCK)
+        head = self._bytes(HEAD)
         encoding = reading.encoding or self._encoding(head)
         self.reading = replace(reading, encoding=encoding)
         self._decoder = codecs.getincrementaldecoder(encoding)()
         self._returns = False  # whether lines end in "\r" alone, as on old Macs
         self._text = self._decode(head).removeprefix("\ufeff")
-        while not re.search("[\r\n]", self._text) and self._more(BLOCK):
+        while not re.search("[\r\n]", self._text) and self._more(HEAD):
             pass
         self._returns = "\n" not in self._text and "\r" in self._text[:-1]
         if self._returns:
@@ -209,10 +210,10 @@ class Records:
         while reading.comment is None and re.match(r"#[\s#!]", self._text):
             self._text = self._text.partition("\n")[2]
             self._row, self.skipped = self._row + 1, self.skipped + 1
-            while "\n" not in self._text and self._more(BLOCK):
+            while "\n" not in self._text and self._more(HEAD):
                 pass
         if reading.sep is None:
-            lines = self._text[:BLOCK].splitlines(keepends=True)
+            lines = self._text.splitlines(keepends=True)
             if len(lines) > 1 and not lines[-1].endswith("\n"):
                 lines.pop()  # perhaps not whole
             comment = reading.comment
@@ -275,7 +276,9 @@ class Records:
     def _blocks(self, one: bool = False) -> Iterator[Block]:
         """Blocks of whole records; of one record alone if `one`."""
         pending: list[bytes] = []  # the lines of a record in which a quote is still open
-        size = min(LONGEST, max(BLOCK, 400 * len(self.header)))  # few blocks of wide tables
+        size = min(
+            LONGEST, max(BLOCK, BLOCK_PER_COLUMN * len(self.header))
+        )  # few blocks of wide tables
         while True:
             end = self._text.find("\n") if one else self._text.rfind("\n")
             if end < 0 and self._more(size):
