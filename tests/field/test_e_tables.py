@@ -125,6 +125,8 @@ FILES = {
     "numbers as names": (b"id,2019\n1,5\n2,6\n", {"header": True}, {"id": [1, 2], "2019": [5, 6]}),
     "decimal commas": (b"t;v\n10:05;28,7\n10:06;-3\n10:07;,5e-1\n", {"decimal": ","},
                        {"t": ["10:05", "10:06", "10:07"], "v": [28.7, -3, 0.05]}),
+    "decimal commas and no header": (b"10:05;28,7\n10:06;28,8\n", {"decimal": ",", "header": False},
+                                     {"c1": ["10:05", "10:06"], "c2": [28.7, 28.8]}),
     "decimal commas in quotes": (b'a,v\n1,"28,7"\n2,"3,0"\n', {"decimal": ","},
                                  {"a": [1, 2], "v": [28.7, 3]}),
     "thousands": (b'a,v\n1,"1,500"\n2,"2,000,000.5"\n3,7\n', {"thousands": ","},
@@ -217,7 +219,8 @@ def read_names(path, options):
         ({"thousands": "_"}, "--thousands"),
         ({"decimal": ",", "thousands": ","}, "are both ','"),
         ({"comment": ""}, "--comment"),
-        ({"encoding": "utf-7.5"}, "--encoding: Python knows no 'utf-7.5'"),
+        ({"encoding": "utf-7.5"}, "--encoding: Python knows no encoding 'utf-7.5'"),
+        ({"encoding": "hex"}, "--encoding"),
         ({"missing": "median"}, "--missing"),
     ],
 )

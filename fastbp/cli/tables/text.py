@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
 import lzma
 import re
 import zipfile
@@ -88,11 +89,11 @@ class Reading:
             raise ValueError(f"--comment: {self.comment!r} does not begin a line, expected '#'")
         if self.encoding is not None:
             try:
-                codecs.lookup(self.encoding)
+                "".encode(self.encoding)
             except (LookupError, ValueError):
                 raise ValueError(
-                    f"--encoding: Python knows no {self.encoding!r}, expected such as utf-8, "
-                    f"latin-1, cp1252, utf-16"
+                    f"--encoding: Python knows no encoding {self.encoding!r}, expected such as "
+                    f"utf-8, latin-1, cp1252, utf-16"
                 ) from None
 
 
@@ -213,7 +214,7 @@ class Records:
             while "\n" not in self._text and self._more(HEAD):
                 pass
         if reading.sep is None:
-            lines = self._text.splitlines(keepends=True)
+            lines = list(io.StringIO(self._text, newline=""))
             if len(lines) > 1 and not lines[-1].endswith("\n"):
                 lines.pop()  # perhaps not whole
             comment = reading.comment
@@ -231,6 +232,10 @@ class Records:
             except csv.Error:
                 widths[sep] = set()
         fitting = [s for s, w in widths.items() if len(w) == 1 and min(w) > 1]
+        if len(fitting) > 1:  # not what numbers hold, if that was said
+            fitting = [
+                s for s in fitting if s not in (self.reading.decimal, self.reading.thousands)
+            ]
         if len(fitting) > 1:
             shown = " or ".join(map(repr, fitting))
             raise ValueError(
@@ -276,9 +281,7 @@ class Records:
     def _blocks(self, one: bool = False) -> Iterator[Block]:
         """Blocks of whole records; of one record alone if `one`."""
         pending: list[bytes] = []  # the lines of a record in which a quote is still open
-        size = min(
-            LONGEST, max(BLOCK, BLOCK_PER_COLUMN * len(self.header))
-        )  # few blocks of wide tables
+        size = min(LONGEST, max(BLOCK, BLOCK_PER_COLUMN * len(self.header)))
         while True:
             end = self._text.find("\n") if one else self._text.rfind("\n")
             if end < 0 and self._more(size):
