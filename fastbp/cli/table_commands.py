@@ -411,7 +411,9 @@ def _task(model: TableModel) -> str:
     classes = model.target.classes
     if classes is None:
         return model.target.task
-    return f"{model.target.task}, {len(classes)} classes: {', '.join(map(str, classes))}"
+    more = ", ..." if len(classes) > MANY_COLUMNS else ""
+    shown = ", ".join(map(str, classes[:MANY_COLUMNS]))
+    return f"{model.target.task}, {len(classes)} classes: {shown}{more}"
 
 
 def _curve(history: dict[str, np.ndarray]) -> Iterator[str]:
@@ -591,8 +593,14 @@ def describe(path: str) -> dict[str, Any]:
 
 def _sections(model: TableModel) -> dict[str, Any]:
     target = model.target
+    asked = {
+        field.name: value
+        for field in fields(model.reading)
+        if (value := getattr(model.reading, field.name)) != field.default
+    }
     return {
         "network": _network(model.net),
+        **({"reading": asked} if asked else {}),
         "features": {
             field.name: "numbers" if field.levels is None else list(field.levels)
             for field in model.features

@@ -30,9 +30,11 @@ from helpers.tables import read, write
 
 import fastbp as fb
 from fastbp.cli.commands import main
+from fastbp.cli.tables.cells import Notation
 from fastbp.cli.tables.columns import Column
 from fastbp.cli.tables.fitting import fit_table
 from fastbp.cli.tables.model import TableModel
+from fastbp.cli.tables.reading import open_table
 from fastbp.cli.tables.text import Reading
 
 PLAIN = b"a,b\n1.5,x\n-2,y\n"
@@ -162,8 +164,6 @@ def test_files_as_they_come(tmp_path, name):
 
 
 def notation(options):
-    from fastbp.cli.tables.columns import Notation
-
     return Notation(options.get("decimal", "."), options.get("thousands", ""))
 
 
@@ -201,8 +201,6 @@ def test_files_that_are_refused(tmp_path, name):
 
 
 def read_names(path, options):
-    from fastbp.cli.tables.reading import open_table
-
     try:
         with open_table(path, Reading(**options)) as table:
             return table.names

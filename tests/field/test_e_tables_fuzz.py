@@ -15,7 +15,8 @@ from helpers.tables import read
 from hypothesis import given, settings, strategies as st
 
 from fastbp.cli.tables import text as text_module
-from fastbp.cli.tables.columns import GAPS, Column, Notation
+from fastbp.cli.tables.cells import GAPS, Notation
+from fastbp.cli.tables.columns import Column
 from fastbp.cli.tables.reading import open_table
 from fastbp.cli.tables.text import Reading
 

@@ -2,17 +2,14 @@
 
 A column is of numbers if more than half of the cells in the first block that has any are numbers,
 else of texts; gaps do not count. So one stray text in a column of numbers is an error that names
-the cell, not a new category. Nothing but a whole cell of the notation asked for is a number.
+the cell, not a new category.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,102 +17,21 @@ import numpy as np
 from ...common.arrays import FLOAT32, FLOAT64
 from ...common.errors import unknown_name
 from ...common.terminal import printable
+from .cells import (
+    GAP,
+    USUAL,
+    Notation,
+    advice_for,
+    arrow,
+    gap_texts,
+    is_numeric,
+    shown,
+    unit_of,
+)
 
 # Of a column of texts or classes: more are rarely categories, and each costs a column of X.
 MAX_LEVELS = 256
 EXACT = 2**53  # beyond it float64 does not tell all whole numbers apart
-# What programs write where nothing is known.
-GAPS = (
-    "", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "-nan", "NULL", "null", "None", "?",
-)  # fmt: skip
-GAP = ""  # the level of a column of texts that stands for gaps
-
-
-def arrow() -> Any:
-    """The module pyarrow, which reads tables; ImportError if it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.compute
-    except ImportError:
-        raise ImportError(
-            "reading tables needs pyarrow, which fastbp's extra 'tables' installs; install it "
-            "with: pip install pyarrow"
-        ) from None
-    return pyarrow
-
-
-@dataclass(frozen=True)
-class Notation:
-    """How the numbers of a column are written.
-
-    Parameters
-    ----------
-    decimal, thousands : str
-        As in `Reading`.
-    unit : str
-        A currency or percent sign that stands before or after each number, or "".
-    """
-
-    decimal: str = "."
-    thousands: str = ""
-    unit: str = ""
-
-    @cached_property
-    def pattern(self) -> str:
-        """A regular expression; its groups are sign and digits, twice if there is a unit."""
-        digits, point, unit = r"\d+", re.escape(self.decimal), re.escape(self.unit)
-        if self.thousands:
-            digits = rf"(?:\d{{1,3}}(?:{self._separator}\d{{3}})+|\d+)"
-        number = rf"((?:{digits}(?:{point}\d*)?|{point}\d+)(?:[eE][+-]?\d+)?)"
-        if not unit:
-            return rf"^([+-]?){number}$"
-        return rf"^(?:([+-]?){unit} ?{number}|([+-]?){number} ?{unit})$"
-
-    @property
-    def _separator(self) -> str:
-        return "[ \u00a0\u202f]" if self.thousands == " " else re.escape(self.thousands)
-
-    def matches(self, cells: Any) -> np.ndarray:
-        """Which of the cells, an array of strings without blanks around them, are numbers."""
-        found = arrow().compute.match_substring_regex(cells, self.pattern)
-        return found.to_numpy(zero_copy_only=False)
-
-    def numbers(self, cells: Any) -> np.ndarray:
-        """The numbers of cells that all match, float64; infinite beyond its range."""
-        pa = arrow()
-        change = pa.compute.replace_substring_regex
-        cells = change(cells, self.pattern, r"\1\2\3\4" if self.unit else r"\1\2")
-        if self.thousands:
-            cells = change(cells, self._separator, "")
-        if self.decimal != ".":
-            cells = pa.compute.replace_substring(cells, self.decimal, ".")
-        return cells.cast(pa.float64()).to_numpy(zero_copy_only=False)
-
-    def words(self) -> str:
-        """What is unusual of it."""
-        parts = ["decimal comma"] * (self.decimal == ",")
-        parts += [f"thousands {self.thousands!r}"] * bool(self.thousands)
-        return ", ".join([*parts, *[f"in {self.unit}"] * bool(self.unit)])
-
-
-def notations_of(texts: Sequence[str]) -> list[Notation]:
-    """The notations in which all these texts are numbers, the simplest ones."""
-    unit = _unit(texts[0]) if texts else ""
-    found: list[Notation] = []
-    for pair in ((".", ""), (",", ""), (".", ","), (",", "."), (".", " "), (",", " "), (".", "'")):
-        notation = Notation(*pair, unit)
-        simpler = any(other.thousands == "" and other.decimal == pair[0] for other in found)
-        if not simpler and texts and all(re.match(notation.pattern, t, re.ASCII) for t in texts):
-            found.append(notation)
-    return found
-
-
-def _unit(cell: str) -> str:
-    """The currency or percent sign before or after what may be a number, or ""."""
-    for place in (cell.lstrip("+-")[:1], cell[-1:]):
-        if place == "%" or (place and unicodedata.category(place) == "Sc"):
-            return place
-    return ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +104,7 @@ class Column:
         levels: Sequence[str] | None = None,
         dtype: np.dtype = FLOAT64,
         *,
-        notation: Notation = Notation(),
+        notation: Notation = USUAL,
         gaps: str = "correct it, fill it or remove the row",
         optional: bool = False,
         labels: bool = False,
@@ -269,7 +185,7 @@ class Column:
         if self._kind != "texts" and self._append_plain(cells):
             return
         cells = pa.compute.utf8_trim_whitespace(cells)
-        is_gap = pa.compute.is_in(cells, _gaps()).to_numpy(zero_copy_only=False)
+        is_gap = pa.compute.is_in(cells, gap_texts()).to_numpy(zero_copy_only=False)
         if self._kind == "auto":
             self._decide(cells.filter(pa.array(~is_gap)))
         taken = not self._gaps and (not self.is_text or self._new or GAP in self._code)
@@ -294,7 +210,7 @@ class Column:
         if not len(known):
             return
         cell = known[0].as_py()
-        for unit in dict.fromkeys(("", _unit(cell))):
+        for unit in dict.fromkeys(("", unit_of(cell))):
             notation = Notation(self.notation.decimal, self.notation.thousands, unit)
             if 2 * int(notation.matches(known).sum()) > len(known):
                 self._kind, self.notation = "numbers", notation
@@ -308,7 +224,7 @@ class Column:
     def _append_plain(self, cells: Any) -> bool:
         """Append the cells if all are finite numbers in the usual notation; whether they were."""
         pa = arrow()
-        if self.notation != Notation():
+        if self.notation != USUAL:
             return False
         try:
             values = cells.cast(pa.float64()).to_numpy(zero_copy_only=False)
@@ -337,8 +253,8 @@ class Column:
             unit = f" in {self.notation.unit}" if self.notation.unit else ""
             raise BadCell(
                 index,
-                f"{_shown(cell)}, expected a finite number{unit}; correct it, fill it or remove "
-                f"the row{_advice([cell], self.notation)}",
+                f"{shown(cell)}, expected a finite number{unit}; correct it, fill it or remove "
+                f"the row{advice_for([cell], self.notation)}",
             )
         self._append(values, cells)
 
@@ -391,14 +307,14 @@ class Column:
             raise ValueError(
                 f"column {self.name!r} is of texts, and has more than {MAX_LEVELS} different ones; "
                 f"leave it out (--drop), or put its texts into groups"
-                f"{_advice(list(self._code), self.notation)}"
+                f"{advice_for(list(self._code), self.notation)}"
             )
         self._codes.frombytes(np.array(codes, np.intc)[coded.indices.to_numpy()].tobytes())
 
     @property
     def advice(self) -> str:
         """The options that would read its texts as numbers, after a semicolon, or ""."""
-        return "" if self._asked else _advice(self.levels, self.notation)
+        return "" if self._asked else advice_for(self.levels, self.notation)
 
     def warning(self, n: int) -> str:
         """What looks like a mistake in a column of n rows, or ""."""
@@ -410,7 +326,7 @@ class Column:
                 f"{self._zeros!r}; if they are codes, say --categorical"
             )
         texts = [level for level in self.levels if level != GAP]
-        name, shown = repr(self.name), repr(texts[0]) if texts else ""
+        name, shown = repr(self.name), repr(_short(texts[0])) if texts else ""
         if self.advice:
             return f"column {name} is read as {len(texts)} texts such as {shown}{self.advice}"
         if self.name in texts:
@@ -428,39 +344,15 @@ class Column:
     def words(self) -> str:
         """What the column was taken for, in a few words."""
         if self.is_text:
-            texts = [printable(level) for level in self.levels if level != GAP]
+            texts = [printable(_short(level)) for level in self.levels if level != GAP]
             more = ", ..." if len(texts) > 6 else ""
             return f"{len(texts)} texts: {', '.join(texts[:6])}{more}"
         words = self.notation.words()
         return f"numbers, {words}" if words else "numbers"
 
 
-def _gaps() -> Any:
-    return arrow().array(GAPS)
-
-
-def is_numeric(kind: Any) -> bool:
-    """Whether a type of pyarrow is one of numbers."""
-    types = arrow().types
-    return types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
-
-
-def _shown(cell: str) -> str:
-    return repr(cell) if cell else "empty"
-
-
-def _advice(texts: Sequence[str], asked: Notation) -> str:
-    """Which options would read these texts as numbers, after a semicolon; "" if none would."""
-    options = []
-    for notation in notations_of([text for text in texts if text != GAP]):
-        if (notation.decimal, notation.thousands) == (asked.decimal, asked.thousands):
-            return ""
-        option = f"--decimal {notation.decimal}" if notation.decimal != asked.decimal else ""
-        if notation.thousands:
-            shown = "' '" if notation.thousands == " " else notation.thousands
-            option += f" --thousands {shown}"
-        options.append(option.strip())
-    return f"; if these are numbers, say {' or '.join(options)}" if options else ""
+def _short(text: str) -> str:
+    return text if len(text) <= 30 else text[:27] + "..."
 
 
 def gaps_of(columns: Sequence[Column]) -> np.ndarray:

@@ -16,7 +16,8 @@ from ...fitting.full_batch import METHODS as FULL_BATCH
 from ...fitting.result import FitResult
 from ...networks.network import Network
 from ...reports.words import Status, counted
-from .columns import EXACT, GAP, MAX_LEVELS, Column, Notation, encode, gaps_of
+from .cells import GAP, Notation
+from .columns import EXACT, MAX_LEVELS, Column, encode, gaps_of
 from .model import CLASSIFICATION, GAPS_ADVICE, LOSSES, REGRESSION, TableModel, Target
 from .reading import Table, open_table
 from .text import Reading

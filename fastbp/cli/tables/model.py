@@ -15,7 +15,8 @@ from ...fitting.result import r_squared
 from ...io import load, save
 from ...maths.losses import Loss, huber, loss as loss_of, quantile
 from ...networks.network import Network
-from .columns import EXACT, GAP, Column, Field, Notation
+from .cells import GAP, Notation
+from .columns import EXACT, Column, Field
 from .text import Reading
 
 REGRESSION, CLASSIFICATION = "regression", "classification"
@@ -100,7 +101,9 @@ class Target:
             For a number that is none of the classes.
         """
         if self.classes is None:
-            return np.stack([column.values[rows] for column in columns], axis=1).astype(FLOAT64)
+            return np.stack([column.values[rows] for column in columns], axis=1).astype(
+                FLOAT64, copy=False
+            )
         (column,) = columns
         labels = column.values[rows] if column.is_text else self._labels(column, rows)
         return labels if self.loss == "softmax_ce" else labels[:, None].astype(float)

@@ -20,7 +20,8 @@ from typing import IO, Any
 
 from ...common.errors import unknown_name
 from ...reports.words import counted
-from .columns import BadCell, Column, arrow, is_numeric
+from .cells import arrow, is_numeric
+from .columns import BadCell, Column
 from .text import SEPARATORS, Reading, Records
 
 PARQUET_ROWS = 1 << 16
