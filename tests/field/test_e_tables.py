@@ -255,6 +255,32 @@ def test_decimal_commas_read_as_texts_are_a_warning(capsys, here):
     assert "temp: regression" in out and "'temp'" not in err
 
 
+def test_predict_reads_as_the_fit_did(capsys, here):
+    values = [1000.5 + 10 * k for k in range(30)]
+    rows = [[f"{v:,.2f} €".translate(str.maketrans(",.", ".,")), k] for k, v in enumerate(values)]
+    with open("t.csv", "w", encoding="cp1252", newline="") as file:
+        csv.writer(file, delimiter=";").writerows([["v", "y"], *rows])
+    asked = ("--decimal", ",", "--thousands", ".", "--encoding", "cp1252")
+    out, err = fitted(capsys, "t.csv", "--target", "y", *asked, "--epochs", "2", "--json")
+    assert err == ""
+    printed = json.loads(out)
+    assert printed["table"]["columns"]["v"] == "numbers, decimal comma, thousands '.', in €"
+    assert printed["reading"] == {"decimal": ",", "thousands": ".", "encoding": "cp1252"}
+    assert main(["predict", "model.safetensors", "t.csv"]) == 0
+    predicted = [float(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    net, params, *_ = fb.load("model.safetensors")
+    expected = net.forward(params, np.array(values)[:, None]).ravel()
+    assert predicted == pytest.approx(expected, rel=1e-12)
+    write("new.csv", [["v"], ["1000.5"]])
+    predict = ("predict", "model.safetensors", "new.csv")
+    assert "'1000.5', expected a finite number in €" in failing(capsys, *predict)
+    write("new.csv", [["v"], ["1000.5 €"], ["1,010.5 €"]])
+    asked = ("--decimal", ".", "--thousands", ",", "--encoding", "utf-8")
+    assert main([*predict, *asked]) == 0
+    predicted = [float(line) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert predicted == pytest.approx(expected[:2], rel=1e-12)
+
+
 def test_thousands_are_a_warning(capsys, here):
     rows = [["v", "y"]] + [[f"{k},500", k] for k in range(1, 31)]
     write("t.csv", rows)
