@@ -5,16 +5,18 @@ What a command needs is imported when it runs, so that ``fastbp --help`` answers
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from ..common.errors import BackendError, DivergenceError
 from ..common.release import version
-from .table_commands import FILE, as_json_text, describe, fit, predict
+from ..common.terminal import printable
+from .table_commands import FILE, as_json_text, describe, fit, note, plain, predict
 
 USER_ERROR = 2
 FAILED = 1
@@ -39,7 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")  # µ and θ, which some encodings lack
     try:
         status = commands.main(arguments, prog_name="fastbp", standalone_mode=False)
+        sys.stdout.flush()
         return status if isinstance(status, int) else 0
+    except (BrokenPipeError, _Unread):  # who read stdout has seen enough, such as head
+        with contextlib.suppress(OSError, ValueError):  # nothing is left to be written at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (click.Abort, KeyboardInterrupt):
         return _failure("interrupted", INTERRUPTED)
     except click.ClickException as error:
@@ -50,9 +57,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failure(str(error), USER_ERROR)
 
 
+class _Unread(Exception):
+    """Nobody reads what a command prints any more."""
+
+
+class _Commands(click.Group):
+    """Commands from which BrokenPipeError arrives, which click takes for a failure."""
+
+    def invoke(self, context: click.Context) -> object:
+        try:
+            return super().invoke(context)
+        except BrokenPipeError:
+            raise _Unread from None
+
+
 def _failure(message: str, status: int) -> int:
     """Print a message in one line on stderr, and return the exit status."""
-    click.echo(f"fastbp: {' '.join(message.split())}", err=True)
+    note(message)
     return status
 
 
@@ -62,7 +83,11 @@ def _print_version(context: click.Context, _: click.Parameter, wanted: bool) -> 
         context.exit()
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -107,21 +132,12 @@ def info(model: str | None, as_json: bool) -> None:
     table.add_column(style="bold")
     table.add_column()
     table.add_column(overflow="fold")
-    for title, section in content.items():
+    for title, section in plain(content).items():
         rows = section.items() if isinstance(section, dict) else [("", section)]
         for place, (name, value) in enumerate(rows):
-            table.add_row("" if place else title, name, _plain(value))
+            table.add_row("" if place else title, printable(name), printable(value))
         table.add_section()
     Console(highlight=False, markup=False).print(table)
-
-
-def _plain(value: Any) -> str:
-    """A value of `fastbp info` as the text of a cell."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(entry)}" for name, entry in value.items())
-    if isinstance(value, list):
-        return " | ".join(map(_plain, value))
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 @commands.command()

@@ -44,6 +44,13 @@ def stderr_console() -> Console:
     )
 
 
+def printable(text: str) -> str:
+    """The text with what could steer a terminal or show nothing as escapes, such as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 @contextmanager
 def progress_shown(setting: bool | str) -> Iterator[None]:
     """Make a call's argument `progress` the setting within the block, unless an outer call did."""

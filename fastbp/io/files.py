@@ -13,12 +13,12 @@ import contextlib
 import json
 import os
 import reprlib
-import secrets
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..common.files import replacing
 from ..common.release import version
 from ..networks.activations import Activation, activation, celu, elu, leaky_relu, relu
 from ..networks.dense import Dense
@@ -83,7 +83,8 @@ def save(
     """Write a network and its parameters to a file.
 
     The file is a safetensors file [1]_. It is written under another name in the same folder and
-    then renamed in one step, so that `path` is always a complete file, the old or the new one.
+    then renamed in one step, so that `path` is always a complete file, the old or the new one. It
+    has the mode of the old one. A device or a pipe is written to and not replaced.
 
     Parameters
     ----------
@@ -141,7 +142,9 @@ def save(
         "meta": meta,
     }
     # One entry: safetensors writes several in random order, and the same call writes the same file.
-    _replace(os.fsdecode(path), serialized(tensors, {FORMAT: json.dumps(content)}))
+    data = serialized(tensors, {FORMAT: json.dumps(content)})
+    with replacing(os.fsdecode(path)) as file:
+        file.write(data)
 
 
 def _described(net: Network) -> dict[str, Any]:
@@ -207,27 +210,6 @@ def _require_json(name: str, value: Any) -> None:
             f"int, float, str, or lists and dicts of these; NumPy's numbers and arrays become such "
             f"by .tolist()"
         )
-
-
-def _replace(path: str, data: bytes) -> None:
-    """Write a file so that `path` is complete at any time: a temporary one, renamed at the end."""
-    path = os.path.realpath(path)  # a link stays, as in ordinary writing
-    folder = os.path.dirname(path)
-    if os.path.isdir(path):
-        raise IsADirectoryError(f"{path} is a folder, expected the name of a file in it")
-    if not os.path.isdir(folder):
-        raise FileNotFoundError(f"the folder {folder} of {path} does not exist; make it first")
-    temporary = os.path.join(folder, f".fastbp-{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def load(path: str | os.PathLike[str], *, activations: Iterable[Activation] = ()) -> SavedNetwork:

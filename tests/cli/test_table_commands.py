@@ -16,6 +16,7 @@ from helpers.commands import failing, fit
 
 import fastbp as fb
 from fastbp.cli.commands import main
+from fastbp.cli.tables.text import Reading
 
 # Fits to CSV files.
 
@@ -54,7 +55,7 @@ def test_fit_as_json(capsys, folder):
 def test_fit_passes_its_options_on(monkeypatch, folder):
     passed = {}
 
-    def fit_table(path, **options):
+    def fit_table(path, warn, **options):
         passed.update(options)
         raise ValueError
 
@@ -62,7 +63,8 @@ def test_fit_passes_its_options_on(monkeypatch, folder):
     options = (
         "--hidden 3,2 --activation relu --loss mae --method sgd --lr 0.5 --batch-size all --l2 0.1 "
         "--l1 0.2 --scale none --test 0.3 --validation 0.1 --patience 4 --max-time 9 "
-        "--dtype float32 --threads 2 --backend numpy --task regression --delimiter tab "
+        "--dtype float32 --threads 2 --backend numpy --task regression --sep tab "
+        "--decimal , --missing mean "
         "--target a,b --features c --drop d --categorical e"
     )
     fit(*options.split())
@@ -70,8 +72,9 @@ def test_fit_passes_its_options_on(monkeypatch, folder):
         "hidden": (3, 2), "activation": "relu", "loss": "mae", "method": "sgd", "lr": 0.5,
         "batch_size": None, "l2": 0.1, "l1": 0.2, "test": 0.3, "validation": 0.1, "patience": 4,
         "max_time": 9.0, "dtype": "float32", "threads": 2, "backend": "numpy",
-        "task": "regression", "delimiter": "\t", "target": ("a", "b"), "features": ("c",),
-        "drop": ("d",), "categorical": ("e",), "seed": 0, "epochs": 20,
+        "task": "regression", "reading": Reading(sep="\t", decimal=",", missing="mean"),
+        "target": ("a", "b"), "features": ("c",), "drop": ("d",),
+        "categorical": ("e",), "seed": 0, "epochs": 20,
     }  # fmt: skip
     fit("--target", '"a, in m",b', "--hidden", "0", "--batch-size", "8")
     assert passed["target"] == ("a, in m", "b") and passed["hidden"] == ()
@@ -134,7 +137,7 @@ def test_predict_where_the_target_has_gaps(capsys, folder, cell, words):
         ("km,age,fuel\n1,2,petrol\n3,4,gas\n", ["row 3 of column 'fuel'", "'gas'", "'diesel'"]),
         ("km,age,fuel\n1,,petrol\n", ["row 2 of column 'age' is empty"]),
         ("km,age,fuel\n", ["no rows"]),
-        ("km;age;fuel\n1;2;petrol\n", ["--delimiter ';'"]),
+        ("km;age;fuel\n1;2;petrol,x\n", ["row 2 of column 'fuel'", "'petrol,x'"]),
     ],
 )
 def test_predict_for_other_columns(capsys, folder, content, words):
@@ -161,7 +164,7 @@ def test_predict_for_other_columns(capsys, folder, content, words):
         (["--target", "price", "--hidden", "3,x"], ["--hidden", "'3,x'", "20,10"]),
         (["--target", "price", "--hidden", "3,0"], ["--hidden", "'3,0'"]),
         (["--target", "price", "--batch-size", "0"], ["--batch-size", "'0'", "auto or all"]),
-        (["--target", "price", "--delimiter", ";;"], ["--delimiter", "';;'", "one character"]),
+        (["--target", "price", "--sep", ";;"], ["--sep", "';;'", "one character"]),
         (["--target", "price", "--lr", "-1"], ["lr is -1.0"]),
         (["--target", "price", "--test", "1"], ["test is 1,"]),
         (["--target", "price", "--seed", "-1"], ["--seed", "-1"]),
@@ -189,7 +192,7 @@ def test_files_that_are_not_there_or_not_such(capsys, folder):
     net = fb.Network.mlp([2, 1])
     fb.save("net.safetensors", net, net.init(seed=0))
     assert "knows no columns" in failing(capsys, "predict", "net.safetensors", "cars.csv")
-    assert "not UTF-8 text" in failing(capsys, "fit", "net.safetensors", "--target", "price")
+    assert "no text" in failing(capsys, "fit", "net.safetensors", "--target", "price")
 
 
 def test_a_diverged_fit_writes_nothing_and_gives_status_1(capsys, folder):

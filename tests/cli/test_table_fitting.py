@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.special
-from helpers.tables import read, write
+from helpers.tables import cells, read, write
 
 import fastbp as fb
+from fastbp.cli.tables.columns import MAX_LEVELS, Column, encode
 from fastbp.cli.tables.fitting import fit_table, recognise, split
 from fastbp.cli.tables.model import LOSSES, TableModel, Target
-from fastbp.cli.tables.reading import MAX_LEVELS, Column, encode
 
 FLOAT64 = np.dtype(np.float64)
 
@@ -26,7 +26,7 @@ FLOAT64 = np.dtype(np.float64)
 
 def column_of(values):
     column = Column("t")
-    column.extend([str(v) for v in values])
+    column.extend(cells(values))
     return column
 
 
@@ -153,7 +153,7 @@ def test_fit_is_the_fit_of_the_same_rows(flats, dtype):
         fb.Network.mlp([5, 4, 1], "relu", dtype=dtype), X[train], y[train], seed=3,
         validation=(X[valid], y[valid]), **options,
     )  # fmt: skip
-    model, result, (X_test, y_test) = fit_table(
+    model, result, (X_test, y_test), *_ = fit_table(
         path, ["price"], features=FEATURES, hidden=[4], activation="relu", dtype=dtype, seed=3,
         validation=0.1, **options,
     )  # fmt: skip
@@ -170,7 +170,9 @@ def test_fit_is_the_fit_of_the_same_rows(flats, dtype):
 
 def test_scores_the_training_rows_if_none_are_held_out(flats):
     path, data = flats
-    model, result, held_out = fit_table(path, ["rent"], features=FEATURES, test=0, epochs=1, seed=1)
+    model, result, held_out, *_ = fit_table(
+        path, ["rent"], features=FEATURES, test=0, epochs=1, seed=1
+    )
     assert len(held_out[0]) == 0 and model.training["score"]["rows"] == "training"
     assert model.training["score"]["value"] == pytest.approx(
         result.score(by_hand(data), data["rent"][:, None]), rel=1e-9
@@ -178,7 +180,7 @@ def test_scores_the_training_rows_if_none_are_held_out(flats):
 
 
 def test_the_score_of_one_row_of_numbers_is_not_defined(flats):
-    model, _, _ = fit_table(flats[0], ["rent"], test=0.01, epochs=1, seed=1)
+    model, *_ = fit_table(flats[0], ["rent"], test=0.01, epochs=1, seed=1)
     assert model.training["score"]["value"] is None
     json.dumps(model.training, allow_nan=False)
 
@@ -198,7 +200,7 @@ def test_the_cases_are_all_losses():
 @pytest.mark.parametrize(("names", "loss"), CASES)
 def test_every_loss_saved_loaded_predicted_and_scored(flats, tmp_path, names, loss):
     path, data = flats
-    model, result, held_out = fit_table(
+    model, result, held_out, *_ = fit_table(
         path, names, loss=loss, features=FEATURES, hidden=[4], epochs=30, seed=0
     )
     model.save(tmp_path / "m.safetensors")
@@ -220,8 +222,10 @@ def test_every_loss_saved_loaded_predicted_and_scored(flats, tmp_path, names, lo
     # The score is that of FitResult, of the rows as read anew.
     X, y = held_out
     assert model.training["score"]["value"] == pytest.approx(result.score(X, y), rel=1e-9)
-    columns = read(path, *loaded.columns(), *loaded.target.columns())
-    (X,) = encode([columns[name] for name in FEATURES], [np.arange(N)], FLOAT64)
+    reading = loaded.reading
+    columns = read(path, *loaded.columns(reading), *loaded.target.columns(reading))
+    chosen = [columns[name] for name in FEATURES]
+    (X,) = encode(chosen, loaded.features, [np.arange(N)], FLOAT64)
     assert np.array_equal(X, by_hand(data))
     y = loaded.target.values([columns[name] for name in names])
     assert loaded.target.score(predictions, y) == pytest.approx(result.score(X, y), rel=1e-9)
@@ -238,15 +242,15 @@ def test_probabilities_of_large_logits():
 
 def test_classes_of_numbers_keep_their_values(flats, tmp_path):
     path = write(tmp_path / "t.csv", [["x", "y"]] + [[k, (7, -1)[k % 2]] for k in range(20)])
-    model, _, _ = fit_table(path, ["y"], epochs=1, seed=0)
+    model, *_ = fit_table(path, ["y"], epochs=1, seed=0)
     assert model.target.classes == (-1, 7) and model.target.prediction_names[1:] == [
         "P(-1)",
         "P(7)",
     ]
     column = Column("y", "numbers")
-    column.extend(["7.0", "-1"])
+    column.extend(cells(["7.0", "-1"]))
     assert model.target.values([column]).tolist() == [1, 0]
-    column.extend(["5"])
+    column.extend(cells(["5"]))
     with pytest.raises(ValueError, match="column 'y' holds 5, expected one of the classes -1, 7"):
         model.target.values([column])
 
@@ -308,6 +312,7 @@ def test_files_that_hold_no_table_model(flats, tmp_path):
         TableModel.load(path)
     good = {"features": [{"name": "a", "levels": None}, {"name": "b", "levels": None}]}
     good |= {"target": {"names": ["y"], "loss": "mse", "classes": None}, "training": {}}
+    good |= {"reading": {"decimal": ",", "missing": "mean"}}
     fb.save(path, net, net.init(seed=0), kind="table", **good)
     assert TableModel.load(path).target == Target(("y",), "mse")
     for damage in (
@@ -315,6 +320,9 @@ def test_files_that_hold_no_table_model(flats, tmp_path):
         {"features": 5},
         {"target": {"names": ["y", "z"], "loss": "mse", "classes": None}},
         {"target": {}},
+        {"reading": {"decimal": "x"}},
+        {"reading": {"deci": ","}},
+        {"reading": 5},
     ):
         fb.save(path, net, net.init(seed=0), kind="table", **(good | damage))
         with pytest.raises(ValueError, match="do not fit its network"):
@@ -339,8 +347,8 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells no peak memory")
 @pytest.mark.skipif("c" not in fb.available_backends(), reason="others need more of their own")
-def test_a_fit_takes_at_most_four_times_the_memory_of_the_numbers(tmp_path, rng):
-    n, width = 200_000, 20
+def test_memory_of_a_fit_to_a_million_rows(tmp_path, rng):
+    n, width = 1_000_000, 20
     block = rng.standard_normal((1000, width))
     text = "".join(",".join(map("{:.4f}".format, row)) + "\n" for row in block)
     with open(tmp_path / "t.csv", "w", encoding="utf-8") as file:
@@ -354,4 +362,4 @@ def test_a_fit_takes_at_most_four_times_the_memory_of_the_numbers(tmp_path, rng)
         timeout=300,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) <= 4 * 8 * n * width
+    assert int(done.stdout) <= 3.3 * 8 * n * width

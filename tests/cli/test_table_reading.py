@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+
 import numpy as np
 import pytest
 from helpers.tables import read, write
 from hypothesis import given, settings, strategies as st
 
-from fastbp.cli.tables.reading import BLOCK_ROWS, MAX_LEVELS, Column, encode
+from fastbp.cli.tables.cells import GAPS
+from fastbp.cli.tables.columns import MAX_LEVELS, Column, encode
 
 
 def texts(column):
-    return [column.field.levels[code] for code in column.values]
+    return [column.levels[code] for code in column.values]
 
 
 # Reading.
@@ -21,22 +24,21 @@ def test_numbers_and_texts(tmp_path):
     rows = [["a", "b"], ["1", "x"], [" 2.5e3 ", " y"], ["-.5", "x"]]
     columns = read(write(tmp_path / "t.csv", rows))
     assert columns["a"].values.tolist() == [1.0, 2500.0, -0.5]
-    assert not columns["a"].is_text and columns["a"].field.levels is None
-    assert columns["b"].values.tolist() == [0, 1, 0] and columns["b"].field.levels == ("x", "y")
+    assert not columns["a"].is_text and columns["a"].levels == ()
+    assert columns["b"].values.tolist() == [0, 1, 0] and columns["b"].levels == ("x", "y")
 
 
 @settings(max_examples=25)
 @given(st.data())
 def test_what_was_written_is_read(tmp_path, data):
-    n = data.draw(st.sampled_from([1, 3, BLOCK_ROWS - 1, BLOCK_ROWS, 2 * BLOCK_ROWS + 1]))
+    n = data.draw(st.sampled_from([1, 3, 999, 1000, 2001]))
     rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     numbers = rng.standard_normal(n) * 10.0 ** rng.integers(-300, 300, n)
     text = st.text(
         st.characters(exclude_categories=["Cs", "Cc", "Zs", "Zl", "Zp", "N"]), min_size=1
     )
     words = [*data.draw(st.lists(text, min_size=2, max_size=9, unique=True)), 'a "b", c\nd']
-    # Words that Python reads as numbers, such as "inf".
-    words = [w for w in words if w.lower() not in ("inf", "infinity", "nan")]
+    words = [word for word in [*words, "inf", "NAN"] if word not in GAPS]
     chosen = [words[k] for k in rng.integers(0, len(words), n)]
     end = data.draw(st.sampled_from(["\n", "\r\n"]))
     header = [["number", "text"]]
@@ -46,19 +48,19 @@ def test_what_was_written_is_read(tmp_path, data):
     columns = read(path)
     assert np.array_equal(columns["number"].values, numbers)
     assert texts(columns["text"]) == chosen
-    assert columns["text"].field.levels == tuple(sorted(set(chosen)))
+    assert columns["text"].levels == tuple(sorted(set(chosen)))
 
 
 def test_other_delimiters_a_byte_order_mark_and_empty_lines(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("\ufeffgröße; b\r\n1;2\r\n\r\n3;4\r\n\r\n".encode())
-    columns = read(path, delimiter=";")
+    columns = read(path, sep=";")
     assert columns["größe"].values.tolist() == [1, 3] and columns["b"].values.tolist() == [2, 4]
 
 
 def test_more_empty_lines_than_a_block(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_text("a,b\n" + "\n" * (BLOCK_ROWS + 5) + "1,2\n", encoding="utf-8")
+    path.write_text("a,b\n" + "\n" * (1005) + "1,2\n", encoding="utf-8")
     assert read(path)["a"].values.tolist() == [1.0]
 
 
@@ -80,13 +82,15 @@ def test_the_first_block_decides_what_a_column_is(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "shown"),
     [
-        ("", "empty"), ("  ", "empty"), ("abc", "'abc'"), ("1,5", "'1,5'"), ("1_000", "'1_000'"),
-        ("nan", "'nan'"), ("-inf", "'-inf'"), ("1e999", "'1e999'"),
+        ("", "empty"), ("  ", "empty"), ("abc", "'abc'"), ("1,5,5", "'1,5,5'"),
+        ("1_000", "'1_000'"), ("nan", "'nan', a gap"), (" NA", "'NA', a gap"), ("-inf", "'-inf'"),
+        ("1e999", "'1e999'"), ("0x10", "'0x10'"), ("\u0661", "'\u0661'"), ("1 2", "'1 2'"),
+        ("1.500,0.5", "'1.500,0.5'"), ("nan(1)", "'nan(1)'"), ("12%", "'12%'"), ("--1", "'--1'"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("row", [2, 5, BLOCK_ROWS + 7])
+@pytest.mark.parametrize("row", [2, 5, 1007])
 def test_cells_that_are_no_finite_numbers(tmp_path, cell, shown, row):
-    rows = [["a", "b"]] + [["1", "2"]] * (BLOCK_ROWS + 20)
+    rows = [["a", "b"]] + [["1", "2"]] * (1020)
     rows[row - 1] = ["1", cell]
     path = write(tmp_path / "t.csv", rows)
     with pytest.raises(ValueError) as caught:
@@ -127,7 +131,7 @@ def test_gaps_and_strangers_among_texts(tmp_path):
 
 def test_too_many_texts(tmp_path):
     names = [[f"n{k}"] for k in range(MAX_LEVELS + 1)]
-    assert len(read(write(tmp_path / "t.csv", [["a"], *names[1:]]))["a"].field.levels) == MAX_LEVELS
+    assert len(read(write(tmp_path / "t.csv", [["a"], *names[1:]]))["a"].levels) == MAX_LEVELS
     with pytest.raises(ValueError, match=f"column 'a' is of texts.*more than {MAX_LEVELS}"):
         read(write(tmp_path / "t.csv", [["a"], *names]))
 
@@ -139,18 +143,23 @@ def test_too_many_texts(tmp_path):
         (b"\n\n", "is empty in row 1"),
         (b"a,b\n", "has a header and no rows"),
         (b"a,b\n\n\n", "has a header and no rows"),
-        (b"1,2\n3,4\n", "has numbers in row 1"),
+        (b"1,2\n3,4\n", "has numbers in row 1, such as 1, expected"),
+        (b"5.1,3.5,Iris-setosa\n4.9,3.0,Iris-setosa\n", "say --no-header if there is none"),
         (b"a,b,a\n1,2,3\n", "two columns named 'a', 1 and 3"),
         (b"a,b\n1,2,3\n", "row 2 has 3 cells, expected 2"),
         (b"a,b\n1\n", "row 2 has 1 cell, expected 2"),
-        (b"a;b\n1;2\n", "if ';' separates its cells, say --delimiter ';'"),
-        (b"a\tb\n1\t2\n", "say --delimiter tab"),
-        (b'a,b\n1,"2\n', "line 2: unexpected end of data"),
-        (b'a,b\n1,"2"3\n', "line 2: "),
+        (b"a,b;c\n1,2;3\n", "may be separated by ',' or ';'; say which: --sep"),
+        (b'a,b\n1,"2\n', "row 2 has a cell that goes on after its closing quote, or a quote that"),
+        (b'a,b\n1,"2"3\n', "row 2 has a cell that goes on after its closing quote"),
+        (b'a,b\n1,"2\n' + b"4,5\n" * 20_000, "row 2 has a cell that goes on"),
+        (b'a,b\n1,"2\n' + b'4,"5"\n' * 20, "row 2 has a cell that goes on"),
         ("größe\n1\n".encode("latin-1"), "is not UTF-8 text (byte 0xf6 in line 1"),
-        ("a,b\n1,2\n".encode("utf-16"), "is not UTF-8 text (byte 0xff"),
-        (b"PK\x03\x04\x14\x00\x08\x88\x99", "is not UTF-8 text"),
-        (b"a\n" + b"x" * 200_000, "line 2: field larger than field limit"),
+        ("a\nß\n".encode("cp1252"), "--encoding cp1252"),
+        (b"PK\x03\x04\x14\x00\x08\x88\x99", "is no zip archive that can be read"),
+        (b"\x1f\x8b\x08\x00\x00\x00\x00", "is damaged or incomplete"),
+        (gzip.compress(b"a,b\n" + b"1,2\n" * 999, mtime=0)[:-9], "is damaged or incomplete"),
+        (b"PAR1 and more", "cannot be read as Parquet"),
+        (bytes(5000), "holds zero bytes"),
     ],
 )
 def test_files_that_are_no_tables(tmp_path, content, words):
@@ -161,10 +170,22 @@ def test_files_that_are_no_tables(tmp_path, content, words):
     assert words in str(caught.value) and str(caught.value).startswith(str(path))
 
 
+def test_the_separator_that_was_asked_for(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a;b\n1;2\n", encoding="utf-8")
+    assert list(read(path)) == ["a", "b"]
+    with pytest.raises(ValueError, match=r"has the one column 'a;b'; if ';' .* say --sep ';'"):
+        read(path, sep=",")
+    path.write_text("a\tb\n1\t2\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="say --sep tab"):
+        read(path, sep=",")
+
+
 def test_encoding(tmp_path):
     rows = [["a", "b", "c"], ["1", "x", "4"], ["2", "z", "5"], ["3", "y", "6"], ["4", "x", "7"]]
     columns = read(write(tmp_path / "t.csv", rows))
     parts = [np.array([1, 3]), np.array([], int), np.array([0])]
-    X, none, first = encode(list(columns.values()), parts, np.dtype(np.float32))
+    fields = [column.field(np.arange(4)) for column in columns.values()]
+    X, none, first = encode(list(columns.values()), fields, parts, np.dtype(np.float32))
     assert X.dtype == np.float32 and X.tolist() == [[2, 0, 0, 1, 5], [4, 1, 0, 0, 7]]
     assert none.shape == (0, 5) and first.tolist() == [[1, 1, 0, 0, 4]]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 
-from fastbp.cli.tables.reading import Column, open_table
+import pyarrow as pa
+
+from fastbp.cli.tables.columns import Column
+from fastbp.cli.tables.reading import open_table
+from fastbp.cli.tables.text import Reading
 
 
 def write(path, rows, **options):
@@ -14,9 +18,14 @@ def write(path, rows, **options):
     return str(path)
 
 
-def read(path, *columns, delimiter=","):
+def read(path, *columns, **reading):
     """The columns of the file, all of them by default, by name."""
-    with open_table(path, delimiter) as table:
+    with open_table(path, Reading(**reading)) as table:
         columns = columns or [Column(name) for name in table.names]
         table.read(columns)
     return {column.name: column for column in columns}
+
+
+def cells(values):
+    """The values as the cells of a file of text, which `Column.extend` takes."""
+    return pa.array([str(value) for value in values])

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import signal
 import stat
 import struct
 import subprocess
@@ -17,6 +18,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.numpy import load_file, save as serialized
 
 import fastbp as fb
+from fastbp.common.files import replacing
 from fastbp.io import SavedNetwork
 from fastbp.networks import activations
 
@@ -389,6 +391,60 @@ def test_links_are_followed(tmp_path, path):
     link.symlink_to(path.name)
     fb.save(link, net, net.init(0))
     assert link.is_symlink() and fb.load(path).net == net
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions and links are POSIX's")
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o666])
+def test_modes_are_kept(mode, path):
+    net = network()
+    path.touch()
+    path.chmod(mode)
+    fb.save(path, net, net.init(0))
+    assert stat.S_IMODE(path.stat().st_mode) == mode and fb.load(path).net == net
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices are POSIX's")
+def test_devices_and_pipes_stay(tmp_path):
+    net = network()
+    fb.save(os.devnull, net, net.init(0))
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)
+    pipe, copy = tmp_path / "pipe", tmp_path / "copy"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cp", pipe, copy]) as reader:
+        fb.save(pipe, net, net.init(0))
+    assert reader.returncode == 0 and stat.S_ISFIFO(os.stat(pipe).st_mode)
+    assert same_bits(fb.load(copy).params, net.init(0))
+
+
+KILLED = """
+import os, signal, sys
+import fastbp as fb
+net = fb.Network.mlp([2, 1])
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+fb.save(sys.argv[1], net, net.init(0))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGKILL")
+def test_no_remains_of_killed_saves(path):
+    net = network()
+    fb.save(path, net, net.init(0))
+    for _ in range(2):
+        done = subprocess.run([sys.executable, "-c", KILLED, path], timeout=60)
+        assert done.returncode == -signal.SIGKILL
+        assert len(list(path.parent.iterdir())) == 2  # those of the first are gone too
+    fb.save(path, net, net.init(1))
+    assert list(path.parent.iterdir()) == [path]
+    assert same_bits(fb.load(path).params, net.init(1))
+
+
+def test_a_save_leaves_the_temporary_files_of_those_at_work(path):
+    net = network()
+    with replacing(str(path)) as file:
+        file.write(b"not yet")
+        fb.save(path.parent / "other", net, net.init(0))
+        assert len(list(path.parent.iterdir())) == 2
+    assert path.read_bytes() == b"not yet"
 
 
 # Files that are not ours.

@@ -1,5 +1,6 @@
-"""Networks for the columns of CSV files: what ``fastbp fit`` and ``fastbp predict`` do.
+"""Networks for the columns of tables: what ``fastbp fit`` and ``fastbp predict`` do.
 
-`reading` reads columns and encodes them as matrices, `model` has a network with its columns and
-classes, and `fitting` fits one.
+`text` yields the records of a file of text, `reading` reads tables into `columns`, which understand
+`cells` and are encoded as matrices; `model` has a network with its columns and classes, and
+`fitting` fits one.
 """

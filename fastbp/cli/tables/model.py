@@ -15,7 +15,9 @@ from ...fitting.result import r_squared
 from ...io import load, save
 from ...maths.losses import Loss, huber, loss as loss_of, quantile
 from ...networks.network import Network
-from .reading import Column, Field
+from .cells import GAP, Notation
+from .columns import EXACT, Column, Field
+from .text import Reading
 
 REGRESSION, CLASSIFICATION = "regression", "classification"
 LOSSES = {
@@ -25,6 +27,7 @@ LOSSES = {
     CLASSIFICATION: ("softmax_ce", "bce_logits"),
 }  # fmt: skip
 PARAMETRISED = {"huber": huber, "quantile": quantile}
+GAPS_ADVICE = "fill it, or say what to do with gaps: --missing drop, mean or category"
 KIND = "table"  # marks the files of `TableModel.save`, in their meta
 
 
@@ -40,11 +43,17 @@ class Target:
         A name of LOSSES; those of PARAMETRISED also with a number, as in "quantile:0.9".
     classes : tuple of str, or of int and float, ascending, optional
         The classes that the column holds, for classification.
+    units : tuple of str, optional
+        The columns' currency or percent signs; see `Notation`.
     """
 
     names: tuple[str, ...]
     loss: str
     classes: tuple[Any, ...] | None = None
+    units: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", self.units or ("",) * len(self.names))
 
     @cached_property
     def loss_function(self) -> Loss:
@@ -73,14 +82,18 @@ class Target:
             return 2 * len(self.names)
         return len(self.classes) if self.classes and name == "softmax_ce" else len(self.names)
 
-    def columns(self) -> list[Column]:
+    def columns(self, reading: Reading) -> list[Column]:
         """Columns to read the target from a table, where cells may be missing."""
         kind = "texts" if self.classes and isinstance(self.classes[0], str) else "numbers"
         levels = self.classes if kind == "texts" else None
-        return [Column(name, kind, levels, optional=True) for name in self.names]
+        notations = [Notation(reading.decimal, reading.thousands, unit) for unit in self.units]
+        return [
+            Column(name, kind, levels, notation=notation, optional=True, labels=True)
+            for name, notation in zip(self.names, notations, strict=True)
+        ]
 
-    def values(self, columns: Sequence[Column]) -> np.ndarray:
-        """y as `fit` takes it: numbers (n, n_columns), labels (n,), or 0 and 1 for "bce_logits".
+    def values(self, columns: Sequence[Column], rows: Any = slice(None)) -> np.ndarray:
+        """y of rows as `fit` takes it: numbers (n, n_columns), labels (n,), 0/1 for "bce_logits".
 
         Raises
         ------
@@ -88,14 +101,21 @@ class Target:
             For a number that is none of the classes.
         """
         if self.classes is None:
-            return np.stack([column.values for column in columns], axis=1)
+            return np.stack([column.values[rows] for column in columns], axis=1).astype(
+                FLOAT64, copy=False
+            )
         (column,) = columns
-        labels = column.values if column.is_text else self._labels(column)
+        labels = column.values[rows] if column.is_text else self._labels(column, rows)
         return labels if self.loss == "softmax_ce" else labels[:, None].astype(float)
 
-    def _labels(self, column: Column) -> np.ndarray:
+    def _labels(self, column: Column, rows: Any) -> np.ndarray:
         assert self.classes is not None
-        values = column.values
+        values = column.values[rows]
+        if values.dtype == FLOAT64 and np.abs(values).max() >= EXACT:
+            raise ValueError(
+                f"column {column.name!r} holds {np.abs(values).max():g}, and such numbers are told "
+                f"apart only if all are whole and below 2^63; read them as texts (--categorical)"
+            )
         labels = np.searchsorted(self.classes, values).clip(max=len(self.classes) - 1)
         strange = np.asarray(self.classes)[labels] != values
         if strange.any():
@@ -161,6 +181,8 @@ class TableModel:
     target : Target
     training : dict
         A record of the fit, for people to read.
+    reading : Reading
+        How the table was read, as it was asked for.
     """
 
     net: Network
@@ -168,6 +190,7 @@ class TableModel:
     features: tuple[Field, ...]
     target: Target
     training: dict[str, Any]
+    reading: Reading = Reading()  # noqa: RUF009
 
     def save(self, path: str) -> None:
         """Write a file that `fastbp.load` reads too; its meta has all but net and params."""
@@ -175,6 +198,7 @@ class TableModel:
             "kind": KIND,
             "features": [asdict(field) for field in self.features],
             "target": asdict(self.target),
+            "reading": asdict(self.reading),
             "training": self.training,
         }
         save(path, self.net, self.params, **meta)
@@ -189,13 +213,13 @@ class TableModel:
                 f"wrote; in Python, fastbp.load reads it"
             )
         try:
-            features = tuple(Field(f["name"], _tuple(f["levels"])) for f in meta["features"])
-            names, loss, classes = (meta["target"][key] for key in ("names", "loss", "classes"))
-            model = cls(
-                net, params, features, Target(tuple(names), loss, _tuple(classes)), meta["training"]
+            features = tuple(
+                Field(**field | {"levels": _tuple(field["levels"])}) for field in meta["features"]
             )
+            target = Target(**{key: _tuple(value) for key, value in meta["target"].items()})
+            model = cls(net, params, features, target, meta["training"], Reading(**meta["reading"]))
             widths = sum(field.width for field in features), model.target.n_out
-        except (KeyError, TypeError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             widths = None
         if widths != (net.n_in, net.n_out):
             raise ValueError(
@@ -204,18 +228,37 @@ class TableModel:
             )
         return model
 
-    def columns(self) -> list[Column]:
-        """Columns to read its features from a table."""
-        kinds = ("numbers" if field.levels is None else "texts" for field in self.features)
-        return [
-            Column(field.name, kind, field.levels, self.net.dtype)
-            for field, kind in zip(self.features, kinds, strict=True)
-        ]
+    def columns(self, reading: Reading) -> list[Column]:
+        """Columns to read its features from a table.
+
+        Raises
+        ------
+        ValueError
+            If gaps are to be a category, and the model was fitted otherwise.
+        """
+        if reading.missing == "category" and self.reading.missing != "category":
+            raise ValueError(
+                "the model has no inputs for gaps: to treat them as a category, fit with "
+                "--missing category"
+            )
+        return [self._column(field, reading) for field in self.features]
+
+    def _column(self, field: Field, reading: Reading) -> Column:
+        kind = "numbers" if field.levels is None else "texts"
+        notation = Notation(reading.decimal, reading.thousands, field.unit)
+        gaps = "" if reading.missing != "error" else GAPS_ADVICE
+        if reading.missing == "category" and field.levels is None and not field.flag:
+            gaps = "the model takes no gaps here: it was fitted to a column without any"
+        levels = field.levels
+        if reading.missing == "drop" and levels is not None and GAP not in levels:
+            levels = (*levels, GAP)  # which no row that is predicted has
+        return Column(field.name, kind, levels, self.net.dtype, notation=notation, gaps=gaps)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """`Target.predictions` for encoded features (n, n_in)."""
         return self.target.predictions(self.net.forward(self.params, X))
 
 
-def _tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if values is None else tuple(values)
+def _tuple(value: Any) -> Any:
+    """The value, a list as a tuple."""
+    return tuple(value) if isinstance(value, list) else value

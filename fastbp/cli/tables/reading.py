@@ -1,173 +1,81 @@
-"""CSV tables: reads them block by block into typed columns, and encodes these as matrices.
+"""Tables in files: `open_table` reads a file of text or Parquet block by block into columns.
 
-A column is of texts if at least half of the cells in its first block are not numbers, else of
-numbers. So one stray text in a column of numbers is an error that names the cell, not a new
-category. Only one block at a time is in memory as Python objects.
+pyarrow reads them (``fastbp[tables]``). It splits text into cells, turns cells into numbers, codes
+texts, and reads Parquet; `text` and `columns` add what it does not check.
 """
 
 from __future__ import annotations
 
+import bz2
 import contextlib
-import csv
+import gzip
+import lzma
+import math
 import os
-from array import array
-from collections import defaultdict
+import stat
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from typing import IO, Any
 
-import numpy as np
-
-from ...common.arrays import FLOAT32, FLOAT64
 from ...common.errors import unknown_name
 from ...reports.words import counted
+from .cells import arrow, is_numeric
+from .columns import BadCell, Column
+from .text import SEPARATORS, Reading, Records
 
-BLOCK_ROWS = 1000
-# Of a column of texts or classes: more are rarely categories, and each costs a column of X.
-MAX_LEVELS = 256
-
-
-@dataclass(frozen=True)
-class Field:
-    """A column in a model: its name and, if it is of texts, its different texts in order."""
-
-    name: str
-    levels: tuple[str, ...] | None = None
-
-    @property
-    def width(self) -> int:
-        """The number of columns in the encoded matrix: one, or one per level."""
-        return 1 if self.levels is None else len(self.levels)
-
-
-class _BadCell(Exception):
-    """A cell that cannot be read: its place within the block, and what is wrong with it."""
-
-    def __init__(self, index: int, problem: str):
-        super().__init__(index, problem)
-        self.index, self.problem = index, problem
-
-
-class Column:
-    """A column of a table, numbers or codes of texts, which `Table.read` fills.
-
-    Parameters
-    ----------
-    name : str
-    kind : {"auto", "numbers", "texts"}
-    levels : sequence of str, optional
-        The texts that may occur, whose places are their codes; by default any.
-    dtype : numpy.dtype
-        That of numbers, float32 or float64.
-    optional : bool
-        Whether a cell that cannot be read sets the attribute `fault` to a message instead of
-        raising an error.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        kind: str = "auto",
-        levels: Sequence[str] | None = None,
-        dtype: np.dtype = FLOAT64,
-        optional: bool = False,
-    ):
-        self.name, self.optional, self.fault = name, optional, ""
-        self._kind, self._dtype = kind, dtype
-        # Arrays that grow in place, without a second copy.
-        self._numbers, self._codes = array("f" if dtype == FLOAT32 else "d"), array("i")
-        self._new = levels is None
-        self._code: dict[str, int] = defaultdict()
-        if levels is None:
-            self._code.default_factory = self._code.__len__
-        else:
-            self._code = {level: code for code, level in enumerate(levels)}
-
-    @property
-    def is_text(self) -> bool:
-        return self._kind == "texts"
-
-    @property
-    def field(self) -> Field:
-        """The column as a model has it; levels in alphabetical order."""
-        return Field(self.name, tuple(self._levels()) if self.is_text else None)
-
-    @property
-    def values(self) -> np.ndarray:
-        """The numbers, or the codes of the texts in the order of `field`, (n,)."""
-        if not self.is_text:
-            return np.frombuffer(self._numbers, self._dtype)
-        rank = np.empty(len(self._code), np.intp)
-        rank[[self._code[level] for level in self._levels()]] = np.arange(len(self._code))
-        return rank[np.frombuffer(self._codes, np.intc)]
-
-    def _levels(self) -> list[str]:
-        return sorted(self._code) if self._new else list(self._code)
-
-    def extend(self, cells: Sequence[str]) -> None:
-        """Append the cells of a block."""
-        if self._kind == "auto":
-            numbers = sum(_is_number(cell) for cell in cells)
-            self._kind = "numbers" if 2 * numbers > len(cells) else "texts"
-        if self.is_text:
-            self._extend_texts([cell.strip() for cell in cells])
-        else:
-            self._extend_numbers(cells)
-
-    def _extend_numbers(self, cells: Sequence[str]) -> None:
-        try:
-            with np.errstate(over="ignore"):
-                block = np.fromiter(map(float, cells), self._dtype, len(cells))
-            good = bool(np.isfinite(block).all()) and "_" not in "".join(cells)
-        except ValueError:
-            good = False
-        if not good:
-            largest = float(np.finfo(self._dtype).max)
-            for index, cell in enumerate(cells):
-                if not _is_number(cell) or not abs(float(cell)) <= largest:
-                    raise _BadCell(index, f"{_shown(cell)}, expected a finite number")
-        self._numbers.frombytes(block.tobytes())
-
-    def _extend_texts(self, cells: Sequence[str]) -> None:
-        if "" in cells:
-            raise _BadCell(cells.index(""), "empty, expected a text")
-        try:
-            self._codes.extend(map(self._code.__getitem__, cells))
-        except KeyError as error:
-            problem = unknown_name("category", error.args[0], self._code)
-            raise _BadCell(cells.index(error.args[0]), f"an {problem}") from None
-        if self._new and len(self._code) > MAX_LEVELS:
-            raise ValueError(
-                f"column {self.name!r} is of texts, and has more than {MAX_LEVELS} different ones; "
-                f"leave it out, or put its texts into groups (numbers are written with a point, "
-                f"as 1.5, and without thousands separators)"
-            )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return "_" not in cell  # which Python takes for a separator of digits
-
-
-def _shown(cell: str) -> str:
-    return repr(cell) if cell.strip() else "empty"
+PARQUET_ROWS = 1 << 16
+UNPACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 
 
 class Table:
-    """An open CSV file.
+    """An open table.
 
     Attributes
     ----------
     path : str
     names : list of str
         The names of the columns; "" for one without a name.
+    reading : Reading
+        How it is read, with what its head showed.
     """
 
-    def __init__(self, path: str, names: list[str], rows: Iterator[list[str]]):
-        self.path, self.names, self._rows = path, names, rows
+    def __init__(self, path: str, names: list[str], reading: Reading):
+        self.path, self.names, self.reading = path, names, reading
+        self._counts = Counter(names)
+
+    def words(self) -> str:
+        """How the table is read, in a few words."""
+        raise NotImplementedError
+
+    def _blocks(self, places: Sequence[int]) -> Iterator[tuple[Sequence[int], list[Any]]]:
+        """The rows' numbers and the cells of these columns, block by block."""
+        raise NotImplementedError
+
+    def require(self, what: str, names: Sequence[str]) -> None:
+        """Raise ValueError unless the columns are there, once each."""
+        self.require_names(what, names)
+        for name in names:
+            if self._counts[name] > 1:
+                places = [k for k, other in enumerate(self.names, 1) if other == name]
+                raise ValueError(
+                    f"{self.path} has two columns named {name!r}, {places[0]} and {places[1]}; "
+                    f"rename one of them, or leave both out (--drop)"
+                )
+
+    def require_names(self, what: str, names: Sequence[str]) -> None:
+        """Raise ValueError unless there are columns of these names, each named once."""
+        for name in names:
+            if not name or name not in self._counts:
+                raise ValueError(unknown_name(what, name, self.shown_names()))
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"{what} {twice[0]!r} is named twice, expected it once")
+
+    def shown_names(self) -> list[str]:
+        """The names for a message, the first hundred of them."""
+        names = [name for name in self._counts if name]
+        return names if len(names) <= 100 else [*names[:100], "..."]
 
     def read(self, columns: Sequence[Column]) -> int:
         """Fill the columns of these names; returns the number of rows.
@@ -178,125 +86,213 @@ class Table:
             For rows of another length than the header, cells that cannot be read, and a table
             without rows. Rows are counted as a spreadsheet does, the header being row 1.
         """
-        places = [self.names.index(column.name) for column in columns]
-        first, n = 2, 0
-        while block := list(islice(self._rows, BLOCK_ROWS)):
-            # Empty lines are rows of a spreadsheet too, but hold nothing.
-            numbers = [k for k, row in enumerate(block, first) if row]
-            rows = [row for row in block if row]
-            self._check_widths(rows, numbers)
-            cells = list(zip(*rows, strict=True))
-            for place, column in zip(places, columns, strict=True):
-                if rows and not column.fault:
-                    self._extend(column, cells[place], numbers)
-            first, n = first + len(block), n + len(rows)
+        self.require("column", list(dict.fromkeys(column.name for column in columns)))
+        place = {name: k for k, name in enumerate(self.names)}
+        n = 0
+        for rows, cells in self._blocks([place[column.name] for column in columns]):
+            for column, block in zip(columns, cells, strict=True):
+                if not column.fault:
+                    self._extend(column, block, rows)
+            n += len(rows)
         if n == 0:
             raise ValueError(f"{self.path} has a header and no rows below it")
         return n
 
-    def _check_widths(self, rows: list[list[str]], numbers: list[int]) -> None:
-        width = len(self.names)
-        for row, number in zip(rows, numbers, strict=True):
-            if len(row) != width:
-                raise ValueError(
-                    f"{self.path}: row {number} has {counted(len(row), 'cell')}, expected {width} "
-                    f"as in the header; a cell with the delimiter in it goes into quotes"
-                )
-
-    def _extend(self, column: Column, cells: Sequence[str], numbers: list[int]) -> None:
+    def _extend(self, column: Column, cells: Any, rows: Sequence[int]) -> None:
         try:
             column.extend(cells)
-        except _BadCell as bad:
-            fault = (
-                f"{self.path}: row {numbers[bad.index]} of column {column.name!r} is "
-                f"{bad.problem}; correct it, fill it or remove the row"
-            )
+        except BadCell as bad:
+            fault = f"{self.path}: row {rows[bad.index]} of column {column.name!r} is {bad.problem}"
             if not column.optional:
                 raise ValueError(fault) from None
             column.fault = fault
 
 
+class TextTable(Table):
+    """A table in a file of text."""
+
+    def __init__(self, path: str, records: Records, sep_is_given: bool):
+        super().__init__(path, _header(path, records, sep_is_given), records.reading)
+        self._records = records
+
+    def words(self) -> str:
+        reading = self.reading
+        sep = {"\t": "tab"}.get(str(reading.sep), repr(reading.sep))
+        parts = [f"cells separated by {sep}", str(reading.encoding).upper().removesuffix("-SIG")]
+        parts += ["no header"] * (reading.header is False)
+        if self._records.skipped:
+            parts.append(f"{counted(self._records.skipped, 'comment')} left out")
+        return ", ".join(parts)
+
+    def _blocks(self, places: Sequence[int]) -> Iterator[tuple[Sequence[int], list[Any]]]:
+        pa = arrow()
+        from pyarrow import csv
+
+        names, wanted = [str(k) for k in range(len(self.names))], [str(k) for k in places]
+        wrong: list[Any] = []
+
+        def refuse(row: Any) -> str:
+            wrong.append(row)
+            return "error"
+
+        convert = csv.ConvertOptions(
+            column_types=pa.schema([(name, pa.string()) for name in wanted]),
+            include_columns=wanted,
+            strings_can_be_null=False,
+        )
+        for block in self._records:
+            try:
+                table = csv.read_csv(
+                    pa.BufferReader(block.text),
+                    csv.ReadOptions(
+                        use_threads=False, block_size=len(block.text) + 1, column_names=names
+                    ),
+                    csv.ParseOptions(
+                        delimiter=self.reading.sep,
+                        newlines_in_values=block.quoted,
+                        invalid_row_handler=refuse,
+                    ),
+                    convert,
+                )
+            except pa.ArrowInvalid as error:
+                if not wrong:
+                    raise ValueError(f"{self.path} cannot be read: {error}") from None
+                raise ValueError(
+                    f"{self.path}: row {block.rows[wrong[0].number - 1]} has "
+                    f"{counted(wrong[0].actual_columns, 'cell')}, expected {len(names)} as in the "
+                    f"first row; a cell with {self.reading.sep!r} in it goes into quotes, and "
+                    f"--sep says what separates cells"
+                ) from None
+            if table.num_rows != len(block.rows):
+                raise ValueError(
+                    f"{self.path} has lines that end in other ways near row {block.rows[0]}"
+                )
+            yield block.rows, [column.combine_chunks() for column in table.columns]
+
+
+class ParquetTable(Table):
+    """A table in a Parquet file."""
+
+    def __init__(self, path: str, reading: Reading):
+        arrow()
+        from pyarrow import parquet
+
+        self._file = parquet.ParquetFile(path)
+        super().__init__(path, list(self._file.schema_arrow.names), reading)
+
+    def words(self) -> str:
+        return "Parquet"
+
+    def _blocks(self, places: Sequence[int]) -> Iterator[tuple[Sequence[int], list[Any]]]:
+        pa, first = arrow(), 1
+        names = [self.names[k] for k in places]
+        for batch in self._file.iter_batches(PARQUET_ROWS, columns=names, use_threads=False):
+            rows = range(first, first := first + batch.num_rows)
+            try:
+                yield rows, [_plain(batch.column(name)) for name in names]
+            except pa.ArrowInvalid as error:
+                raise ValueError(f"{self.path} cannot be read as a table: {error}") from None
+
+
+def _plain(cells: Any) -> Any:
+    """The cells as numbers or strings."""
+    pa = arrow()
+    if pa.types.is_dictionary(cells.type):
+        cells = cells.dictionary_decode()
+    try:
+        return cells if is_numeric(cells.type) else cells.cast(pa.string())
+    except pa.ArrowNotImplementedError:
+        raise pa.ArrowInvalid(f"a column of {cells.type}") from None
+
+
 @contextlib.contextmanager
-def open_table(path: str | os.PathLike[str], delimiter: str = ",") -> Iterator[Table]:
-    """Open a CSV file of UTF-8 text, with or without a byte order mark, and read its header.
+def open_table(path: str | os.PathLike[str], reading: Reading = Reading()) -> Iterator[Table]:  # noqa: B008
+    """Open a table and read its header.
+
+    The file is text such as CSV, packed by gzip, bzip2, xz or alone in a zip archive or not packed,
+    or it is Parquet.
 
     Raises
     ------
+    ImportError
+        Without pyarrow.
     OSError
         If it cannot be opened.
     ValueError
-        If it is empty, no such text, or its header does not name columns.
+        If it is empty, no such file, or its header does not name columns.
     """
     path = os.fsdecode(path)
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            yield Table(path, _header(path, next(rows, []), delimiter), rows)
-        except csv.Error as error:
-            raise ValueError(
-                f"{path}, line {rows.line_num}: {error}; expected a CSV file, with quotes within "
-                f'quotes doubled ("")'
-            ) from None
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{path} is not UTF-8 text (byte {error.object[error.start]:#x} in line "
-                f"{rows.line_num + 1} or soon after); expected a CSV file, which a spreadsheet "
-                f'saves as "CSV UTF-8"'
-            ) from None
+    pa = arrow()
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(open(path, "rb"))
+        head = file.peek(8)
+        endless = not stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+        if head.startswith(b"PAR1"):
+            try:
+                if endless:
+                    raise OSError("it is no file; write what comes from it into one")
+                table = ParquetTable(path, reading)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise ValueError(f"{path} cannot be read as Parquet: {error}") from None
+            yield table
+            return
+        source: IO[bytes] = file
+        if head.startswith(b"PK\x03\x04"):
+            source = stack.enter_context(_only_member(path, stack.enter_context(_archive(file))))
+        for magic, unpacked in UNPACKED.items():
+            if head.startswith(magic):
+                source = stack.enter_context(unpacked(file))
+        records = Records(path, source, reading, endless)
+        yield TextTable(path, records, reading.sep is not None)
 
 
-def _header(path: str, cells: list[str], delimiter: str) -> list[str]:
-    """The names of the columns, checked."""
-    names = [cell.strip() for cell in cells]
+def _archive(file: IO[bytes]) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"{file.name} is no zip archive that can be read: {error}") from None
+
+
+def _only_member(path: str, archive: zipfile.ZipFile) -> IO[bytes]:
+    names = [
+        name
+        for name in archive.namelist()
+        if not name.endswith("/") and not name.startswith("__MACOSX/")
+    ]
+    if "[Content_Types].xml" in names:
+        raise ValueError(f"{path} is a workbook of a spreadsheet; save the sheet as CSV")
+    if len(names) != 1:
+        raise ValueError(f"{path} holds {counted(len(names), 'file')}, expected one; unpack it")
+    try:
+        return archive.open(names[0])
+    except (RuntimeError, NotImplementedError) as error:  # a password, a method of packing
+        raise ValueError(f"{path} cannot be unpacked: {error}") from None
+
+
+def _header(path: str, records: Records, sep_is_given: bool) -> list[str]:
+    """The names of the columns."""
+    names, reading = records.header, records.reading
     if not any(names):
         raise ValueError(f"{path} is empty in row 1, expected a header with the columns' names")
-    if all(_is_number(name) for name in names):
-        raise ValueError(
-            f"{path} has numbers in row 1, expected a header with the columns' names; "
-            f"write one above them"
-        )
-    for k, name in enumerate(names):
-        if name and name in names[:k]:
-            raise ValueError(
-                f"{path} has two columns named {name!r}, {names.index(name) + 1} and {k + 1}; "
-                f"rename one of them"
-            )
-    if len(names) == 1:
-        for other in {",", ";", "\t", "|"} - {delimiter}:
+    if sep_is_given and len(names) == 1:
+        for other in SEPARATORS:
             if other in names[0]:
                 raise ValueError(
                     f"{path} has the one column {names[0]!r}; if {other!r} separates its cells, "
-                    f"say --delimiter {'tab' if other == chr(9) else repr(other)}"
+                    f"say --sep {'tab' if other == chr(9) else repr(other)}"
                 )
+    if reading.header is False:
+        return [f"c{k}" for k in range(1, len(names) + 1)]
+    if reading.header is None and (number := next(filter(_is_number, names), None)):
+        raise ValueError(
+            f"{path} has numbers in row 1, such as {number}, expected a header with the columns' "
+            f"names; say --no-header if there is none, or --header if this is the name of a column"
+        )
     return names
 
 
-def encode(
-    columns: Sequence[Column], row_sets: Sequence[np.ndarray], dtype: np.dtype
-) -> list[np.ndarray]:
-    """For each set of rows the matrix of the columns; texts become one 0/1 column per level.
-
-    Parameters
-    ----------
-    columns : sequence of Column
-    row_sets : sequence of numpy.ndarray of int
-        The numbers of the rows, from 0.
-    dtype : numpy.dtype
-
-    Returns
-    -------
-    list of numpy.ndarray (rows, sum of the fields' widths)
-    """
-    fields = [column.field for column in columns]
-    width = sum(field.width for field in fields)
-    matrices = [np.zeros((len(rows), width), dtype) for rows in row_sets]
-    first = 0
-    for column, field in zip(columns, fields, strict=True):
-        values = column.values
-        for X, rows in zip(matrices, row_sets, strict=True):
-            if field.levels is None:
-                X[:, first] = values[rows]
-            else:
-                X[np.arange(len(rows)), first + values[rows]] = 1
-        first += field.width
-    return matrices
+def _is_number(name: str) -> bool:
+    try:
+        return name[-1:].isalnum() and math.isfinite(float(name.replace(",", ".")))
+    except ValueError:
+        return False
