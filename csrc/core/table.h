@@ -8,7 +8,8 @@
  * The headers, each of which uses those above it:
  *     vec.h          vectors and masks of the instruction set; transposes
  *     gemm.h         the matrix product
- *     activations.h  activations and derivatives, on elementary.h: exp, tanh, log, sin
+ *     elementary.h   what formulas are made of; then formulas.h, which is generated
+ *     activations.h  activations and derivatives of arrays
  *     losses.h       losses of a tile of rows
  *     network.h      a tile through all layers, forward and backward; the buffers of a call
  *     kernels.h      one layer
@@ -20,7 +21,7 @@
  *     jtr_at.h       Jᵀr at params + step
  *     cholesky.h     the factor of the normal equations
  *     marquardt.h    Levenberg and Marquardt's method
- *     optimizers.h   the update rules
+ *     optimizers.h   a step of an optimizer
  *     training.h     the training loop
  *
  * In these files a row is a sample, a tile is some rows that pass through all layers together, and
