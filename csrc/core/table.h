@@ -8,8 +8,9 @@
  * The headers, each of which uses those above it:
  *     vec.h          vectors and masks of the instruction set; transposes
  *     gemm.h         the matrix product
- *     programs.h     expressions block by block, on elementary.h: exp, tanh, log, sin
- *     activations.h  activations and derivatives
+ *     elementary.h   what formulas are made of; then formulas.h, which is generated
+ *     programs.h     expressions block by block
+ *     activations.h  activations and derivatives of arrays
  *     losses.h       losses of a tile of rows
  *     network.h      a tile through all layers, forward and backward; the buffers of a call
  *     kernels.h      one layer
@@ -23,7 +24,7 @@
  *     marquardt.h    Levenberg and Marquardt's method
  *     network_squares.h  its sum of squares of a network
  *     curve.h        its sum of squares of a curve
- *     optimizers.h   the update rules
+ *     optimizers.h   a step of an optimizer
  *     training.h     the training loop
  *
  * In these files a row is a sample, a tile is some rows that pass through all layers together, and

@@ -19,7 +19,6 @@ Python allocates the results and a workspace, and one compiled function does the
     optimizers     the update rules
     product        the matrix product
     cholesky       the solution of normal equations
-    elementary     exp, log, tanh and others
     vectors        vector code as formulas; pointers
     intrinsics     functions of LLVM's instructions
     compiling      how functions are compiled and linked
