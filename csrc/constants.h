@@ -65,13 +65,6 @@
 #define FB_Z_COLUMN 6
 #define FB_LAYER_COLUMNS 7
 
-/* Kinds of `Optimizer`. */
-#define FB_SGD 0
-#define FB_NESTEROV 1
-#define FB_ADAM 2
-#define FB_RMSPROP 3
-#define FB_ADAGRAD 4
-
 /* The results of `train`: why it stopped before its last step (0: it did not). */
 #define FB_DONE 0
 #define FB_NON_FINITE_OBJECTIVE 1
@@ -260,5 +253,18 @@
 
 /* Places of a program at most, all uniforms, inputs, registers and outputs together. */
 #define FB_MOST_PLACES 512
+
+/* maths/formulas/optimizers.py, RULES */
+
+#define FB_SGD 0
+#define FB_MOMENTUM 1
+#define FB_NESTEROV 2
+#define FB_ADAM 3
+#define FB_RMSPROP 4
+#define FB_RMSPROP_MOMENTUM 5
+#define FB_RMSPROP_CENTERED 6
+#define FB_RMSPROP_CENTERED_MOMENTUM 7
+#define FB_ADAGRAD 8
+#define FB_RULE_COUNT 9
 
 #endif

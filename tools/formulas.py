@@ -18,8 +18,8 @@ from textwrap import wrap
 from typing import Any
 
 from fastbp.maths.activations import TABLE
-from fastbp.maths.expressions import Expression, in_order, node
-from fastbp.maths.formulas import activations, elementary, general
+from fastbp.maths.expressions import Expression, in_order
+from fastbp.maths.formulas import activations, elementary, general, losses, optimizers
 from fastbp.maths.formulas.vector import Reduced, TwoWords, Vector
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,6 +39,15 @@ BINARY = {  # operation: operator, precedence
 FUNCTIONS = {"abs": "vabs", "sqrt": "vsqrt", "with_sign_of": "with_sign_of", "over": "divide"}
 
 
+nodes: dict[tuple[Any, ...], Expression] = {}
+
+
+def node(operation: str, *arguments: Expression, value: Any = None) -> Expression:
+    """The node of an operation, the same for the same arguments."""
+    key = operation, value.hex() if isinstance(value, float) else value, *map(id, arguments)
+    return nodes.setdefault(key, Expression(operation, arguments, value))
+
+
 class Symbol(Vector):
     """A vector, a mask or integers, as the node that computes it."""
 
@@ -48,8 +57,8 @@ class Symbol(Vector):
         self.node = recorded
 
     def apply(self, operation: str, *operands: Any, value: Any = None) -> Symbol:
-        nodes = (operand_node(operand) for operand in operands)
-        return Symbol(node(operation, self.node, *nodes, value=value))
+        others = map(operand_node, operands)
+        return Symbol(node(operation, self.node, *others, value=value))
 
     def constant(self, x: Any) -> Symbol:
         return x if isinstance(x, Symbol) else Symbol(operand_node(x))
@@ -65,11 +74,10 @@ class Symbol(Vector):
 
     def call(self, formula: Any, arguments: tuple[Any, ...]) -> Any:
         """A call of the C function of this name."""
-        nodes = []
+        parts: list[Any] = []
         for argument in arguments:
-            parts = argument if isinstance(argument, tuple) else (argument,)
-            nodes += [operand_node(part) for part in parts]
-        recorded = node("call", *nodes, value=formula)
+            parts += argument if isinstance(argument, tuple) else (argument,)
+        recorded = node("call", *map(operand_node, parts), value=formula)
         returns = signature(formula)[1]
         if returns not in STRUCTS:
             return Symbol(recorded)
@@ -123,38 +131,28 @@ def symbols(arguments: Arguments) -> list[Any]:
     return result
 
 
-class Function:
-    """The text of one C function."""
+class Body:
+    """The statements and expressions of some results."""
 
-    def __init__(self, name: str, arguments: Arguments, returns: str, formula: Callable):
-        parts = getattr(formula, "formula", formula)(*symbols(arguments))
-        self._roots = [operand_node(p) for p in (parts if returns in STRUCTS else (parts,))]
-        self._order = in_order(self._roots)
-        self._users: dict[Expression, list[str]] = {n: [] for n in self._order}
-        for at in self._order:
+    def __init__(self, roots: Iterable[Any]):
+        nodes = list(map(operand_node, roots))
+        order = in_order(nodes)
+        self._users: dict[Expression, list[str]] = {at: [] for at in order}
+        for at in order:
             for argument in at.arguments:
                 self._users[argument].append(at.operation)
-        for root in self._roots:
-            self._users[root].append("return")
+        for at in nodes:
+            self._users[at].append("return")
         self._variables: dict[Expression, str] = {}
-        self.lists = {n.value for n in self._order if n.operation == "polynomial"}
-        if not hasattr(formula, "by_hand"):  # no one calls it but the functions written here
-            names = {str(n.value).partition(".")[0] for n in self._order if not n.arguments}
-            arguments = [(name, kind) for name, kind in arguments if name in names]
-        parameters = ", ".join(f"{C_TYPES[kind]} {name}" for name, kind in arguments)
-        head = f"INLINE {C_TYPES[returns]} {name}({parameters})"
-        self.call = f"{name}({', '.join(name for name, _ in arguments)})"
-        lines = comment((formula.__doc__ or "").partition("\n")[0])
-        lines += [*wrap(head, 100, subsequent_indent=" " * (head.index("(") + 1)), "{"]
-        for at in self._order:
+        self.lists = {at.value for at in order if at.operation == "polynomial"}
+        self.inputs = {str(at.value).partition(".")[0] for at in order if not at.arguments}
+        self.statements: list[str] = []
+        for at in order:
             if self._needs_variable(at):
                 kind, value = self._kind(at), self._print(at, 0)
                 self._variables[at] = f"t{len(self._variables)}"
-                lines += statement(f"{kind} {self._variables[at]} = {value};")
-        self.is_short = not self._variables
-        values = list(map(self.vector, self._roots))
-        self.result = struct(returns, values) if returns in STRUCTS else values[0]
-        self.lines = [*lines, *statement(f"return {self.result};"), "}", ""]
+                self.statements.append(f"{kind} {self._variables[at]} = {value};")
+        self.results = list(map(self.vector, nodes))
 
     def _needs_variable(self, at: Expression) -> bool:
         if at.operation in ("variable", "field", "less", "greater", "equal") or is_scalar(at):
@@ -246,6 +244,25 @@ class Function:
         return f"{at.value.name}({', '.join(texts)})"
 
 
+class Function:
+    """The text of one C function."""
+
+    def __init__(self, name: str, arguments: Arguments, returns: str, formula: Callable):
+        parts = getattr(formula, "formula", formula)(*symbols(arguments))
+        body = Body(parts if returns in STRUCTS else (parts,))
+        self.lists, self.is_short = body.lists, not body.statements
+        if not hasattr(formula, "by_hand"):  # no one calls it but the functions written here
+            arguments = [(name, kind) for name, kind in arguments if name in body.inputs]
+        parameters = ", ".join(f"{C_TYPES[kind]} {name}" for name, kind in arguments)
+        self.call = f"{name}({', '.join(name for name, _ in arguments)})"
+        self.result = struct(returns, body.results) if returns in STRUCTS else body.results[0]
+        self.lines = [
+            *comment((formula.__doc__ or "").partition("\n")[0]),
+            *head(f"INLINE {C_TYPES[returns]} {name}({parameters})"), "{",
+            *statements([*body.statements, f"return {self.result};"]), "}", "",
+        ]  # fmt: skip
+
+
 def struct(kind: str, values: list[str]) -> str:
     """A struct of these values, which may be all those of a variable."""
     whole = values[0].rpartition(".")[0]
@@ -278,11 +295,21 @@ def c_number(value: float) -> str:
     return f"(real){value!r}"
 
 
-def statement(text: str) -> list[str]:
-    return wrap(
-        text, 100, initial_indent="    ", subsequent_indent=" " * 8, break_long_words=False,
-        break_on_hyphens=False,
-    )  # fmt: skip
+def head(text: str) -> list[str]:
+    """The head of a function."""
+    return wrap(text, 100, subsequent_indent=" " * (text.index("(") + 1))
+
+
+def statements(texts: Iterable[str], indent: int = 4) -> list[str]:
+    """The lines of statements."""
+    first, others = " " * indent, " " * (indent + 4)
+    return [
+        line
+        for text in texts
+        for line in wrap(
+            text, 100, initial_indent=first, subsequent_indent=others, break_on_hyphens=False
+        )
+    ]
 
 
 def comment(text: str) -> list[str]:
@@ -327,13 +354,13 @@ class Header:
             if not function.is_short:
                 self.add(function)
             result = function.result if function.is_short else function.call
-            cases += statement(f"case FB_{key.upper()}: return {result};")
+            cases.append(f"case FB_{key.upper()}: return {result};")
         parameters = ", ".join(f"{C_TYPES[kind]} {argument}" for argument, kind in arguments)
         self.lines += [
             f"INLINE vec {name}(int kind, {parameters})", "{",
             f"    {', '.join(f'(void){argument}' for argument, _ in arguments)};",
             "    switch (kind) {",
-            *cases, "    default: __builtin_trap();", "    }", "}", "",
+            *statements(cases), "    default: __builtin_trap();", "    }", "}", "",
         ]  # fmt: skip
 
     def add_list(self, name: str, keys: Iterable[str]) -> None:
@@ -366,12 +393,104 @@ def swapped(formula: Callable) -> Callable:
     return lambda x, y: formula(y, x)
 
 
+def loss_lines(header: Header) -> None:
+    y, t, u, c = ((name, "V") for name in "ytuc")
+    rows = losses.ELEMENTWISE
+    header.add_named(losses)
+    header.add_list("EACH_ELEMENTWISE_LOSS", rows)
+    for name, i in (("loss_value", 0), ("loss_slope", 1)):
+        chosen = {key: part(row.value_and_slope, i) for key, row in rows.items()}
+        header.add_choice(name, [y, t, c], chosen)
+    header.add_choice("loss_curve", [y, t, u, c], {key: row.second for key, row in rows.items()})
+    m, v, um, uv = ((name, "V") for name in ("m", "v", "um", "uv"))
+    pairs = losses.GAUSSIAN
+    header.add_list("EACH_GAUSSIAN_LOSS", pairs)
+    for i, name in enumerate(("gaussian_value", "gaussian_slope_m", "gaussian_slope_v")):
+        chosen = {key: part(row.value_and_slopes, i) for key, row in pairs.items()}
+        header.add_choice(name, [m, v, t], chosen)
+    for i, name in enumerate(("gaussian_curve_m", "gaussian_curve_v")):
+        chosen = {key: part(row.second, i) for key, row in pairs.items()}
+        header.add_choice(name, [m, v, t, um, uv], chosen)
+
+
+RULE_ARGUMENTS = (
+    "idx n, real *p, real *moments, const real *g, double lr, const double *constants, "
+    "const double *powers"
+)
+
+
+def rule_lines(header: Header) -> None:
+    rows = optimizers.RULES
+    header.add_list("EACH_RULE_WITH_POWERS", [key for key, row in rows.items() if row.has_powers])
+    cases = []
+    for key, row in rows.items():
+        header.lines += rule(key, row)
+        arguments = "n, p, moments, g, lr, constants, powers"
+        cases.append(f"case FB_{key.upper()}: step_of_{key}({arguments}); break;")
+    header.lines += [
+        *head(f"static void apply_rule(int64_t kind, {RULE_ARGUMENTS})"), "{",
+        "    switch (kind) {", *statements(cases), "    default: __builtin_trap();", "    }", "}",
+        "",
+    ]  # fmt: skip
+
+
+def variables(*names: str) -> list[Symbol]:
+    return [Symbol(node("variable", value=name)) for name in names]
+
+
+def rule(key: str, row: Any) -> list[str]:
+    """A function that applies an optimizer's rule to n parameters, n a multiple of VL."""
+    names = [f"constants[{i}]" for i in range(4)], [f"powers[{i}]" for i in range(2)]
+    constants, powers = ([Symbol(node("double", value=n)) for n in group] for group in names)
+    numbers = row.numbers(Symbol(node("double", value="lr")), constants, powers)
+    p, g = variables("p0", "g0")
+    moments = variables(*(f"m{i}" for i in range(row.n_moments)))
+    names = [f"n{i}" for i in range(len(numbers))]
+    body = Body(row.formula(p, moments, g, *variables(*names)))
+    sizes = [
+        f"const vec {name} = splat((real){double(number.node)});"
+        for name, number in zip(names, numbers, strict=True)
+        if name in body.inputs
+    ]
+    places = ["p + i", "moments + i", "moments + n + i", "moments + 2 * n + i"]
+    loads = [f"m{i} = load({places[i + 1]})" for i in range(row.n_moments)]
+    stores = [f"store({places[i]}, {result});" for i, result in enumerate(body.results)]
+    lines = [
+        f"vec {', '.join(['p0 = load(p + i)', 'g0 = load(g + i)', *loads])};",
+        *body.statements, *stores,
+    ]  # fmt: skip
+    return [
+        *head(f"static void step_of_{key}({RULE_ARGUMENTS})"), "{",
+        *statements(["(void)moments, (void)constants, (void)powers;", *sizes]),
+        "    for (idx i = 0; i < n; i += VL) {", *statements(lines, 8), "    }", "}", "",
+    ]  # fmt: skip
+
+
+def double(at: Expression) -> str:
+    """An expression of single numbers."""
+    if at.operation == "double":
+        return at.value
+    if at.operation == "constant":
+        return f"{at.value:g}"
+    if at.operation == "sqrt":
+        return f"sqrt({double(*at.arguments)})"
+    left, right = map(double, at.arguments)
+    return f"({left} {BINARY[at.operation][0]} {right})"
+
+
+def part(formula: Callable, i: int) -> Callable:
+    """The formula of one of several results."""
+    return lambda *arguments: formula(*arguments)[i]
+
+
 def generate() -> dict[Path, str]:
     """The text of the generated file."""
     header = Header()
     header.add_named(elementary)
     activation_lines(header)
     header.add_named(general)
+    loss_lines(header)
+    rule_lines(header)
     return {C_FILE: "\n".join(header.lines)}
 
 

@@ -141,7 +141,7 @@ INLINE vec vsin(vec x)
         shifted_sin(x, 0)));
 }
 
-/* The cosine, as the sine. */
+/* The cosine, to 4 ULP, as the sine. */
 INLINE vec vcos(vec x)
 {
     return in_c_where_greater(vabs(x), splat(NUMBER(SIN_MOST)), cos, x, shifted_sin(x, (real)0.5));
@@ -795,4 +795,386 @@ INLINE vec vpower(vec x, vec y)
         (((ivec)if_greater(splat((real)(NUMBER(TO_INTEGER) / (real)1.5)), t2, t3,
         vmin(splat((real)(NUMBER(TO_INTEGER) / (real)0.75)), t2)) << NUMBER(SIGN_BIT)) & (ivec)x)),
         if_greater(splat(0), x, if_equal(t0, splat((real)INFINITY), t1, splat((real)NAN)), t1))));
+}
+
+/* -1, 0 or 1; NaN passes. */
+INLINE vec sign(vec x)
+{
+    return if_greater(x, splat(0), splat(1), if_greater(splat(0), x, splat(-1), x));
+}
+
+#define EACH_ELEMENTWISE_LOSS(CASE)                                                                \
+    CASE(FB_SQUARED) CASE(FB_ABSOLUTE) CASE(FB_HUBER) CASE(FB_LOG_COSH) CASE(FB_QUANTILE)          \
+    CASE(FB_BCE) CASE(FB_BCE_LOGITS) CASE(FB_HINGE) CASE(FB_SQUARED_HINGE) CASE(FB_POISSON)
+
+INLINE vec loss_value_squared(vec y, vec t)
+{
+    vec t0 = y - t;
+    return t0 * t0;
+}
+
+INLINE vec loss_value_huber(vec y, vec t, vec c)
+{
+    vec t0 = vabs(y - t);
+    return if_greater(t0, c, c * (t0 - (real)0.5 * c), (real)0.5 * t0 * t0);
+}
+
+INLINE vec loss_value_log_cosh(vec y, vec t)
+{
+    vec t0 = y - t;
+    vec t1 = vtanh(t0);
+    vec t2 = t1 * t1;
+    vec t3 = vabs(t0);
+    vec t4 = vlog1p_to_1(if_greater(splat((real)0.5), t2, t2 / (1 - t2), vexp(-2 * t3)));
+    return if_greater(splat((real)0.5), t2, (real)0.5 * t4, t3 + (t4 - (real)0.6931471805599453));
+}
+
+INLINE vec loss_value_quantile(vec y, vec t, vec c)
+{
+    vec t0 = t - y;
+    return if_greater(t0, splat(0), c * t0, (c - 1) * t0);
+}
+
+INLINE vec loss_value_bce(vec y, vec t, vec c)
+{
+    vec t0 = vmin(1 - c, vmax(c, y));
+    vec t1 = if_greater(t0, splat((real)0.5), 1 - t0, t0);
+    vec t2 = vlog1p_to_1(-t1);
+    vec t3 = vlog(t1);
+    return 0 - t * if_greater(t0, splat((real)0.5), t2, t3) - (1 - t) * if_greater(t0,
+        splat((real)0.5), t3, t2);
+}
+
+INLINE vec loss_value_squared_hinge(vec y, vec t)
+{
+    vec t0 = vmax(splat(0), 1 - t * y);
+    return t0 * t0;
+}
+
+INLINE vec loss_value(int kind, vec y, vec t, vec c)
+{
+    (void)y, (void)t, (void)c;
+    switch (kind) {
+    case FB_SQUARED: return loss_value_squared(y, t);
+    case FB_ABSOLUTE: return vabs(y - t);
+    case FB_HUBER: return loss_value_huber(y, t, c);
+    case FB_LOG_COSH: return loss_value_log_cosh(y, t);
+    case FB_QUANTILE: return loss_value_quantile(y, t, c);
+    case FB_BCE: return loss_value_bce(y, t, c);
+    case FB_BCE_LOGITS: return vmax(splat(0), y) - y * t + vlog1p_to_1(vexp(-vabs(y)));
+    case FB_HINGE: return vmax(splat(0), 1 - t * y);
+    case FB_SQUARED_HINGE: return loss_value_squared_hinge(y, t);
+    case FB_POISSON: return vexp(y) - t * y;
+    default: __builtin_trap();
+    }
+}
+
+INLINE vec loss_slope_quantile(vec y, vec t, vec c)
+{
+    vec t0 = t - y;
+    return if_greater(t0, splat(0), -c, if_greater(splat(0), t0, 1 - c, t0));
+}
+
+INLINE vec loss_slope_bce_logits(vec y, vec t)
+{
+    vec t0 = vexp(-vabs(y));
+    return if_greater(splat(0), y, t0, splat(1)) / (1 + t0) - t;
+}
+
+INLINE vec loss_slope_hinge(vec y, vec t)
+{
+    vec t0 = vmax(splat(0), 1 - t * y);
+    return if_greater(t0, splat(0), -t, t0);
+}
+
+INLINE vec loss_slope(int kind, vec y, vec t, vec c)
+{
+    (void)y, (void)t, (void)c;
+    switch (kind) {
+    case FB_SQUARED: return 2 * (y - t);
+    case FB_ABSOLUTE: return sign(y - t);
+    case FB_HUBER: return vmin(c, vmax(-c, y - t));
+    case FB_LOG_COSH: return vtanh(y - t);
+    case FB_QUANTILE: return loss_slope_quantile(y, t, c);
+    case FB_BCE: return if_equal(vmin(1 - c, vmax(c, y)), y, (y - t) / (y * (1 - y)), if_equal(y, y,
+        splat(0), y));
+    case FB_BCE_LOGITS: return loss_slope_bce_logits(y, t);
+    case FB_HINGE: return loss_slope_hinge(y, t);
+    case FB_SQUARED_HINGE: return -2 * t * vmax(splat(0), 1 - t * y);
+    case FB_POISSON: return vexp(y) - t;
+    default: __builtin_trap();
+    }
+}
+
+INLINE vec loss_curve_huber(vec y, vec t, vec u, vec c)
+{
+    vec t0 = y - t;
+    return if_greater(vabs(t0), c, splat(0), if_equal(t0, t0, u, splat(0)));
+}
+
+INLINE vec loss_curve_bce(vec y, vec t, vec u, vec c)
+{
+    vec t0 = 1 - y;
+    return if_equal(vmin(1 - c, vmax(c, y)), y, t / (y * y) + (1 - t) / (t0 * t0), if_equal(y, y,
+        splat(0), y)) * u;
+}
+
+INLINE vec loss_curve(int kind, vec y, vec t, vec u, vec c)
+{
+    (void)y, (void)t, (void)u, (void)c;
+    switch (kind) {
+    case FB_SQUARED: return 2 * u;
+    case FB_ABSOLUTE: return splat(0);
+    case FB_HUBER: return loss_curve_huber(y, t, u, c);
+    case FB_LOG_COSH: return 4 * sigmoid_slope(2 * (y - t)) * u;
+    case FB_QUANTILE: return splat(0);
+    case FB_BCE: return loss_curve_bce(y, t, u, c);
+    case FB_BCE_LOGITS: return sigmoid_slope(y) * u;
+    case FB_HINGE: return splat(0);
+    case FB_SQUARED_HINGE: return if_greater(splat(1), t * y, 2 * t * t * u, splat(0));
+    case FB_POISSON: return vexp(y) * u;
+    default: __builtin_trap();
+    }
+}
+
+#define EACH_GAUSSIAN_LOSS(CASE)                                                                   \
+    CASE(FB_GAUSSIAN_NLL) CASE(FB_GAUSSIAN_KL)
+
+INLINE vec gaussian_value_gaussian_nll(vec m, vec v, vec t)
+{
+    vec t0 = m - t;
+    return (real)0.5 * (v + t0 * t0 * vexp(-v)) + (real)0.9189385332046727;
+}
+
+INLINE vec gaussian_value(int kind, vec m, vec v, vec t)
+{
+    (void)m, (void)v, (void)t;
+    switch (kind) {
+    case FB_GAUSSIAN_NLL: return gaussian_value_gaussian_nll(m, v, t);
+    case FB_GAUSSIAN_KL: return (real)0.5 * (vexpm1(v) - v + m * m);
+    default: __builtin_trap();
+    }
+}
+
+INLINE vec gaussian_slope_m(int kind, vec m, vec v, vec t)
+{
+    (void)m, (void)v, (void)t;
+    switch (kind) {
+    case FB_GAUSSIAN_NLL: return (m - t) * vexp(-v);
+    case FB_GAUSSIAN_KL: return m;
+    default: __builtin_trap();
+    }
+}
+
+INLINE vec gaussian_slope_v_gaussian_nll(vec m, vec v, vec t)
+{
+    vec t0 = m - t;
+    return (real)0.5 * (1 - t0 * t0 * vexp(-v));
+}
+
+INLINE vec gaussian_slope_v(int kind, vec m, vec v, vec t)
+{
+    (void)m, (void)v, (void)t;
+    switch (kind) {
+    case FB_GAUSSIAN_NLL: return gaussian_slope_v_gaussian_nll(m, v, t);
+    case FB_GAUSSIAN_KL: return (real)0.5 * vexpm1(v);
+    default: __builtin_trap();
+    }
+}
+
+INLINE vec gaussian_curve_m(int kind, vec m, vec v, vec t, vec um, vec uv)
+{
+    (void)m, (void)v, (void)t, (void)um, (void)uv;
+    switch (kind) {
+    case FB_GAUSSIAN_NLL: return vexp(-v) * (um - (m - t) * uv);
+    case FB_GAUSSIAN_KL: return um;
+    default: __builtin_trap();
+    }
+}
+
+INLINE vec gaussian_curve_v_gaussian_nll(vec m, vec v, vec t, vec um, vec uv)
+{
+    vec t0 = m - t;
+    return vexp(-v) * t0 * ((real)0.5 * t0 * uv - um);
+}
+
+INLINE vec gaussian_curve_v(int kind, vec m, vec v, vec t, vec um, vec uv)
+{
+    (void)m, (void)v, (void)t, (void)um, (void)uv;
+    switch (kind) {
+    case FB_GAUSSIAN_NLL: return gaussian_curve_v_gaussian_nll(m, v, t, um, uv);
+    case FB_GAUSSIAN_KL: return (real)0.5 * vexp(v) * uv;
+    default: __builtin_trap();
+    }
+}
+
+#define EACH_RULE_WITH_POWERS(CASE)                                                                \
+    CASE(FB_ADAM)
+
+static void step_of_sgd(idx n, real *p, real *moments, const real *g, double lr, const double
+                        *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i);
+        store(p + i, p0 - n0 * g0);
+    }
+}
+
+static void step_of_momentum(idx n, real *p, real *moments, const real *g, double lr, const double
+                             *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = n1 * m0 + g0;
+        store(p + i, p0 - n0 * t0);
+        store(moments + i, t0);
+    }
+}
+
+static void step_of_nesterov(idx n, real *p, real *moments, const real *g, double lr, const double
+                             *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = n1 * m0 + g0;
+        store(p + i, p0 - n0 * (g0 + n1 * t0));
+        store(moments + i, t0);
+    }
+}
+
+static void step_of_adam(idx n, real *p, real *moments, const real *g, double lr, const double
+                         *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)(lr / (1 - powers[0])));
+    const vec n1 = splat((real)(1 / sqrt((1 - powers[1]))));
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    const vec n4 = splat((real)(1 - constants[1]));
+    const vec n5 = splat((real)constants[2]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i);
+        vec t0 = n3 * m1 + n4 * g0 * g0;
+        vec t1 = m0 + n2 * (g0 - m0);
+        store(p + i, p0 - divide(n0 * t1, vsqrt(t0) * n1 + n5));
+        store(moments + i, t1);
+        store(moments + n + i, t0);
+    }
+}
+
+static void step_of_rmsprop(idx n, real *p, real *moments, const real *g, double lr, const double
+                            *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = n1 * m0 + n2 * g0 * g0;
+        store(p + i, p0 - n0 * divide(g0, vsqrt(t0) + n3));
+        store(moments + i, t0);
+    }
+}
+
+static void step_of_rmsprop_momentum(idx n, real *p, real *moments, const real *g, double lr, const
+                                     double *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    const vec n4 = splat((real)constants[2]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i);
+        vec t0 = n1 * m0 + n2 * g0 * g0;
+        vec t1 = divide(g0, vsqrt(t0) + n3) + n4 * m1;
+        store(p + i, p0 - n0 * t1);
+        store(moments + i, t0);
+        store(moments + n + i, t1);
+    }
+}
+
+static void step_of_rmsprop_centered(idx n, real *p, real *moments, const real *g, double lr, const
+                                     double *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i);
+        vec t0 = m1 + n2 * (g0 - m1);
+        vec t1 = n1 * m0 + n2 * g0 * g0;
+        store(p + i, p0 - n0 * divide(g0, vsqrt(vmax(splat(0), t1 - t0 * t0)) + n3));
+        store(moments + i, t1);
+        store(moments + n + i, t0);
+    }
+}
+
+static void step_of_rmsprop_centered_momentum(idx n, real *p, real *moments, const real *g, double
+                                              lr, const double *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    const vec n2 = splat((real)(1 - constants[0]));
+    const vec n3 = splat((real)constants[1]);
+    const vec n4 = splat((real)constants[2]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i), m1 = load(moments + n + i),
+            m2 = load(moments + 2 * n + i);
+        vec t0 = m2 + n2 * (g0 - m2);
+        vec t1 = n1 * m0 + n2 * g0 * g0;
+        vec t2 = divide(g0, vsqrt(vmax(splat(0), t1 - t0 * t0)) + n3) + n4 * m1;
+        store(p + i, p0 - n0 * t2);
+        store(moments + i, t1);
+        store(moments + n + i, t2);
+        store(moments + 2 * n + i, t0);
+    }
+}
+
+static void step_of_adagrad(idx n, real *p, real *moments, const real *g, double lr, const double
+                            *constants, const double *powers)
+{
+    (void)moments, (void)constants, (void)powers;
+    const vec n0 = splat((real)lr);
+    const vec n1 = splat((real)constants[0]);
+    for (idx i = 0; i < n; i += VL) {
+        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
+        vec t0 = m0 + g0 * g0;
+        store(p + i, p0 - divide(n0 * g0, vsqrt(t0) + n1));
+        store(moments + i, t0);
+    }
+}
+
+static void apply_rule(int64_t kind, idx n, real *p, real *moments, const real *g, double lr, const
+                       double *constants, const double *powers)
+{
+    switch (kind) {
+    case FB_SGD: step_of_sgd(n, p, moments, g, lr, constants, powers); break;
+    case FB_MOMENTUM: step_of_momentum(n, p, moments, g, lr, constants, powers); break;
+    case FB_NESTEROV: step_of_nesterov(n, p, moments, g, lr, constants, powers); break;
+    case FB_ADAM: step_of_adam(n, p, moments, g, lr, constants, powers); break;
+    case FB_RMSPROP: step_of_rmsprop(n, p, moments, g, lr, constants, powers); break;
+    case FB_RMSPROP_MOMENTUM: step_of_rmsprop_momentum(n, p, moments, g, lr, constants, powers);
+        break;
+    case FB_RMSPROP_CENTERED: step_of_rmsprop_centered(n, p, moments, g, lr, constants, powers);
+        break;
+    case FB_RMSPROP_CENTERED_MOMENTUM: step_of_rmsprop_centered_momentum(n, p, moments, g, lr,
+        constants, powers); break;
+    case FB_ADAGRAD: step_of_adagrad(n, p, moments, g, lr, constants, powers); break;
+    default: __builtin_trap();
+    }
 }

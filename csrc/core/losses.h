@@ -32,109 +32,35 @@ INLINE double weight_of(const loss_tile *tile, idx i)
     return tile->weights ? (double)tile->weights[i] : 1;
 }
 
-/* The elementwise losses: ℓ, ℓ' and ℓ''·u in terms of the vectors y, t, u and the parameter c. */
-#define ELEMENTWISE(name, term, slope, curve)                                                      \
-    static double name(const loss_tile *tile)                                                      \
-    {                                                                                              \
-        const int lane_major = tile->lane_major, weighted = tile->weights != NULL;                 \
-        idx lines = lane_major ? tile->n_out : tile->rows; /* of n numbers each */                 \
-        idx n = lane_major ? tile->rows : tile->n_out;                                             \
-        const real *weights = weighted ? tile->weights : ones, *U = tile->U;                       \
-        const real factor = (real)tile->scale;                                                     \
-        const vec zero = {0}, c = splat((real)tile->constant);                                     \
-        double_sum sum = {{{0}}};                                                                  \
-        (void)zero, (void)c;                                                                       \
-        for (idx i = 0; i < lines; i++, weights += weighted && !lane_major) {                      \
-            for (idx j = 0; j < n; j += VL) {                                                      \
-                idx at = i * tile->ld + j;                                                         \
-                mask m = first_lanes(n - j);                                                       \
-                vec y = load_first(tile->Y + at, m);                                               \
-                vec t = load_first(tile->T + i * tile->ldt + j, m);                                \
-                vec w = lane_major && weighted ? load_first(weights + j, m) /* 0 at the end */     \
-                                               : load_first(ones, m) * *weights;                   \
-                if (U) {                                                                           \
-                    vec u = load_first(U + at, m);                                                 \
-                    (void)u;                                                                       \
-                    store(tile->D + at, (curve) * w * factor);                                     \
-                    continue;                                                                      \
-                }                                                                                  \
-                add_to(&sum, (term) * w);                                                          \
-                if (tile->D) store(tile->D + at, (slope) * w * factor);                            \
-            }                                                                                      \
-        }                                                                                          \
-        return total_of(sum);                                                                      \
+/* An elementwise loss of this kind, a constant where this is inlined. */
+INLINE double elementwise_loss(const loss_tile *tile, int kind)
+{
+    const int lane_major = tile->lane_major, weighted = tile->weights != NULL;
+    idx lines = lane_major ? tile->n_out : tile->rows; /* of n numbers each */
+    idx n = lane_major ? tile->rows : tile->n_out;
+    const real *weights = weighted ? tile->weights : ones, *U = tile->U;
+    const real factor = (real)tile->scale;
+    const vec c = splat((real)tile->constant);
+    double_sum sum = {{{0}}};
+    for (idx i = 0; i < lines; i++, weights += weighted && !lane_major) {
+        for (idx j = 0; j < n; j += VL) {
+            idx at = i * tile->ld + j;
+            mask m = first_lanes(n - j);
+            vec y = load_first(tile->Y + at, m);
+            vec t = load_first(tile->T + i * tile->ldt + j, m);
+            vec w = lane_major && weighted ? load_first(weights + j, m) /* 0 at the end */
+                                           : load_first(ones, m) * *weights;
+            if (U) {
+                vec u = load_first(U + at, m);
+                store(tile->D + at, loss_curve(kind, y, t, u, c) * w * factor);
+                continue;
+            }
+            add_to(&sum, loss_value(kind, y, t, c) * w);
+            if (tile->D) store(tile->D + at, loss_slope(kind, y, t, c) * w * factor);
+        }
     }
-
-INLINE vec nan_like(vec z, vec value) { return if_equal(z, z, value, z); }
-INLINE vec if_negative(vec z, vec yes, vec no) { return if_greater((vec){0}, z, yes, no); }
-INLINE vec if_positive(vec z, vec yes, vec no) { return if_greater(z, (vec){0}, yes, no); }
-
-INLINE vec positive_part(vec x) { return vmax((vec){0}, x); } /* NaN of NaN, as all here */
-INLINE vec sign(vec x)
-{
-    return if_positive(x, splat(1), if_negative(x, splat(-1), x));
+    return total_of(sum);
 }
-
-INLINE vec huber(vec d, vec delta)
-{
-    vec a = vabs(d), half = splat((real)0.5);
-    return if_greater(a, delta, delta * (a - half * delta), half * a * a);
-}
-/* log cosh d = a + log((1 + e^-2a) / 2) with a = |d|, which cancels near 0; there it is
- * atanh(s) with s = t / (2 - t), t = tanh² d, which is log(1 + t / (1 - t)) / 2. */
-INLINE vec log_cosh(vec d)
-{
-    vec a = vabs(d), half = splat((real)0.5), t = vtanh(a);
-    t *= t;
-    vec log = vlog1p_to_1(if_greater(half, t, t / (1 - t), vexp(-2 * a)));
-    return if_greater(half, t, half * log, a + (log - (real)0.69314718055994531));
-}
-INLINE vec quantile_slope(vec d, vec tau) /* d = t - y */
-{
-    return if_positive(d, -tau, if_negative(d, 1 - tau, d));
-}
-
-/* Probabilities y, cut to [eps, 1 - eps]. */
-INLINE vec clipped(vec y, vec eps) { return vmin(1 - eps, vmax(eps, y)); }
-INLINE vec bce(vec y, vec t, vec eps)
-{
-    vec p = clipped(y, eps), half = splat((real)0.5);
-    /* Of p and 1 - p the smaller one is exact; the logarithm of the other is log(1 - it). */
-    vec small = if_greater(p, half, 1 - p, p);
-    vec log_small = vlog(small), log_large = vlog1p_to_1(-small);
-    vec log_p = if_greater(p, half, log_large, log_small);
-    vec log_q = if_greater(p, half, log_small, log_large);
-    return (vec){0} - t * log_p - (1 - t) * log_q;
-}
-/* `inside` where y was not clipped, 0 elsewhere. */
-INLINE vec where_inside(vec y, vec eps, vec inside)
-{
-    return if_equal(clipped(y, eps), y, inside, nan_like(y, (vec){0}));
-}
-INLINE vec bce_slope(vec y, vec t, vec eps)
-{
-    return where_inside(y, eps, (y - t) / (y * (1 - y)));
-}
-INLINE vec bce_curve(vec y, vec t, vec eps)
-{
-    return where_inside(y, eps, t / (y * y) + (1 - t) / ((1 - y) * (1 - y)));
-}
-
-ELEMENTWISE(squared_loss, (y - t) * (y - t), 2 * (y - t), 2 * u)
-ELEMENTWISE(absolute_loss, vabs(y - t), sign(y - t), zero)
-ELEMENTWISE(huber_loss, huber(y - t, c), vmin(c, vmax(-c, y - t)),
-            if_greater(vabs(y - t), c, zero, if_equal(y - t, y - t, u, zero)))
-ELEMENTWISE(log_cosh_loss, log_cosh(y - t), vtanh(y - t), 4 * sigmoid_slope(2 * (y - t)) * u)
-ELEMENTWISE(quantile_loss, if_positive(t - y, c * (t - y), (c - 1) * (t - y)),
-            quantile_slope(t - y, c), zero)
-ELEMENTWISE(bce_loss, bce(y, t, c), bce_slope(y, t, c), bce_curve(y, t, c) * u)
-ELEMENTWISE(bce_logits_loss, positive_part(y) - y * t + vlog1p_to_1(vexp(-vabs(y))), vsigmoid(y) - t,
-            sigmoid_slope(y) * u)
-ELEMENTWISE(hinge_loss, positive_part(1 - t * y),
-            if_positive(1 - t * y, -t, nan_like(1 - t * y, zero)), zero)
-ELEMENTWISE(squared_hinge_loss, positive_part(1 - t * y) * positive_part(1 - t * y),
-            -2 * t * positive_part(1 - t * y), if_positive(1 - t * y, 2 * t * t * u, zero))
-ELEMENTWISE(poisson_loss, vexp(y) - t * y, vexp(y) - t, vexp(y) * u)
 
 /* row (n) = e^(y - max y), for y (n); *max = max y. Returns the sum of row. */
 INLINE real exponentials(const real *y, idx n, real *row, real *max)
@@ -234,53 +160,40 @@ static void softmax_curve(const loss_tile *tile)
     }
 }
 
-/* Columns 0 to k - 1 of Y are means m, columns k to 2k - 1 logarithms v of variances. `terms`
- * declares variables, from which the other arguments compute ℓ (term), its derivatives to m and v,
- * and the products of the Hessian with um and uv. The number in NLL is ½ log 2π. */
-#define GAUSSIAN(name, terms, term, slope_m, slope_v, curve_m, curve_v)                            \
-    static double name(const loss_tile *tile)                                                      \
-    {                                                                                              \
-        const int lane_major = tile->lane_major, weighted = tile->weights != NULL;                 \
-        idx k = tile->n_out / 2, lines = lane_major ? k : tile->rows;                              \
-        idx n = lane_major ? tile->rows : k;                                                       \
-        idx variances = lane_major ? k * tile->ld : k; /* their distance from the means */         \
-        const real *weights = weighted ? tile->weights : ones, factor = (real)tile->scale;         \
-        const vec half = splat((real)0.5);                                                         \
-        double_sum sum = {{{0}}};                                                                  \
-        for (idx i = 0; i < lines; i++, weights += weighted && !lane_major) {                      \
-            for (idx j = 0; j < n; j += VL) {                                                      \
-                idx at = i * tile->ld + j;                                                         \
-                mask lanes = first_lanes(n - j);                                                   \
-                vec m = load_first(tile->Y + at, lanes);                                           \
-                vec v = load_first(tile->Y + at + variances, lanes);                               \
-                terms                                                                              \
-                vec w = lane_major && weighted ? load_first(weights + j, lanes) /* 0 at the end */ \
-                                               : load_first(ones, lanes) * *weights;               \
-                add_to(&sum, (term) * w);                                                          \
-                if (!tile->D) continue;                                                            \
-                vec dm = slope_m, dv = slope_v;                                                    \
-                if (tile->U) {                                                                     \
-                    const real *u = tile->U + at;                                                  \
-                    vec um = load_first(u, lanes), uv = load_first(u + variances, lanes);          \
-                    dm = curve_m, dv = curve_v;                                                    \
-                }                                                                                  \
-                store_first(tile->D + at, lanes, dm * w * factor);                                 \
-                store_first(tile->D + at + variances, lanes, dv * w * factor);                     \
-            }                                                                                      \
-        }                                                                                          \
-        return total_of(sum);                                                                      \
+/* A loss of this kind of means m, columns 0 to k - 1 of Y, and logarithms v of variances, columns k
+ * to 2k - 1. */
+INLINE double gaussian_loss(const loss_tile *tile, int kind)
+{
+    const int lane_major = tile->lane_major, weighted = tile->weights != NULL;
+    idx k = tile->n_out / 2, lines = lane_major ? k : tile->rows;
+    idx n = lane_major ? tile->rows : k;
+    idx variances = lane_major ? k * tile->ld : k; /* their distance from the means */
+    const real *weights = weighted ? tile->weights : ones, factor = (real)tile->scale;
+    double_sum sum = {{{0}}};
+    for (idx i = 0; i < lines; i++, weights += weighted && !lane_major) {
+        for (idx j = 0; j < n; j += VL) {
+            idx at = i * tile->ld + j;
+            mask lanes = first_lanes(n - j);
+            vec m = load_first(tile->Y + at, lanes);
+            vec v = load_first(tile->Y + at + variances, lanes), t = {0};
+            if (tile->T) t = load_first(tile->T + i * tile->ldt + j, lanes);
+            vec w = lane_major && weighted ? load_first(weights + j, lanes) /* 0 at the end */
+                                           : load_first(ones, lanes) * *weights;
+            add_to(&sum, gaussian_value(kind, m, v, t) * w);
+            if (!tile->D) continue;
+            vec dm = gaussian_slope_m(kind, m, v, t), dv = gaussian_slope_v(kind, m, v, t);
+            if (tile->U) {
+                const real *u = tile->U + at;
+                vec um = load_first(u, lanes), uv = load_first(u + variances, lanes);
+                dm = gaussian_curve_m(kind, m, v, t, um, uv);
+                dv = gaussian_curve_v(kind, m, v, t, um, uv);
+            }
+            store_first(tile->D + at, lanes, dm * w * factor);
+            store_first(tile->D + at + variances, lanes, dv * w * factor);
+        }
     }
-
-#define NLL_TERMS /* error and precision */                                                        \
-    vec e = m - load_first(tile->T + i * tile->ldt + j, lanes), p = vexp(-v);
-GAUSSIAN(gaussian_nll_loss, NLL_TERMS, (v + e * e * p) * half + (real)0.91893853320467274,
-         e * p, (1 - e * e * p) * half, p * (um - e * uv), p * e * (half * e * uv - um))
-
-#define KL_TERMS /* e^v and e^v - 1 */                                                             \
-    vec exp_v = vexp(v), one = splat(1);                                                           \
-    vec less = if_greater(v, one, exp_v - 1, vexpm1_below(vmin(one, v)));
-GAUSSIAN(gaussian_kl_loss, KL_TERMS, ((less - v) + m * m) * half, m, half * less, um,
-         half * exp_v * uv)
+    return total_of(sum);
+}
 
 /* Rows 2i and 2i + 1 are a pair, the better one first. */
 static double margin_ranking_loss(const loss_tile *tile)
@@ -381,22 +294,20 @@ static double user_loss(const loss_tile *tile)
     return tile->U ? 0 : sum;
 }
 
+#define DEFINE_ELEMENTWISE(kind)                                                                   \
+    static double loss_of_##kind(const loss_tile *tile) { return elementwise_loss(tile, kind); }
+EACH_ELEMENTWISE_LOSS(DEFINE_ELEMENTWISE)
+#define DEFINE_GAUSSIAN(kind)                                                                      \
+    static double loss_of_##kind(const loss_tile *tile) { return gaussian_loss(tile, kind); }
+EACH_GAUSSIAN_LOSS(DEFINE_GAUSSIAN)
+
 /* Σ w ℓ of the tile, with D as described above; a kind without a case traps. */
 static double tile_loss(int64_t kind, const loss_tile *tile)
 {
+#define LOSS(kind) case kind: return loss_of_##kind(tile);
     switch (kind) {
-    case FB_SQUARED: return squared_loss(tile);
-    case FB_BCE_LOGITS: return bce_logits_loss(tile);
-    case FB_ABSOLUTE: return absolute_loss(tile);
-    case FB_HUBER: return huber_loss(tile);
-    case FB_LOG_COSH: return log_cosh_loss(tile);
-    case FB_QUANTILE: return quantile_loss(tile);
-    case FB_BCE: return bce_loss(tile);
-    case FB_HINGE: return hinge_loss(tile);
-    case FB_SQUARED_HINGE: return squared_hinge_loss(tile);
-    case FB_POISSON: return poisson_loss(tile);
-    case FB_GAUSSIAN_NLL: return gaussian_nll_loss(tile);
-    case FB_GAUSSIAN_KL: return gaussian_kl_loss(tile);
+    EACH_ELEMENTWISE_LOSS(LOSS)
+    EACH_GAUSSIAN_LOSS(LOSS)
     case FB_MARGIN_RANKING: return margin_ranking_loss(tile);
     case FB_USER_LOSS: return user_loss(tile);
     case FB_SOFTMAX_CE:

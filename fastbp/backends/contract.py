@@ -22,15 +22,13 @@ from typing import Any
 import numpy as np
 
 from ..maths.activations import ActivationSpec
+from ..maths.formulas.optimizers import KINDS, RULES
 from ..maths.marquardt import LMOptions, LMState
 from ..maths.robust import Robust
 from ..maths.user_functions import PairFunctions
 
 # Columns of `Plan.layers`, and how many there are.
 N_IN, N_OUT, ACTIVATION, W_OFFSET, B_OFFSET, Y_COLUMN, Z_COLUMN, LAYER_COLUMNS = range(8)
-
-# Kinds of `Optimizer`.
-SGD, NESTEROV, ADAM, RMSPROP, ADAGRAD = range(5)
 
 # The results of `train`: why it stopped before its last step (0: it did not).
 DONE, NON_FINITE_OBJECTIVE, NON_FINITE_PARAMETERS, GROWN, GOAL_MET, NO_PROGRESS = range(6)
@@ -158,30 +156,29 @@ class Problem:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An update rule by number. g is the gradient, lr the rate, t the step counted from 1.
+    """An update rule by number, one of `maths.formulas.optimizers.RULES`.
 
     Attributes
     ----------
     kind : int
-        SGD: v = momentum·v + g (v = g without moments), p -= lr·v.
-        NESTEROV: v = momentum·v + g, p -= lr·(g + momentum·v).
-        ADAM: p -= lr·decay·p for free parameters; m = β1·m + (1-β1)·g, s = β2·s + (1-β2)·g²,
-        p -= lr/(1-β1^t) · m / (sqrt(s / (1-β2^t)) + ε).
-        RMSPROP: s = α·s + (1-α)·g²; if centered, a = α·a + (1-α)·g and q = max(s - a², 0), else
-        q = s; d = g / (sqrt(q) + ε); with momentum v = momentum·v + d and p -= lr·v, else
-        p -= lr·d.
-        ADAGRAD: s = s + g², p -= lr·g / (sqrt(s) + ε).
+        The rule's place there.
     n_moments : int
-        The number of vectors that the rule carries from step to step: 0 or 1 (v), 2 (m, s), 1 to 3
-        (s, then v with momentum, then a if centered) or 1 (s).
+        The number of vectors that the rule carries from step to step.
     constants : tuple of four floats
-        (momentum, 0, 0, 0), (β1, β2, ε, decay), (α, ε, momentum, 1 if centered else 0) or
-        (ε, 0, 0, 0). ε is at least float32's smallest normal number.
+        Those of the rule, in the order of its `numbers`, then zeros; ε is at least float32's
+        smallest normal number. The last one is the decay: before each step p -= lr·decay·p for free
+        parameters.
     """
 
     kind: int
     n_moments: int
     constants: tuple[float, float, float, float]
+
+    @classmethod
+    def of(cls, name: str, *constants: float, decay: float = 0.0) -> Optimizer:
+        """The rule of this name with its constants, at most three."""
+        c0, c1, c2 = (*constants, 0.0, 0.0, 0.0)[:3]
+        return cls(KINDS[name], RULES[name].n_moments, (c0, c1, c2, decay))
 
 
 @dataclass(eq=False)  # not frozen, as a problem is not
@@ -285,7 +282,10 @@ def partition(n: int) -> list[tuple[int, int]]:
 
 
 def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
-    """act(Z), or its first or second derivative (order 1, 2), elementwise for Z of any shape."""
+    """act(Z), or its first or second derivative (order 1, 2), elementwise for Z of any shape.
+
+    `reference` and `native` have the third derivative (order 3) of built-in functions, too.
+    """
     raise NotImplementedError
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..maths.activations import ActivationSpec
+from ..maths.formulas.optimizers import KINDS
 from ..maths.losses import RowLoss, row_loss
 from ..maths.marquardt import LMOptions, LMSolver, LMState, NormalEquations
 from ..maths.robust import Robust, rho
@@ -26,8 +27,7 @@ def activation(act: ActivationSpec, Z: np.ndarray, order: int) -> np.ndarray:
         if act.formulas is None:
             assert act.functions is not None
             return act.functions.evaluate(order, z).astype(Z.dtype)
-        formula = (act.formulas.f, act.formulas.df, act.formulas.d2f)[order]
-        return np.asarray(formula(z, act.constant)).astype(Z.dtype)
+        return np.asarray(act.formulas.of(order)(z, act.constant)).astype(Z.dtype)
 
 
 def dense_forward(
@@ -574,26 +574,29 @@ def _update(
     optimizer: Optimizer, run: TrainState, g: np.ndarray, lr: float, free: slice | np.ndarray
 ) -> None:
     """One step of the optimizer's rule, in place."""
-    if optimizer.kind == contract.ADAM:
+    if optimizer.constants[3]:
         run.params[free] *= 1 - lr * optimizer.constants[3]
-    run.params -= _RULES[optimizer.kind](run.moments, g, lr, run.step + 1, optimizer.constants)
+    rule = _RULES[list(KINDS)[optimizer.kind]]
+    run.params -= rule(run.moments, g, lr, run.step + 1, optimizer.constants)
 
 
-# The rules of `Optimizer` in its notation: (moments, g, lr, t, constants) -> what p decreases by.
-# They update the moments (n_moments, n_params) in place.
+# The rules by name: (moments, g, lr, t, constants) -> what p decreases by. They update the moments
+# (n_moments, n_params) in place; t counts from 1.
 
 
 def _sgd(moments, g, lr, t, constants):
-    return lr * (_momentum(moments[0], g, constants[0]) if len(moments) else g)
+    return lr * g
+
+
+def _momentum(moments, g, lr, t, constants):
+    return lr * _velocity(moments[0], g, constants[0])
 
 
 def _nesterov(moments, g, lr, t, constants):
-    if not len(moments):
-        return lr * g
-    return lr * (g + constants[0] * _momentum(moments[0], g, constants[0]))
+    return lr * (g + constants[0] * _velocity(moments[0], g, constants[0]))
 
 
-def _momentum(v, d, momentum):
+def _velocity(v, d, momentum):
     v *= momentum
     v += d
     return v
@@ -608,18 +611,35 @@ def _adam(moments, g, lr, t, constants):
     return (lr / (1 - beta1**t)) * m / (np.sqrt(s) / np.sqrt(1 - beta2**t) + eps)
 
 
-def _rmsprop(moments, g, lr, t, constants):
-    s, *others = moments
-    alpha, eps, momentum, centered = constants
+def _mean_square(s, g, alpha):
     s *= alpha
     s += (1 - alpha) * g * g
-    q = s
-    if centered:
-        a = others[-1]
-        a += (1 - alpha) * (g - a)
-        q = np.maximum(s - a * a, 0)
-    d = g / (np.sqrt(q) + eps)
-    return lr * (_momentum(others[0], d, momentum) if momentum else d)
+    return s
+
+
+def _variance(s, a, g, alpha):
+    a += (1 - alpha) * (g - a)
+    return np.maximum(_mean_square(s, g, alpha) - a * a, 0)
+
+
+def _rmsprop(moments, g, lr, t, constants):
+    alpha, eps, _, _ = constants
+    return lr * (g / (np.sqrt(_mean_square(moments[0], g, alpha)) + eps))
+
+
+def _rmsprop_momentum(moments, g, lr, t, constants):
+    (s, v), (alpha, eps, momentum, _) = moments, constants
+    return lr * _velocity(v, g / (np.sqrt(_mean_square(s, g, alpha)) + eps), momentum)
+
+
+def _rmsprop_centered(moments, g, lr, t, constants):
+    (s, a), (alpha, eps, _, _) = moments, constants
+    return lr * (g / (np.sqrt(_variance(s, a, g, alpha)) + eps))
+
+
+def _rmsprop_centered_momentum(moments, g, lr, t, constants):
+    (s, v, a), (alpha, eps, momentum, _) = moments, constants
+    return lr * _velocity(v, g / (np.sqrt(_variance(s, a, g, alpha)) + eps), momentum)
 
 
 def _adagrad(moments, g, lr, t, constants):
@@ -629,9 +649,13 @@ def _adagrad(moments, g, lr, t, constants):
 
 
 _RULES = {
-    contract.SGD: _sgd,
-    contract.NESTEROV: _nesterov,
-    contract.ADAM: _adam,
-    contract.RMSPROP: _rmsprop,
-    contract.ADAGRAD: _adagrad,
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": _nesterov,
+    "adam": _adam,
+    "rmsprop": _rmsprop,
+    "rmsprop_momentum": _rmsprop_momentum,
+    "rmsprop_centered": _rmsprop_centered,
+    "rmsprop_centered_momentum": _rmsprop_centered_momentum,
+    "adagrad": _adagrad,
 }

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..backends import contract
 from ..backends.contract import Optimizer
 from ..common.arrays import number
 from ..common.errors import unknown_name
@@ -147,8 +146,8 @@ class SGD(FirstOrder):
     @property
     def rule(self) -> Optimizer:
         """The update rule as a backend takes it."""
-        kind = contract.NESTEROV if self.nesterov else contract.SGD
-        return Optimizer(kind, 1 if self.momentum else 0, (self.momentum, 0.0, 0.0, 0.0))
+        name = "nesterov" if self.nesterov else "momentum" if self.momentum else "sgd"
+        return Optimizer.of(name, self.momentum)
 
     @property
     def stable_limit(self) -> float:
@@ -208,7 +207,7 @@ class Adam(FirstOrder):
     @property
     def rule(self) -> Optimizer:
         """The update rule as a backend takes it."""
-        return Optimizer(contract.ADAM, 2, (*self.betas, _normal_eps(self.eps), 0.0))
+        return Optimizer.of("adam", *self.betas, _normal_eps(self.eps))
 
 
 @dataclass(frozen=True)
@@ -256,7 +255,8 @@ class AdamW(Adam):
     @property
     def rule(self) -> Optimizer:
         """The update rule as a backend takes it."""
-        return Optimizer(contract.ADAM, 2, (*self.betas, _normal_eps(self.eps), self.weight_decay))
+        eps, decay = _normal_eps(self.eps), self.weight_decay
+        return Optimizer.of("adam", *self.betas, eps, decay=decay)
 
 
 @dataclass(frozen=True)
@@ -316,9 +316,8 @@ class RMSprop(FirstOrder):
     @property
     def rule(self) -> Optimizer:
         """The update rule as a backend takes it."""
-        n_moments = 1 + (self.momentum > 0) + self.centered
-        constants = (self.alpha, _normal_eps(self.eps), self.momentum, float(self.centered))
-        return Optimizer(contract.RMSPROP, n_moments, constants)
+        name = "rmsprop" + "_centered" * self.centered + "_momentum" * (self.momentum > 0)
+        return Optimizer.of(name, self.alpha, _normal_eps(self.eps), self.momentum)
 
 
 @dataclass(frozen=True)
@@ -370,7 +369,7 @@ class Adagrad(FirstOrder):
     @property
     def rule(self) -> Optimizer:
         """The update rule as a backend takes it."""
-        return Optimizer(contract.ADAGRAD, 1, (_normal_eps(self.eps), 0.0, 0.0, 0.0))
+        return Optimizer.of("adagrad", _normal_eps(self.eps))
 
     @property
     def initial_moment(self) -> float:

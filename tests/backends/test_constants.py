@@ -27,7 +27,8 @@ def test_each_number_has_one_name_and_python_s_value(tool):
     assert len(result) == text.count("#define FB_") - 1  # the guard's is no number
     assert len(dict(result)) == len(result)
     for name, value in result:
-        here = [vars(module)[name] for module in tool.MODULES if name in vars(module)]
+        tables = [*map(vars, tool.MODULES), tool.RULES]
+        here = [table[name] for table in tables if name in table]
         assert set(here) == {int(value, 0) if re.fullmatch(r"-?(0x)?\w+", value) else float(value)}
 
 

@@ -167,16 +167,16 @@ def _weights_of(rng, loss, n, dtype, weighted):
 # Training runs.
 
 OPTIMIZERS = {
-    "sgd": Optimizer(contract.SGD, 0, (0.0, 0.0, 0.0, 0.0)),
-    "momentum": Optimizer(contract.SGD, 1, (0.9, 0.0, 0.0, 0.0)),
-    "nesterov": Optimizer(contract.NESTEROV, 1, (0.8, 0.0, 0.0, 0.0)),
-    "adam": Optimizer(contract.ADAM, 2, (0.9, 0.999, 1e-8, 0.0)),
-    "adamw": Optimizer(contract.ADAM, 2, (0.9, 0.99, 1e-8, 0.3)),
-    "rmsprop": Optimizer(contract.RMSPROP, 1, (0.9, 1e-8, 0.0, 0.0)),
-    "rmsprop momentum": Optimizer(contract.RMSPROP, 2, (0.9, 1e-8, 0.8, 0.0)),
-    "rmsprop centered": Optimizer(contract.RMSPROP, 2, (0.9, 1e-3, 0.0, 1.0)),
-    "rmsprop both": Optimizer(contract.RMSPROP, 3, (0.9, 1e-3, 0.8, 1.0)),
-    "adagrad": Optimizer(contract.ADAGRAD, 1, (1e-10, 0.0, 0.0, 0.0)),
+    "sgd": Optimizer.of("sgd"),
+    "momentum": Optimizer.of("momentum", 0.9),
+    "nesterov": Optimizer.of("nesterov", 0.8),
+    "adam": Optimizer.of("adam", 0.9, 0.999, 1e-8),
+    "adamw": Optimizer.of("adam", 0.9, 0.99, 1e-8, decay=0.3),
+    "rmsprop": Optimizer.of("rmsprop", 0.9, 1e-8),
+    "rmsprop momentum": Optimizer.of("rmsprop_momentum", 0.9, 1e-8, 0.8),
+    "rmsprop centered": Optimizer.of("rmsprop_centered", 0.9, 1e-3),
+    "rmsprop both": Optimizer.of("rmsprop_centered_momentum", 0.9, 1e-3, 0.8),
+    "adagrad": Optimizer.of("adagrad", 1e-10),
 }
 
 

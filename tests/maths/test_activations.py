@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import subprocess
+
 import mpmath
 import numpy as np
 import pytest
 from helpers.strategies import EVERY_ACTIVATION, nasty_layouts, same
 from oracles import truth
 from oracles.bounds import ULP_OTHER, ULP_SIGMOID
+from scipy import special
 
 import fastbp as fb
+from fastbp import backends
 from fastbp.maths import activations
 from fastbp.maths.activations import SELU_ALPHA, SELU_SCALE
+from fastbp.maths.formulas.activations import FORMULAS
 
 pytestmark = pytest.mark.backend
 
@@ -27,7 +34,8 @@ def test_accurate_over_the_whole_range(backend, dtype, act, order):
     computed = (act.f, act.df)[order](Z)
     error = truth.ulps(computed, *truth.truth(act, dtype, order))
     worst = np.argmax(error)
-    limit = ULP_SIGMOID if act.name in TIGHT and order == 0 else ULP_OTHER
+    limit = FORMULAS[act.name].ulps[order]
+    assert limit <= (ULP_SIGMOID if act.name in TIGHT and order == 0 else ULP_OTHER)
     assert error[worst] <= limit, f"at {Z[worst]!r}: {computed[worst]!r}, {error[worst]:.2f} ULP"
 
 
@@ -42,6 +50,65 @@ def test_second_derivatives_follow_the_first(backend, dtype, act):
         )
     scale = np.maximum(1, abs(expected))
     assert (abs(act.d2f(Z) - expected) <= 8 * np.finfo(dtype).eps * scale).all()
+
+
+@pytest.mark.parametrize("act", truth.FUNCTIONS, ids=str)
+def test_third_derivatives_follow_the_first(dtype, act):
+    Z = np.linspace(-7.03, 6.97, 201).astype(dtype)
+    with mpmath.workdps(80):
+        h, slope = mpmath.mpf(10) ** -20, truth.FUNCTIONS[act][1]
+        expected = np.array(
+            [
+                float((slope(z + h) - 2 * slope(z) + slope(z - h)) / h**2)
+                for z in map(mpmath.mpf, Z.tolist())
+            ]
+        )
+    scale = np.maximum(1, abs(expected))
+    for backend in {"c", "numpy"} & set(fb.available_backends()):
+        computed = backends.load(backend).activation(act, Z, 3)
+        assert computed.dtype == dtype
+        assert (abs(computed - expected) <= 32 * np.finfo(dtype).eps * scale).all()
+
+
+def test_third_derivatives_at_special_points_are_those_of_the_reference(dtype):
+    if "c" not in fb.available_backends():
+        pytest.skip("the C library is not built")
+    Z = np.concatenate([SPECIAL, [1e-30, 30, -30, 200, -200, 1e5, -1e5, 1e30, -1e30]]).astype(dtype)
+    for act in truth.FUNCTIONS:
+        computed, expected = (backends.load(b).activation(act, Z, 3) for b in ("c", "numpy"))
+        np.testing.assert_allclose(
+            computed, expected, rtol=1e4 * np.finfo(dtype).eps, atol=64 * np.finfo(dtype).eps
+        )
+
+
+def test_expressions_for_exports_are_the_functions(tmp_path):
+    """MATLAB's by NumPy, C's by a compiler."""
+    Z = np.array([-30, -7, -3.5, -1, -0.3, 0, 0.2, 0.9, 1.5, 4, 6.5, 40])
+    names = {
+        "max": np.maximum, "min": np.minimum, "abs": np.abs, "erfc": special.erfc,
+        **{name: getattr(np, name) for name in ("exp", "expm1", "log1p", "tanh", "sin")},
+    }  # fmt: skip
+    compiler, lines, expected = shutil.which("cc"), [], []
+    for name in activations.NAMES:
+        act, row = fb.activation(name), activations.TABLE[name]
+        Y = act.f(Z, backend="numpy")
+        matlab = row.matlab.replace(".*", "*").replace("./", "/")
+        with np.errstate(over="ignore"):
+            computed = eval(matlab, names, {"z": Z, "c": act.constant})
+        np.testing.assert_allclose(computed, Y, 1e-12)
+        lines.append(f"c = {act.constant!r}; (void)c; for (i = 0; i < {len(Z)}; i++) {{")
+        lines.append(f'double z = Z[i]; printf("%.17g ", {row.c}); }}')
+        expected.append(Y)
+        assert re.fullmatch(r"[A-Z]\w+\(.*\)", row.onnx)
+    if compiler is None:
+        pytest.skip("no C compiler was found")
+    head = "#include <math.h>\n#include <stdio.h>\n"
+    numbers = ", ".join(map(repr, Z.tolist()))
+    body = [f"double Z[] = {{{numbers}}}, c; int i;", *lines, "return 0;"]
+    (tmp_path / "f.c").write_text(head + "int main(void) {\n" + "\n".join(body) + "\n}\n")
+    subprocess.run([compiler, "f.c", "-o", "f", "-lm"], cwd=tmp_path, check=True)
+    computed = subprocess.run(["./f"], cwd=tmp_path, check=True, capture_output=True).stdout
+    np.testing.assert_allclose(np.array(computed.split(), float), np.ravel(expected), 1e-12)
 
 
 @pytest.mark.parametrize("name", ["sigmoid", "tanh", "softsign", "hard_tanh", "hard_sigmoid"])
@@ -121,7 +188,8 @@ ANSWERS = {  # f, df and d2f at the special points
 ODD = ("linear", "tanh", "softsign", "hard_tanh", "sin", "gelu", "gelu_tanh", "silu", "mish")
 
 
-def test_the_tables_of_truths_are_complete():
+def test_the_tables_of_formulas_and_truths_are_complete():
+    assert set(FORMULAS) == set(activations.TABLE)
     assert {fb.activation(act).name for act in ANSWERS} == set(activations.NAMES)
     assert {act.name for act in truth.FUNCTIONS} == set(activations.NAMES)
 

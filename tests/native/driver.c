@@ -552,17 +552,19 @@ typedef struct {
 
 static const optimizer optimizers[] = {
     {FB_SGD, 0, {0, 0, 0, 0}},
-    {FB_SGD, 1, {0.9, 0, 0, 0}},
+    {FB_MOMENTUM, 1, {0.9, 0, 0, 0}},
     {FB_NESTEROV, 1, {0.9, 0, 0, 0}},
     {FB_ADAM, 2, {0.9, 0.999, 1e-8, 0}},
     {FB_ADAM, 2, {0.9, 0.999, 1e-8, 0.01}},
     {FB_RMSPROP, 1, {0.99, 1e-8, 0, 0}},
-    {FB_RMSPROP, 2, {0.99, 1e-8, 0.9, 0}},
-    {FB_RMSPROP, 3, {0.99, 1e-3, 0.9, 1}},
+    {FB_RMSPROP_MOMENTUM, 2, {0.99, 1e-8, 0.9, 0}},
+    {FB_RMSPROP_CENTERED, 2, {0.99, 1e-3, 0, 0}},
+    {FB_RMSPROP_CENTERED_MOMENTUM, 3, {0.99, 1e-3, 0.9, 0}},
     {FB_ADAGRAD, 1, {1e-10, 0, 0, 0}},
 };
 
 enum { N_OPTIMIZERS = sizeof optimizers / sizeof *optimizers, MOST_EPOCHS = 64 };
+_Static_assert(N_OPTIMIZERS == FB_RULE_COUNT + 1, "a rule is missing; Adam is here twice");
 
 /* A run from the start, in the rows' order. */
 static fb_run run_of(const network *net, const optimizer *o, const void *params, int64_t batch_size)

@@ -495,11 +495,11 @@ static exact naive_rule(const fb_run *run, exact p, exact *m, exact g)
     const double *c = run->constants;
     exact lr = run->rates[0], t = (exact)(run->step + 1);
     switch (run->optimizer) {
-    case FB_SGD:
+    case FB_SGD: return p - lr * g;
+    case FB_MOMENTUM: return p - lr * (m[0] = (exact)c[0] * m[0] + g);
     case FB_NESTEROV:
         m[0] = (exact)c[0] * m[0] + g;
-        if (run->n_moments == 0) return p - lr * g;
-        return p - lr * (run->optimizer == FB_NESTEROV ? g + (exact)c[0] * m[0] : m[0]);
+        return p - lr * (g + (exact)c[0] * m[0]);
     case FB_ADAM: {
         m[0] = (exact)c[0] * m[0] + (1 - (exact)c[0]) * g;
         m[1] = (exact)c[1] * m[1] + (1 - (exact)c[1]) * g * g;
@@ -507,16 +507,22 @@ static exact naive_rule(const fb_run *run, exact p, exact *m, exact g)
         p -= lr * (exact)c[3] * p;
         return p - lr * mean / (sqrtl(square) + (exact)c[2]);
     }
-    case FB_RMSPROP: {
-        exact *v = c[2] != 0 ? m + 1 : NULL, *a = c[3] != 0 ? (v ? m + 2 : m + 1) : NULL;
+    case FB_RMSPROP:
+    case FB_RMSPROP_MOMENTUM:
+    case FB_RMSPROP_CENTERED:
+    case FB_RMSPROP_CENTERED_MOMENTUM: {
+        int64_t kind = run->optimizer, both = kind == FB_RMSPROP_CENTERED_MOMENTUM;
+        exact *v = both || kind == FB_RMSPROP_MOMENTUM ? m + 1 : NULL;
+        exact *a = both ? m + 2 : kind == FB_RMSPROP_CENTERED ? m + 1 : NULL;
         m[0] = (exact)c[0] * m[0] + (1 - (exact)c[0]) * g * g;
         if (a) *a = (exact)c[0] * *a + (1 - (exact)c[0]) * g;
         exact d = g / (sqrtl(fmaxl(0, m[0] - (a ? *a * *a : 0))) + (exact)c[1]);
         if (v) d = *v = (exact)c[2] * *v + d;
         return p - lr * d;
     }
-    default:
+    case FB_ADAGRAD:
         m[0] += g * g;
         return p - lr * g / (sqrtl(m[0]) + (exact)c[0]);
+    default: return NAN;
     }
 }

@@ -17,7 +17,7 @@ from itertools import pairwise, product as product_of
 
 import numpy as np
 
-from fastbp.backends import contract
+from fastbp.maths.formulas.optimizers import KINDS
 from fastbp.maths.losses import loss as loss_of
 
 EXACT = np.longdouble
@@ -831,8 +831,9 @@ def step(optimizer, params, moments, grad, lr, t, dtype, free=True):
     be flushed to zero. Only the `free` parameters decay.
     """
     lr, tiny, p = EXACT(lr), np.finfo(dtype).tiny, exact(params)
-    rule, constants = RULES[optimizer.kind], tuple(map(EXACT, optimizer.constants))
-    if optimizer.kind == contract.ADAM and constants[3]:
+    rule = RULES[list(KINDS)[optimizer.kind]]
+    constants = tuple(map(EXACT, optimizer.constants))
+    if constants[3]:
         decay = np.where(free, lr * constants[3], 0)
         error = gamma(3, dtype) * (1 + decay) * abs(p.value)
         p = Approx(p.value - decay * p.value, np.where(free, error + tiny, 0))
@@ -842,10 +843,12 @@ def step(optimizer, params, moments, grad, lr, t, dtype, free=True):
 
 
 def _sgd(constants, moments, grad, lr, t, dtype):
-    direction = grad
-    if moments:
-        moments = [direction] = [_accumulated(constants[0], *moments, grad, dtype)]
-    return _rated(lr, direction, dtype), moments
+    return _rated(lr, grad, dtype), moments
+
+
+def _momentum(constants, moments, grad, lr, t, dtype):
+    v = _accumulated(constants[0], *moments, grad, dtype)
+    return _rated(lr, v, dtype), [v]
 
 
 def _nesterov(constants, moments, grad, lr, t, dtype):
@@ -866,21 +869,24 @@ def _adam(constants, moments, grad, lr, t, dtype):
     return change, [m, s]
 
 
-def _rmsprop(constants, moments, grad, lr, t, dtype):
-    alpha, eps, momentum, centered = constants
-    s, *others = moments
-    s = q = _mix(alpha, s, times(grad, grad, dtype, 2), dtype)
-    moments = [s]
-    if centered:
-        a = _mix(alpha, others.pop(), grad, dtype)
-        q = plus(s, -times(a, a, dtype), dtype)
-        q.error += np.finfo(dtype).tiny
-        moments = [s, a]
-    direction = _over_root(grad, q, eps, dtype)
-    if momentum:
-        direction = _accumulated(momentum, *others, direction, dtype)
-        moments.insert(1, direction)
-    return _rated(lr, direction, dtype), moments
+def _rmsprop(centered, has_momentum):
+    def rule(constants, moments, grad, lr, t, dtype):
+        alpha, eps, momentum, _ = constants
+        s, *others = moments
+        s = q = _mix(alpha, s, times(grad, grad, dtype, 2), dtype)
+        moments = [s]
+        if centered:
+            a = _mix(alpha, others.pop(), grad, dtype)
+            q = plus(s, -times(a, a, dtype), dtype)
+            q.error += np.finfo(dtype).tiny
+            moments = [s, a]
+        direction = _over_root(grad, q, eps, dtype)
+        if has_momentum:
+            direction = _accumulated(momentum, *others, direction, dtype)
+            moments.insert(1, direction)
+        return _rated(lr, direction, dtype), moments
+
+    return rule
 
 
 def _adagrad(constants, moments, grad, lr, t, dtype):
@@ -889,11 +895,15 @@ def _adagrad(constants, moments, grad, lr, t, dtype):
 
 
 RULES = {
-    contract.SGD: _sgd,
-    contract.NESTEROV: _nesterov,
-    contract.ADAM: _adam,
-    contract.RMSPROP: _rmsprop,
-    contract.ADAGRAD: _adagrad,
+    "sgd": _sgd,
+    "momentum": _momentum,
+    "nesterov": _nesterov,
+    "adam": _adam,
+    "rmsprop": _rmsprop(False, False),
+    "rmsprop_momentum": _rmsprop(False, True),
+    "rmsprop_centered": _rmsprop(True, False),
+    "rmsprop_centered_momentum": _rmsprop(True, True),
+    "adagrad": _adagrad,
 }
 
 

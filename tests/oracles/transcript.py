@@ -13,6 +13,7 @@ import numpy as np
 from helpers.strategies import copy_of, same
 
 from fastbp.backends import contract
+from fastbp.maths.formulas.optimizers import KINDS
 from fastbp.maths.losses import MARGIN_RANKING
 from oracles import bounds
 from oracles.bounds import EXACT
@@ -72,7 +73,7 @@ def check_arithmetic(c, t, before, run, sharp=True):
     for bound, computed in zip(moments, run.moments, strict=True):
         bound.check(computed, f"moments of step {k}")
     params.check(run.params, f"params of step {k}")
-    if sharp and optimizer.kind in (contract.SGD, contract.NESTEROV):
+    if sharp and optimizer.kind in (KINDS["sgd"], KINDS["momentum"], KINDS["nesterov"]):
         # Those of the others may hang on the sign of a gradient that is nearly 0.
         params.check_sharp(200 * np.finfo(dtype).eps)
 

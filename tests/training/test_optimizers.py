@@ -19,6 +19,7 @@ from helpers.strategies import Training, new_run
 
 import fastbp as fb
 from fastbp.backends.contract import DONE, TrainConfig
+from fastbp.maths.formulas.optimizers import KINDS
 from fastbp.training.optimizers import METHODS, Adagrad, AdamW, FirstOrder, RMSprop, with_options
 
 GOLDEN = json.loads((TESTS / "oracles" / "trajectories.json").read_text(encoding="utf-8"))
@@ -213,7 +214,8 @@ def test_adamw_without_decay_is_adam():
 def test_rmsprop_carries_what_it_needs(momentum, centered):
     rule = RMSprop(momentum=momentum, centered=centered).rule
     assert rule.n_moments == 1 + bool(momentum) + centered
-    assert rule.constants == (0.99, 1e-8, momentum, float(centered))
+    assert rule.constants == (0.99, 1e-8, momentum, 0.0)
+    assert rule.kind == KINDS["rmsprop" + "_centered" * centered + "_momentum" * bool(momentum)]
 
 
 @pytest.mark.parametrize("kind", [fb.Adam, AdamW, RMSprop, Adagrad])

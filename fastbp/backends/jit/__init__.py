@@ -324,8 +324,8 @@ def _config(config: TrainConfig, p: PreparedPlan) -> training.Config:
     """A configuration as compiled code takes it."""
     rule, validated = config.optimizer, config.validation is not None
     integers = [
-        rule.kind, rule.n_moments, config.batch_size, config.averaged, config.average_from,
-        validated, config.patience,
+        rule.kind, config.batch_size, config.averaged, config.average_from, validated,
+        config.patience,
     ]  # fmt: skip
     epsilon = float(np.finfo(p.dtype).eps)
     numbers = [*rule.constants, config.clip_norm, config.goal, config.tol, epsilon]

@@ -1,12 +1,11 @@
-"""The losses: formulas over vectors by kind, and the functions compiled from them.
+"""The losses: functions compiled from the vector formulas, softmax and ranking.
 
-Each kind becomes one function over a tile of rows, compiled when an objective first has it. To add
-an elementwise loss, write its formulas here and its line in `ELEMENTWISE`.
+Each kind becomes one function over a tile of rows, compiled when an objective first has it.
+maths/formulas/losses.py has the formulas of single elements.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 
 from ...maths import losses as kinds
-from ...maths.formulas import elementary
+from ...maths.formulas import elementary, losses as formulas
 from ...maths.user_functions import PairFunctions
 from .. import user_code
 from . import vectors
@@ -34,134 +33,8 @@ from .intrinsics import element_of, emits, same
 from .product import transpose
 from .vectors import Lanes, Vector, as_real, at, elementwise, pointer
 
-# The elementwise losses. y is the output, t the target, c the loss's parameter; the first formula
-# gives loss and slope, the second one the second derivative, 0 where it does not exist. The short
-# ones stand in the table.
-
-
-def _sign(x: Vector) -> Vector:
-    """-1, 0 or 1; NaN passes."""
-    one = x.lanes.constant(1)
-    return one.where(x > 0, (-one).where(x < 0, x))
-
-
-def _zero(y: Vector, t: Vector, _: Vector) -> Vector:
-    return y.lanes.constant(0)
-
-
-def _zero_or_nan(y: Vector) -> Vector:
-    return y.lanes.constant(0).where(y.equals(y), y)
-
-
-def _logistic_slope(x: Vector) -> Vector:
-    """The derivative of 1 / (1 + e^-x)."""
-    e = elementary.exp(-abs(x))
-    return e / ((e + 1) * (e + 1))
-
-
-def _squared(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    d = y - t
-    return d * d, d * 2
-
-
-def _absolute(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    d = y - t
-    return abs(d), _sign(d)
-
-
-def _huber(y: Vector, t: Vector, delta: Vector) -> tuple[Vector, Vector]:
-    d = y - t
-    size = abs(d)
-    beyond = size > delta
-    value = (delta * (size - delta * 0.5)).where(beyond, d * d * 0.5)
-    return value, delta.with_sign_of(d).where(beyond, d)
-
-
-def _log_cosh(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    # log cosh d = |d| + log((1 + e^-2|d|)/2) cancels near 0; there it is atanh s, tanh² d = q.
-    d = y - t
-    slope, size = elementary.tanh(d), abs(d)
-    q = slope * slope
-    near = q < 0.5
-    log = elementary.log1p_to_1((q / (1 - q)).where(near, elementary.exp(size * -2)))
-    return (log * 0.5).where(near, size + (log - math.log(2))), slope
-
-
-def _quantile(y: Vector, t: Vector, tau: Vector) -> tuple[Vector, Vector]:
-    d = t - y
-    slope = (-tau).where(d > 0, (-(tau - 1)).where(d < 0, d * 0))
-    return -(slope * d), slope
-
-
-def _probability(y: Vector, eps: Vector) -> Vector:
-    """y cut to [eps, 1 - eps]; NaN passes."""
-    most = -(eps - 1)
-    y = eps.where(y < eps, y)
-    return most.where(y > most, y)
-
-
-def _bce(y: Vector, t: Vector, eps: Vector) -> tuple[Vector, Vector]:
-    p = _probability(y, eps)
-    q = -(p - 1)
-    # Of p and 1 - p the smaller one is exact; the logarithm of the other is log(1 - it).
-    large = p > 0.5
-    least = q.where(large, p)
-    of_least, of_other = elementary.log(least), elementary.log1p_to_1(-least)
-    log_p, log_q = of_other.where(large, of_least), of_least.where(large, of_other)
-    value = 0 - t * log_p - (1 - t) * log_q
-    return value, ((p - t) / (p * q)).where(p.equals(y), _zero_or_nan(y))
-
-
-def _bce_second(y: Vector, t: Vector, eps: Vector) -> Vector:
-    p = _probability(y, eps)
-    q = -(p - 1)
-    inside = t / (p * p) - (t - 1) / (q * q)
-    return inside.where(p.equals(y), _zero_or_nan(y))
-
-
-def _bce_logits(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    e = elementary.exp(-abs(y))
-    sigmoid = e.where(y < 0, 1) / (e + 1)
-    return y.at_least(0) - y * t + elementary.log1p_to_1(e), sigmoid - t
-
-
-def _hinge(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    slack = (-(t * y - 1)).at_least(0)
-    return slack, (-t).where(slack > 0, slack)
-
-
-def _squared_hinge(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    slack = (-(t * y - 1)).at_least(0)
-    return slack * slack, t * slack * -2
-
-
-def _poisson(y: Vector, t: Vector, _: Vector) -> tuple[Vector, Vector]:
-    rate = elementary.exp(y)
-    return rate - t * y, rate - t
-
-
-class Formulas(NamedTuple):
-    """Of an elementwise loss."""
-
-    value_and_slope: Callable[[Vector, Vector, Vector], tuple[Vector, Vector]]
-    second: Callable[[Vector, Vector, Vector], Vector]
-
-
-ELEMENTWISE = {
-    kinds.SQUARED: Formulas(_squared, lambda y, t, _: y.lanes.constant(2)),
-    kinds.ABSOLUTE: Formulas(_absolute, _zero),
-    kinds.HUBER: Formulas(
-        _huber, lambda y, t, delta: y.lanes.constant(1).where(abs(y - t) <= delta, 0)
-    ),
-    kinds.LOG_COSH: Formulas(_log_cosh, lambda y, t, _: _logistic_slope((y - t) * 2) * 4),
-    kinds.QUANTILE: Formulas(_quantile, _zero),
-    kinds.BCE: Formulas(_bce, _bce_second),
-    kinds.BCE_LOGITS: Formulas(_bce_logits, lambda y, t, _: _logistic_slope(y)),
-    kinds.HINGE: Formulas(_hinge, _zero),
-    kinds.SQUARED_HINGE: Formulas(_squared_hinge, lambda y, t, _: (t * t * 2).where(t * y < 1, 0)),
-    kinds.POISSON: Formulas(_poisson, lambda y, t, _: elementary.exp(y)),
-}
-
+ELEMENTWISE = {getattr(kinds, name.upper()): row for name, row in formulas.ELEMENTWISE.items()}
+GAUSSIAN = {getattr(kinds, name.upper()): row for name, row in formulas.GAUSSIAN.items()}
 _ELEMENTWISE = tuple(ELEMENTWISE)
 
 # What a loss's function computes to d: the factor times the derivative, or times the product of
@@ -191,12 +64,7 @@ def _weighted_formula(kind: int) -> Callable:
 
 def _second_formula(kind: int) -> Callable:
     formula = ELEMENTWISE[kind].second
-
-    def second(d, y, t, u, factor, c):
-        bend, zero = formula(y, t, c), y.lanes.constant(0)
-        return (zero.where(bend.equals(zero), bend * u * factor),)  # 0 also where u is NaN
-
-    return second
+    return lambda d, y, t, u, factor, c: (formula(y, t, u, c) * factor,)
 
 
 _first = elementwise(_first_formula, 3, 1, total=True, by_kind=True)
@@ -342,52 +210,45 @@ def _softmax(kind):
 # Outputs 0 to k - 1 are means, outputs k to 2k - 1 logarithms of variances.
 
 
-def _nll_formula(dm, dv, m, v, t, factor):
-    d, precision = m - t, elementary.exp(-v)
-    square = d * d * precision
-    value = (v + square) * 0.5 + 0.5 * math.log(2 * math.pi)
-    return d * precision * factor, -(square - 1) * 0.5 * factor, value
+def _slopes_formula(kind: int) -> Callable:
+    formula = GAUSSIAN[kind].value_and_slopes
+
+    def slopes(dm, dv, m, v, t, factor):
+        value, slope_m, slope_v = formula(m, v, t)
+        return slope_m * factor, slope_v * factor, value
+
+    return slopes
 
 
-def _nll_second_formula(dm, dv, m, v, t, um, uv, factor):
-    d, precision = m - t, elementary.exp(-v) * factor
-    return precision * (um - d * uv), precision * d * (d * 0.5 * uv - um)
+def _curves_formula(kind: int) -> Callable:
+    formula = GAUSSIAN[kind].second
+
+    def curves(dm, dv, m, v, t, um, uv, factor):
+        curve_m, curve_v = formula(m, v, t, um, uv)
+        return curve_m * factor, curve_v * factor
+
+    return curves
 
 
-def _kl_formula(dm, dv, m, v, factor):
-    e = elementary.expm1(v)
-    return m * factor, e * 0.5 * factor, (e - v + m * m) * 0.5
-
-
-def _kl_second_formula(dm, dv, v, um, uv, factor):
-    return um * factor, elementary.exp(v) * 0.5 * uv * factor
-
-
-_nll = elementwise(_nll_formula, 5, 2, total=True)
-_nll_second = elementwise(_nll_second_formula, 7, 2)
-_kl = elementwise(_kl_formula, 4, 2, total=True)
-_kl_second = elementwise(_kl_second_formula, 5, 2)
+_slopes = elementwise(_slopes_formula, 5, 2, total=True, by_kind=True)
+_curves = elementwise(_curves_formula, 7, 2, by_kind=True)
 
 
 def _gaussian(kind):
-    is_nll = kind == kinds.GAUSSIAN_NLL
+    has_targets = kind != kinds.GAUSSIAN_KL
 
     def loss(order, rows, u, factor, constant, user, d, scratch):
-        m, n_out, y, t = rows.m, rows.n_out, rows.y, rows.t
+        m, n_out, y = rows.m, rows.n_out, rows.y
         k, f = n_out // 2, as_real(d, factor)
         total = 0.0
         for i in range(m):
             mean, dm, um = at(y, i * n_out), at(d, i * n_out), at(u, i * n_out)
-            v, dv, uv, ti = at(mean, k), at(dm, k), at(um, k), at(t, i * k)
-            if is_nll:
-                if order == FIRST:
-                    total += _nll(k, dm, dv, mean, v, ti, f)
-                else:
-                    _nll_second(k, dm, dv, mean, v, ti, um, uv, f)
-            elif order == FIRST:
-                total += _kl(k, dm, dv, mean, v, f)
+            v, dv, uv = at(mean, k), at(dm, k), at(um, k)
+            t = at(rows.t, i * k) if has_targets else mean  # which is not read then
+            if order == FIRST:
+                total += _slopes(kind, k, dm, dv, mean, v, t, f)
             else:
-                _kl_second(k, dm, dv, v, um, uv, f)
+                _curves(kind, k, dm, dv, mean, v, t, um, uv, f)
         return total
 
     return loss
@@ -414,8 +275,7 @@ _OTHERS = {
     kinds.USER_LOSS: _user,
     kinds.SOFTMAX_CE: _softmax,
     kinds.SOFTMAX_CE_LABELS: _softmax,
-    kinds.GAUSSIAN_NLL: _gaussian,
-    kinds.GAUSSIAN_KL: _gaussian,
+    **dict.fromkeys(GAUSSIAN, _gaussian),
     kinds.MARGIN_RANKING: _margin_ranking,
 }
 

@@ -1,73 +1,21 @@
-"""The optimizers: the update rules of `contract.Optimizer` as formulas over vectors."""
+"""The optimizers: the rules of maths/formulas/optimizers.py, compiled."""
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
-from ..contract import ADAGRAD, ADAM, NESTEROV, RMSPROP
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from ...maths.formulas.optimizers import KINDS, RULES, Rule
 from .compiling import inlined
-from .vectors import Vector, as_real, at, elementwise
+from .numba_internals import cgutils
+from .vectors import Lanes, Scalars, Vector, as_real, by_vectors, elementwise
 
+_WITH_POWERS = tuple(KINDS[name] for name, rule in RULES.items() if rule.has_powers)
 
-def _momentum_rule(p: Vector, v: Vector, g: Vector, lr: Vector, momentum: Vector) -> tuple:
-    v = v * momentum + g
-    return p - lr * v, v
-
-
-def _nesterov_rule(p: Vector, v: Vector, g: Vector, lr: Vector, momentum: Vector) -> tuple:
-    v = v * momentum + g
-    return p - lr * (g + momentum * v), v
-
-
-def _adam_rule(
-    p: Vector,
-    m: Vector,
-    s: Vector,
-    g: Vector,
-    shrunk: Vector,  # 1 - lr·decay
-    rest1: Vector,  # 1 - β1
-    beta2: Vector,
-    rest2: Vector,  # 1 - β2
-    rate: Vector,  # lr / (1 - β1^t)
-    correction: Vector,  # 1 / sqrt(1 - β2^t)
-    eps: Vector,
-) -> tuple:
-    m = m + rest1 * (g - m)
-    s = s * beta2 + rest2 * (g * g)
-    return shrunk * p - (rate * m).over(s.sqrt() * correction + eps), m, s
-
-
-def _rmsprop_rule(
-    p: Vector,
-    s: Vector,
-    v: Vector,
-    a: Vector,
-    g: Vector,
-    lr: Vector,
-    alpha: Vector,
-    rest: Vector,  # 1 - α
-    eps: Vector,
-    momentum: Vector,
-    centered: Vector,
-) -> tuple:
-    s = s * alpha + rest * (g * g)
-    a = a + rest * (g - a)
-    q = (s - a * a).at_least(0).where(centered > 0, s)
-    v = v * momentum + g.over(q.sqrt() + eps)
-    return p - lr * v, s, v, a
-
-
-def _adagrad_rule(p: Vector, s: Vector, g: Vector, lr: Vector, eps: Vector) -> tuple:
-    s = s + g * g
-    return p - (lr * g).over(s.sqrt() + eps), s
-
-
-_sgd = elementwise(lambda p, g, lr: (p - lr * g,), 2, 1)
-_momentum = elementwise(_momentum_rule, 3, 2)
-_nesterov = elementwise(_nesterov_rule, 3, 2)
-_adam = elementwise(_adam_rule, 4, 3)
-_rmsprop = elementwise(_rmsprop_rule, 5, 4)
-_adagrad = elementwise(_adagrad_rule, 3, 2)
+_shrink = elementwise(lambda p, factor: (factor * p,), 1, 1)
 
 
 @inlined
@@ -85,7 +33,7 @@ def _power(beta, t):
 
 @inlined
 def start_powers(constants, step, powers):
-    """The powers of Adam's two β before the given step, for `update`."""
+    """The powers of the first two constants before the given step, for `update`."""
     powers[0], powers[1] = _power(constants[0], step), _power(constants[1], step)
 
 
@@ -94,33 +42,60 @@ def _next_power(beta, t, before):
     return _power(beta, t) if t % 64 == 0 else before * beta
 
 
+def _emit(builder: Any, real: Any, rule: Rule, n: Any, places: Any, doubles: Any) -> None:
+    """A rule's loop over n parameters; `doubles` are the rate, the constants and the powers."""
+    p, moments, g = places
+    lr, *others = (Vector(Scalars(builder, types.float64), x) for x in doubles)
+    numbers = [number.value for number in rule.numbers(lr, others[:4], others[4:])]
+    if real == types.float32:
+        numbers = [builder.fptrunc(number, ir.FloatType()) for number in numbers]
+    offsets = [builder.mul(n, n.type(i)) for i in range(rule.n_moments)]
+    starts = [p, *(builder.gep(moments, [offset]) for offset in offsets), g]
+
+    def body(lanes: Lanes, i: ir.Value, mask: ir.Value | None) -> None:
+        here = [builder.gep(start, [i]) for start in starts]
+        p, *moments, g = (lanes.load(place, mask) for place in here)
+        results = rule.formula(p, moments, g, *map(lanes.splat, numbers))
+        for vector, place in zip(results, here[:-1], strict=True):
+            lanes.store(vector, place, mask)
+
+    by_vectors(builder, real, n, body)
+
+
+@intrinsic
+def _apply(typingctx, kind, n, p, moments, g, lr, constants, powers):
+    """One step of the rule of this kind, which is one of `KINDS`."""
+
+    def codegen(context, builder, signature, args):
+        kind, n, p, moments, g, lr, constants, powers = args
+        doubles = [lr]
+        for start, count in ((constants, 4), (powers, 2)):
+            doubles += [builder.load(builder.gep(start, [n.type(i)])) for i in range(count)]
+        unknown, end = map(builder.append_basic_block, ("unknown_rule", "end_of_rules"))
+        switch = builder.switch(kind, unknown)
+        for name, rule in RULES.items():
+            block = builder.append_basic_block(name)
+            switch.add_case(kind.type(KINDS[name]), block)
+            builder.position_at_end(block)
+            _emit(builder, signature.args[2].dtype, rule, n, (p, moments, g), doubles)
+            builder.branch(end)
+        builder.position_at_end(unknown)
+        trap = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, trap, "llvm.trap"), [])
+        builder.unreachable()
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    doubles = types.float64, constants, powers
+    return types.void(types.int64, types.int64, p, p, p, *doubles), codegen
+
+
 @inlined
-def update(kind, n_moments, constants, lr, step, n, p, moments, g, powers):
-    """One step of the rule of this kind for n parameters; g is overwritten."""
-    c0, c1, c2, c3 = constants[0], constants[1], constants[2], constants[3]
-    if kind == ADAM:
-        powers[0] = _next_power(c0, step + 1, powers[0])
-        powers[1] = _next_power(c1, step + 1, powers[1])
-        rate, correction = lr / (1.0 - powers[0]), 1.0 / math.sqrt(1.0 - powers[1])
-        _adam(
-            n, p, moments, at(moments, n), g, as_real(p, 1.0 - lr * c3),
-            as_real(p, 1.0 - c0), as_real(p, c1), as_real(p, 1.0 - c1),
-            as_real(p, rate), as_real(p, correction), as_real(p, c2),
-        )  # fmt: skip
-    elif kind == RMSPROP:
-        # A vector that this variant does without is the gradient's own place: with momentum 0 the
-        # velocity is d whatever stood there.
-        v = at(moments, n) if c2 != 0.0 else g
-        a = at(moments, (n_moments - 1) * n) if c3 != 0.0 else g
-        _rmsprop(
-            n, p, moments, v, a, g, as_real(p, lr), as_real(p, c0), as_real(p, 1.0 - c0),
-            as_real(p, c1), as_real(p, c2), as_real(p, c3),
-        )  # fmt: skip
-    elif kind == ADAGRAD:
-        _adagrad(n, p, moments, g, as_real(p, lr), as_real(p, c0))
-    elif n_moments == 0:
-        _sgd(n, p, g, as_real(p, lr))
-    elif kind == NESTEROV:
-        _nesterov(n, p, moments, g, as_real(p, lr), as_real(p, c0))
-    else:
-        _momentum(n, p, moments, g, as_real(p, lr), as_real(p, c0))
+def update(kind, constants, lr, step, n, p, moments, g, powers):
+    """One step of the rule of this kind for n parameters."""
+    if constants[3] != 0.0:
+        _shrink(n, p, as_real(p, 1.0 - lr * constants[3]))
+    if kind in _WITH_POWERS:
+        powers[0] = _next_power(constants[0], step + 1, powers[0])
+        powers[1] = _next_power(constants[1], step + 1, powers[1])
+    _apply(kind, n, p, moments, g, lr, constants, powers)

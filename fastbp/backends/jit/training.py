@@ -19,7 +19,7 @@ from .vectors import as_real, at, copy, elementwise, pointer
 # Compiled code takes a configuration as a vector of integers and one of numbers, its settings:
 # attributes of `TrainConfig` and `Optimizer` of these names, whether there is a validation, and the
 # epsilon of the dtype. The settings begin with the optimizer's four constants.
-KIND, N_MOMENTS, BATCH_SIZE, AVERAGED, AVERAGE_FROM, VALIDATED, PATIENCE = range(7)
+KIND, BATCH_SIZE, AVERAGED, AVERAGE_FROM, VALIDATED, PATIENCE = range(6)
 CLIP_NORM, GOAL, TOL, EPSILON = range(4, 8)
 
 # 0 for finite numbers, NaN for all others.
@@ -181,10 +181,7 @@ def train(plan, data, v_plan, v_data, config, run, seed, step, n_steps, chunk, w
         if settings[CLIP_NORM] < math.inf:
             _clip(n_params, g, settings[CLIP_NORM])
         lr = rate[i] if chunk.rates.size > 1 else rate[0]
-        update(
-            integers[KIND], integers[N_MOMENTS], settings, lr, step, n_params, p, state.moments, g,
-            powers,
-        )  # fmt: skip
+        update(integers[KIND], settings, lr, step, n_params, p, state.moments, g, powers)
         for k in range(n_frozen):  # which the optimizer may decay
             p[fixed[k]] = held[k]
         if 0 <= integers[AVERAGE_FROM] <= step:

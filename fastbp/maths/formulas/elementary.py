@@ -201,5 +201,5 @@ def sin(x: V) -> V:
 
 @named("vcos")
 def cos(x: V) -> V:
-    """The cosine, as the sine."""
+    """The cosine, to 4 ULP, as the sine."""
     return x.in_c_where(abs(x) > x.number("SIN_MOST"), "cos", shifted_sin(x, 0.5))
