@@ -8,7 +8,7 @@
  * The headers, each of which uses those above it:
  *     vec.h          vectors and masks of the instruction set; transposes
  *     gemm.h         the matrix product
- *     programs.h     expressions block by block, on elementary.h: exp, tanh, log, sin
+ *     programs.h     expressions block by block, on formulas.h and elementary.h: exp, log, sin
  *     activations.h  activations and derivatives
  *     losses.h       losses of a tile of rows
  *     network.h      a tile through all layers, forward and backward; the buffers of a call
