@@ -35,6 +35,10 @@ typedef struct {
 /* The leading dimension of a block with so many columns. */
 INLINE idx leading(idx columns) { return columns == 1 ? 1 : round_up(columns); }
 
+/* How many numbers the rows of a block are as one long row: gaps between them are shorter than a
+ * vector and hold harmless numbers. */
+INLINE idx size_of(idx rows, idx columns, block A) { return (rows - 1) * A.ld + columns; }
+
 /* The rows of a tile, for n rows in all. */
 INLINE idx tile_rows(const fb_plan *plan, idx n)
 {
@@ -209,8 +213,7 @@ static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, cons
         gemm(rows, n_out, n_in, X, ldx, 1, (factor){W, n_out, 0}, out.p, out.ld, e, pack);
     }
     if (rectified || (act->kind == FB_LINEAR && !Z.p)) return;
-    /* Gaps between rows are shorter than a vector and hold harmless numbers: one long row. */
-    idx size = (rows - 1) * out.ld + n_out;
+    idx size = size_of(rows, n_out, out);
     if (slopes) user_values_and_slopes(act->user, size, Z.p, Y.p);
     else act_apply(act, 0, size, out.p, Y.p);
 }
@@ -290,16 +293,6 @@ static void transpose_weights(const fb_plan *plan, const real *params, int first
     }
 }
 
-/* out = a ∘ b for blocks of the same shape and leading dimension, gaps included. */
-static void multiply(idx rows, idx columns, block a, block b, block out)
-{
-    idx n = (rows - 1) * a.ld + columns;
-    for (idx i = 0; i < n; i += VL) {
-        mask m = first_lanes(n - i);
-        store_first(out.p + i, m, load_first(a.p + i, m) * load_first(b.p + i, m));
-    }
-}
-
 /* Y, A and where it has memory Z of all layers, for a tile X (rows, n_in). */
 static void tile_forward(const fb_plan *plan, const buffers *B, const real *params, idx rows,
                          const real *X)
@@ -311,7 +304,8 @@ static void tile_forward(const fb_plan *plan, const buffers *B, const real *para
         const real *b = layer->b < 0 ? NULL : params + layer->b;
         layer_forward(rows, layer->n_in, layer->n_out, &layer->act, X, ldx, params + layer->w, b,
                       B->Y[l], B->Z[l], has_slopes(B, &layer->act), B->pack);
-        if (factors && factors[l].p) multiply(rows, layer->n_out, B->Y[l], factors[l], B->A[l]);
+        if (factors && factors[l].p)
+            multiply(size_of(rows, layer->n_out, B->Y[l]), B->Y[l].p, factors[l].p, B->A[l].p);
         X = B->A[l].p, ldx = B->A[l].ld;
     }
 }
@@ -364,7 +358,7 @@ static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const
         const fb_layer *layer = plan->layers + l;
         idx n_in = layer->n_in, n_out = layer->n_out;
         block Y = B->Y[l], Z = B->Z[l];
-        if (factors && factors[l].p) multiply(rows, n_out, d, factors[l], d);
+        if (factors && factors[l].p) multiply(size_of(rows, n_out, d), d.p, factors[l].p, d.p);
         act_backward(backward_act(B, layer), rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p,
                      d.ld);
         const real *input = l ? B->A[l - 1].p : X;

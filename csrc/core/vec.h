@@ -366,6 +366,51 @@ INLINE void hsum4(const vec *s, real *sums)
     }
 }
 
+/* Arrays of n numbers. */
+
+/* to = from; it has room for whole vectors. */
+INLINE void copy_row(idx n, const real *from, real *to)
+{
+    for (idx i = 0; i < n; i += VL) store(to + i, load_first(from + i, first_lanes(n - i)));
+}
+
+/* out = a ∘ b */
+INLINE void multiply(idx n, const real *a, const real *b, real *out)
+{
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(out + i, m, load_first(a + i, m) * load_first(b + i, m));
+    }
+}
+
+/* y += factor · x */
+INLINE void add_multiple(idx n, real factor, const real *x, real *y)
+{
+    vec f = splat(factor);
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(y + i, m, load_first(y + i, m) + f * load_first(x + i, m));
+    }
+}
+
+INLINE real dot(idx n, const real *x, const real *y)
+{
+    vec sum = {0};
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        sum += load_first(x + i, m) * load_first(y + i, m);
+    }
+    return hsum(sum);
+}
+
+/* Whether all x are finite: x·0 is 0 for finite x, else NaN. */
+static int is_finite(idx n, const real *x)
+{
+    vec sum = {0};
+    for (idx i = 0; i < n; i += VL) sum += load_first(x + i, first_lanes(n - i)) * 0;
+    return hsum(sum) == 0;
+}
+
 /* Flushing of subnormal numbers to zero. The state of a converging optimizer becomes subnormal, and
  * each operation on such a number costs about a hundred cycles. A training call switches flushing
  * on and restores the mode before it returns. */
