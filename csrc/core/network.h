@@ -15,7 +15,7 @@ typedef struct {
 
 typedef struct {
     real *pack; /* PACK_SIZE numbers, for gemm() */
-    real *scratch; /* outputs and targets of VL rows, for losses */
+    real *scratch; /* outputs, targets and, in a direction, U of VL rows, for losses */
     block *Y, *Z; /* per layer (rows, ld); Z only where the backward pass reads it */
     int slopes; /* whether act'(Z) takes the place of Z where one program gives it with Y */
     block *A; /* per layer: the input of the next layer, which is Y, or Y times dropout's factors */
@@ -137,7 +137,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     B->slopes = forward && backward && !direction;
     B->Wt = carve(&end, (size_t)(2 * L) * sizeof(factor)), B->Vt = B->Wt + L;
     B->pack = CARVE(PACK_SIZE);
-    B->scratch = CARVE(2 * VL * plan->layers[L - 1].n_out);
+    B->scratch = CARVE((direction ? 3 : 2) * VL * plan->layers[L - 1].n_out);
     for (idx l = 0; l < L; l++) {
         const fb_layer *layer = plan->layers + l;
         idx ld = leading(layer->n_out);
@@ -199,7 +199,7 @@ INLINE const fb_act *backward_act(const buffers *B, const fb_layer *layer)
 
 /* One layer: Y = act(XW + b), and Z = XW + b unless Z.p is null, or with `slopes` act'(XW + b). X
  * (rows, ldx), W (n_in, n_out), b (n_out) or null. */
-static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
+INLINE void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
                           const real *W, const real *b, block Y, block Z, int slopes, real *pack)
 {
     int rectified = !Z.p && (act->kind == FB_RELU || act->kind == FB_RELU_Z);
@@ -374,22 +374,6 @@ static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const
     }
 }
 
-static int forward(fb_plan *plan, const void *params, idx n, const void *X_, void *Y_)
-{
-    const real *X = X_;
-    real *Y = Y_;
-    idx most = tile_rows(plan, n), n_in = plan->layers[0].n_in;
-    idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out;
-    buffers B;
-    if (!take_buffers(&B, plan, (needs){FOR_FORWARD, most, 0, 0})) return FB_NO_MEMORY;
-    for (idx i = 0; i < n; i += most) {
-        B.Y[last] = (block){Y + i * n_out, n_out}; /* the result itself, without gaps */
-        tile_forward(plan, &B, params, n - i < most ? n - i : most, X + i * n_in);
-    }
-    give_buffers(&B, plan);
-    return FB_DONE;
-}
-
 /* Point the layers' Y and Z to rows i.. of the tape. */
 static void use_tape(const fb_plan *plan, buffers *B, real *tape, idx n, idx i)
 {
@@ -401,18 +385,30 @@ static void use_tape(const fb_plan *plan, buffers *B, real *tape, idx n, idx i)
     }
 }
 
-static int forward_tape(fb_plan *plan, const void *params, idx n, const void *X_, void *tape)
+/* Y (n, n_out) = the outputs or, if it is null, those of all layers to the tape. */
+static int forward_to(fb_plan *plan, const real *params, idx n, const real *X, real *Y, real *tape)
 {
-    const real *X = X_;
     idx most = tile_rows(plan, n), n_in = plan->layers[0].n_in;
+    idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out;
     buffers B;
-    if (!take_buffers(&B, plan, (needs){0, most, 0, 0})) return FB_NO_MEMORY;
+    if (!take_buffers(&B, plan, (needs){Y ? FOR_FORWARD : 0, most, 0, 0})) return FB_NO_MEMORY;
     for (idx i = 0; i < n; i += most) {
-        use_tape(plan, &B, tape, n, i);
+        if (Y) B.Y[last] = (block){Y + i * n_out, n_out}; /* the result itself, without gaps */
+        else use_tape(plan, &B, tape, n, i);
         tile_forward(plan, &B, params, n - i < most ? n - i : most, X + i * n_in);
     }
     give_buffers(&B, plan);
     return FB_DONE;
+}
+
+static int forward(fb_plan *plan, const void *params, idx n, const void *X, void *Y)
+{
+    return forward_to(plan, params, n, X, Y, NULL);
+}
+
+static int forward_tape(fb_plan *plan, const void *params, idx n, const void *X, void *tape)
+{
+    return forward_to(plan, params, n, X, NULL, tape);
 }
 
 static int backward(fb_plan *plan, const void *params, idx n, const void *X_, const void *tape,

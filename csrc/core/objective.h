@@ -230,7 +230,7 @@ static rows_of_data take_rows(const row_sum *s, const buffers *B, idx first, idx
 
 /* Σ w ℓ of a tile whose outputs are in B->Y. Unless D is null, it also writes D (rows, ld) = dL/dY,
  * or with a direction U (rows, ld) the product scale·w·ℓ''·U. */
-static double tile_objective(const row_sum *s, const buffers *B, rows_of_data data, idx rows,
+INLINE double tile_objective(const row_sum *s, const buffers *B, rows_of_data data, idx rows,
                              const real *U, real *D)
 {
     idx last = s->plan->n_layers - 1, n_out = s->plan->layers[last].n_out, ld = B->Y[last].ld;
