@@ -133,13 +133,14 @@ static void pick_outputs(idx rows, idx n_out, const real *factors, block d)
 INLINE idx delta_tile(idx n_out) { return n_out < FB_DELTA_ROWS ? FB_DELTA_ROWS / n_out : 1; }
 
 typedef struct {
-    row_sum sum; /* over all rows, of nothing */
-    idx each;
+    row_sum sum; /* of nothing */
+    idx each; /* rows of J for a row of data */
     int of_losses, free_only; /* whether rows of J are gradients of losses or of outputs */
     real *J, *dX; /* the derivatives to the parameters and to the inputs, or null */
 } jacobian_call;
 
-static double jacobian_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *none, int add)
+static double jacobian_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *none,
+                            int add)
 {
     const jacobian_call *c = (const jacobian_call *)(const void *)s;
     const fb_plan *plan = s->plan;
@@ -155,17 +156,20 @@ static double jacobian_tile(const row_sum *s, const buffers *B, idx i, idx rows,
     return 0;
 }
 
-static int run_jacobian(jacobian_call call, idx threads)
+static int run_jacobian(fb_plan *plan, const fb_problem *problem, const real *params, idx threads,
+                        int of_losses, int free_only, real *J, real *dX)
 {
-    row_sum *s = &call.sum;
-    s->tile = delta_tile(call.each);
-    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, s->tile, s->tile * call.each,
-                  size_of_spare(s->plan)};
+    idx each = of_losses ? 1 : plan->layers[plan->n_layers - 1].n_out, tile = delta_tile(each);
+    row_sum sum = sum_over(plan, problem, params, jacobian_tile, NULL);
+    jacobian_call call = {sum, each, of_losses, free_only, J, dX};
+    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, tile, tile * each,
+                  size_of_spare(plan)};
     buffers crew[FB_MOST_PARTS];
-    if (!begin_sum(s, crew, useful_workers(s->n, threads), need)) return FB_NO_MEMORY;
-    transpose_weights(s->plan, s->params, call.dX != NULL, crew->Wt);
-    sum_parts(s);
-    end_sum(s);
+    call.sum.tile = tile;
+    if (!begin_sum(&call.sum, crew, useful_workers(sum.n, threads), need)) return FB_NO_MEMORY;
+    transpose_weights(plan, params, dX != NULL, crew->Wt);
+    sum_parts(&call.sum);
+    end_sum(&call.sum);
     return FB_DONE;
 }
 
@@ -175,23 +179,18 @@ static int jacobian(fb_plan *plan, const void *params, idx n, const void *X, idx
                     int free_only, void *J)
 {
     fb_problem data = {.X = X, .n = n};
-    row_sum sum = sum_over(plan, &data, params, jacobian_tile, NULL);
-    idx each = plan->layers[plan->n_layers - 1].n_out;
-    return run_jacobian((jacobian_call){sum, each, 0, free_only, J, NULL}, threads);
+    return run_jacobian(plan, &data, params, threads, 0, free_only, J, NULL);
 }
 
 static int input_jacobian(fb_plan *plan, const void *params, idx n, const void *X, void *dX)
 {
     fb_problem data = {.X = X, .n = n};
-    row_sum sum = sum_over(plan, &data, params, jacobian_tile, NULL);
-    idx each = plan->layers[plan->n_layers - 1].n_out;
-    return run_jacobian((jacobian_call){sum, each, 0, 0, NULL, dX}, 1);
+    return run_jacobian(plan, &data, params, 1, 0, 0, NULL, dX);
 }
 
 static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows)
 {
-    row_sum sum = sum_over(plan, problem, params, jacobian_tile, NULL);
-    return run_jacobian((jacobian_call){sum, 1, 1, 0, rows, NULL}, 1);
+    return run_jacobian(plan, problem, params, 1, 1, 0, rows, NULL);
 }
 
 /* The normal equations. A worker writes a block of rows of J to its B->extra and adds their JᵀJ to
@@ -207,11 +206,11 @@ INLINE idx whole_columns(idx n) { return n / VL * VL; }
 typedef struct {
     row_sum sum; /* of squares; its vector is JᵀJ, or Jᵀr in jtr_at.h */
     fb_rho rho;
-    idx tile; /* rows of data that pass through the layers together; in a tile of the sum are as many
-                 as fill a block of J */
+    idx tile; /* rows of data that pass through the layers together; those of a tile of the sum fill
+                 a block of J */
     idx lowest; /* the first layer with free parameters */
     const real *moved; /* for jtr_at.h */
-    const outputs *at_params; /* the layers' outputs at params, or null */
+    const fb_outputs *at_params; /* the layers' outputs at params, or null */
 } squares_call;
 
 /* scale²·rho(z) with z = (r/scale)², and *slope = rho'(z). */
@@ -293,7 +292,8 @@ static void add_normal(idx n, idx rows, block J, real *normal, int add, real *pa
 INLINE idx leading_of_normal(idx n) { return (n / VL + 1) / 2 * 2 * VL + VL; }
 
 /* The sum of squares of a tile, and JᵀJ as far as add_normal() computes it. */
-static double normal_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *normal, int add)
+static double normal_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *normal,
+                          int add)
 {
     const squares_call *c = (const squares_call *)(const void *)s;
     const fb_plan *plan = s->plan;
@@ -348,10 +348,11 @@ static idx first_free_layer(const fb_plan *plan)
     return l;
 }
 
-/* normal_equations() with the layers' outputs at params: it reads them from `at_params` if they are
- * recorded there, else records them. Null: it computes them. */
-static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *params, idx threads,
-                       fb_rho rho, outputs *at_params, void *normal, double *sum)
+/* The public function. The layers' outputs at params are read from `at_params` if they are recorded
+ * there, else recorded. Null: they are computed. */
+static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
+                            idx threads, fb_rho rho, fb_outputs *at_params, void *normal,
+                            double *sum)
 {
     idx n_out = plan->layers[plan->n_layers - 1].n_out, deltas = delta_tile(n_out) * n_out;
     squares_call call = {.sum = sum_over(plan, problem, params, normal_tile, normal),
@@ -378,11 +379,4 @@ static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *par
     end_sum(s);
     if (at_params) at_params->recorded = 1;
     return FB_DONE;
-}
-
-/* The public function. */
-static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
-                            idx threads, fb_rho rho, void *normal, double *sum)
-{
-    return normal_sums(plan, problem, params, threads, rho, NULL, normal, sum);
 }

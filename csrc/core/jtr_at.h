@@ -10,7 +10,8 @@
 
 /* The deltas D r(params + step) of a tile. `Y` holds the outputs at params, from which D comes,
  * `there` those at params + step; the deltas take their place. */
-static void weigh_residuals(const squares_call *c, block Y, idx rows, rows_of_data data, block there)
+static void weigh_residuals(const squares_call *c, block Y, idx rows, rows_of_data data,
+                            block there)
 {
     idx n_out = c->sum.plan->layers[c->sum.plan->n_layers - 1].n_out;
     for (idx i = 0; i < rows; i++) {
@@ -45,10 +46,10 @@ static void select_free(idx n_params, const uint8_t *free, const real *from, rea
         if (!free || free[i]) *to++ = from[i];
 }
 
-/* jtr_at() with the layers' outputs at params: it reads them from `at_params` if they are recorded
- * there, else records them. Null: it computes them. */
-static int jtr_sum(fb_plan *plan, const fb_problem *problem, const void *params,
-                   const void *moved, idx threads, fb_rho rho, outputs *at_params, void *result)
+/* The public function: params and moved (n_params), result (n_free); `at_params` as for
+ * normal_equations(). */
+static int jtr_at(fb_plan *plan, const fb_problem *problem, const void *params, const void *moved,
+                  idx threads, fb_rho rho, fb_outputs *at_params, void *result)
 {
     squares_call call = {.sum = sum_over(plan, problem, params, jtr_tile, NULL),
                          .rho = rho,
@@ -65,11 +66,4 @@ static int jtr_sum(fb_plan *plan, const fb_problem *problem, const void *params,
     end_sum(s);
     if (at_params) at_params->recorded = 1;
     return FB_DONE;
-}
-
-/* The public function: params and moved (n_params), result (n_free). */
-static int jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
-                  const void *moved, idx threads, fb_rho rho, void *result)
-{
-    return jtr_sum(plan, problem, params, moved, threads, rho, NULL, result);
 }

@@ -140,8 +140,8 @@ ELEMENTWISE(poisson_loss, vexp(y) - t * y, vexp(y) - t, vexp(y) * u)
  * VL rows from row `first` on, one in each lane; y, t, u and d are lane-major. Returns w ℓ by rows.
  * Unless d is null, d = dL/dY, or with u the product of the Hessian with it, Σt · p ∘ (u - p·u) for
  * p = softmax(y); d may be y. */
-INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const real *y, const real *t,
-                            idx ldt, const real *u, real *d, idx ld)
+INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const real *y,
+                            const real *t, idx ldt, const real *u, real *d, idx ld)
 {
     idx n = tile->n_out;
     mask m = first_lanes(rows);

@@ -312,11 +312,11 @@ static void tile_forward(const fb_plan *plan, const buffers *B, const real *para
 
 /* The outputs of all layers for all rows of a problem, from one sum over the rows to the next. For
  * one worker only: a tile writes past its last row, and the next tile overwrites that. */
-typedef struct {
+struct fb_outputs {
     block *table; /* per layer: Y of the present tile */
     real *Y; /* per layer (n, leading(n_out)) and a vector; null if they are not to be recorded */
     int recorded; /* whether Y holds the outputs */
-} outputs;
+};
 
 INLINE idx size_of_outputs(const fb_plan *plan, idx n)
 {
@@ -328,7 +328,7 @@ INLINE idx size_of_outputs(const fb_plan *plan, idx n)
 
 /* The outputs of rows i.. of n, computed unless they are recorded. Returns B with Y, of which the
  * caller reads them. */
-static buffers recorded_forward(const fb_plan *plan, const buffers *B, const outputs *record,
+static buffers recorded_forward(const fb_plan *plan, const buffers *B, const fb_outputs *record,
                                 idx n, idx i, const real *params, idx rows, const real *X)
 {
     buffers K = *B;

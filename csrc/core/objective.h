@@ -80,9 +80,8 @@ static idx slots_for(idx n, idx workers, idx size)
     return fitting < workers ? workers : fitting < count ? fitting : count;
 }
 
-/* A sum over rows of the stored data or of a batch: of numbers, as the losses are, and of vectors, as
- * their gradients are. A call that needs more than this has it in a struct that begins with a
- * row_sum. */
+/* A sum over rows of the stored data or of a batch: of numbers, as losses are, and of vectors, as
+ * gradients are. A call that needs more has it in a struct that begins with a row_sum. */
 typedef struct row_sum row_sum;
 
 /* The number of a tile: rows i.. of the sum. Its vector is set or (`add`) added to `result`, or to

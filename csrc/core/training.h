@@ -13,14 +13,6 @@ typedef struct {
     double powers[2]; /* of Adam's β1 and β2, for the step before */
 } training;
 
-/* to (n) = from */
-INLINE void copy(idx n, const real *from, real *to)
-{
-    idx i = 0;
-    for (; i + VL <= n; i += VL) store(to + i, load(from + i));
-    if (i < n) store_first(to + i, first_lanes(n - i), load_first(from + i, first_lanes(n - i)));
-}
-
 /* A step. */
 
 /* Set the gradient of parameters that are not free to 0. */
@@ -104,7 +96,7 @@ static int end_of_epoch(training *t, double mean, double *validated)
     real *good = run->good, *start = good + n_params;
     if (!is_finite(n_params, t->params)) return FB_NON_FINITE_PARAMETERS;
     if (mean <= FB_GROWTH_LIMIT * run->monitor[FB_FIRST_OBJECTIVE]) {
-        copy(n_params, start, good);
+        memcpy(good, start, (size_t)n_params * sizeof(real));
         run->monitor[FB_EPOCHS_GROWN] = 0;
     } else if (++run->monitor[FB_EPOCHS_GROWN] >= FB_GROWTH_EPOCHS) {
         return FB_GROWN;
@@ -133,6 +125,7 @@ static int run_steps(training *t)
     idx n = (idx)problem->n, batch = (idx)run->batch_size;
     int64_t per_epoch = (n + batch - 1) / batch, j = run->step % per_epoch;
     int full = n <= batch && n <= sum->tile; /* whether one tile is all there is */
+    size_t bytes = (size_t)plan->n_params * sizeof(real);
     double *losses = run->losses, *validated = run->validated;
     sum->order = run->order;
     for (int64_t k = 0; k < run->n_steps; k++) {
@@ -142,7 +135,7 @@ static int run_steps(training *t)
         sum->scale = problem->scale * (run->averaged ? (double)n / (double)rows : 1);
         sum->dropout = plan->drops ? &key : NULL;
         if (j == 0)
-            copy(plan->n_params, t->params, (real *)run->good + plan->n_params);
+            memcpy((real *)run->good + plan->n_params, t->params, bytes);
         double value = objective(sum);
         *losses += value;
         sum->resident = sum->lane_major && full && !run->order && !run->validation;

@@ -51,7 +51,7 @@ INLINE void store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
 /* Masks, choice, maximum and minimum. vmax(a, b) and vmin(a, b) are b where either is NaN;
  * fill_after(v, m, rest) has the lanes of v that m selects, and those of rest after them;
- * if_greater(a, b, yes, no) is yes where a > b, else no; hsum and hmax reduce the lanes. */
+ * if_greater(a, b, yes, no) is yes where a > b, else no; hsum adds up the lanes. */
 #if FB_ISA == 2
 
 #define HAVE_MASKS 1
@@ -70,7 +70,6 @@ INLINE void store_first(real *p, mask m, vec v) { OP(mask_storeu)(p, m, v); }
 INLINE vec fill_after(vec v, mask m, vec rest) { return OP(mask_blend)(m, rest, v); }
 #define CHOOSE(a, how, b, yes, no) OP(mask_blend)(COMPARE(a, b, how), no, yes)
 INLINE real hsum(vec v) { return OP(reduce_add)(v); }
-INLINE real hmax(vec v) { return OP(reduce_max)(v); }
 
 #elif FB_ISA == 1
 
@@ -153,14 +152,6 @@ INLINE real hsum(vec v)
     store(s, v);
     UNROLL for (int width = VL / 2; width; width /= 2)
         UNROLL for (int i = 0; i < width; i++) s[i] += s[i + width];
-    return s[0];
-}
-INLINE real hmax(vec v)
-{
-    real s[VL];
-    store(s, v);
-    UNROLL for (int width = VL / 2; width; width /= 2)
-        UNROLL for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
     return s[0];
 }
 #endif
