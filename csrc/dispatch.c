@@ -233,7 +233,8 @@ int fb_normal_equations(fb_plan *plan, const fb_problem *problem, const void *pa
                         int64_t threads, int64_t rho, double rho_scale, void *normal, double *sum)
 {
     fb_rho robust = {(int)rho, rho_scale};
-    return plan->table->normal_equations(plan, problem, params, (idx)threads, robust, normal, sum);
+    return plan->table->normal_equations(plan, problem, params, (idx)threads, robust, NULL, normal,
+                                         sum);
 }
 
 int fb_jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
@@ -241,7 +242,7 @@ int fb_jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
                        void *result)
 {
     fb_rho robust = {(int)rho, rho_scale};
-    return plan->table->jtr_at(plan, problem, params, moved, (idx)threads, robust, result);
+    return plan->table->jtr_at(plan, problem, params, moved, (idx)threads, robust, NULL, result);
 }
 
 int fb_descend(fb_plan *plan, const fb_problem *problem, fb_descent *descent)

@@ -3,34 +3,6 @@
  * A and U are (n, n). Only the entries of A on and above the diagonal are read; U overwrites them.
  */
 
-/* y += factor · x */
-INLINE void add_multiple(idx n, real factor, const real *x, real *y)
-{
-    vec f = splat(factor);
-    for (idx i = 0; i < n; i += VL) {
-        mask m = first_lanes(n - i);
-        store_first(y + i, m, load_first(y + i, m) + f * load_first(x + i, m));
-    }
-}
-
-INLINE void multiply_all(idx n, real factor, real *x)
-{
-    for (idx i = 0; i < n; i += VL) {
-        mask m = first_lanes(n - i);
-        store_first(x + i, m, load_first(x + i, m) * factor);
-    }
-}
-
-INLINE real dot(idx n, const real *x, const real *y)
-{
-    vec sum = {0};
-    for (idx i = 0; i < n; i += VL) {
-        mask m = first_lanes(n - i);
-        sum += load_first(x + i, m) * load_first(y + i, m);
-    }
-    return hsum(sum);
-}
-
 /* Factor rows first..last of A, from which the products of the rows of U above have been
  * subtracted. Returns 0 if a pivot is not positive and finite. */
 static int factor_rows(idx n, idx first, idx last, real *A)
@@ -38,7 +10,8 @@ static int factor_rows(idx n, idx first, idx last, real *A)
     for (idx k = first; k < last; k++) {
         real *row = A + k * n;
         if (!(row[k] > 0) || !isfinite(row[k])) return 0;
-        multiply_all(n - k, 1 / (real)sqrt((double)row[k]), row + k);
+        real root = (real)sqrt((double)row[k]);
+        for (idx i = k; i < n; i++) row[i] *= 1 / root;
         for (idx i = k + 1; i < last; i++) add_multiple(n - i, -row[i], row + i, A + i * n + i);
     }
     return 1;

@@ -61,30 +61,37 @@ static int jvp(fb_plan *plan, const void *params, idx n, const void *X_, const v
 static void differentiate_deltas(const fb_layer *layer, idx rows, const buffers *B, idx l, block d,
                                  block Rd, int gauss_newton)
 {
-    idx n_out = layer->n_out, size = (rows - 1) * d.ld + n_out;
+    idx n_out = layer->n_out, size = size_of(rows, n_out, d);
     block Y = B->Y[l], Z = B->Z[l], RZ = B->RZ[l];
     act_backward(&layer->act, rows, n_out, Rd.p, Rd.ld, Y.p, Y.ld, Z.p, Z.ld, Rd.p, Rd.ld);
     if (gauss_newton) return;
-    multiply(rows, n_out, d, RZ, RZ);
+    multiply(size, d.p, RZ.p, RZ.p);
     act_backward(&layer->act, rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p, d.ld);
     act_apply(&layer->act, 2, size, Z.p, Z.p);
-    multiply(rows, n_out, RZ, Z, RZ);
-    add_slot(size, RZ.p, Rd.p);
+    multiply(size, RZ.p, Z.p, RZ.p);
+    add_multiple(size, 1, RZ.p, Rd.p);
 }
+
+typedef struct {
+    row_sum sum;
+    const real *v;
+    int gauss_newton;
+} hvp_call;
 
 /* product (n_params) (+)= the Hessian of a tile times v, or Gauss and Newton's matrix, which leaves
  * out all terms with dL/dY. */
-static void tile_hvp(const row_sum *s, const buffers *B, const real *v, int gauss_newton, idx rows,
-                     rows_of_data data, real *product, int add)
+static double hvp_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *product, int add)
 {
+    const hvp_call *c = (const hvp_call *)(const void *)s;
     const fb_plan *plan = s->plan;
+    const int gauss_newton = c->gauss_newton;
+    rows_of_data data = stored_rows(plan, s->problem, i);
     idx last = plan->n_layers - 1;
     block d = B->delta[0], d_next = B->delta[1], Rd = B->delta[2], Rd_next = B->delta[3];
     d.ld = Rd.ld = leading(plan->layers[last].n_out);
-    tile_direction(plan, B, s->params, v, rows, data.X);
-    tile_objective(plan, B, s->problem, data, rows, s->scale, B->RY[last].p, Rd.p);
-    if (!gauss_newton)
-        tile_objective(plan, B, s->problem, data, rows, s->scale, NULL, d.p);
+    tile_direction(plan, B, s->params, c->v, rows, data.X);
+    tile_objective(s, B, data, rows, B->RY[last].p, Rd.p);
+    if (!gauss_newton) tile_objective(s, B, data, rows, NULL, d.p);
     for (idx l = last; l >= 0; l--) {
         const fb_layer *layer = plan->layers + l;
         idx n_in = layer->n_in, n_out = layer->n_out;
@@ -105,51 +112,20 @@ static void tile_hvp(const row_sum *s, const buffers *B, const real *v, int gaus
         d = d_next, Rd = Rd_next;
         d_next = swap, Rd_next = R_swap;
     }
-}
-
-typedef struct {
-    row_sum sum; /* first, so that merge_part() adds up the parts as those of a gradient */
-    const real *v;
-    int gauss_newton;
-} hvp_call;
-
-static void hvp_part(void *context, idx worker, idx part)
-{
-    const hvp_call *c = context;
-    const row_sum *s = &c->sum;
-    range rows = part_of(s->n, part);
-    buffers B = worker_buffers(s->crew, worker);
-    real *product = part ? slot_of(s, part) : s->grad;
-    for (idx i = rows.start; i < rows.stop; i += s->tile) {
-        idx count = rows.stop - i < s->tile ? rows.stop - i : s->tile;
-        tile_hvp(s, &B, c->v, c->gauss_newton, count, stored_rows(s->plan, s->problem, i), product,
-                 i > rows.start);
-    }
+    return 0;
 }
 
 static int hvp(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
                int gauss_newton, void *product)
 {
-    idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
-    idx n_slots = slots_for(n, 1, size);
-    buffers B;
+    hvp_call call = {sum_over(plan, problem, params, hvp_tile, product), v, gauss_newton};
+    row_sum *s = &call.sum;
     int what = FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_DIRECTION;
-    if (!take_buffers(&B, plan, (needs){what, tile, tile, n_slots * size})) return FB_NO_MEMORY;
+    buffers B;
+    if (!begin_sum(s, &B, 1, (needs){what, s->tile, s->tile, 0})) return FB_NO_MEMORY;
     transpose_weights(plan, params, 0, B.Wt);
     if (!gauss_newton) transpose_weights(plan, v, 0, B.Vt);
-    hvp_call call = {.sum = {.plan = plan,
-                             .problem = problem,
-                             .params = params,
-                             .crew = &B,
-                             .n = n,
-                             .tile = tile,
-                             .scale = problem->scale,
-                             .grad = product,
-                             .slots = B.extra,
-                             .n_slots = n_slots},
-                     .v = v,
-                     .gauss_newton = gauss_newton};
-    fb_team_run(NULL, &(fb_work){hvp_part, merge_part, &call, partition(n).count, 1});
-    give_buffers(&B, plan);
+    sum_parts(s);
+    end_sum(s);
     return FB_DONE;
 }

@@ -36,11 +36,7 @@ static double subtract_data(const fb_curve *curve, const real *factors, real *r)
 static void scale_rows(idx n, idx i, idx rows, const real *factors, real *J, idx ld)
 {
     for (idx j = 0; factors && j < n; j++)
-        for (idx k = i; k < i + rows; k += VL) {
-            mask m = first_lanes(i + rows - k);
-            real *at = J + j * ld + k;
-            store_first(at, m, load_first(at, m) * load_first(factors + k, m));
-        }
+        multiply(rows, J + j * ld + i, factors + i, J + j * ld + i);
 }
 
 /* The outputs (n_outputs, ld) of the program that is ready to run, for `rows` rows from i on. */
@@ -94,22 +90,9 @@ static double curve_sum(curve_search *s, const real *params)
 /* normal (n + 1, n) += the products of `rows` rows of J (n + 1, ld), on and below the diagonal. */
 static void add_products(idx n, idx rows, const real *J, idx ld, real *normal)
 {
-    for (idx a = 0; a <= n; a++) {
-        idx last = a < n ? a : n - 1;
-        for (idx b = 0; b <= last; b += 4) {
-            vec sums[4] = {{0}};
-            const real *columns[4];
-            real totals[4];
-            UNROLL for (int k = 0; k < 4; k++)
-                columns[k] = J + (b + k < last ? b + k : last) * ld;
-            for (idx i = 0; i < rows; i += VL) {
-                vec x = load(J + a * ld + i);
-                UNROLL for (int k = 0; k < 4; k++) sums[k] += x * load(columns[k] + i);
-            }
-            hsum4(sums, totals);
-            for (idx k = 0; k < 4 && b + k <= last; k++) normal[a * n + b + k] += totals[k];
-        }
-    }
+    epilogue add = {NULL, (real)-INFINITY, 1, 0};
+    for (idx a = 0; a <= n; a++, normal += n)
+        row_dots(a < n ? a + 1 : n, rows, J, ld, J + a * ld, normal, add);
 }
 
 /* The residuals at the trial are those of its sum of squares: computed together with J they would

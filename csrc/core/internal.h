@@ -89,6 +89,7 @@ typedef struct {
     double scale;
 } fb_rho;
 
+typedef struct fb_outputs fb_outputs; /* of all layers, in network.h; null for none */
 typedef struct fb_table fb_table; /* the functions of an instruction set and dtype */
 
 struct fb_plan {
@@ -139,9 +140,10 @@ struct fb_table {
     int (*hvp)(fb_plan *plan, const fb_problem *problem, const void *params, const void *v,
                int gauss_newton, void *product);
     int (*normal_equations)(fb_plan *plan, const fb_problem *problem, const void *params,
-                            idx threads, fb_rho rho, void *normal, double *sum);
-    int (*jtr_at)(fb_plan *plan, const fb_problem *problem, const void *params,
-                           const void *moved, idx threads, fb_rho rho, void *result);
+                            idx threads, fb_rho rho, fb_outputs *at_params, void *normal,
+                            double *sum);
+    int (*jtr_at)(fb_plan *plan, const fb_problem *problem, const void *params, const void *moved,
+                  idx threads, fb_rho rho, fb_outputs *at_params, void *result);
     int (*descend)(fb_plan *plan, const fb_problem *problem, fb_descent *descent); /* f64 only */
     int (*fit_curve)(fb_pool *pool, const fb_curve *curve, fb_descent *descent); /* f64 only */
     void (*curve_residuals)(const fb_curve *curve, const void *params, void *r, void *J);

@@ -133,51 +133,43 @@ static void pick_outputs(idx rows, idx n_out, const real *factors, block d)
 INLINE idx delta_tile(idx n_out) { return n_out < FB_DELTA_ROWS ? FB_DELTA_ROWS / n_out : 1; }
 
 typedef struct {
-    const fb_plan *plan;
-    const real *params, *X;
-    idx n, n_out, tile;
-    int free_only;
-    real *J, *dX; /* Jacobian to the parameters and to the inputs; one of them is null */
-    const buffers *crew;
+    row_sum sum; /* of nothing */
+    idx each; /* rows of J for a row of data */
+    int of_losses, free_only; /* whether rows of J are gradients of losses or of outputs */
+    real *J, *dX; /* the derivatives to the parameters and to the inputs, or null */
 } jacobian_call;
 
-static void jacobian_part(void *context, idx worker, idx part)
+static double jacobian_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *none,
+                            int add)
 {
-    const jacobian_call *c = context;
-    const fb_plan *plan = c->plan;
-    idx columns = c->free_only ? plan->n_free : plan->n_params, n_in = plan->layers[0].n_in;
-    idx n_out = c->n_out;
-    range all = part_of(c->n, part);
-    buffers B = worker_buffers(c->crew, worker);
-    for (idx i = all.start; i < all.stop; i += c->tile) {
-        idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
-        const real *X = c->X + i * n_in;
-        tile_forward(plan, &B, c->params, rows, X);
-        pick_outputs(rows, n_out, NULL, B.D[plan->n_layers - 1]);
-        pull_deltas(plan, &B, rows, n_out, 0, c->dX ? c->dX + i * n_out * n_in : NULL);
-        if (!c->J) continue;
-        block J = {c->J + i * n_out * columns, columns};
-        fill_rows(plan, &B, rows, n_out, X, c->free_only, J, B.extra);
-    }
+    const jacobian_call *c = (const jacobian_call *)(const void *)s;
+    const fb_plan *plan = s->plan;
+    idx columns = c->free_only ? plan->n_free : plan->n_params, each = c->each, row = i * each;
+    rows_of_data data = stored_rows(plan, s->problem, i);
+    block D = B->D[plan->n_layers - 1], J = {c->J + row * columns, columns};
+    (void)none, (void)add;
+    tile_forward(plan, B, s->params, rows, data.X);
+    if (c->of_losses) tile_objective(s, B, data, rows, NULL, D.p);
+    else pick_outputs(rows, each, NULL, D);
+    pull_deltas(plan, B, rows, each, 0, c->dX ? c->dX + row * plan->layers[0].n_in : NULL);
+    if (c->J) fill_rows(plan, B, rows, each, data.X, c->free_only, J, B->extra);
+    return 0;
 }
 
-static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, idx threads,
-                     int free_only, void *J, void *dX)
+static int run_jacobian(fb_plan *plan, const fb_problem *problem, const real *params, idx threads,
+                        int of_losses, int free_only, real *J, real *dX)
 {
-    idx n_out = plan->layers[plan->n_layers - 1].n_out, tile = delta_tile(n_out);
-    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_ROWS, tile, tile * n_out, size_of_spare(plan)};
-    needs first = others;
-    first.what |= FOR_WEIGHTS;
+    idx each = of_losses ? 1 : plan->layers[plan->n_layers - 1].n_out, tile = delta_tile(each);
+    row_sum sum = sum_over(plan, problem, params, jacobian_tile, NULL);
+    jacobian_call call = {sum, each, of_losses, free_only, J, dX};
+    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, tile, tile * each,
+                  size_of_spare(plan)};
     buffers crew[FB_MOST_PARTS];
-    idx workers = take_crew(crew, plan, useful_workers(n, threads), first, others);
-    if (!workers) return FB_NO_MEMORY;
+    call.sum.tile = tile;
+    if (!begin_sum(&call.sum, crew, useful_workers(sum.n, threads), need)) return FB_NO_MEMORY;
     transpose_weights(plan, params, dX != NULL, crew->Wt);
-    jacobian_call call = {plan, params, X, n, n_out, tile, free_only, J, dX, crew};
-    idx count = partition(n).count;
-    fb_team *team = fb_team_new(workers);
-    fb_team_run(team, &(fb_work){jacobian_part, NULL, &call, count, count});
-    fb_team_free(team);
-    give_crew(crew, plan, workers);
+    sum_parts(&call.sum);
+    end_sum(&call.sum);
     return FB_DONE;
 }
 
@@ -186,34 +178,19 @@ static int jacobians(fb_plan *plan, const void *params, idx n, const void *X, id
 static int jacobian(fb_plan *plan, const void *params, idx n, const void *X, idx threads,
                     int free_only, void *J)
 {
-    return jacobians(plan, params, n, X, threads, free_only, J, NULL);
+    fb_problem data = {.X = X, .n = n};
+    return run_jacobian(plan, &data, params, threads, 0, free_only, J, NULL);
 }
 
-static int input_jacobian(fb_plan *plan, const void *params, idx n, const void *X, void *J)
+static int input_jacobian(fb_plan *plan, const void *params, idx n, const void *X, void *dX)
 {
-    return jacobians(plan, params, n, X, 1, 0, NULL, J);
+    fb_problem data = {.X = X, .n = n};
+    return run_jacobian(plan, &data, params, 1, 0, 0, NULL, dX);
 }
 
-static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows_)
+static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *params, void *rows)
 {
-    real *rows = rows_;
-    idx n = (idx)problem->n, n_params = plan->n_params;
-    buffers B;
-    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, FB_DELTA_ROWS, FB_DELTA_ROWS,
-                  size_of_spare(plan)};
-    if (!take_buffers(&B, plan, need)) return FB_NO_MEMORY;
-    transpose_weights(plan, params, 0, B.Wt);
-    for (idx i = 0; i < n; i += FB_DELTA_ROWS) {
-        idx count = n - i < FB_DELTA_ROWS ? n - i : FB_DELTA_ROWS;
-        rows_of_data data = stored_rows(plan, problem, i);
-        tile_forward(plan, &B, params, count, data.X);
-        tile_objective(plan, &B, problem, data, count, problem->scale, NULL,
-                       B.D[plan->n_layers - 1].p);
-        pull_deltas(plan, &B, count, 1, 0, NULL);
-        fill_rows(plan, &B, count, 1, data.X, 0, (block){rows + i * n_params, n_params}, B.extra);
-    }
-    give_buffers(&B, plan);
-    return FB_DONE;
+    return run_jacobian(plan, problem, params, 1, 1, 0, rows, NULL);
 }
 
 /* The normal equations. A worker writes a block of rows of J to its B->extra and adds their JᵀJ to
@@ -227,20 +204,14 @@ static int row_gradients(fb_plan *plan, const fb_problem *problem, const void *p
 INLINE idx whole_columns(idx n) { return n / VL * VL; }
 
 typedef struct {
-    const fb_plan *plan;
-    const fb_problem *problem;
-    const real *params;
+    row_sum sum; /* of squares; its vector is JᵀJ, or Jᵀr in jtr_at.h */
     fb_rho rho;
-    idx tile; /* rows of data of a tile */
-    idx block_rows; /* rows of J of a block */
+    idx tile; /* rows of data that pass through the layers together; those of a tile of the sum fill
+                 a block of J */
     idx lowest; /* the first layer with free parameters */
-    real *normal; /* (n_free + 1, n_free); null if only the sum of squares is wanted */
-    real *slots; /* (n_slots, n_free + 1, n_free): the sums of parts, but of the first one */
-    idx n_slots;
-    double sums[FB_MOST_PARTS]; /* sums of squares of the parts */
-    const buffers *crew;
-    const outputs *at_params; /* the layers' outputs at params, or null */
-} normal_call;
+    const real *moved; /* for jtr_at.h */
+    const fb_outputs *at_params; /* the layers' outputs at params, or null */
+} squares_call;
 
 /* scale²·rho(z) with z = (r/scale)², and *slope = rho'(z). */
 INLINE double robust_square(fb_rho rho, double r, double *slope)
@@ -261,10 +232,10 @@ INLINE double robust_square(fb_rho rho, double r, double *slope)
 
 /* Σ w·scale²·rho of a tile whose outputs are Y. Unless it is null, roots (rows, n_out) =
  * sqrt(w·rho'), and r (rows, n_out) = the residuals times them. */
-static double sum_squares(const normal_call *c, block Y, idx rows, rows_of_data data, real *roots,
+static double sum_squares(const squares_call *c, block Y, idx rows, rows_of_data data, real *roots,
                           real *r)
 {
-    idx n_out = c->plan->layers[c->plan->n_layers - 1].n_out;
+    idx n_out = c->sum.plan->layers[c->sum.plan->n_layers - 1].n_out;
     double sum = 0;
     for (idx i = 0; i < rows; i++) {
         double w = data.weights ? (double)data.weights[i] : 1, slope;
@@ -281,10 +252,10 @@ static double sum_squares(const normal_call *c, block Y, idx rows, rows_of_data 
 
 /* The same sum, and J (rows·n_out, n_free + 1) = sqrt(D) times the rows of the Jacobian, with
  * sqrt(D)·r as the last column. */
-static double tile_normal(const normal_call *c, const buffers *B, idx rows, rows_of_data data,
-                          block J, real *spare)
+static double fill_block(const squares_call *c, const buffers *B, idx rows, rows_of_data data,
+                         block J, real *spare)
 {
-    const fb_plan *plan = c->plan;
+    const fb_plan *plan = c->sum.plan;
     idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out, n = plan->n_free;
     real *r = spare + size_of_spare(plan), *roots = r + rows * n_out;
     double sum = sum_squares(c, B->Y[last], rows, data, roots, r);
@@ -316,60 +287,43 @@ static void add_normal(idx n, idx rows, block J, real *normal, int add, real *pa
     add_product(whole, n + 1 - whole, 0, n, rows, J, normal, n, add, pack);
 }
 
-static real *normal_slot(const normal_call *c, idx part)
-{
-    idx n = c->plan->n_free;
-    return c->slots + part % c->n_slots * n * (n + 1);
-}
-
 /* The leading dimension of a block of J: an odd number of vectors, since rows whose distance is a
  * power of two share few sets of a cache. */
 INLINE idx leading_of_normal(idx n) { return (n / VL + 1) / 2 * 2 * VL + VL; }
 
-/* The work of one part: its sum of squares to c->sums, its JᵀJ to its slot (of part 0 to
- * c->normal). */
-static void normal_part(void *context, idx worker, idx part)
+/* The sum of squares of a tile, and JᵀJ as far as add_normal() computes it. */
+static double normal_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *normal,
+                          int add)
 {
-    normal_call *c = context;
-    const fb_plan *plan = c->plan;
-    idx n = plan->n_free, n_out = plan->layers[plan->n_layers - 1].n_out;
-    range all = part_of((idx)c->problem->n, part);
-    buffers B = worker_buffers(c->crew, worker);
-    block J = {B.extra, leading_of_normal(n)};
-    real *normal = c->normal && part ? normal_slot(c, part) : c->normal;
+    const squares_call *c = (const squares_call *)(const void *)s;
+    const fb_plan *plan = s->plan;
+    idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out, n = plan->n_free;
+    block J = {B->extra, leading_of_normal(n)}, here = J;
+    real *spare = J.p + s->tile * n_out * J.ld;
     double sum = 0;
-    idx filled = 0; /* rows of J in the block */
-    for (idx i = all.start, blocks = 0; i < all.stop; i += c->tile) {
-        idx rows = all.stop - i < c->tile ? all.stop - i : c->tile;
-        rows_of_data data = stored_rows(plan, c->problem, i);
-        buffers K = recorded_forward(plan, &B, c->at_params, (idx)c->problem->n, i, c->params, rows,
-                                     data.X);
-        if (!normal) {
-            sum += sum_squares(c, K.Y[plan->n_layers - 1], rows, data, NULL, NULL);
-            continue;
-        }
-        block here = {J.p + filled * J.ld, J.ld};
-        sum += tile_normal(c, &K, rows, data, here, J.p + c->block_rows * J.ld);
-        filled += rows * n_out;
-        if (filled + c->tile * n_out <= c->block_rows && i + rows < all.stop) continue;
-        add_normal(n, filled, J, normal, blocks++ > 0, B.pack);
-        filled = 0;
+    for (idx k = 0; k < rows; k += c->tile, here.p += c->tile * n_out * J.ld) {
+        idx count = rows - k < c->tile ? rows - k : c->tile;
+        rows_of_data data = stored_rows(plan, s->problem, i + k);
+        buffers K = recorded_forward(plan, B, c->at_params, s->n, i + k, s->params, count, data.X);
+        sum += normal ? fill_block(c, &K, count, data, here, spare)
+                      : sum_squares(c, K.Y[last], count, data, NULL, NULL);
     }
-    c->sums[part] = sum;
+    if (normal) add_normal(n, rows * n_out, J, normal, add, B->pack);
+    return sum;
 }
 
 /* Add the JᵀJ of a part, as far as it is computed, to that of the parts before. */
-static void merge_normal(void *context, idx part)
+static void merge_normal(void *sum, idx part)
 {
-    const normal_call *c = context;
-    idx n = c->plan->n_free, whole = whole_columns(n);
-    if (!part || !c->normal) return;
-    const real *slot = normal_slot(c, part);
+    const row_sum *s = sum;
+    idx n = s->plan->n_free, whole = whole_columns(n);
+    if (!part || !s->result) return;
+    const real *slot = slot_of(s, part);
     for (idx i = 0; i < whole; i++) {
         idx from = i * n + i / VL * VL;
-        add_slot(i * n + whole - from, slot + from, c->normal + from);
+        add_multiple(i * n + whole - from, 1, slot + from, s->result + from);
     }
-    add_slot((n + 1 - whole) * n, slot + whole * n, c->normal + whole * n);
+    add_multiple((n + 1 - whole) * n, 1, slot + whole * n, s->result + whole * n);
 }
 
 /* Make A (n, n) whole: copy the entries above the diagonal to those below, by squares that fit the
@@ -394,55 +348,35 @@ static idx first_free_layer(const fb_plan *plan)
     return l;
 }
 
-/* normal_equations() with the layers' outputs at params: it reads them from `at_params` if they are
- * recorded there, else records them. Null: it computes them. */
-static int normal_sums(fb_plan *plan, const fb_problem *problem, const void *params, idx threads,
-                       fb_rho rho, outputs *at_params, void *normal, double *sum)
+/* The public function. The layers' outputs at params are read from `at_params` if they are recorded
+ * there, else recorded. Null: they are computed. */
+static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
+                            idx threads, fb_rho rho, fb_outputs *at_params, void *normal,
+                            double *sum)
 {
-    idx n = (idx)problem->n, n_free = plan->n_free, size = n_free * (n_free + 1);
-    idx n_out = plan->layers[plan->n_layers - 1].n_out;
-    idx tile = normal ? delta_tile(n_out) : tile_rows(plan, n), deltas = tile * n_out;
-    idx block_rows = n_out < FB_JACOBIAN_ROWS ? FB_JACOBIAN_ROWS : n_out;
-    idx workers = useful_workers(n, threads), n_slots = normal ? slots_for(n, workers, size) : 0;
-    needs others = {FOR_FORWARD, tile, 0, 0};
-    if (normal)
-        others = (needs){FOR_FORWARD | FOR_BACKWARD | FOR_ROWS, tile, deltas,
-                         block_rows * leading_of_normal(n_free) + size_of_spare(plan) + 2 * deltas};
-    needs first = others;
-    if (normal) first.what |= FOR_WEIGHTS;
-    first.extra += n_slots * size;
+    idx n_out = plan->layers[plan->n_layers - 1].n_out, deltas = delta_tile(n_out) * n_out;
+    squares_call call = {.sum = sum_over(plan, problem, params, normal_tile, normal),
+                         .rho = rho,
+                         .lowest = first_free_layer(plan),
+                         .at_params = at_params};
+    row_sum *s = &call.sum;
+    needs need = {FOR_FORWARD, s->tile, 0, 0};
+    call.tile = s->tile;
+    if (normal) {
+        idx tiles = FB_JACOBIAN_ROWS > deltas ? FB_JACOBIAN_ROWS / deltas : 1;
+        call.tile = delta_tile(n_out);
+        s->tile = tiles * call.tile, s->size = plan->n_free * (plan->n_free + 1);
+        s->merge = merge_normal;
+        need = (needs){FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS | FOR_ROWS, call.tile, deltas,
+                       tiles * deltas * leading_of_normal(plan->n_free) + size_of_spare(plan) +
+                           2 * deltas};
+    }
     buffers crew[FB_MOST_PARTS];
-    workers = take_crew(crew, plan, workers, first, others);
-    if (!workers) return FB_NO_MEMORY;
+    if (!begin_sum(s, crew, useful_workers(s->n, threads), need)) return FB_NO_MEMORY;
     if (normal) transpose_weights(plan, params, 0, crew->Wt);
-    normal_call call = {.plan = plan,
-                        .problem = problem,
-                        .params = params,
-                        .rho = rho,
-                        .tile = tile,
-                        .block_rows = block_rows,
-                        .lowest = first_free_layer(plan),
-                        .normal = normal,
-                        .slots = crew->extra + others.extra,
-                        .n_slots = n_slots,
-                        .crew = crew,
-                        .at_params = at_params};
-    idx count = partition(n).count;
-    fb_team *team = fb_team_new(workers);
-    idx window = n_slots ? n_slots : count;
-    fb_team_run(team, &(fb_work){normal_part, merge_normal, &call, count, window});
-    fb_team_free(team);
-    if (normal) mirror(n_free, normal);
-    *sum = 0;
-    for (idx part = 0; part < count; part++) *sum += call.sums[part];
-    give_crew(crew, plan, workers);
+    *sum = sum_parts(s);
+    if (normal) mirror(plan->n_free, normal);
+    end_sum(s);
     if (at_params) at_params->recorded = 1;
     return FB_DONE;
-}
-
-/* The public function. */
-static int normal_equations(fb_plan *plan, const fb_problem *problem, const void *params,
-                            idx threads, fb_rho rho, void *normal, double *sum)
-{
-    return normal_sums(plan, problem, params, threads, rho, NULL, normal, sum);
 }

@@ -8,16 +8,10 @@
  * normal equations; where step is 0, it is the JᵀDr of normal_equations().
  */
 
-typedef struct {
-    row_sum sum; /* first, so that merge_part() adds up the parts as those of a gradient */
-    const real *moved; /* params + step */
-    fb_rho rho;
-    const outputs *at_params; /* the layers' outputs at params, or null */
-} jtr_call;
-
 /* The deltas D r(params + step) of a tile. `Y` holds the outputs at params, from which D comes,
  * `there` those at params + step; the deltas take their place. */
-static void weigh_residuals(const jtr_call *c, block Y, idx rows, rows_of_data data, block there)
+static void weigh_residuals(const squares_call *c, block Y, idx rows, rows_of_data data,
+                            block there)
 {
     idx n_out = c->sum.plan->layers[c->sum.plan->n_layers - 1].n_out;
     for (idx i = 0; i < rows; i++) {
@@ -30,26 +24,19 @@ static void weigh_residuals(const jtr_call *c, block Y, idx rows, rows_of_data d
     }
 }
 
-/* Jᵀr of one part of the rows, to `grad` of the sum for part 0, else to the part's slot. */
-static void jtr_part(void *context, idx worker, idx part)
+static double jtr_tile(const row_sum *s, const buffers *B, idx i, idx rows, real *jtr, int add)
 {
-    const jtr_call *c = context;
-    const row_sum *s = &c->sum;
+    const squares_call *c = (const squares_call *)(const void *)s;
     const fb_plan *plan = s->plan;
-    range all = part_of(s->n, part);
-    buffers B = worker_buffers(s->crew, worker);
-    real *grad = part ? slot_of(s, part) : s->grad;
     idx last = plan->n_layers - 1;
-    block Y = B.Y[last], there = {B.delta[0].p, Y.ld};
-    for (idx i = all.start; i < all.stop; i += s->tile) {
-        idx rows = all.stop - i < s->tile ? all.stop - i : s->tile;
-        rows_of_data data = stored_rows(plan, s->problem, i);
-        tile_forward(plan, &B, c->moved, rows, data.X);
-        memcpy(there.p, Y.p, (size_t)(rows * Y.ld) * sizeof(real));
-        buffers K = recorded_forward(plan, &B, c->at_params, s->n, i, s->params, rows, data.X);
-        weigh_residuals(c, K.Y[last], rows, data, there);
-        tile_backward(plan, &K, rows, data.X, grad, i > all.start, NULL);
-    }
+    block Y = B->Y[last], there = {B->delta[0].p, Y.ld};
+    rows_of_data data = stored_rows(plan, s->problem, i);
+    tile_forward(plan, B, c->moved, rows, data.X);
+    memcpy(there.p, Y.p, (size_t)(rows * Y.ld) * sizeof(real));
+    buffers K = recorded_forward(plan, B, c->at_params, s->n, i, s->params, rows, data.X);
+    weigh_residuals(c, K.Y[last], rows, data, there);
+    tile_backward(plan, &K, rows, data.X, jtr, add, NULL);
+    return 0;
 }
 
 /* Copy the entries of the free parameters: from (n_params), to (n_free). */
@@ -59,45 +46,24 @@ static void select_free(idx n_params, const uint8_t *free, const real *from, rea
         if (!free || free[i]) *to++ = from[i];
 }
 
-/* jtr_at() with the layers' outputs at params: it reads them from `at_params` if they are recorded
- * there, else records them. Null: it computes them. */
-static int jtr_sum(fb_plan *plan, const fb_problem *problem, const void *params,
-                      const void *moved, idx threads, fb_rho rho, outputs *at_params, void *result)
+/* The public function: params and moved (n_params), result (n_free); `at_params` as for
+ * normal_equations(). */
+static int jtr_at(fb_plan *plan, const fb_problem *problem, const void *params, const void *moved,
+                  idx threads, fb_rho rho, fb_outputs *at_params, void *result)
 {
-    idx n = (idx)problem->n, tile = tile_rows(plan, n), size = round_up(plan->n_params);
-    idx workers = useful_workers(n, threads), n_slots = slots_for(n, workers, size);
-    needs others = {FOR_FORWARD | FOR_BACKWARD, tile, tile, 0}, first = others;
-    first.what |= FOR_WEIGHTS;
-    first.extra = (n_slots + 1) * size;
+    squares_call call = {.sum = sum_over(plan, problem, params, jtr_tile, NULL),
+                         .rho = rho,
+                         .moved = moved,
+                         .at_params = at_params};
+    row_sum *s = &call.sum;
     buffers crew[FB_MOST_PARTS];
-    workers = take_crew(crew, plan, workers, first, others);
-    if (!workers) return FB_NO_MEMORY;
+    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_WEIGHTS, s->tile, s->tile, s->size};
+    if (!begin_sum(s, crew, useful_workers(s->n, threads), need)) return FB_NO_MEMORY;
+    s->result = crew->extra;
     transpose_weights(plan, params, 0, crew->Wt);
-    jtr_call call = {.sum = {.plan = plan,
-                                .problem = problem,
-                                .params = params,
-                                .crew = crew,
-                                .n = n,
-                                .tile = tile,
-                                .grad = crew->extra,
-                                .slots = crew->extra + size,
-                                .n_slots = n_slots},
-                        .moved = moved,
-                        .rho = rho,
-                        .at_params = at_params};
-    idx count = partition(n).count;
-    fb_team *team = fb_team_new(workers);
-    fb_team_run(team, &(fb_work){jtr_part, merge_part, &call, count, n_slots ? n_slots : count});
-    fb_team_free(team);
-    select_free(plan->n_params, plan->free, crew->extra, result);
-    give_crew(crew, plan, workers);
+    sum_parts(s);
+    select_free(plan->n_params, plan->free, s->result, result);
+    end_sum(s);
     if (at_params) at_params->recorded = 1;
     return FB_DONE;
-}
-
-/* The public function: params and moved (n_params), result (n_free). */
-static int jtr_at(fb_plan *plan, const fb_problem *problem, const void *params,
-                           const void *moved, idx threads, fb_rho rho, void *result)
-{
-    return jtr_sum(plan, problem, params, moved, threads, rho, NULL, result);
 }

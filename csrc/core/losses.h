@@ -17,7 +17,7 @@ typedef struct {
     const real *weights; /* (rows), or null */
     const real *U; /* leading dimension ld; null unless ℓ''·U is wanted, and then nothing else is */
     real *D; /* dL/dY or ℓ''·U, leading dimension ld; null if only the value is wanted */
-    real *scratch; /* room for outputs and targets of VL rows */
+    real *scratch; /* room for outputs, targets and U of VL rows */
     int lane_major; /* whether Y, U and D are (n_out, ld), T (n_out, ldt) */
     idx ld, ldt; /* of Y, U and D; of T */
     double scale;
@@ -62,42 +62,24 @@ INLINE double elementwise_loss(const loss_tile *tile, int kind)
     return total_of(sum);
 }
 
-/* row (n) = e^(y - max y), for y (n); *max = max y. Returns the sum of row. */
-INLINE real exponentials(const real *y, idx n, real *row, real *max)
-{
-    const vec least = splat((real)-INFINITY);
-    vec most = least, total = {0};
-    for (idx j = 0; j < n; j += VL) { /* lanes after the last output neither win nor add */
-        mask m = first_lanes(n - j);
-        vec v = fill_after(load_first(y + j, m), m, least);
-        store(row + j, v);
-        most = vmax(most, v); /* NaN reaches the sum below in any case */
-    }
-    *max = hmax(most);
-    for (idx j = 0; j < n; j += VL) {
-        vec e = vexp(load(row + j) - *max);
-        store(row + j, e);
-        total += e;
-    }
-    return hsum(total);
-}
-
 /* Cross-entropy of softmax(y), log Σ e^(y - max) + max - y_label or Σ t (log Σ + max - y), of up to
- * VL rows from row `first` on, one in each lane; y and t are lane-major. Returns w ℓ by rows; d =
- * dL/dY unless d is null, which may be y. */
-INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const real *y, idx ldy,
-                            const real *t, idx ldt, real *d, idx ldd)
+ * VL rows from row `first` on, one in each lane; y, t, u and d are lane-major. Returns w ℓ by rows.
+ * Unless d is null, d = dL/dY, or with u the product of the Hessian with it, Σt · p ∘ (u - p·u) for
+ * p = softmax(y); d may be y. */
+INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const real *y,
+                            const real *t, idx ldt, const real *u, real *d, idx ld)
 {
     idx n = tile->n_out;
     mask m = first_lanes(rows);
     real labels[VL] = {0};
     for (idx i = 0; !t && i < rows; i++) labels[i] = (real)tile->labels[first + i];
     vec zero = {0}, label = load(labels), top = load(y);
-    for (idx j = 1; j < n; j++) top = vmax(top, load(y + j * ldy)); /* a NaN reaches `total` */
-    vec total = {0}, dot = {0}, target_sum = t ? zero : splat(1);
+    for (idx j = 1; j < n; j++) top = vmax(top, load(y + j * ld)); /* a NaN reaches `total` */
+    vec total = {0}, dot = {0}, along = {0}, target_sum = t ? zero : splat(1);
     for (idx j = 0; j < n; j++) {
-        vec v = load(y + j * ldy) - top, e = vexp(v);
-        if (d) store(d + j * ldd, e);
+        vec v = load(y + j * ld) - top, e = vexp(v);
+        if (d) store(d + j * ld, e);
+        if (u) along += e * load(u + j * ld);
         total += e;
         if (t) {
             vec tj = load(t + j * ldt);
@@ -107,57 +89,36 @@ INLINE vec softmax_of_lanes(const loss_tile *tile, idx first, idx rows, const re
         }
     }
     vec w = load_first(tile->weights ? tile->weights + first : ones, m);
-    vec factor = w * (real)tile->scale, share = target_sum * factor / total;
+    vec factor = w * (real)tile->scale, share = target_sum * factor / total, mean = along / total;
     for (idx j = 0; d && j < n; j++) {
         vec target = t ? load(t + j * ldt) * factor : if_equal(label, splat((real)j), factor, zero);
-        store(d + j * ldd, load(d + j * ldd) * share - target);
+        vec slope = load(d + j * ld) * share;
+        store(d + j * ld, u ? slope * (load(u + j * ld) - mean) : slope - target);
     }
     return fill_after(w * (target_sum * vlog(total) - dot), m, zero);
 }
 
 static double softmax_loss(const loss_tile *tile)
 {
-    idx n = tile->n_out, ld = tile->ld;
+    idx n = tile->n_out, ld = tile->ld, ldt = tile->ldt;
     double_sum sum = {{{0}}};
     for (idx i = 0; i < tile->rows; i += VL) {
         idx rows = tile->rows - i < VL ? tile->rows - i : VL;
-        const real *Y = tile->Y, *T = tile->T;
+        const real *Y = tile->Y, *T = tile->T, *U = tile->U;
         real *D = tile->D;
         if (tile->lane_major) {
-            add_to(&sum, softmax_of_lanes(tile, i, rows, Y + i, ld, T ? T + i : NULL, tile->ldt,
-                                          D ? D + i : NULL, ld));
+            add_to(&sum, softmax_of_lanes(tile, i, rows, Y + i, T ? T + i : NULL, ldt,
+                                          U ? U + i : NULL, D ? D + i : NULL, ld));
             continue;
         }
-        real *y = tile->scratch, *t = T ? y + n * VL : NULL;
+        real *y = tile->scratch, *t = T ? y + n * VL : NULL, *u = U ? y + 2 * n * VL : NULL;
         transpose(rows, n, Y + i * ld, ld, y, VL);
-        if (t) transpose(rows, n, T + i * tile->ldt, tile->ldt, t, VL);
-        add_to(&sum, softmax_of_lanes(tile, i, rows, y, VL, t, VL, y, VL));
+        if (t) transpose(rows, n, T + i * ldt, ldt, t, VL);
+        if (u) transpose(rows, n, U + i * ld, ld, u, VL);
+        add_to(&sum, softmax_of_lanes(tile, i, rows, y, t, VL, u, y, VL));
         if (D) transpose(n, rows, y, VL, D + i * ld, ld);
     }
     return total_of(sum);
-}
-
-/* D = the product of the Hessian with U: with p = softmax(y) it is Σt · p ∘ (u - p·u). */
-static void softmax_curve(const loss_tile *tile)
-{
-    idx n = tile->n_out;
-    for (idx i = 0; i < tile->rows; i++) {
-        const real *u = tile->U + i * tile->ld, *t = tile->T ? tile->T + i * n : NULL;
-        real *d = tile->D + i * tile->ld;
-        real top, sum_exp = exponentials(tile->Y + i * tile->ld, n, tile->scratch, &top);
-        double target_sum = 0;
-        for (idx j = 0; t && j < n; j++) target_sum += (double)t[j];
-        vec dot = {0};
-        for (idx j = 0; j < n; j += VL)
-            dot += load(tile->scratch + j) * load_first(u + j, first_lanes(n - j));
-        real mean = hsum(dot) / sum_exp;
-        double factor = tile->scale * weight_of(tile, i) * (t ? target_sum : 1) / (double)sum_exp;
-        for (idx j = 0; j < n; j += VL) {
-            mask m = first_lanes(n - j);
-            vec centred = load_first(u + j, m) - mean;
-            store_first(d + j, m, load(tile->scratch + j) * centred * (real)factor);
-        }
-    }
 }
 
 /* A loss of this kind of means m, columns 0 to k - 1 of Y, and logarithms v of variances, columns k
@@ -236,62 +197,45 @@ __attribute__((noinline)) static double user_loss_of(const loss_tile *tile, idx 
     return total_of(sum);
 }
 
-/* The user's function on line i of `length` numbers (a row, or lane-major a unit), by pieces that
- * stay in the cache. */
-static double user_loss_of_line(const loss_tile *tile, idx i, idx length)
+/* x (lines, length), rows `from` apart, as one line: x itself, or the lines joined in `room`, where
+ * up to a vector behind their end is overwritten. */
+INLINE const real *join_lines(idx lines, idx length, const real *x, idx from, real *room)
 {
-    real unread[LOSS_PIECE];
-    const real *along = tile->lane_major ? tile->weights : NULL, *U = tile->U;
-    double sum = 0, w = tile->lane_major ? 1 : weight_of(tile, i);
-    for (idx j = 0; j < length; j += LOSS_PIECE) {
-        idx n = length - j < LOSS_PIECE ? length - j : LOSS_PIECE, at = i * tile->ld + j;
-        real *d = tile->D ? tile->D + at : unread;
-        sum += w * user_loss_of(tile, n, tile->Y + at, tile->T + i * tile->ldt + j,
-                                along ? along + j : NULL, (real)(tile->scale * w), d);
-        for (idx e = 0; U && e < n; e++) d[e] *= U[at + e];
-    }
-    return sum;
+    if (lines == 1) return x;
+    for (idx i = 0; i < lines; i++) copy_row(length, x + i * from, room + i * length);
+    return room;
 }
 
-/* joined (lines, length) = x (lines, from); up to a vector behind its end is overwritten. */
-INLINE void join_lines(idx lines, idx length, const real *x, idx from, real *joined)
-{
-    for (idx i = 0; i < lines; i++)
-        for (idx j = 0; j < length; j += VL)
-            store(joined + i * length + j, load_first(x + i * from + j, first_lanes(length - j)));
-}
-
-/* The user's function works on vectors, so that short lines are joined, as many as have room. */
+/* The user's function works on vectors, so that short lines are joined, as many as have room, and
+ * long ones cut. */
 static double user_loss(const loss_tile *tile)
 {
-    enum { LONG = 32, ROOM = LOSS_PIECE };
-    _Alignas(64) real y[ROOM + VL], t[ROOM + VL], w[ROOM + VL], d[ROOM + VL];
+    _Alignas(64) real ys[LOSS_PIECE + VL], ts[LOSS_PIECE + VL], w[LOSS_PIECE], d[LOSS_PIECE + VL];
     const int lane_major = tile->lane_major;
     const real *weights = tile->weights;
     idx lines = lane_major ? tile->n_out : tile->rows;
     idx length = lane_major ? tile->rows : tile->n_out;
+    idx most = length < LOSS_PIECE ? length : LOSS_PIECE, most_lines = LOSS_PIECE / most;
     double sum = 0;
-    if (length >= LONG)
-        for (idx i = 0; i < lines; i++) sum += user_loss_of_line(tile, i, length);
-    else
-        for (idx i = 0; i < lines; i += ROOM / length) {
-            idx n = lines - i < ROOM / length ? lines - i : ROOM / length, at = i * tile->ld;
-            join_lines(n, length, tile->Y + at, tile->ld, y);
-            join_lines(n, length, tile->T + i * tile->ldt, tile->ldt, t);
+    for (idx i = 0; i < lines; i += most_lines)
+        for (idx j = 0; j < length; j += most) {
+            idx n = lines - i < most_lines ? lines - i : most_lines, at = i * tile->ld + j;
+            idx columns = length - j < most ? length - j : most;
+            const real *y = join_lines(n, columns, tile->Y + at, tile->ld, ys);
+            const real *t = join_lines(n, columns, tile->T + i * tile->ldt + j, tile->ldt, ts);
             for (idx k = 0; weights && k < n; k++)
-                for (idx e = 0; e < length; e++)
-                    w[k * length + e] = weights[lane_major ? e : i + k];
-            sum += user_loss_of(tile, n * length, y, t, weights ? w : NULL, (real)tile->scale, d);
-            for (idx k = 0; tile->D && k < n; k++)
-                for (idx e = 0; e < length; e += VL) {
-                    idx place = at + k * tile->ld + e;
-                    mask m = first_lanes(length - e);
-                    vec slope = load(d + k * length + e);
-                    if (tile->U) slope *= load_first(tile->U + place, m);
-                    store_first(tile->D + place, m, slope);
+                for (idx e = 0; e < columns; e++)
+                    w[k * columns + e] = weights[lane_major ? j + e : i + k];
+            sum += user_loss_of(tile, n * columns, y, t, weights ? w : NULL, (real)tile->scale, d);
+            for (idx k = 0; tile->D && k < n; k++, at += tile->ld)
+                for (idx e = 0; e < columns; e += VL) {
+                    mask m = first_lanes(columns - e);
+                    vec slope = load(d + k * columns + e);
+                    if (tile->U) slope *= load_first(tile->U + at + e, m);
+                    store_first(tile->D + at + e, m, slope);
                 }
         }
-    return tile->U ? 0 : sum;
+    return sum;
 }
 
 #define DEFINE_ELEMENTWISE(kind)                                                                   \
@@ -311,10 +255,7 @@ static double tile_loss(int64_t kind, const loss_tile *tile)
     case FB_MARGIN_RANKING: return margin_ranking_loss(tile);
     case FB_USER_LOSS: return user_loss(tile);
     case FB_SOFTMAX_CE:
-    case FB_SOFTMAX_CE_LABELS:
-        if (!tile->U) return softmax_loss(tile);
-        softmax_curve(tile);
-        return 0;
+    case FB_SOFTMAX_CE_LABELS: return softmax_loss(tile);
     default: __builtin_trap();
     }
 }

@@ -224,13 +224,6 @@ static int try_step(search *s)
     return s->predicted > 0 && (enough || is_last);
 }
 
-static int is_finite(idx n, const real *x)
-{
-    vec zero = {0}; /* a number times 0; NaN from what is not finite */
-    for (idx i = 0; i < n; i += VL) zero += load_first(x + i, first_lanes(n - i)) * 0;
-    return hsum(zero) == 0;
-}
-
 /* Move to the trial. Returns 0, and stays, if the linear model there is not finite; else 1, or
  * FB_NO_MEMORY. */
 static int take(search *s)

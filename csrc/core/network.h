@@ -15,7 +15,7 @@ typedef struct {
 
 typedef struct {
     real *pack; /* PACK_SIZE numbers, for gemm() */
-    real *scratch; /* outputs and targets of VL rows, for losses */
+    real *scratch; /* outputs, targets and, in a direction, U of VL rows, for losses */
     block *Y, *Z; /* per layer (rows, ld); Z only where the backward pass reads it */
     int slopes; /* whether act'(Z) takes the place of Z where one program gives it with Y */
     block *A; /* per layer: the input of the next layer, which is Y, or Y times dropout's factors */
@@ -34,6 +34,10 @@ typedef struct {
 
 /* The leading dimension of a block with so many columns. */
 INLINE idx leading(idx columns) { return columns == 1 ? 1 : round_up(columns); }
+
+/* How many numbers the rows of a block are as one long row: gaps between them are shorter than a
+ * vector and hold harmless numbers. */
+INLINE idx size_of(idx rows, idx columns, block A) { return (rows - 1) * A.ld + columns; }
 
 /* The rows of a tile, for n rows in all. */
 INLINE idx tile_rows(const fb_plan *plan, idx n)
@@ -133,7 +137,7 @@ static char *lay_out(buffers *B, char *end, const fb_plan *plan, needs need)
     B->slopes = forward && backward && !direction;
     B->Wt = carve(&end, (size_t)(2 * L) * sizeof(factor)), B->Vt = B->Wt + L;
     B->pack = CARVE(PACK_SIZE);
-    B->scratch = CARVE(2 * VL * plan->layers[L - 1].n_out);
+    B->scratch = CARVE((direction ? 3 : 2) * VL * plan->layers[L - 1].n_out);
     for (idx l = 0; l < L; l++) {
         const fb_layer *layer = plan->layers + l;
         idx ld = leading(layer->n_out);
@@ -195,7 +199,7 @@ INLINE const fb_act *backward_act(const buffers *B, const fb_layer *layer)
 
 /* One layer: Y = act(XW + b), and Z = XW + b unless Z.p is null, or with `slopes` act'(XW + b). X
  * (rows, ldx), W (n_in, n_out), b (n_out) or null. */
-static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
+INLINE void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, const real *X, idx ldx,
                           const real *W, const real *b, block Y, block Z, int slopes, real *pack)
 {
     int rectified = !Z.p && (act->kind == FB_RELU || act->kind == FB_RELU_Z);
@@ -209,8 +213,7 @@ static void layer_forward(idx rows, idx n_in, idx n_out, const fb_act *act, cons
         gemm(rows, n_out, n_in, X, ldx, 1, (factor){W, n_out, 0}, out.p, out.ld, e, pack);
     }
     if (rectified || (act->kind == FB_LINEAR && !Z.p)) return;
-    /* Gaps between rows are shorter than a vector and hold harmless numbers: one long row. */
-    idx size = (rows - 1) * out.ld + n_out;
+    idx size = size_of(rows, n_out, out);
     if (slopes) user_values_and_slopes(act->user, size, Z.p, Y.p);
     else act_apply(act, 0, size, out.p, Y.p);
 }
@@ -290,16 +293,6 @@ static void transpose_weights(const fb_plan *plan, const real *params, int first
     }
 }
 
-/* out = a ∘ b for blocks of the same shape and leading dimension, gaps included. */
-static void multiply(idx rows, idx columns, block a, block b, block out)
-{
-    idx n = (rows - 1) * a.ld + columns;
-    for (idx i = 0; i < n; i += VL) {
-        mask m = first_lanes(n - i);
-        store_first(out.p + i, m, load_first(a.p + i, m) * load_first(b.p + i, m));
-    }
-}
-
 /* Y, A and where it has memory Z of all layers, for a tile X (rows, n_in). */
 static void tile_forward(const fb_plan *plan, const buffers *B, const real *params, idx rows,
                          const real *X)
@@ -311,18 +304,19 @@ static void tile_forward(const fb_plan *plan, const buffers *B, const real *para
         const real *b = layer->b < 0 ? NULL : params + layer->b;
         layer_forward(rows, layer->n_in, layer->n_out, &layer->act, X, ldx, params + layer->w, b,
                       B->Y[l], B->Z[l], has_slopes(B, &layer->act), B->pack);
-        if (factors && factors[l].p) multiply(rows, layer->n_out, B->Y[l], factors[l], B->A[l]);
+        if (factors && factors[l].p)
+            multiply(size_of(rows, layer->n_out, B->Y[l]), B->Y[l].p, factors[l].p, B->A[l].p);
         X = B->A[l].p, ldx = B->A[l].ld;
     }
 }
 
 /* The outputs of all layers for all rows of a problem, from one sum over the rows to the next. For
  * one worker only: a tile writes past its last row, and the next tile overwrites that. */
-typedef struct {
+struct fb_outputs {
     block *table; /* per layer: Y of the present tile */
     real *Y; /* per layer (n, leading(n_out)) and a vector; null if they are not to be recorded */
     int recorded; /* whether Y holds the outputs */
-} outputs;
+};
 
 INLINE idx size_of_outputs(const fb_plan *plan, idx n)
 {
@@ -334,7 +328,7 @@ INLINE idx size_of_outputs(const fb_plan *plan, idx n)
 
 /* The outputs of rows i.. of n, computed unless they are recorded. Returns B with Y, of which the
  * caller reads them. */
-static buffers recorded_forward(const fb_plan *plan, const buffers *B, const outputs *record,
+static buffers recorded_forward(const fb_plan *plan, const buffers *B, const fb_outputs *record,
                                 idx n, idx i, const real *params, idx rows, const real *X)
 {
     buffers K = *B;
@@ -364,7 +358,7 @@ static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const
         const fb_layer *layer = plan->layers + l;
         idx n_in = layer->n_in, n_out = layer->n_out;
         block Y = B->Y[l], Z = B->Z[l];
-        if (factors && factors[l].p) multiply(rows, n_out, d, factors[l], d);
+        if (factors && factors[l].p) multiply(size_of(rows, n_out, d), d.p, factors[l].p, d.p);
         act_backward(backward_act(B, layer), rows, n_out, d.p, d.ld, Y.p, Y.ld, Z.p, Z.ld, d.p,
                      d.ld);
         const real *input = l ? B->A[l - 1].p : X;
@@ -380,22 +374,6 @@ static void tile_backward(const fb_plan *plan, const buffers *B, idx rows, const
     }
 }
 
-static int forward(fb_plan *plan, const void *params, idx n, const void *X_, void *Y_)
-{
-    const real *X = X_;
-    real *Y = Y_;
-    idx most = tile_rows(plan, n), n_in = plan->layers[0].n_in;
-    idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out;
-    buffers B;
-    if (!take_buffers(&B, plan, (needs){FOR_FORWARD, most, 0, 0})) return FB_NO_MEMORY;
-    for (idx i = 0; i < n; i += most) {
-        B.Y[last] = (block){Y + i * n_out, n_out}; /* the result itself, without gaps */
-        tile_forward(plan, &B, params, n - i < most ? n - i : most, X + i * n_in);
-    }
-    give_buffers(&B, plan);
-    return FB_DONE;
-}
-
 /* Point the layers' Y and Z to rows i.. of the tape. */
 static void use_tape(const fb_plan *plan, buffers *B, real *tape, idx n, idx i)
 {
@@ -407,18 +385,30 @@ static void use_tape(const fb_plan *plan, buffers *B, real *tape, idx n, idx i)
     }
 }
 
-static int forward_tape(fb_plan *plan, const void *params, idx n, const void *X_, void *tape)
+/* Y (n, n_out) = the outputs or, if it is null, those of all layers to the tape. */
+static int forward_to(fb_plan *plan, const real *params, idx n, const real *X, real *Y, real *tape)
 {
-    const real *X = X_;
     idx most = tile_rows(plan, n), n_in = plan->layers[0].n_in;
+    idx last = plan->n_layers - 1, n_out = plan->layers[last].n_out;
     buffers B;
-    if (!take_buffers(&B, plan, (needs){0, most, 0, 0})) return FB_NO_MEMORY;
+    if (!take_buffers(&B, plan, (needs){Y ? FOR_FORWARD : 0, most, 0, 0})) return FB_NO_MEMORY;
     for (idx i = 0; i < n; i += most) {
-        use_tape(plan, &B, tape, n, i);
+        if (Y) B.Y[last] = (block){Y + i * n_out, n_out}; /* the result itself, without gaps */
+        else use_tape(plan, &B, tape, n, i);
         tile_forward(plan, &B, params, n - i < most ? n - i : most, X + i * n_in);
     }
     give_buffers(&B, plan);
     return FB_DONE;
+}
+
+static int forward(fb_plan *plan, const void *params, idx n, const void *X, void *Y)
+{
+    return forward_to(plan, params, n, X, Y, NULL);
+}
+
+static int forward_tape(fb_plan *plan, const void *params, idx n, const void *X, void *tape)
+{
+    return forward_to(plan, params, n, X, NULL, tape);
 }
 
 static int backward(fb_plan *plan, const void *params, idx n, const void *X_, const void *tape,

@@ -9,18 +9,9 @@ typedef struct {
     const fb_plan *plan;
     fb_run *run;
     real *params, *moments, *grad; /* padded */
-    fb_team *team;
     row_sum batch, validation;
     double powers[2]; /* of Adam's β1 and β2, for the step before */
 } training;
-
-/* to (n) = from */
-INLINE void copy(idx n, const real *from, real *to)
-{
-    idx i = 0;
-    for (; i + VL <= n; i += VL) store(to + i, load(from + i));
-    if (i < n) store_first(to + i, first_lanes(n - i), load_first(from + i, first_lanes(n - i)));
-}
 
 /* A step. */
 
@@ -68,14 +59,6 @@ static void step(training *t, double lr)
 
 /* The end of an epoch. */
 
-/* Whether all x are finite: x·0 is 0 for finite x, else NaN. */
-static int all_finite(idx n, const real *x)
-{
-    vec sum = {0};
-    for (idx i = 0; i < n; i += VL) sum += load(x + i) * 0;
-    return hsum(sum) == 0;
-}
-
 /* The parameters that a fit would return now: the present ones, or the average, which it rounds
  * into the memory of the gradient, unused between steps. */
 static const real *candidate(const training *t)
@@ -111,9 +94,9 @@ static int end_of_epoch(training *t, double mean, double *validated)
     fb_run *run = t->run;
     idx n_params = t->plan->n_params;
     real *good = run->good, *start = good + n_params;
-    if (!all_finite(round_up(n_params), t->params)) return FB_NON_FINITE_PARAMETERS;
+    if (!is_finite(n_params, t->params)) return FB_NON_FINITE_PARAMETERS;
     if (mean <= FB_GROWTH_LIMIT * run->monitor[FB_FIRST_OBJECTIVE]) {
-        copy(n_params, start, good);
+        memcpy(good, start, (size_t)n_params * sizeof(real));
         run->monitor[FB_EPOCHS_GROWN] = 0;
     } else if (++run->monitor[FB_EPOCHS_GROWN] >= FB_GROWTH_EPOCHS) {
         return FB_GROWN;
@@ -121,7 +104,7 @@ static int end_of_epoch(training *t, double mean, double *validated)
     if (run->validation || run->patience) {
         const real *params = candidate(t);
         t->validation.params = params;
-        if (run->validation) *validated = objective(&t->validation, t->team);
+        if (run->validation) *validated = objective(&t->validation);
         if (run->patience) watch(t, params, run->validation ? *validated : mean);
     }
     if (mean <= run->goal) return FB_GOAL_MET;
@@ -142,6 +125,7 @@ static int run_steps(training *t)
     idx n = (idx)problem->n, batch = (idx)run->batch_size;
     int64_t per_epoch = (n + batch - 1) / batch, j = run->step % per_epoch;
     int full = n <= batch && n <= sum->tile; /* whether one tile is all there is */
+    size_t bytes = (size_t)plan->n_params * sizeof(real);
     double *losses = run->losses, *validated = run->validated;
     sum->order = run->order;
     for (int64_t k = 0; k < run->n_steps; k++) {
@@ -151,8 +135,8 @@ static int run_steps(training *t)
         sum->scale = problem->scale * (run->averaged ? (double)n / (double)rows : 1);
         sum->dropout = plan->drops ? &key : NULL;
         if (j == 0)
-            copy(plan->n_params, t->params, (real *)run->good + plan->n_params);
-        double value = objective(sum, t->team);
+            memcpy((real *)run->good + plan->n_params, t->params, bytes);
+        double value = objective(sum);
         *losses += value;
         sum->resident = sum->lane_major && full && !run->order && !run->validation;
         run->monitor[FB_LAST_OBJECTIVE] = value;
@@ -170,80 +154,50 @@ static int run_steps(training *t)
     return FB_DONE;
 }
 
-/* padded (count, round_up(n_params)) = vectors (count, n_params), and back. */
-static void pad(const fb_plan *plan, const real *vectors, idx count, real *padded)
+/* to (count, n), rows ldt apart, = from, rows ldf apart. */
+static void copy_rows(idx count, idx n, const real *from, idx ldf, real *to, idx ldt)
 {
-    idx n = plan->n_params, size = round_up(n);
-    for (idx i = 0; i < count; i++, vectors += n, padded += size) {
-        memcpy(padded, vectors, (size_t)n * sizeof(real));
-        memset(padded + n, 0, (size_t)(size - n) * sizeof(real));
-    }
-}
-
-static void unpad(const fb_plan *plan, const real *padded, idx count, real *vectors)
-{
-    idx n = plan->n_params, size = round_up(n);
-    for (idx i = 0; i < count; i++)
-        memcpy(vectors + i * n, padded + i * size, (size_t)n * sizeof(real));
-}
-
-/* A sum over n rows of the problem in which all workers flush subnormal numbers. */
-static row_sum flushing_sum(const fb_plan *plan, const fb_problem *problem, const buffers *crew,
-                            idx n, int lane_major)
-{
-    return (row_sum){.plan = plan,
-                     .problem = problem,
-                     .crew = crew,
-                     .n = n,
-                     .tile = tile_rows(plan, n),
-                     .scale = problem->scale,
-                     .lane_major = lane_major,
-                     .penalised = has_penalties(problem),
-                     .flush = 1};
+    for (idx i = 0; i < count; i++) memcpy(to + i * ldt, from + i * ldf, (size_t)n * sizeof(real));
 }
 
 /* The public function. */
 static int train(fb_plan *plan, const fb_problem *problem, fb_run *run)
 {
-    idx batch = (idx)run->batch_size, n_validated = run->validation ? (idx)run->validation->n : 0;
-    idx most = batch > n_validated ? batch : n_validated, rows = tile_rows(plan, most);
-    idx padded = round_up(plan->n_params), threads = (idx)run->threads;
-    idx n_slots = slots_for(batch, useful_workers(batch, threads), padded);
+    idx n = plan->n_params, padded = round_up(n), count = (idx)run->n_moments;
+    training t = {.plan = plan, .run = run};
+    t.batch = sum_of_losses(plan, problem, NULL, NULL);
+    t.batch.n = (idx)run->batch_size;
+    if (run->validation) t.validation = sum_of_losses(plan, run->validation, NULL, NULL);
+    idx most = t.batch.n > t.validation.n ? t.batch.n : t.validation.n;
+    idx rows = tile_rows(plan, most), workers = useful_workers(most, (idx)run->threads);
+    needs need = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES | FOR_WEIGHTS | FOR_TRAINING, rows, rows,
+                  0};
+    if (plan->drops) need.what |= FOR_DROPOUT;
+    t.batch.tile = tile_rows(plan, t.batch.n), t.batch.flush = t.validation.flush = 1;
     /* The factors of dropout lie row by row. */
-    int lane_major = fb_is_lane_major(plan, batch) && !plan->drops;
-    needs others = {FOR_FORWARD | FOR_BACKWARD | FOR_BATCHES, rows, rows,
-                    size_of_lane_major(plan, lane_major, rows)};
-    if (plan->drops) others.what |= FOR_DROPOUT;
-    needs first = others;
-    first.what |= FOR_WEIGHTS | FOR_TRAINING;
-    first.extra += n_slots * padded;
+    t.batch.lane_major = fb_is_lane_major(plan, t.batch.n) && !plan->drops;
+    t.validation.lane_major = t.batch.lane_major;
     buffers crew[FB_MOST_PARTS], without_dropout[FB_MOST_PARTS];
-    idx workers = take_crew(crew, plan, useful_workers(most, threads), first, others);
-    if (!workers) return FB_NO_MEMORY;
-    for (idx i = 0; lane_major && i < workers; i++) lay_out_lane_major(plan, crew + i, rows);
-    training t = {.plan = plan, .run = run, .team = fb_team_new(workers)};
+    if (!begin_sum(&t.batch, crew, workers, need)) return FB_NO_MEMORY;
+    workers = t.batch.workers;
     t.params = crew->params, t.moments = crew->moments, t.grad = crew->grad;
-    t.batch = flushing_sum(plan, problem, crew, batch, lane_major);
-    t.batch.params = t.params, t.batch.grad = t.grad;
-    t.batch.slots = crew->extra + others.extra, t.batch.n_slots = n_slots;
-    if (run->validation) {
-        for (idx i = 0; i < workers; i++) {
-            without_dropout[i] = crew[i];
-            without_dropout[i].A = crew[i].Y, without_dropout[i].factors = NULL;
-        }
-        t.validation =
-            flushing_sum(plan, run->validation, without_dropout, n_validated, lane_major);
+    t.batch.params = t.params, t.batch.result = t.grad;
+    for (idx i = 0; i < workers; i++) {
+        without_dropout[i] = crew[i];
+        without_dropout[i].A = crew[i].Y, without_dropout[i].factors = NULL;
     }
+    t.validation.crew = without_dropout, t.validation.team = t.batch.team;
     for (int k = 0; k < 2; k++) t.powers[k] = power(run->constants[k], run->step);
-    pad(plan, run->params, 1, t.params);
-    pad(plan, run->moments, (idx)run->n_moments, t.moments);
+    memset(t.params, 0, (size_t)padded * sizeof(real));
+    memset(t.moments, 0, (size_t)(count * padded) * sizeof(real));
     memset(t.grad, 0, (size_t)padded * sizeof(real));
+    copy_rows(1, n, run->params, n, t.params, padded);
+    copy_rows(count, n, run->moments, n, t.moments, padded);
     fp_mode mode = flush_subnormals();
     int reason = run_steps(&t);
     restore_mode(mode);
-    fb_team_free(t.team);
-    unpad(plan, t.params, 1, run->params);
-    unpad(plan, t.moments, (idx)run->n_moments, run->moments);
-    give_crew(crew, plan, workers);
+    copy_rows(1, n, t.params, padded, run->params, n);
+    copy_rows(count, n, t.moments, padded, run->moments, n);
+    end_sum(&t.batch);
     return reason;
 }

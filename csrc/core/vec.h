@@ -51,7 +51,7 @@ INLINE void store(real *p, vec v) { *(vec_in_memory *)p = v; }
 
 /* Masks, choice, maximum and minimum. vmax(a, b) and vmin(a, b) are b where either is NaN;
  * fill_after(v, m, rest) has the lanes of v that m selects, and those of rest after them;
- * if_greater(a, b, yes, no) is yes where a > b, else no; hsum and hmax reduce the lanes. */
+ * if_greater(a, b, yes, no) is yes where a > b, else no; hsum adds up the lanes. */
 #if FB_ISA == 2
 
 #define HAVE_MASKS 1
@@ -68,16 +68,8 @@ INLINE mask first_lanes(idx n) { return n >= VL ? (mask)-1 : (mask)((1u << n) - 
 INLINE vec load_first(const real *p, mask m) { return OP(maskz_loadu)(m, p); }
 INLINE void store_first(real *p, mask m, vec v) { OP(mask_storeu)(p, m, v); }
 INLINE vec fill_after(vec v, mask m, vec rest) { return OP(mask_blend)(m, rest, v); }
-INLINE vec if_greater(vec a, vec b, vec yes, vec no)
-{
-    return OP(mask_blend)(COMPARE(a, b, _CMP_GT_OQ), no, yes);
-}
-INLINE vec if_equal(vec a, vec b, vec yes, vec no)
-{
-    return OP(mask_blend)(COMPARE(a, b, _CMP_EQ_OQ), no, yes);
-}
+#define CHOOSE(a, how, b, yes, no) OP(mask_blend)(COMPARE(a, b, how), no, yes)
 INLINE real hsum(vec v) { return OP(reduce_add)(v); }
-INLINE real hmax(vec v) { return OP(reduce_max)(v); }
 
 #elif FB_ISA == 1
 
@@ -100,14 +92,7 @@ INLINE mask first_lanes(idx n)
 INLINE vec load_first(const real *p, mask m) { return OP(maskload)(p, m); }
 INLINE void store_first(real *p, mask m, vec v) { OP(maskstore)(p, m, v); }
 INLINE vec fill_after(vec v, mask m, vec rest) { return OP(blendv)(rest, v, (vec)m); }
-INLINE vec if_greater(vec a, vec b, vec yes, vec no)
-{
-    return OP(blendv)(no, yes, OP(cmp)(a, b, _CMP_GT_OQ));
-}
-INLINE vec if_equal(vec a, vec b, vec yes, vec no)
-{
-    return OP(blendv)(no, yes, OP(cmp)(a, b, _CMP_EQ_OQ));
-}
+#define CHOOSE(a, how, b, yes, no) OP(blendv)(no, yes, OP(cmp)(a, b, how))
 
 #else
 
@@ -153,6 +138,8 @@ INLINE vec vsqrt(vec a)
 #endif
 
 #if FB_ISA
+INLINE vec if_greater(vec a, vec b, vec yes, vec no) { return CHOOSE(a, _CMP_GT_OQ, b, yes, no); }
+INLINE vec if_equal(vec a, vec b, vec yes, vec no) { return CHOOSE(a, _CMP_EQ_OQ, b, yes, no); }
 INLINE vec vmax(vec a, vec b) { return OP(max)(a, b); }
 INLINE vec vmin(vec a, vec b) { return OP(min)(a, b); }
 INLINE vec vsqrt(vec a) { return OP(sqrt)(a); }
@@ -165,14 +152,6 @@ INLINE real hsum(vec v)
     store(s, v);
     UNROLL for (int width = VL / 2; width; width /= 2)
         UNROLL for (int i = 0; i < width; i++) s[i] += s[i + width];
-    return s[0];
-}
-INLINE real hmax(vec v)
-{
-    real s[VL];
-    store(s, v);
-    UNROLL for (int width = VL / 2; width; width /= 2)
-        UNROLL for (int i = 0; i < width; i++) s[i] = s[i] > s[i + width] ? s[i] : s[i + width];
     return s[0];
 }
 #endif
@@ -258,43 +237,28 @@ INLINE half half_max(half a, half b) { return HALF_OP(max)(a, b); }
 #define LANES (VBYTES / 16)
 #define LANE (VL / LANES)
 
-#if FB_ISA == 2 && !FB_DOUBLE
-INLINE vec join(const real *const *p)
+#if FB_ISA
+#define LANE_LOW(a, b) OP(unpacklo)(a, b)
+#define LANE_HIGH(a, b) OP(unpackhi)(a, b)
+#else
+#define LANE_LOW ZIP_LOW
+#define LANE_HIGH ZIP_HIGH
+#endif
+
+#if FB_ISA == 2
+INLINE vec join(const real *const *p) /* bits, whatever the dtype */
 {
-    __m512 v = _mm512_castps128_ps512(_mm_loadu_ps(p[0]));
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p[1]), 1);
-    v = _mm512_insertf32x4(v, _mm_loadu_ps(p[2]), 2);
-    return _mm512_insertf32x4(v, _mm_loadu_ps(p[3]), 3);
+#define PIECE(i) _mm_loadu_ps((const float *)(const void *)p[i])
+    __m512 v = _mm512_insertf32x4(_mm512_castps128_ps512(PIECE(0)), PIECE(1), 1);
+    return (vec)_mm512_insertf32x4(_mm512_insertf32x4(v, PIECE(2), 2), PIECE(3), 3);
+#undef PIECE
 }
-#define LANE_LOW(a, b) _mm512_unpacklo_ps(a, b)
-#define LANE_HIGH(a, b) _mm512_unpackhi_ps(a, b)
-#elif FB_ISA == 2
-INLINE vec join(const real *const *p)
-{
-    __m512d v = _mm512_castpd128_pd512(_mm_loadu_pd(p[0]));
-    v = _mm512_insertf64x2(v, _mm_loadu_pd(p[1]), 1);
-    v = _mm512_insertf64x2(v, _mm_loadu_pd(p[2]), 2);
-    return _mm512_insertf64x2(v, _mm_loadu_pd(p[3]), 3);
-}
-#define LANE_LOW(a, b) _mm512_unpacklo_pd(a, b)
-#define LANE_HIGH(a, b) _mm512_unpackhi_pd(a, b)
 #elif FB_ISA == 1 && !FB_DOUBLE
 INLINE vec join(const real *const *p) { return _mm256_loadu2_m128(p[1], p[0]); }
-#define LANE_LOW(a, b) _mm256_unpacklo_ps(a, b)
-#define LANE_HIGH(a, b) _mm256_unpackhi_ps(a, b)
 #elif FB_ISA == 1
 INLINE vec join(const real *const *p) { return _mm256_loadu2_m128d(p[1], p[0]); }
-#define LANE_LOW(a, b) _mm256_unpacklo_pd(a, b)
-#define LANE_HIGH(a, b) _mm256_unpackhi_pd(a, b)
 #else
 INLINE vec join(const real *const *p) { return load(p[0]); }
-#if FB_DOUBLE
-#define LANE_LOW(a, b) SHUFFLE(a, b, 0, 2)
-#define LANE_HIGH(a, b) SHUFFLE(a, b, 1, 3)
-#else
-#define LANE_LOW(a, b) SHUFFLE(a, b, 0, 4, 1, 5)
-#define LANE_HIGH(a, b) SHUFFLE(a, b, 2, 6, 3, 7)
-#endif
 #endif
 
 /* T (columns, ldt) = the transpose of up to VL rows of A. It takes LANE columns of A at a time,
@@ -364,6 +328,53 @@ INLINE void hsum4(const vec *s, real *sums)
             UNROLL for (int lane = 1; lane < LANES; lane++) sums[i + k] += lanes[lane * LANE + k];
         }
     }
+}
+
+/* Arrays of n numbers. */
+
+/* to = from; it has room for whole vectors. */
+INLINE void copy_row(idx n, const real *from, real *to)
+{
+    for (idx i = 0; i < n; i += VL) store(to + i, load_first(from + i, first_lanes(n - i)));
+}
+
+/* out = a ∘ b */
+INLINE void multiply(idx n, const real *a, const real *b, real *out)
+{
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(out + i, m, load_first(a + i, m) * load_first(b + i, m));
+    }
+}
+
+/* y += factor · x */
+INLINE void add_multiple(idx n, real factor, const real *x, real *y)
+{
+    vec f = splat(factor);
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        store_first(y + i, m, load_first(y + i, m) + f * load_first(x + i, m));
+    }
+}
+
+INLINE real dot(idx n, const real *x, const real *y)
+{
+    vec sum = {0};
+    for (idx i = 0; i < n; i += VL) {
+        mask m = first_lanes(n - i);
+        sum += load_first(x + i, m) * load_first(y + i, m);
+    }
+    return hsum(sum);
+}
+
+/* Whether all x are finite: x·0 is 0 for finite x, else NaN. */
+static int is_finite(idx n, const real *x)
+{
+    vec sum = {0};
+    idx i = 0;
+    for (; i + VL <= n; i += VL) sum += load(x + i) * 0;
+    if (i < n) sum += load_first(x + i, first_lanes(n - i)) * 0;
+    return hsum(sum) == 0;
 }
 
 /* Flushing of subnormal numbers to zero. The state of a converging optimizer becomes subnormal, and
