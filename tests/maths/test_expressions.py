@@ -572,3 +572,37 @@ def test_copies_equality_and_hash(copied):
     assert CAUCHY not in (CAUCHY_BY_HAND, CROSS_ENTROPY)
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(fb.Activation("mine", lambda z: z * z))
+
+
+@pytest.mark.parametrize("f", (lambda z: np.logaddexp(z, 0), lambda z: np.logaddexp(z, -z)))
+def test_logaddexp_loses_nothing(f):
+    act = fb.Activation("act", f)
+    Z = np.array([-np.inf, -700.0, -50.0, -1.0, 0.0, 1.0, 50.0, 700.0, np.inf])
+    np.testing.assert_allclose(act.f(Z), f(Z), rtol=1e-14)
+    slopes = (f(Z[2:7] + 1e-6) - f(Z[2:7] - 1e-6)) / 2e-6
+    np.testing.assert_allclose(act.df(Z[2:7]), slopes, rtol=1e-4, atol=1e-9)
+
+
+def test_options_of_max_and_objects_that_are_called():
+    class Bump:
+        def __call__(self, z):
+            return max([], default=2) * z * math.exp(-z * z) * min([3, 1], key=lambda v: -v)
+
+    act = fb.Activation("bump", Bump())
+    np.testing.assert_allclose(act.df(np.array([0.0, 1.0])), [6.0, -6 / math.e])
+    with pytest.raises(TraceError, match="max with a key"):
+        fb.Activation("far", lambda z: max([z, 1.0], key=abs))
+
+
+def test_many_corners():
+    def knots(z):
+        return sum(max(z - 0.01 * i, 0.0) * (0.01 if i % 2 else -0.01) for i in range(1500))
+
+    root = expression_of(knots, ("z",), "")
+    (slope,) = ex.evaluate([ex.derivative(root, "z")], {"z": np.array([0.095, 0.105])})
+    np.testing.assert_allclose(slope, [0.0, -0.01], atol=1e-12)
+
+
+def test_lists_of_expressions_restore_them():
+    root = expression_of(lambda x, y: np.where(x < y, special.erf(x * y) ** 2, x * y), "xy", "")
+    assert ex.of_list(pickle.loads(pickle.dumps(ex.listed(root)))) is root
