@@ -346,7 +346,8 @@ class CurveFit(Sequence[np.ndarray]):
     @property
     def standard_errors(self) -> np.ndarray:
         """The standard deviations (k,) of the parameters: the root of the covariance's diagonal."""
-        return np.sqrt(np.diagonal(self.covariance))
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(np.diagonal(self.covariance))
 
     @property
     def dof(self) -> int:
@@ -456,7 +457,8 @@ class CurveFit(Sequence[np.ndarray]):
             psi, slope = influence(r, self._robust)
             mean = slope.mean()
             squares = float(psi @ psi) / mean**2 if mean > 0 else np.nan
-        return of_jacobian(J, squares / 2, self.params, self._start, self._held, self._listed)
+        with np.errstate(all="ignore"):
+            return of_jacobian(J, squares / 2, self.params, self._start, self._held, self._listed)
 
     @cached_property
     def _weighted_jacobian(self) -> np.ndarray:
@@ -631,6 +633,8 @@ def new_array(name: str, value: Any) -> np.ndarray:
     """The value as a new C-contiguous array of float64; as `real_array` otherwise."""
     if type(value) is np.ndarray and value.dtype.kind in "fiu":
         return np.array(value, FLOAT64, order="C")
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} is a masked array: pass the rows that are not masked, of x and y")
     return np.array(real_array(name, value, FLOAT64))
 
 
