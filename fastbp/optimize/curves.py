@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ _STEPS = {"2-point": np.finfo(float).eps ** (1 / 2), "3-point": np.finfo(float).
 _COMPLEX_STEP = 1e-30
 # A point is no minimum if the sum of squares falls by more than this share as parameters change by
 # that share along a direction in which the residuals do not change to first order.
-_SADDLE_GAIN, _SADDLE_STEP = 1e-9, 1e-2
+_SADDLE_GAIN, _SADDLE_STEP, _SADDLE_DIRECTIONS = 1e-9, 1e-2, 8
 
 
 class Curve:
@@ -367,9 +368,12 @@ class CurveFit(Sequence[np.ndarray]):
     @cached_property
     def _saddle(self) -> str:
         """The parameters whose change lowers the sum of squares where its gradient is 0, or ""."""
-        for direction in self._uncertainty.undetermined.T:
+        directions = list(self._uncertainty.undetermined.T[:_SADDLE_DIRECTIONS])
+        # Of a product a·b at 0 the sum of squares falls only if both change.
+        pairs = [u + sign * v for u, v in combinations(directions, 2) for sign in (1, -1)]
+        sizes = np.where(self.params == 0, 1.0, np.abs(self.params))
+        for direction in (*directions, *pairs):
             step = _SADDLE_STEP * direction / np.abs(direction).max()
-            sizes = np.where(self.params == 0, 1.0, np.abs(self.params))
             for moved in (self.params + step * sizes, self.params - step * sizes):
                 if self._total(moved) < (1 - _SADDLE_GAIN) * self._end.total:
                     return self._listed(np.flatnonzero(np.abs(step) > 0.1 * _SADDLE_STEP))
@@ -496,8 +500,10 @@ class CurveFit(Sequence[np.ndarray]):
     def r_squared(self) -> float:
         """The share of the squares of y, around its mean, that the curve explains.
 
-        Deviations `sigma` (n,) weigh the rows.
+        Deviations `sigma` (n,) weigh the rows. NaN if all y are equal.
         """
+        if (self.y == self.y[0]).all():
+            return float("nan")
         weights = self._weighting.weights
         w = np.ones(len(self.y)) if weights is None else weights**2
         spread = self.y - np.average(self.y, weights=w)

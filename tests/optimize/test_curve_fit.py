@@ -739,3 +739,13 @@ def test_long_sums_take_no_long_time():
     start = time.perf_counter()
     curve_fit(long_sum, X, Y, [1.0, 0.5], maxiter=20)
     assert time.perf_counter() - start < 20  # in an instant; it was a minute when quadratic
+
+
+def test_a_saddle_of_a_product():
+    fit = curve_fit(lambda x, a, b: a * np.sin(b * x), X, np.sin(3 * X), [0.0, 0.0])
+    assert not fit.success
+    assert "the sum of squares falls with a change of a, b" in fit.message
+
+
+def test_data_without_variation_has_no_r_squared():
+    assert np.isnan(curve_fit(lambda x, a, b: a + b * x, X, 3 + 0 * X).r_squared)
