@@ -606,3 +606,11 @@ def test_many_corners():
 def test_lists_of_expressions_restore_them():
     root = expression_of(lambda x, y: np.where(x < y, special.erf(x * y) ** 2, x * y), "xy", "")
     assert ex.of_list(pickle.loads(pickle.dumps(ex.listed(root)))) is root
+
+
+def test_losses_by_where(backend):
+    loss = fb.custom_loss(lambda y, t: np.where(y < t, 2 * (t - y), (y - t) ** 2))
+    net = fb.Network(1, fb.Dense(1))
+    value, grad = net.value_and_grad([1.0, 0.0], [[1.0], [3.0]], [2.0, 1.0], loss)
+    assert value == (2 * 1 + 2**2) / 2
+    np.testing.assert_allclose(grad, [(-2 + 3 * 4) / 2, (-2 + 4) / 2])
