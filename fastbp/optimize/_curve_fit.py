@@ -174,6 +174,8 @@ def curve_fit(
         _require_finite("x", x)
     if callable(jac):
         _require_jac(curve, p, names)
+    elif jac == "cs":
+        _require_complex_steps(curve, p, names)
     settings = y, weighting, robust, p, method, loss, f_scale, maxiter
     end = _solved(curve, *settings)
     try:
@@ -272,6 +274,20 @@ def _require_jac(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
                     f" which is {exact[i, j]:.6g}; correct it, or leave jac out: the derivatives "
                     f"follow from f"
                 )
+
+
+def _require_complex_steps(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise ValueError if f loses the imaginary part, and with it the derivative, at p."""
+    with np.errstate(all="ignore"):
+        J, expected = curve.jacobian(p), curve.differences(p)
+        noise = 100 * _EPS ** (2 / 3) * np.abs(curve.called(p)).max() / np.where(p == 0, 1, abs(p))
+        most = _WRONG * np.abs(expected).max(axis=0) + noise
+        wrong = np.abs(J - expected).max(axis=0) > most
+    if wrong.any():
+        raise ValueError(
+            f"jac is 'cs', but complex steps of {names[int(np.argmax(wrong))]} do not give the "
+            f"derivative at p0, as where f takes an absolute value or a real part; leave jac out"
+        )
 
 
 # Solvers.

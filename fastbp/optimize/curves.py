@@ -117,7 +117,7 @@ class Curve:
                     f"of the data and a column per parameter{hint}"
                 )
             return J.copy()
-        return self._complex_steps(p) if self.jac == "cs" else self._differences(p)
+        return self._complex_steps(p) if self.jac == "cs" else self.differences(p)
 
     def _complex_steps(self, p: np.ndarray) -> np.ndarray:
         J = np.empty((self.n, len(p)))
@@ -128,13 +128,17 @@ class Curve:
             J[:, j] = y.imag / _COMPLEX_STEP
         return J
 
-    def _differences(self, p: np.ndarray) -> np.ndarray:
-        """The steps balance truncation and rounding; they stay within the bounds."""
-        central, J = self.jac == "3-point", np.empty((self.n, len(p)))
+    def differences(self, p: np.ndarray) -> np.ndarray:
+        """The derivatives by differences, central ones unless `jac` is "2-point".
+
+        The steps balance truncation and rounding; they stay within the bounds.
+        """
+        kind = "2-point" if self.jac == "2-point" else "3-point"
+        central, J = kind == "3-point", np.empty((self.n, len(p)))
         lower, upper = self.bounds or (np.full_like(p, -np.inf), np.full_like(p, np.inf))
         here = self.called(p)
         for j in range(len(p)):
-            h = _STEPS[self.jac] * (abs(p[j]) or 1.0)
+            h = _STEPS[kind] * (abs(p[j]) or 1.0)
             before, after = p.copy(), p.copy()
             after[j] = min(p[j] + h, upper[j])
             if central or after[j] == p[j]:
@@ -568,7 +572,8 @@ class CurveFit(Sequence[np.ndarray]):
             y = np.full(rows.shape[-1], float(y))
         if interval is None:
             return float(y[0]) if scalar else y
-        deviations = self._deviations(rows, y)
+        in_rows = y.ndim > 1 and getattr(rows, "shape", None) == y.shape  # a grid of numbers
+        deviations = self._deviations(rows.ravel() if in_rows else rows, y)
         if interval == "prediction":
             own = 1.0 if sigma is None else real_array("sigma", sigma, FLOAT64)
             variance = 1.0 if self._absolute_variance else self._uncertainty.variance

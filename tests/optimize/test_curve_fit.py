@@ -749,3 +749,20 @@ def test_a_saddle_of_a_product():
 
 def test_data_without_variation_has_no_r_squared():
     assert np.isnan(curve_fit(lambda x, a, b: a + b * x, X, 3 + 0 * X).r_squared)
+
+
+def test_complex_steps_that_lose_the_derivative():
+    for f in (lambda x, a, b: abs(a) * x + b, lambda x, a, b: a * x + np.real(a) + b):
+        with pytest.raises(ValueError, match="complex steps of a do not give the derivative"):
+            curve_fit(f, X, Y, [1.0, 1.0], jac="cs")
+    fit = curve_fit(lambda x, a, b: a + 1e-11 * b * x, X, Y, [1.0, 1.0], jac="cs")  # not for noise
+    assert fit.derivatives == "cs"
+
+
+def test_bands_over_a_grid():
+    fit = curve_fit(decay, X, Y, START)
+    grid = np.arange(6.0).reshape(2, 3)
+    for band, line in zip(
+        fit.predict(grid, "confidence"), fit.predict(grid.ravel(), "confidence"), strict=True
+    ):
+        np.testing.assert_array_equal(band, line.reshape(2, 3))
