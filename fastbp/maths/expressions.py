@@ -678,19 +678,35 @@ def _fold(operation: str, *arguments: Expression) -> Expression:
 
 def derivative(root: Expression, name: str) -> Expression:
     """The derivative of an expression with respect to the variable of that name."""
+    return derivatives(root, [name])[0]
+
+
+def derivatives(root: Expression, names: Sequence[str]) -> list[Expression]:
+    """Those with respect to several variables."""
     nodes = in_order([root])
     shared = _shared_corners(nodes)
-    done: dict[Expression, Expression] = {}
-    for at in nodes:
-        if at.operation in ("constant", "variable"):
-            done[at] = ONE if at.value == name else ZERO
-        elif at.operation in TRUTHS:
-            done[at] = ZERO
-        else:
-            slopes = [done[argument] for argument in at.arguments]
-            constant_here = all(slope is ZERO for slope in slopes)
-            done[at] = ZERO if constant_here else _slope(at, slopes, shared)
-    return done[root]
+    places = {at: i for i, at in enumerate(nodes)}
+    takers: list[list[int]] = [[] for _ in nodes]
+    for i, at in enumerate(nodes):
+        for argument in at.arguments:
+            takers[places[argument]].append(i)
+    results = []
+    for name in names:
+        start = variable(name)
+        done = {start: ONE} if start in places else {}
+        above: set[int] = set()  # where the nodes are that depend on the variable
+        waiting = list(takers[places[start]]) if done else []
+        while waiting:
+            i = waiting.pop()
+            if i not in above:
+                above.add(i)
+                waiting.extend(takers[i])
+        for at in (nodes[i] for i in sorted(above)):
+            slopes = [done.get(argument, ZERO) for argument in at.arguments]
+            if at.operation not in TRUTHS and any(slope is not ZERO for slope in slopes):
+                done[at] = _slope(at, slopes, shared)
+        results.append(done.get(root, ZERO))
+    return results
 
 
 def _slope(at: Expression, slopes: list[Expression], shared: dict[Any, bool]) -> Expression:

@@ -42,7 +42,7 @@ class Formula:
     @cached_property
     def slopes(self) -> list[Expression]:
         """The derivatives of `value` by the parameters."""
-        return [ex.derivative(self.value, name) for name in self.names]
+        return ex.derivatives(self.value, self.names)
 
     @cached_property
     def of_value(self) -> ex.Tape:

@@ -614,3 +614,13 @@ def test_losses_by_where(backend):
     value, grad = net.value_and_grad([1.0, 0.0], [[1.0], [3.0]], [2.0, 1.0], loss)
     assert value == (2 * 1 + 2**2) / 2
     np.testing.assert_allclose(grad, [(-2 + 3 * 4) / 2, (-2 + 4) / 2])
+
+
+def test_derivatives_by_many_variables():
+    names = [f"p{i}" for i in range(300)]
+    root = expression_of(lambda *p: sum(math.sin(i * a) for i, a in enumerate(p)), names, "")
+    slopes = ex.derivatives(root, [*names, "other"])
+    assert slopes[0] is slopes[-1] is ex.ZERO
+    for i in (1, 150, 299):
+        expected = expression_of(lambda a, i=i: i * math.cos(i * a), names[i : i + 1], "")
+        assert slopes[i] is expected
