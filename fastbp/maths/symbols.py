@@ -280,6 +280,13 @@ _FUNCTIONS: dict[Any, Callable] = {
 }  # fmt: skip
 
 
+def _isinstance(x: Any, kinds: Any) -> bool:
+    """Python's, where the stand-in of float counts as float."""
+    if isinstance(kinds, tuple):
+        return any(_isinstance(x, kind) for kind in kinds)
+    return isinstance(x, getattr(kinds, "stands_for", kinds))
+
+
 class _Module:
     """A module whose functions are replaced by stand-ins as they are read."""
 
@@ -298,7 +305,7 @@ class _Copies:
     def __init__(self) -> None:
         self.codes: set[CodeType] = set()
         self._done: dict[FunctionType, FunctionType] = {}
-        names = ("max", "min", "float", "__import__")
+        names = ("max", "min", "float", "isinstance", "__import__")
         stand_ins = {name: self.stand_in(getattr(builtins, name)) for name in names}
         self._builtins = vars(builtins) | stand_ins
 
@@ -315,6 +322,8 @@ class _Copies:
             x = getattr(x, "py_func", x)
         if x is max or x is min:
             return _extremum(_max if x is max else _min, x)
+        if x is isinstance:
+            return _isinstance
         if x is builtins.__import__:
             return lambda *arguments: self.stand_in(x(*arguments))
         if isinstance(x, BuiltinFunctionType | FunctionType | type) and x in _FUNCTIONS:
@@ -341,6 +350,7 @@ class _Copies:
 
         if of_numbers is float:
             choice.dtype = np.dtype(float)  # type: ignore[attr-defined]  # NumPy takes it as one
+            choice.stands_for = float  # type: ignore[attr-defined]  # and `_isinstance`
         return choice
 
     def _copy(self, function: FunctionType) -> FunctionType:

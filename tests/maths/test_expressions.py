@@ -624,3 +624,10 @@ def test_derivatives_by_many_variables():
     for i in (1, 150, 299):
         expected = expression_of(lambda a, i=i: i * math.cos(i * a), names[i : i + 1], "")
         assert slopes[i] is expected
+
+
+def test_functions_that_ask_for_floats():
+    def f(z):
+        return math.exp(z) if isinstance(z, (int, float)) else np.exp(z)
+
+    np.testing.assert_allclose(fb.Activation("rise", f).df(np.ones(1)), [math.e])
