@@ -6,13 +6,12 @@ is neither a compiler nor Numba. `contract` documents the functions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from ..maths.activations import ActivationSpec
-from ..maths.expressions import Expression, evaluate
+from ..maths.expressions import Tape
 from ..maths.formulas.optimizers import KINDS
 from ..maths.linear_models import LinearModel, model_of
 from ..maths.losses import RowLoss, row_loss
@@ -436,20 +435,22 @@ def _targets(problem: Problem) -> np.ndarray:
 
 
 def curve_residuals(problem: CurveProblem, params: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    f, *slopes = _curve_values(problem, params, problem.curve.roots)
+    f, *slopes = _curve_values(problem, params, len(problem.curve.roots))
     w = 1.0 if problem.weights is None else problem.weights
     with np.errstate(all="ignore"):
         return w * (f - problem.y), w * np.array(slopes)
 
 
-def _curve_values(
-    problem: CurveProblem, params: np.ndarray, roots: Sequence[Expression]
-) -> list[np.ndarray]:
-    """Expressions of the curve, (m,) each."""
-    variables = dict(zip(problem.curve.inputs, problem.columns, strict=True))
-    variables |= zip(problem.curve.parameters, params, strict=True)
-    values = evaluate(roots, variables)
-    return [np.broadcast_to(value, problem.y.shape) for value in values]
+def _curve_values(problem: CurveProblem, params: np.ndarray, n: int) -> list[np.ndarray]:
+    """The first n expressions of the curve, (m,) each."""
+    curve = problem.curve
+    tapes = curve.handles.setdefault("numpy", {})
+    tape = tapes.get(n)
+    if tape is None:
+        tape = tapes[n] = Tape(curve.roots[:n])
+    variables = dict(zip(curve.inputs, problem.columns, strict=True))
+    variables |= zip(curve.parameters, params, strict=True)
+    return [np.broadcast_to(value, problem.y.shape) for value in tape(variables)]
 
 
 class _CurveSquares:
@@ -460,7 +461,7 @@ class _CurveSquares:
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
         p = self.problem
-        (f,) = _curve_values(p, x, p.curve.roots[:1])
+        (f,) = _curve_values(p, x, 1)
         with np.errstate(all="ignore"):
             return (f - p.y) if p.weights is None else p.weights * (f - p.y)
 

@@ -88,6 +88,24 @@ def in_order(roots: Iterable[Expression]) -> list[Expression]:
     return list(done)
 
 
+def listed(root: Expression) -> list[tuple[Any, ...]]:
+    """An expression without references, for pickles: what `of_list` takes.
+
+    A line per node, arguments before what takes them: operation, value, the arguments' lines.
+    """
+    nodes = in_order([root])
+    lines = {at: i for i, at in enumerate(nodes)}
+    return [(at.operation, at.value, *(lines[x] for x in at.arguments)) for at in nodes]
+
+
+def of_list(lines: Iterable[tuple[Any, ...]]) -> Expression:
+    """The expression that `listed` made a list of."""
+    nodes: list[Expression] = []
+    for operation, value, *arguments in lines:
+        nodes.append(node(operation, *(nodes[i] for i in arguments), value=value))
+    return nodes[-1]
+
+
 # Operations: NumPy's function and the Python code. What is composed of them is written below.
 
 
@@ -286,6 +304,41 @@ def evaluate(
     return [done[root] for root in roots]
 
 
+class Tape:
+    """Expressions as a list of NumPy's functions, to be evaluated many times.
+
+    Parameters
+    ----------
+    roots : sequence of Expression
+    """
+
+    def __init__(self, roots: Sequence[Expression]):
+        roots = decomposed(roots)
+        places: dict[Expression, int] = {}
+        self._start: list[Any] = []
+        self._variables: list[tuple[int, str]] = []
+        self._calls: list[tuple[int, Callable, tuple[int, ...]]] = []
+        for k, at in enumerate(in_order(roots)):
+            places[at] = k
+            self._start.append(np.float64(at.value) if at.operation == "constant" else None)
+            if at.operation == "variable":
+                self._variables.append((k, at.value))
+            elif at.operation != "constant":
+                arguments = tuple(places[argument] for argument in at.arguments)
+                self._calls.append((k, OPERATIONS[at.operation][0], arguments))
+        self._ends = [places[root] for root in roots]
+
+    def __call__(self, values: dict[str, Any]) -> list[Any]:
+        """The values of the roots for those of the variables, arrays or numbers of NumPy."""
+        done = self._start.copy()
+        for k, name in self._variables:
+            done[k] = values[name]
+        with np.errstate(all="ignore"):
+            for k, function, arguments in self._calls:
+                done[k] = function(*[done[i] for i in arguments])
+        return [done[k] for k in self._ends]
+
+
 def function_of(roots: Sequence[Expression], names: Sequence[str]) -> Callable:
     """A Python function of numbers for expressions; the same one for the same expressions.
 
@@ -409,7 +462,10 @@ def _add_constant(x: Expression, c: float) -> Expression:
     return node("add", x, constant(c))
 
 
-def _join(chain: Expression, term: Expression) -> Expression | None:
+_SEARCHED = 8  # sums within sums in which `_join` looks: long chains would take quadratic time
+
+
+def _join(chain: Expression, term: Expression, depth: int = _SEARCHED) -> Expression | None:
     """The sum, if it has max(x, 0) and log(1 + e^-|x|), which are softplus x together."""
     for outer, inner in ((chain, term), (term, chain)):
         if inner.operation == "softplus" and outer.operation == "max":
@@ -417,12 +473,12 @@ def _join(chain: Expression, term: Expression) -> Expression | None:
             x, y = outer.arguments
             if c < 0 and _is(y, 0) and apply("abs", x) is multiply(constant(-c), size):
                 return apply("softplus", x)
-    if chain.operation in ("add", "subtract"):
+    if depth and chain.operation in ("add", "subtract"):
         first, second = chain.arguments
-        joined = _join(first, term)
+        joined = _join(first, term, depth - 1)
         if joined is not None:
             return node(chain.operation, joined, second)
-        joined = _join(second, term) if chain.operation == "add" else None
+        joined = _join(second, term, depth - 1) if chain.operation == "add" else None
         if joined is not None:
             return node("add", first, joined)
     return None
@@ -628,19 +684,35 @@ def _fold(operation: str, *arguments: Expression) -> Expression:
 
 def derivative(root: Expression, name: str) -> Expression:
     """The derivative of an expression with respect to the variable of that name."""
+    return derivatives(root, [name])[0]
+
+
+def derivatives(root: Expression, names: Sequence[str]) -> list[Expression]:
+    """Those with respect to several variables."""
     nodes = in_order([root])
     shared = _shared_corners(nodes)
-    done: dict[Expression, Expression] = {}
-    for at in nodes:
-        if at.operation in ("constant", "variable"):
-            done[at] = ONE if at.value == name else ZERO
-        elif at.operation in TRUTHS:
-            done[at] = ZERO
-        else:
-            slopes = [done[argument] for argument in at.arguments]
-            constant_here = all(slope is ZERO for slope in slopes)
-            done[at] = ZERO if constant_here else _slope(at, slopes, shared)
-    return done[root]
+    places = {at: i for i, at in enumerate(nodes)}
+    takers: list[list[int]] = [[] for _ in nodes]
+    for i, at in enumerate(nodes):
+        for argument in at.arguments:
+            takers[places[argument]].append(i)
+    results = []
+    for name in names:
+        start = variable(name)
+        done = {start: ONE} if start in places else {}
+        above: set[int] = set()  # where the nodes are that depend on the variable
+        waiting = list(takers[places[start]]) if done else []
+        while waiting:
+            i = waiting.pop()
+            if i not in above:
+                above.add(i)
+                waiting.extend(takers[i])
+        for at in (nodes[i] for i in sorted(above)):
+            slopes = [done.get(argument, ZERO) for argument in at.arguments]
+            if at.operation not in TRUTHS and any(slope is not ZERO for slope in slopes):
+                done[at] = _slope(at, slopes, shared)
+        results.append(done.get(root, ZERO))
+    return results
 
 
 def _slope(at: Expression, slopes: list[Expression], shared: dict[Any, bool]) -> Expression:

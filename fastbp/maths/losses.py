@@ -534,7 +534,10 @@ def custom_loss(
 def _returns_numbers(f: Callable) -> bool:
     """Whether f returns the loss alone."""
     results = (value_of(f, y, t) for t in (0.0, 1.0) for y in POINTS)
-    return all(isinstance(result, Real | np.bool_) for result in results)
+    return all(  # np.where makes arrays without axes
+        isinstance(result, Real | np.bool_) or (isinstance(result, np.ndarray) and not result.ndim)
+        for result in results
+    )
 
 
 def _item_of_pair(f: Callable, index: int, t: float) -> Callable[[float], Any]:

@@ -22,7 +22,7 @@ from .expressions import Expression
 from .symbols import DATA, Symbol, nested_codes, traced
 
 _HINT = "pass the derivative yourself: jac"
-_TOLERANCE = 1e-7  # of values by the expression, relative to those that the function returns
+TOLERANCE = 1e-7  # of values by the expression, relative to those that the function returns
 
 
 class Formula:
@@ -31,23 +31,28 @@ class Formula:
     Attributes
     ----------
     value : Expression
-    slopes : list of Expression
-        The derivatives of `value` by the parameters.
     """
 
     def __init__(self, value: Expression, n_params: int):
         self.value, self.names = value, parameter_names(n_params)
-        self.slopes = [ex.derivative(value, name) for name in self.names]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (ex.listed(self.value), len(self.names))
 
     @cached_property
-    def of_value(self) -> Tape:
+    def slopes(self) -> list[Expression]:
+        """The derivatives of `value` by the parameters."""
+        return ex.derivatives(self.value, self.names)
+
+    @cached_property
+    def of_value(self) -> ex.Tape:
         """What computes the value."""
-        return Tape([self.value])
+        return ex.Tape([self.value])
 
     @cached_property
-    def of_slopes(self) -> Tape:
+    def of_slopes(self) -> ex.Tape:
         """What computes the slopes."""
-        return Tape(self.slopes)
+        return ex.Tape(self.slopes)
 
 
 @lru_cache(maxsize=256)
@@ -56,45 +61,14 @@ def formula(value: Expression, n_params: int) -> Formula:
     return Formula(value, n_params)
 
 
+def _restored(lines: list[Any], n_params: int) -> Formula:
+    return formula(ex.of_list(lines), n_params)
+
+
 @lru_cache(maxsize=64)
 def parameter_names(n: int) -> tuple[str, ...]:
     """The names of n parameters in expressions."""
     return tuple(f"p{j}" for j in range(n))
-
-
-class Tape:
-    """Expressions as a list of NumPy's functions, to be evaluated many times.
-
-    Parameters
-    ----------
-    roots : sequence of Expression
-    """
-
-    def __init__(self, roots: Sequence[Expression]):
-        roots = ex.decomposed(roots)
-        places: dict[Expression, int] = {}
-        self._start: list[Any] = []
-        self._variables: list[tuple[int, str]] = []
-        self._calls: list[tuple[int, Callable, tuple[int, ...]]] = []
-        for k, at in enumerate(ex.in_order(roots)):
-            places[at] = k
-            self._start.append(np.float64(at.value) if at.operation == "constant" else None)
-            if at.operation == "variable":
-                self._variables.append((k, at.value))
-            elif at.operation != "constant":
-                arguments = tuple(places[argument] for argument in at.arguments)
-                self._calls.append((k, ex.OPERATIONS[at.operation][0], arguments))
-        self._ends = [places[root] for root in roots]
-
-    def __call__(self, values: dict[str, Any]) -> list[Any]:
-        """The values of the roots for those of the variables, arrays or numbers of NumPy."""
-        done = self._start.copy()
-        for k, name in self._variables:
-            done[k] = values[name]
-        with np.errstate(all="ignore"):
-            for k, function, arguments in self._calls:
-                done[k] = function(*[done[i] for i in arguments])
-        return [done[k] for k in self._ends]
 
 
 class Model:
@@ -138,6 +112,7 @@ class _Columns:
     def __init__(self, n: int):
         self.n = n
         self.arrays: dict[str, np.ndarray] = {}
+        self.met = False  # whether there was an array, which may have been a constant
         self._names: dict[bytes, str] = {}
 
     def expression(self, array: np.ndarray) -> Expression | None:
@@ -146,6 +121,7 @@ class _Columns:
             return ex.constant(float(array[0]))
         if array.shape != (self.n,):
             return None
+        self.met = True
         column = np.array(array, np.float64)
         if (column == column[0]).all():
             return ex.constant(float(column[0]))
@@ -195,17 +171,17 @@ def trace_curve(f: Callable, x: Any, n: int, n_params: int) -> tuple[Model, bool
     elif shape is not None and len(shape) == 2 and shape[1] == n:
         columns, rows = {f"x{i}": row for i, row in enumerate(x)}, shape[0]
     else:
-        return _trace(f, (x,), n, n_params), False
+        return _trace(f, (x if shape is None else x.copy(),), n, n_params)[0], False
     key = (id(f.__code__), rows, n_params) if isinstance(f, FunctionType) else None
     stored = _stored.get(key)
     if stored is not None and isinstance(f, FunctionType) and stored.reads.same(f):
         return Model(stored.formula, columns, n), True
     symbols = [Symbol(ex.variable(name)) for name in columns]
     try:
-        model = _trace(f, (_Rows(symbols) if rows else symbols[0],), n, n_params)
+        model, of_x = _trace(f, (_Rows(symbols) if rows else symbols[0],), n, n_params)
     except TraceError:
-        return _trace(f, (x.copy(),), n, n_params), False
-    reads = reads_of(f) if isinstance(f, FunctionType) and not model.columns else None
+        return _trace(f, (x.copy(),), n, n_params)[0], False
+    reads = reads_of(f) if isinstance(f, FunctionType) and of_x else None
     if reads is not None:
         if len(_stored) >= 256:
             _stored.clear()
@@ -223,29 +199,30 @@ def trace_residuals(fun: Callable, args: tuple, n_params: int, n: int) -> Model:
         If fun has no expression.
     """
     symbols = [Symbol(ex.variable(name)) for name in parameter_names(n_params)]
-    return _traced(lambda: traced(fun, (_Rows(symbols), *args), _HINT), n, n_params)
+    return _traced(lambda: traced(fun, (_Rows(symbols), *args), _HINT), n, n_params)[0]
 
 
-def _trace(f: Callable, x: tuple, n: int, n_params: int) -> Model:
+def _trace(f: Callable, x: tuple, n: int, n_params: int) -> tuple[Model, bool]:
     symbols = [Symbol(ex.variable(name)) for name in parameter_names(n_params)]
     return _traced(lambda: traced(f, (*x, *symbols), _HINT), n, n_params)
 
 
-def _traced(call: Callable[[], Expression], n: int, n_params: int) -> Model:
+def _traced(call: Callable[[], Expression], n: int, n_params: int) -> tuple[Model, bool]:
+    """The model of what is called, and whether no array entered it but by symbols."""
     columns = _Columns(n)
     token = DATA.set(columns.expression)
     try:
         value = call()
     finally:
         DATA.reset(token)
-    return Model(formula(value, n_params), columns.arrays, n)
+    return Model(formula(value, n_params), columns.arrays, n), not columns.met
 
 
 def forget(f: Callable) -> None:
     """Remove the stored expressions of f."""
     if type(f) is FunctionType:
-        for key in [key for key in _stored if key[0] == id(f.__code__)]:
-            del _stored[key]
+        for key in [key for key in list(_stored) if key[0] == id(f.__code__)]:
+            _stored.pop(key, None)
 
 
 def require_agreement(model: Model, p: np.ndarray, values: np.ndarray) -> None:
@@ -254,7 +231,7 @@ def require_agreement(model: Model, p: np.ndarray, values: np.ndarray) -> None:
     known = np.isfinite(values)
     largest = size[known].max(initial=0.0)
     with np.errstate(invalid="ignore"):
-        near = np.abs(found - values) <= _TOLERANCE * np.maximum(size, 1e-3 * largest)
+        near = np.abs(found - values) <= TOLERANCE * np.maximum(size, 1e-3 * largest)
     if (near | ~known).all():
         return
     row = int(np.flatnonzero(~near & known)[0])

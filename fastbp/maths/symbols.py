@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from functools import cached_property, partial, reduce
 from numbers import Real
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -67,7 +67,10 @@ def _expression(x: Any) -> Expression:
     if isinstance(x, np.ndarray) and x.ndim == 0 and x.dtype.kind in "biuf":
         x = x[()]
     if not isinstance(x, Real | np.bool_):
-        kind = f"an array of shape {x.shape}" if isinstance(x, np.ndarray) else f"{x!r}"
+        if isinstance(x, np.ndarray):
+            kind = f"an array of shape {x.shape}"
+        else:
+            kind = f"a {type(x).__name__}" if isinstance(x, list | tuple | dict) else f"{x!r}"
         raise _Refusal(f"arithmetic with {kind}, expected numbers")
     return ex.constant(float(x))
 
@@ -100,13 +103,25 @@ def _unary(name: str) -> Callable:
 
 
 _negate = _recorded(ex.negative)
-_add, _subtract = _recorded(ex.add), _recorded(ex.subtract)
+_plain_add, _subtract = _recorded(ex.add), _recorded(ex.subtract)
 _multiply, _divide, _power = _recorded(ex.multiply), _recorded(ex.divide), _recorded(ex.power)
 _max, _min = _recorded(partial(ex.bound, "max")), _recorded(partial(ex.bound, "min"))
 _less = _recorded(partial(ex.compare, "less"))
 _less_equal = _recorded(partial(ex.compare, "less_equal"))
 _equal = _recorded(partial(ex.compare, "equal"))
 _and, _or, _not = _logical("and"), _logical("or"), _logical("not")
+
+
+def _is_truth(x: Any) -> bool:
+    if isinstance(x, Symbol):
+        return x.expression.operation in ex.TRUTHS
+    return isinstance(x, bool) or getattr(x, "dtype", None) == np.bool_
+
+
+def _add(x: Any, y: Any) -> Symbol:
+    if _is_truth(x) and _is_truth(y):
+        raise _Refusal("the sum of two comparisons, which is 'or' for arrays; write 1.0 * (a < b)")
+    return _plain_add(x, y)
 
 
 def _where(condition: Any, x: Any, y: Any) -> Symbol:
@@ -123,9 +138,13 @@ def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max:
 def _extremum(of_two: Callable, of_numbers: Callable) -> Callable:
     """min or max of Python."""
 
-    def extremum(*arguments: Any) -> Any:
+    def extremum(*arguments: Any, **options: Any) -> Any:
         values = list(arguments[0]) if len(arguments) == 1 else arguments
-        return reduce(of_two, values) if _any_symbol(values) else of_numbers(values)
+        if not _any_symbol(values):
+            return of_numbers(values, **options)
+        if options.get("key") is not None:
+            raise _Refusal(f"{of_numbers.__name__} with a key")
+        return reduce(of_two, values)
 
     return extremum
 
@@ -183,7 +202,16 @@ def _any_symbol(values: Sequence[Any]) -> bool:
 
 
 def _logaddexp(x: Expression, y: Expression) -> Expression:
-    return ex.add(x, ex.apply("softplus", ex.subtract(y, x)))
+    if y.operation == "constant":
+        x, y = y, x
+    if x.operation == "constant" and math.isfinite(x.value):
+        return ex.add(x, ex.apply("softplus", ex.subtract(y, x)))
+    # From the larger one: a difference of large numbers would lose digits, one of infinities all.
+    above, below = (
+        ex.add(first, ex.apply("softplus", ex.subtract(second, first)))
+        for first, second in ((x, y), (y, x))
+    )
+    return ex.where(ex.compare("less", x, y), below, above)
 
 
 def _normal_cdf(x: Expression) -> Expression:
@@ -252,6 +280,13 @@ _FUNCTIONS: dict[Any, Callable] = {
 }  # fmt: skip
 
 
+def _isinstance(x: Any, kinds: Any) -> bool:
+    """Python's, where the stand-in of float counts as float."""
+    if isinstance(kinds, tuple):
+        return any(_isinstance(x, kind) for kind in kinds)
+    return isinstance(x, getattr(kinds, "stands_for", kinds))
+
+
 class _Module:
     """A module whose functions are replaced by stand-ins as they are read."""
 
@@ -270,9 +305,16 @@ class _Copies:
     def __init__(self) -> None:
         self.codes: set[CodeType] = set()
         self._done: dict[FunctionType, FunctionType] = {}
-        names = ("max", "min", "float", "__import__")
+        names = ("max", "min", "float", "isinstance", "__import__")
         stand_ins = {name: self.stand_in(getattr(builtins, name)) for name in names}
         self._builtins = vars(builtins) | stand_ins
+
+    def callable(self, f: Callable) -> Callable:
+        """What is called in the place of f, which may be an object with a method `__call__`."""
+        method = vars(type(f)).get("__call__")
+        if isinstance(method, FunctionType) and not self._of_library(method):
+            f = MethodType(method, f)
+        return cast("Callable", self.stand_in(f))
 
     def stand_in(self, x: Any) -> Any:
         """What a copy has in the place of x; x itself as a rule."""
@@ -280,6 +322,8 @@ class _Copies:
             x = getattr(x, "py_func", x)
         if x is max or x is min:
             return _extremum(_max if x is max else _min, x)
+        if x is isinstance:
+            return _isinstance
         if x is builtins.__import__:
             return lambda *arguments: self.stand_in(x(*arguments))
         if isinstance(x, BuiltinFunctionType | FunctionType | type) and x in _FUNCTIONS:
@@ -293,8 +337,11 @@ class _Copies:
         if isinstance(x, MethodType) and isinstance(x.__func__, FunctionType):
             return MethodType(self._copy(x.__func__), x.__self__)
         if isinstance(x, FunctionType):
-            return x if str(x.__module__).split(".")[0] in self._LIBRARIES else self._copy(x)
+            return x if self._of_library(x) else self._copy(x)
         return x
+
+    def _of_library(self, function: FunctionType) -> bool:
+        return str(function.__module__).split(".")[0] in self._LIBRARIES
 
     @staticmethod
     def _choice(of_numbers: Callable, of_symbols: Callable) -> Callable:
@@ -303,6 +350,7 @@ class _Copies:
 
         if of_numbers is float:
             choice.dtype = np.dtype(float)  # type: ignore[attr-defined]  # NumPy takes it as one
+            choice.stands_for = float  # type: ignore[attr-defined]  # and `_isinstance`
         return choice
 
     def _copy(self, function: FunctionType) -> FunctionType:
@@ -357,7 +405,7 @@ def traced(f: Callable, arguments: Sequence[Any], hint: str) -> Expression:
     """What a user's function computes of arguments with symbols; see `expression_of`."""
     copies = _Copies()
     try:
-        return ex.number(_expression(copies.stand_in(f)(*arguments)))
+        return ex.number(_expression(copies.callable(f)(*arguments)))
     except Exception as error:
         operation = (
             str(error) if isinstance(error, _Refusal) else f"{type(error).__name__}: {error}"

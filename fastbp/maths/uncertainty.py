@@ -253,7 +253,9 @@ def regular_inverse(JTJ: np.ndarray, jac: Callable[[], np.ndarray]) -> np.ndarra
     scale = lengths[:, None] * lengths
     try:
         inverse = np.linalg.inv(JTJ / scale)
-        if not len(JTJ) * sum(inverse.diagonal().tolist()) < WELL_CONDITIONED:
+        # Of a singular matrix the computed inverse may be anything, with a negative diagonal too.
+        sizes = inverse.diagonal().tolist()
+        if not (min(sizes) > 0 and len(JTJ) * sum(sizes) < WELL_CONDITIONED):
             R = np.linalg.qr(jac() / lengths, mode="r")
             root = np.linalg.inv(R)
             inverse = root @ root.T

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from math import isfinite
+from math import isfinite, sqrt
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from ..maths.marquardt import (
     LMOptions,
     LMSolver,
 )
+from ..maths.models import TOLERANCE, forget, require_agreement
 from ..maths.robust import (
     ARCTAN_RHO,
     CAUCHY_RHO,
@@ -54,7 +55,10 @@ _STUCK = {
 }
 _OPTIONS, _LINEAR = LMOptions(), Robust()
 _WRONG = 1e-3  # relative to the largest entry of a column: an error of the caller's derivatives
-_SMALL = 5000  # numbers; see `_require_finite`
+# A sum of squares below the first number may be of residuals whose squares underflow, as those of
+# residuals below the second one do.
+_LEAST_TOTAL, _LEAST_SIZE = 1e-280, 1e-130
+_SMALL = 5000  # numbers
 _EPS = float(np.finfo(float).eps)
 _TOLERANCE = 1e-12  # of SciPy's methods
 
@@ -126,7 +130,7 @@ def curve_fit(
     ShapeError
         If y is no vector, or f, jac, sigma, p0 or `bounds` do not fit to it or to the parameters.
     NonFiniteError
-        If y, p0, or what f returns at p0 is not finite.
+        If y, p0, or what f returns at p0 is not finite, or the squares of that.
     TypeError, ValueError
         For what is not real, deviations that are not positive, bounds that cross or exclude p0,
         unknown names, and a `jac` that is wrong.
@@ -170,16 +174,26 @@ def curve_fit(
         _require_finite("x", x)
     if callable(jac):
         _require_jac(curve, p, names)
-    if method != "lm":
-        end = _by_scipy(curve, y, weighting, p, method, loss, f_scale, maxiter)
-    elif curve.model is None or callable(jac) or not weighting.rows_apart:
-        end = _by_solver(curve, y, weighting, robust, p, maxiter)
-    elif robust.kind == ARCTAN_RHO:
-        end = _by_solver(curve, y, weighting, robust, p, maxiter)
-    else:
-        end = _by_backend(curve, y, weighting, robust, p, maxiter)
+    elif jac == "cs":
+        _require_complex_steps(curve, p, names)
+    settings = y, weighting, robust, p, method, loss, f_scale, maxiter
+    end = _solved(curve, *settings)
+    try:
+        _require_agreement_at_end(curve, end, y, weighting, robust)
+    except TraceError as error:
+        forget(f)
+        curve.model, notes = None, () if callable(jac) else (_by_differences(error),)
+        end = _solved(curve, *settings)
     if not isfinite(end.total):
         _require_finite_start(curve, y, p)
+    if end.total < _LEAST_TOTAL:
+        _require_no_underflow(y, weighting)
+    if end.nit == 0 and end.JTJ is not None and not all_finite(end.JTJ):
+        name = names[int(np.argmin(np.isfinite(end.JTJ.diagonal())))]
+        raise NonFiniteError(
+            f"the squares of the derivatives by {name} overflow at p0; measure it, or y, in other "
+            f"units"
+        )
     return CurveFit(
         curve, y, sigma, weighting, p, end, names=names, method=method, robust=robust, loss=loss,
         absolute_sigma=bool(absolute_sigma), notes=notes,
@@ -194,10 +208,7 @@ def _trace(curve: Curve, p: np.ndarray) -> tuple[str, ...]:
     try:
         values = traced_curve(curve, p)
     except TraceError as error:
-        if callable(curve.jac):
-            return ()
-        line = "" if error.line is None else f" in line {error.line} of {error.filename}"
-        return (f"derivatives by differences, for f cannot be traced{line}: {error.operation}",)
+        return () if callable(curve.jac) else (_by_differences(error),)
     if values is not None and not callable(curve.jac):
         model = curve.model
         assert model is not None
@@ -205,6 +216,40 @@ def _trace(curve: Curve, p: np.ndarray) -> tuple[str, ...]:
             curve.model = None
             return ("derivatives by differences, for those of the expression are not finite at p0",)
     return ()
+
+
+def _by_differences(error: TraceError) -> str:
+    """The note on a function without an expression."""
+    line = "" if error.line is None else f" in line {error.line} of {error.filename}"
+    return f"derivatives by differences, for f cannot be traced{line}: {error.operation}"
+
+
+def _require_agreement_at_end(
+    curve: Curve, end: End, y: np.ndarray, weighting: Weighting, robust: Robust
+) -> None:
+    """Raise TraceError unless the expression gives what f returns where the fit ended.
+
+    A function that hides a branch from symbols, by their type or behind an exception, may agree at
+    the start alone.
+    """
+    if curve.model is None or not isfinite(end.total):
+        return
+    with np.errstate(all="ignore"):
+        try:
+            values = curve.called(end.p)
+        except (ArithmeticError, ValueError):
+            return
+        if robust.kind == LINEAR_RHO and weighting.rows_apart:  # in less time
+            r, size = weighting(values - y), weighting(values)
+            gap = abs(sqrt(_sum_of_squares(r)) - sqrt(end.total))
+            if gap <= TOLERANCE * sqrt(_sum_of_squares(size)):
+                return
+    require_agreement(curve.model, end.p, values)
+
+
+def _sum_of_squares(r: np.ndarray) -> float:
+    # BLAS takes threads for more.
+    return float(r.dot(r) if r.size <= _SMALL else np.einsum("i,i", r, r))
 
 
 def _require_jac(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
@@ -231,7 +276,41 @@ def _require_jac(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
                 )
 
 
+def _require_complex_steps(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
+    """Raise ValueError if f loses the imaginary part, and with it the derivative, at p."""
+    with np.errstate(all="ignore"):
+        J, expected = curve.jacobian(p), curve.differences(p)
+        noise = 100 * _EPS ** (2 / 3) * np.abs(curve.called(p)).max() / np.where(p == 0, 1, abs(p))
+        most = _WRONG * np.abs(expected).max(axis=0) + noise
+        wrong = np.abs(J - expected).max(axis=0) > most
+    if wrong.any():
+        raise ValueError(
+            f"jac is 'cs', but complex steps of {names[int(np.argmax(wrong))]} do not give the "
+            f"derivative at p0, as where f takes an absolute value or a real part; leave jac out"
+        )
+
+
 # Solvers.
+
+
+def _solved(
+    curve: Curve,
+    y: np.ndarray,
+    weighting: Weighting,
+    robust: Robust,
+    p: np.ndarray,
+    method: str,
+    loss: str,
+    f_scale: float,
+    maxiter: int,
+) -> End:
+    """Where the fit from p ends."""
+    if method != "lm":
+        return _by_scipy(curve, y, weighting, p, method, loss, f_scale, maxiter)
+    in_python = curve.model is None or callable(curve.jac) or not weighting.rows_apart
+    if in_python or robust.kind == ARCTAN_RHO:
+        return _by_solver(curve, y, weighting, robust, p, maxiter)
+    return _by_backend(curve, y, weighting, robust, p, maxiter)
 
 
 def _by_backend(
@@ -350,10 +429,8 @@ def signature_of(f: Callable) -> Signature:
 
 
 def _require_finite(name: str, array: np.ndarray) -> None:
-    """As `require_finite`, for x by its rows (n,) or (k, n), in less time for small arrays."""
-    flat = array.ravel()
-    small = flat.size <= _SMALL  # BLAS takes threads for more
-    if not (small and isfinite(flat.dot(flat))) and not all_finite(array):
+    """As `require_finite`, for x by its rows (n,) or (k, n)."""
+    if not all_finite(array):
         require_finite(name, array.T)
 
 
@@ -485,3 +562,13 @@ def _require_finite_start(curve: Curve, y: np.ndarray, p: np.ndarray) -> None:
         f"the sum of squares at p0 overflows: f is up to {np.abs(values).max():.3g} there and y "
         f"{np.abs(y).max():.3g}; scale y down or start elsewhere"
     )
+
+
+def _require_no_underflow(y: np.ndarray, weighting: Weighting) -> None:
+    """Raise ValueError if the squares of what is as large as y underflow."""
+    size = np.abs(weighting(y)).max()
+    if 0 < size < _LEAST_SIZE:
+        raise ValueError(
+            f"the squares of the residuals underflow: y is up to {np.abs(y).max():.3g}"
+            f"{'' if size == np.abs(y).max() else f', {size:.3g} by sigma'}; scale y up"
+        )

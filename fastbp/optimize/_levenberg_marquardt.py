@@ -212,17 +212,14 @@ def levenberg_marquardt(
     pair = checked_bounds(bounds, x)
     system = Residuals(fun, jac, args, robust, pair)
     system.start(x)
-    model = _traced(system, x) if jac is None else None
-    if model is not None:
-        curve = CurveSolver(model, x, options, robust, pair)
-        status = curve.run(maxiter, goal, None if callback is None else stop_test(callback))
-        result = _result(curve, status, curve.history, *curve.residuals())
-    else:
+    result = None if jac is not None else _of_traced(system, x, options, maxiter, goal, callback)
+    exact = result is not None
+    if result is None:
         solver = LMSolver(system, x, options, None, pair)
         require_finite("the Jacobian at x0", system.at(x)[1])
         end = _run(solver, maxiter, goal, stop_test(callback))
         result = _result(solver, *end, *system.at(solver.x))
-    result.derivatives = "exact" if model else "jac" if callable(system.jac) else system.jac
+    result.derivatives = "exact" if exact else "jac" if callable(system.jac) else system.jac
     if loss == "linear":
         _add_errors(result, x)
     return result
@@ -302,6 +299,30 @@ def _add_errors(result: OptimizeResult, start: np.ndarray) -> None:
 
 
 # Residuals whose code has an expression.
+
+
+def _of_traced(
+    system: Residuals,
+    x: np.ndarray,
+    options: LMOptions,
+    maxiter: int,
+    goal: float,
+    callback: Callable[..., Any] | None,
+) -> OptimizeResult | None:
+    """The result by the expression of the residuals; None if that is none of them."""
+    model = _traced(system, x)
+    if model is None:
+        return None
+    solver = CurveSolver(model, x, options, system.robust, system.bounds)
+    status = solver.run(maxiter, goal, None if callback is None else stop_test(callback))
+    try:  # a function that hides a branch from symbols may agree at the start alone
+        with np.errstate(all="ignore"):
+            require_agreement(model, solver.x, system.residuals(solver.x))
+    except TraceError:
+        return None
+    except (ArithmeticError, ValueError):
+        pass
+    return _result(solver, status, solver.history, *solver.residuals())
 
 
 def _traced(system: Residuals, x: np.ndarray) -> Model | None:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,7 +38,7 @@ _STEPS = {"2-point": np.finfo(float).eps ** (1 / 2), "3-point": np.finfo(float).
 _COMPLEX_STEP = 1e-30
 # A point is no minimum if the sum of squares falls by more than this share as parameters change by
 # that share along a direction in which the residuals do not change to first order.
-_SADDLE_GAIN, _SADDLE_STEP = 1e-9, 1e-2
+_SADDLE_GAIN, _SADDLE_STEP, _SADDLE_DIRECTIONS = 1e-9, 1e-2, 8
 
 
 class Curve:
@@ -116,7 +117,7 @@ class Curve:
                     f"of the data and a column per parameter{hint}"
                 )
             return J.copy()
-        return self._complex_steps(p) if self.jac == "cs" else self._differences(p)
+        return self._complex_steps(p) if self.jac == "cs" else self.differences(p)
 
     def _complex_steps(self, p: np.ndarray) -> np.ndarray:
         J = np.empty((self.n, len(p)))
@@ -127,13 +128,17 @@ class Curve:
             J[:, j] = y.imag / _COMPLEX_STEP
         return J
 
-    def _differences(self, p: np.ndarray) -> np.ndarray:
-        """The steps balance truncation and rounding; they stay within the bounds."""
-        central, J = self.jac == "3-point", np.empty((self.n, len(p)))
+    def differences(self, p: np.ndarray) -> np.ndarray:
+        """The derivatives by differences, central ones unless `jac` is "2-point".
+
+        The steps balance truncation and rounding; they stay within the bounds.
+        """
+        kind = "2-point" if self.jac == "2-point" else "3-point"
+        central, J = kind == "3-point", np.empty((self.n, len(p)))
         lower, upper = self.bounds or (np.full_like(p, -np.inf), np.full_like(p, np.inf))
         here = self.called(p)
         for j in range(len(p)):
-            h = _STEPS[self.jac] * (abs(p[j]) or 1.0)
+            h = _STEPS[kind] * (abs(p[j]) or 1.0)
             before, after = p.copy(), p.copy()
             after[j] = min(p[j] + h, upper[j])
             if central or after[j] == p[j]:
@@ -346,7 +351,8 @@ class CurveFit(Sequence[np.ndarray]):
     @property
     def standard_errors(self) -> np.ndarray:
         """The standard deviations (k,) of the parameters: the root of the covariance's diagonal."""
-        return np.sqrt(np.diagonal(self.covariance))
+        with np.errstate(invalid="ignore"):
+            return np.sqrt(np.diagonal(self.covariance))
 
     @property
     def dof(self) -> int:
@@ -366,9 +372,12 @@ class CurveFit(Sequence[np.ndarray]):
     @cached_property
     def _saddle(self) -> str:
         """The parameters whose change lowers the sum of squares where its gradient is 0, or ""."""
-        for direction in self._uncertainty.undetermined.T:
+        directions = list(self._uncertainty.undetermined.T[:_SADDLE_DIRECTIONS])
+        # Of a product a·b at 0 the sum of squares falls only if both change.
+        pairs = [u + sign * v for u, v in combinations(directions, 2) for sign in (1, -1)]
+        sizes = np.where(self.params == 0, 1.0, np.abs(self.params))
+        for direction in (*directions, *pairs):
             step = _SADDLE_STEP * direction / np.abs(direction).max()
-            sizes = np.where(self.params == 0, 1.0, np.abs(self.params))
             for moved in (self.params + step * sizes, self.params - step * sizes):
                 if self._total(moved) < (1 - _SADDLE_GAIN) * self._end.total:
                     return self._listed(np.flatnonzero(np.abs(step) > 0.1 * _SADDLE_STEP))
@@ -456,7 +465,8 @@ class CurveFit(Sequence[np.ndarray]):
             psi, slope = influence(r, self._robust)
             mean = slope.mean()
             squares = float(psi @ psi) / mean**2 if mean > 0 else np.nan
-        return of_jacobian(J, squares / 2, self.params, self._start, self._held, self._listed)
+        with np.errstate(all="ignore"):
+            return of_jacobian(J, squares / 2, self.params, self._start, self._held, self._listed)
 
     @cached_property
     def _weighted_jacobian(self) -> np.ndarray:
@@ -494,8 +504,10 @@ class CurveFit(Sequence[np.ndarray]):
     def r_squared(self) -> float:
         """The share of the squares of y, around its mean, that the curve explains.
 
-        Deviations `sigma` (n,) weigh the rows.
+        Deviations `sigma` (n,) weigh the rows. NaN if all y are equal.
         """
+        if (self.y == self.y[0]).all():
+            return float("nan")
         weights = self._weighting.weights
         w = np.ones(len(self.y)) if weights is None else weights**2
         spread = self.y - np.average(self.y, weights=w)
@@ -560,7 +572,8 @@ class CurveFit(Sequence[np.ndarray]):
             y = np.full(rows.shape[-1], float(y))
         if interval is None:
             return float(y[0]) if scalar else y
-        deviations = self._deviations(rows, y)
+        in_rows = y.ndim > 1 and getattr(rows, "shape", None) == y.shape  # a grid of numbers
+        deviations = self._deviations(rows.ravel() if in_rows else rows, y)
         if interval == "prediction":
             own = 1.0 if sigma is None else real_array("sigma", sigma, FLOAT64)
             variance = 1.0 if self._absolute_variance else self._uncertainty.variance
@@ -631,6 +644,8 @@ def new_array(name: str, value: Any) -> np.ndarray:
     """The value as a new C-contiguous array of float64; as `real_array` otherwise."""
     if type(value) is np.ndarray and value.dtype.kind in "fiu":
         return np.array(value, FLOAT64, order="C")
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} is a masked array: pass the rows that are not masked, of x and y")
     return np.array(real_array(name, value, FLOAT64))
 
 

@@ -572,3 +572,62 @@ def test_copies_equality_and_hash(copied):
     assert CAUCHY not in (CAUCHY_BY_HAND, CROSS_ENTROPY)
     with pytest.raises((pickle.PicklingError, AttributeError), match="lambda"):
         pickle.dumps(fb.Activation("mine", lambda z: z * z))
+
+
+@pytest.mark.parametrize("f", (lambda z: np.logaddexp(z, 0), lambda z: np.logaddexp(z, -z)))
+def test_logaddexp_loses_nothing(f):
+    act = fb.Activation("act", f)
+    Z = np.array([-np.inf, -700.0, -50.0, -1.0, 0.0, 1.0, 50.0, 700.0, np.inf])
+    np.testing.assert_allclose(act.f(Z), f(Z), rtol=1e-14)
+    slopes = (f(Z[2:7] + 1e-6) - f(Z[2:7] - 1e-6)) / 2e-6
+    np.testing.assert_allclose(act.df(Z[2:7]), slopes, rtol=1e-4, atol=1e-9)
+
+
+def test_options_of_max_and_objects_that_are_called():
+    class Bump:
+        def __call__(self, z):
+            return max([], default=2) * z * math.exp(-z * z) * min([3, 1], key=lambda v: -v)
+
+    act = fb.Activation("bump", Bump())
+    np.testing.assert_allclose(act.df(np.array([0.0, 1.0])), [6.0, -6 / math.e])
+    with pytest.raises(TraceError, match="max with a key"):
+        fb.Activation("far", lambda z: max([z, 1.0], key=abs))
+
+
+def test_many_corners():
+    def knots(z):
+        return sum(max(z - 0.01 * i, 0.0) * (0.01 if i % 2 else -0.01) for i in range(1500))
+
+    root = expression_of(knots, ("z",), "")
+    (slope,) = ex.evaluate([ex.derivative(root, "z")], {"z": np.array([0.095, 0.105])})
+    np.testing.assert_allclose(slope, [0.0, -0.01], atol=1e-12)
+
+
+def test_lists_of_expressions_restore_them():
+    root = expression_of(lambda x, y: np.where(x < y, special.erf(x * y) ** 2, x * y), "xy", "")
+    assert ex.of_list(pickle.loads(pickle.dumps(ex.listed(root)))) is root
+
+
+def test_losses_by_where(backend):
+    loss = fb.custom_loss(lambda y, t: np.where(y < t, 2 * (t - y), (y - t) ** 2))
+    net = fb.Network(1, fb.Dense(1))
+    value, grad = net.value_and_grad([1.0, 0.0], [[1.0], [3.0]], [2.0, 1.0], loss)
+    assert value == (2 * 1 + 2**2) / 2
+    np.testing.assert_allclose(grad, [(-2 + 3 * 4) / 2, (-2 + 4) / 2])
+
+
+def test_derivatives_by_many_variables():
+    names = [f"p{i}" for i in range(300)]
+    root = expression_of(lambda *p: sum(math.sin(i * a) for i, a in enumerate(p)), names, "")
+    slopes = ex.derivatives(root, [*names, "other"])
+    assert slopes[0] is slopes[-1] is ex.ZERO
+    for i in (1, 150, 299):
+        expected = expression_of(lambda a, i=i: i * math.cos(i * a), names[i : i + 1], "")
+        assert slopes[i] is expected
+
+
+def test_functions_that_ask_for_floats():
+    def f(z):
+        return math.exp(z) if isinstance(z, (int, float)) else np.exp(z)
+
+    np.testing.assert_allclose(fb.Activation("rise", f).df(np.ones(1)), [math.e])

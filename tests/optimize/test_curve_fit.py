@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import time
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import scipy.optimize
 from hypothesis import given, settings, strategies as st
 from oracles import nist
+from scipy import special
 from scipy.stats import norm, t as student
 
 import fastbp as fb
@@ -615,3 +617,152 @@ def test_pickling():
     again = pickle.loads(pickle.dumps(fit))
     np.testing.assert_array_equal(again.covariance, fit.covariance)
     np.testing.assert_array_equal(again.predict(), fit.predict())
+
+
+def with_erf(x, a, b):
+    return a * np.where(x > 1, special.erf(b * x), x)
+
+
+def long_sum(x, a, b):
+    return sum(a * np.cos(b * i * x) / (1 + i) for i in range(400))
+
+
+@pytest.mark.parametrize("f", (with_erf, long_sum))
+def test_pickling_of_any_expression(f):
+    fit = curve_fit(f, X, f(X, 2.0, 0.5), [1.9, 0.51], maxiter=3)
+    again = pickle.loads(pickle.dumps(fit))
+    assert fit.derivatives == again.derivatives == "exact"
+    np.testing.assert_array_equal(again.covariance, fit.covariance)
+
+
+# What hides from symbols.
+
+
+def test_a_branch_hidden_from_symbols_that_agrees_at_the_start():
+    def f(x, a, b):
+        return a * x + (2.0 if type(b).__name__ == "float" and b > 2 else b)
+
+    fit = curve_fit(f, X, 3 * X + 5, [1.0, 1.0])
+    assert fit.derivatives == "3-point"
+    assert "cannot be traced: it returns" in fit.notes[0]
+    np.testing.assert_array_equal(fit.residuals, f(X, *fit.params.tolist()) - fit.y)
+    sigma = np.exp(-np.abs(X[:, None] - X))
+    for options in ({"loss": "huber"}, {"sigma": SIGMA}, {"sigma": sigma}, {"method": "trf"}):
+        assert curve_fit(f, X, 3 * X + 5, [1.0, 1.0], **options).derivatives == "3-point"
+
+
+def test_a_branch_on_the_kind_of_x():
+    def f(x, a, b):
+        return a * x if isinstance(x, np.ndarray) and x.max() > 5 else a * x + b
+
+    assert curve_fit(f, X, 3 * X + 7, [1.0, 1.0]).derivatives == "exact"
+    fit = curve_fit(f, 10 * X, 30 * X + 7, [1.0, 1.0])  # the expression is stored
+    np.testing.assert_array_equal(fit.residuals, f(10 * X, *fit.params) - fit.y)
+    assert fit.derivatives == "3-point"
+
+
+def test_sums_of_comparisons_are_as_numpy_has_them():
+    def f(x, a, k):
+        return a * ((x > 3.5) + (x > k))
+
+    fit = curve_fit(f, X, f(X, 2.0, 1.0), [1.0, 3.9])
+    assert fit.derivatives == "3-point"
+    assert "the sum of two comparisons" in fit.notes[0]
+
+
+def test_an_array_made_by_the_function_is_not_for_other_data():
+    def f(x, a, b):
+        return a * np.ones(5) + b * x
+
+    x = np.arange(6.0)
+    np.testing.assert_allclose(curve_fit(f, x[:5], 2 * x[:5] + 1).params, [1, 2])
+    with pytest.raises(ValueError, match="broadcast"):
+        curve_fit(f, x, 2 * x + 1)
+
+
+def test_columns_changed_in_place_stay_as_they_are():
+    def f(x, a, b, c):
+        x[:, 0] *= 2
+        return a * np.exp(-b * x[:, 0] / 2) + c
+
+    x = X[:, None].copy()
+    fit = curve_fit(f, x, Y, START)
+    np.testing.assert_array_equal(x[:, 0], X)
+    np.testing.assert_array_equal(fit.x[:, 0], X)
+    assert fit.derivatives == "exact"
+    np.testing.assert_allclose(fit.params, curve_fit(decay, X, Y, START).params, rtol=1e-9)
+
+
+def test_an_object_that_is_called():
+    class Decay:
+        rate = 1.3
+
+        def __call__(self, x, a, c):
+            return a * np.exp(-self.rate * x) + c * math.pow(c, 1)
+
+    f = Decay()
+    for f.rate in (1.3, 0.7):
+        fit = curve_fit(f, X, f(X, 2.0, 1.5), [1.0, 1.0])
+        assert fit.derivatives == "exact"
+        np.testing.assert_allclose(fit.params, [2.0, 1.5])
+
+
+# Sizes.
+
+
+def test_parameters_that_are_one_have_infinite_errors():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit = curve_fit(lambda x, a, b, c: a * c * np.exp(-b * x) + 0.5, X, Y, START)
+        assert np.isinf(fit.standard_errors[[0, 2]]).all()
+        assert np.isfinite(fit.standard_errors[1])
+
+
+def test_squares_that_underflow_or_overflow():
+    with pytest.raises(ValueError, match=r"underflow: y is up to .*; scale y up"):
+        curve_fit(decay, X, 1e-200 * Y, [1e-200, 1.0, 1e-200])
+    with pytest.raises(fb.NonFiniteError, match="derivatives by a overflow at p0"):
+        curve_fit(decay, X, 1e-200 * Y, [1e-200, 1.0, 1e-200], sigma=1e-200)
+    for size in (1e-120, 1e140):
+        fit = curve_fit(decay, X, size * Y, [size, 1.0, size])
+        np.testing.assert_allclose(fit.params[1], curve_fit(decay, X, Y, START).params[1])
+    assert curve_fit(decay, X, 0 * Y, [0.0, 1.0, 0.0]).cost == 0
+
+
+def test_masked_arrays_are_refused():
+    for x, y in ((X, np.ma.masked_less(Y, 1)), (np.ma.masked_greater(X, 1), Y)):
+        with pytest.raises(ValueError, match="masked array: pass the rows that are not masked"):
+            curve_fit(decay, x, y, START)
+
+
+def test_long_sums_take_no_long_time():
+    start = time.perf_counter()
+    curve_fit(long_sum, X, Y, [1.0, 0.5], maxiter=20)
+    assert time.perf_counter() - start < 20  # in an instant; it was a minute when quadratic
+
+
+def test_a_saddle_of_a_product():
+    fit = curve_fit(lambda x, a, b: a * np.sin(b * x), X, np.sin(3 * X), [0.0, 0.0])
+    assert not fit.success
+    assert "the sum of squares falls with a change of a, b" in fit.message
+
+
+def test_data_without_variation_has_no_r_squared():
+    assert np.isnan(curve_fit(lambda x, a, b: a + b * x, X, 3 + 0 * X).r_squared)
+
+
+def test_complex_steps_that_lose_the_derivative():
+    for f in (lambda x, a, b: abs(a) * x + b, lambda x, a, b: a * x + np.real(a) + b):
+        with pytest.raises(ValueError, match="complex steps of a do not give the derivative"):
+            curve_fit(f, X, Y, [1.0, 1.0], jac="cs")
+    fit = curve_fit(lambda x, a, b: a + 1e-11 * b * x, X, Y, [1.0, 1.0], jac="cs")  # not for noise
+    assert fit.derivatives == "cs"
+
+
+def test_bands_over_a_grid():
+    fit = curve_fit(decay, X, Y, START)
+    grid = np.arange(6.0).reshape(2, 3)
+    for band, line in zip(
+        fit.predict(grid, "confidence"), fit.predict(grid.ravel(), "confidence"), strict=True
+    ):
+        np.testing.assert_array_equal(band, line.reshape(2, 3))

@@ -114,3 +114,12 @@ def test_differences_elsewhere():
     noise = np.random.default_rng(0)
     result = lm(lambda x: x[0] * T - Y + noise.normal(0, 1e-3, 8), [1.0], maxiter=5)
     assert result.derivatives == "3-point"
+
+
+def test_a_branch_hidden_from_symbols_that_agrees_at_the_start():
+    def fun(x):
+        return x[0] * T + (2.0 if hasattr(x[1], "dtype") and x[1] > 2 else x[1]) - 3 * T - 5
+
+    result = lm(fun, [1.0, 1.0])
+    assert result.derivatives == "3-point"
+    np.testing.assert_array_equal(result.fun, fun(result.x))
