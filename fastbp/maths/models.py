@@ -273,10 +273,11 @@ class _Stored:
 
 _stored: dict[Any, _Stored] = {}
 
-# Built-in functions that depend on their arguments alone.
+# Built-in functions that depend on the values of their arguments alone: `isinstance` and the like
+# tell symbols from numbers, so that their results are not stored.
 _PURE = frozenset((
     "abs", "min", "max", "float", "int", "len", "range", "sum", "pow", "zip", "enumerate", "tuple",
-    "list", "isinstance", "round", "bool", "map", "reversed", "sorted", "any", "all", "divmod",
+    "list", "round", "bool", "map", "reversed", "sorted", "any", "all", "divmod",
 ))  # fmt: skip
 _LIBRARIES = ("numpy", "scipy", "math", "cmath")
 _CONSTANTS = (bool, int, float, complex, str, bytes, type(None), np.number, np.bool_, np.ufunc)
@@ -314,7 +315,8 @@ class Reads:
         for value in values:
             self._require_constant(value)
         codes = list(nested_codes(f.__code__))
-        if any(_IMPORT in code.co_code[::2] for code in codes):
+        # A `try` may hide a branch from symbols.
+        if any(_IMPORT in code.co_code[::2] or code.co_exceptiontable for code in codes):
             raise _Mutable
         for name in {name for code in codes for name in code.co_names}:
             value = f.__globals__.get(name, _MISSING)

@@ -230,9 +230,9 @@ def _require_agreement_at_end(
     """Raise TraceError unless the expression gives what f returns where the fit ended.
 
     A function that hides a branch from symbols, by their type or behind an exception, may agree at
-    the start alone.
+    the start alone; of such a function nothing is stored.
     """
-    if curve.model is None or not isfinite(end.total):
+    if curve.model is None or curve.is_stored or not isfinite(end.total):
         return
     with np.errstate(all="ignore"):
         try:

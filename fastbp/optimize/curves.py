@@ -56,7 +56,14 @@ class Curve:
         Exact values and derivatives, used in the place of f and jac.
     bounds : pair of numpy.ndarray (k,), or None
         Between which differences are taken.
+
+    Attributes
+    ----------
+    is_stored : bool
+        Whether the model is one that an earlier call compared with f.
     """
+
+    is_stored = False
 
     def __init__(
         self,
@@ -164,9 +171,9 @@ def traced_curve(curve: Curve, p: np.ndarray) -> np.ndarray | None:
     TraceError
         If f has no expression.
     """
-    model, known = trace_curve(curve.f, curve.x, curve.n, len(p))
+    model, curve.is_stored = trace_curve(curve.f, curve.x, curve.n, len(p))
     values = None
-    if not known:
+    if not curve.is_stored:
         values = curve.called(p)
         try:
             require_agreement(model, p, values)

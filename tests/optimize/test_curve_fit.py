@@ -655,10 +655,17 @@ def test_a_branch_on_the_kind_of_x():
     def f(x, a, b):
         return a * x if isinstance(x, np.ndarray) and x.max() > 5 else a * x + b
 
-    assert curve_fit(f, X, 3 * X + 7, [1.0, 1.0]).derivatives == "exact"
-    fit = curve_fit(f, 10 * X, 30 * X + 7, [1.0, 1.0])  # the expression is stored
-    np.testing.assert_array_equal(fit.residuals, f(10 * X, *fit.params) - fit.y)
-    assert fit.derivatives == "3-point"
+    def g(x, a, b):
+        try:
+            return a * x if b > 1 else a * x + b
+        except Exception:
+            return a * x + b
+
+    for f_ in (f, g):
+        assert curve_fit(f_, X, 3 * X + 0.5, [1.0, 0.25]).derivatives == "exact"
+        fit = curve_fit(f_, 10 * X, 30 * X + 7, [1.0, 0.25])
+        np.testing.assert_array_equal(fit.residuals, f_(10 * X, *fit.params) - fit.y)
+        assert fit.derivatives == "3-point"
 
 
 def test_sums_of_comparisons_are_as_numpy_has_them():
