@@ -23,7 +23,26 @@ BLOCK_BYTES = 2**24
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
-    """`value` as NumPy makes an array of it; TypeError for nested sequences of unequal lengths."""
+    """`value` as NumPy makes an array of it.
+
+    Raises
+    ------
+    TypeError
+        For nested sequences of unequal lengths, and sparse matrices.
+    NonFiniteError
+        For a masked array with masked entries: what they hold is arbitrary.
+    """
+    if isinstance(value, np.ndarray) and np.any(getattr(value, "mask", False)):
+        place = np.argwhere(value.mask)[0].tolist()
+        raise NonFiniteError(
+            f"{name} is a masked array with {np.count_nonzero(value.mask)} masked entries, the "
+            f"first at {place}, expected numbers; leave such rows out, or fill them with "
+            f"{name}.filled(...)"
+        )
+    if hasattr(value, "toarray"):
+        raise TypeError(
+            f"{name} is sparse ({type(value).__name__}), expected an array; pass {name}.toarray()"
+        )
     try:
         return np.asarray(value)
     except ValueError as error:
@@ -57,6 +76,11 @@ def real_array(name: str, value: Any, dtype: np.dtype) -> np.ndarray:
     if is_ready(value, dtype):
         return value
     array = as_array(name, value)
+    if array.dtype.kind == "c":
+        raise TypeError(
+            f"{name} has dtype {array.dtype}, expected real numbers; pass real and imaginary parts "
+            f"as columns or rows of their own, as with np.hstack([{name}.real, {name}.imag])"
+        )
     if array.dtype.kind not in "fiub":
         raise TypeError(
             f"{name} has dtype {array.dtype}, expected real numbers "

@@ -579,6 +579,11 @@ def divide(x: Expression, y: Expression) -> Expression:
         return negative(divide(x, y.arguments[0]))
     if y.operation == "constant" and y.value and abs(math.frexp(y.value)[0]) == 0.5:
         return multiply(constant(1 / y.value), x)  # exact
+    if y.operation == "constant":
+        c, inner = _scaled(x)
+        ratio = c / y.value if y.value else math.nan
+        if c != 1 and 1e-300 < abs(ratio) < 1e300:
+            return multiply(constant(ratio), inner)
     if y.operation == "exp":
         return multiply(x, apply("exp", negative(y.arguments[0])))
     u = _exponent_beside_one(y)

@@ -651,13 +651,12 @@ def new_array(name: str, value: Any) -> np.ndarray:
     """The value as a new C-contiguous array of float64; as `real_array` otherwise."""
     if type(value) is np.ndarray and value.dtype.kind in "fiu":
         return np.array(value, FLOAT64, order="C")
-    if np.ma.is_masked(value):
-        raise ValueError(f"{name} is a masked array: pass the rows that are not masked, of x and y")
     return np.array(real_array(name, value, FLOAT64))
 
 
 def _is_series(x: Any) -> bool:
-    return getattr(x, "ndim", None) == 1 and hasattr(x, "__array__")
+    """Whether x is a vector by another name, or a sparse matrix, which is refused."""
+    return (getattr(x, "ndim", None) == 1 and hasattr(x, "__array__")) or hasattr(x, "toarray")
 
 
 def _copy(x: Any) -> Any:
