@@ -210,8 +210,7 @@
 /* Operations of programs, on a, b, c and d. Truth values are 1 and 0. DECAY is e^-|a|,
  * LOG1P_SMALL log(1 + a) for a from 0 to 1, BELL the derivative of the logistic function, SHARE
  * 1/(1 + a), PRODUCT_OF_THREE abc, NEGATIVE_PRODUCT -ab, PRODUCT_PLUS ab + c, PRODUCT_MINUS ab -
- * c, MINUS_PRODUCT c - ab, IF_LESS and IF_LESS_EQUAL c where a is less than b (or equal), else
- * d. */
+ * c, MINUS_PRODUCT c - ab, IF_LESS, IF_LESS_EQUAL and IF_EQUAL c where a and b are so, else d. */
 #define FB_OP_COPY 0
 #define FB_OP_ADD 1
 #define FB_OP_SUBTRACT 2
@@ -252,9 +251,10 @@
 #define FB_OP_MINUS_PRODUCT 37
 #define FB_OP_IF_LESS 38
 #define FB_OP_IF_LESS_EQUAL 39
-#define FB_OP_BELL 40
-#define FB_OP_SHARE 41
-#define FB_OP_PRODUCT_OF_THREE 42
+#define FB_OP_IF_EQUAL 40
+#define FB_OP_BELL 41
+#define FB_OP_SHARE 42
+#define FB_OP_PRODUCT_OF_THREE 43
 
 /* Numbers of an instruction: the operation, the place of the result, and those of a, b, c, d. */
 #define FB_INSTRUCTION 6

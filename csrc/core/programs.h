@@ -97,6 +97,7 @@ static void run_instructions(const program_run *run, const int16_t *code, idx co
         RUN(WHERE, TAKE_ABC, if_equal(a, zero, c, b))
         RUN(IF_LESS, TAKE_ABCD, if_greater(b, a, c, d))
         RUN(IF_LESS_EQUAL, TAKE_ABCD, if_less_equal(a, b, c, d))
+        RUN(IF_EQUAL, TAKE_ABCD, if_equal(a, b, c, d))
         default: __builtin_trap();
         }
     }

@@ -32,11 +32,12 @@ def as_array(name: str, value: Any) -> np.ndarray:
     NonFiniteError
         For a masked array with masked entries: what they hold is arbitrary.
     """
-    if isinstance(value, np.ndarray) and np.any(getattr(value, "mask", False)):
-        place = np.argwhere(value.mask)[0].tolist()
+    mask = getattr(value, "mask", False) if isinstance(value, np.ndarray) else False
+    if np.any(mask):
+        place = np.argwhere(mask)[0].tolist()
         raise NonFiniteError(
-            f"{name} is a masked array with {np.count_nonzero(value.mask)} masked entries, the "
-            f"first at {place}, expected numbers; leave such rows out, or fill them with "
+            f"{name} is a masked array with {np.count_nonzero(mask)} masked entries, the first at "
+            f"{place}, expected numbers; leave such rows out, or fill them with "
             f"{name}.filled(...)"
         )
     if hasattr(value, "toarray"):

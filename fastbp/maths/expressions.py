@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -551,10 +552,17 @@ def multiply(x: Expression, y: Expression) -> Expression:
         c, inner = _scaled(y)
         return multiply(constant(x.value * c), inner) if c != 1 else node("multiply", x, y)
     for a, b in ((x, y), (y, x)):
+        if a.operation == "where" and a.arguments[1:] == (ONE, ZERO):
+            return where(a.arguments[0], b, ZERO)
         if a.operation == "negative":
             return negative(multiply(a.arguments[0], b))
         if a.operation == "divide" and _is(a.arguments[0], 1):
             return divide(b, a.arguments[1])
+        if b.operation == "sigmoid" and a.operation == "multiply":
+            for p, q in (a.arguments, a.arguments[::-1]):
+                if q.operation in ("exp", "expm1", "sigmoid"):
+                    if _opposite(q.arguments[0], b.arguments[0]):
+                        return multiply(p, multiply(q, b))
         if b.operation == "sigmoid" and a.operation in ("exp", "expm1", "sigmoid"):
             u = a.arguments[0]
             if _opposite(u, b.arguments[0]):  # e^u = σ(u)/σ(-u)
@@ -635,6 +643,11 @@ def bound(operation: str, x: Expression, y: Expression) -> Expression:
         x, y = y, x
     if x.operation == "constant":
         return _fold(operation, x, y)
+    (a, u), (b, v) = _scaled(x), _scaled(y)
+    if u is v and a != b:
+        left, right = (min(a, b), max(a, b)) if operation == "max" else (max(a, b), min(a, b))
+        slopes = (multiply(constant(slope), u) for slope in (left, right))
+        return where(compare("less_equal", u, ZERO), *slopes)
     return x if x is y else node(operation, x, y)
 
 
@@ -835,24 +848,27 @@ def _shared_corners(nodes: list[Expression]) -> dict[Any, bool]:
     return {point: sides.get(point, False) for point, n in counts.items() if n > 1}
 
 
-# NaN.
+# NaN and infinity.
 
 _CORNERED = frozenset(("max", "min", "abs", "sign", "where")) | TRUTHS
 
 
 def keeping_nan(root: Expression, name: str, of: Expression) -> Expression:
-    """A derivative that is NaN where its variable is, as that of a smooth function is by itself.
+    """An expression that is NaN where its variable is, as a smooth one is by itself.
 
     Parameters
     ----------
     root : Expression
-        The derivative.
+        A function or a derivative.
     name : str
         The variable.
     of : Expression
-        The function whose derivative it is; without corners it needs nothing.
+        The function whose derivative it is. Without corners, or if it asks whether a number is
+        equal to itself, it needs nothing.
     """
-    if not any(at.operation in _CORNERED for at in in_order([of])):
+    nodes = in_order([of])
+    asks = any(at.operation == "equal" and len(set(at.arguments)) == 1 for at in nodes)
+    if asks or not any(at.operation in _CORNERED for at in nodes):
         return root
     nan: dict[Expression, bool] = {}  # whether a node is NaN, or a comparison false of NaN
     for at in in_order([root]):
@@ -867,3 +883,27 @@ def keeping_nan(root: Expression, name: str, of: Expression) -> Expression:
         return root
     at_nan = variable(name)
     return where(compare("equal", at_nan, at_nan), root, at_nan)
+
+
+def with_limits(root: Expression, name: str) -> Expression:
+    """An expression with its limits at infinity, where it has any and is NaN itself, as by 0·inf.
+
+    That the values approach a limit from 1e6 on, or grow all the way, tells limits from numbers
+    that come of rounding.
+    """
+    x = variable(name)
+    far = np.append(np.geomspace(1e6, 1e90, 24), math.inf)
+    near = 100 / np.sqrt(far[:-1])
+    for points in (far, -far):
+        *values, end = np.broadcast_to(evaluate([root], {name: points})[0], len(far)).tolist()
+        last, sizes = values[-1], [math.copysign(value, value * values[-1]) for value in values]
+        if not math.isnan(end) or not all(map(math.isfinite, values)):
+            continue
+        if all(b > a > 0 for a, b in pairwise(sizes)):
+            limit = math.copysign(math.inf, last)
+        elif (np.abs(np.array(values) - last) <= near * max(1.0, abs(last))).all():
+            limit = last
+        else:
+            continue
+        root = where(compare("equal", x, constant(points[-1])), constant(limit), root)
+    return root

@@ -21,15 +21,15 @@ from .expressions import Expression, node
 # Operations of programs, on a, b, c and d. Truth values are 1 and 0. DECAY is e^-|a|, LOG1P_SMALL
 # log(1 + a) for a from 0 to 1, BELL the derivative of the logistic function, SHARE 1/(1 + a),
 # PRODUCT_OF_THREE abc, NEGATIVE_PRODUCT -ab, PRODUCT_PLUS ab + c, PRODUCT_MINUS ab - c,
-# MINUS_PRODUCT c - ab, IF_LESS and IF_LESS_EQUAL c where a is less than b (or equal), else d.
+# MINUS_PRODUCT c - ab, IF_LESS, IF_LESS_EQUAL and IF_EQUAL c where a and b are so, else d.
 (
     OP_COPY, OP_ADD, OP_SUBTRACT, OP_MULTIPLY, OP_DIVIDE, OP_POWER, OP_NEGATIVE, OP_ABS, OP_SIGN,
     OP_MAX, OP_MIN, OP_EXP, OP_EXPM1, OP_LOG, OP_LOG1P, OP_SQRT, OP_SIN, OP_COS, OP_ARCTAN, OP_SINH,
     OP_COSH, OP_TANH, OP_SIGMOID, OP_ERF, OP_ERFC, OP_LESS, OP_LESS_EQUAL, OP_EQUAL, OP_AND, OP_OR,
     OP_NOT, OP_WHERE, OP_DECAY, OP_LOG1P_SMALL, OP_NEGATIVE_PRODUCT, OP_PRODUCT_PLUS,
-    OP_PRODUCT_MINUS, OP_MINUS_PRODUCT, OP_IF_LESS, OP_IF_LESS_EQUAL,
+    OP_PRODUCT_MINUS, OP_MINUS_PRODUCT, OP_IF_LESS, OP_IF_LESS_EQUAL, OP_IF_EQUAL,
     OP_BELL, OP_SHARE, OP_PRODUCT_OF_THREE,
-) = range(43)  # fmt: skip
+) = range(44)  # fmt: skip
 
 # Numbers of an instruction: the operation, the place of the result, and those of a, b, c, d.
 INSTRUCTION = 6
@@ -263,7 +263,7 @@ def _fused(roots: Sequence[Expression], inputs: set[str]) -> list[Expression]:
             operation, parts = "product_of_three", (*y.arguments, x)
         elif operation == "divide" and x is ex.ONE and is_part(y, "add") and ex.ONE in y.arguments:
             operation, parts = "share", tuple(z for z in y.arguments if z is not ex.ONE)
-        elif operation == "where" and is_part(x, "less", "less_equal"):
+        elif operation == "where" and is_part(x, "less", "less_equal", "equal"):
             operation, parts = f"if_{x.operation}", (*x.arguments, *at.arguments[1:])
         done[at] = node(operation, *(done[part] for part in parts), value=at.value)
     return [done[root] for root in roots]

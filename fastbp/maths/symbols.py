@@ -189,9 +189,31 @@ class Symbol:
     def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
         if function is np.where and len(arguments) == 3:
             return _where(*arguments)
-        if function is np.clip:
-            return _clip(*arguments, **options)
+        if function in _ARRAY_FUNCTIONS:
+            return _ARRAY_FUNCTIONS[function](*arguments, **options)
         raise _Refusal(f"NumPy's {function.__name__}")
+
+
+def _select(conditions: Sequence[Any], choices: Sequence[Any], default: Any = 0) -> Any:
+    pairs = list(zip(conditions, choices, strict=True))
+    return reduce(lambda below, pair: _where(pair[0], pair[1], below), reversed(pairs), default)
+
+
+def _piecewise(x: Any, conditions: Sequence[Any], functions: Sequence[Any], *args: Any) -> Any:
+    values = [f(x, *args) if callable(f) else f for f in functions]
+    default = values[-1] if len(values) > len(conditions) else 0
+    # Of several conditions that hold NumPy takes the last one.
+    pairs = zip(conditions, values, strict=False)
+    return reduce(lambda below, pair: _where(pair[0], pair[1], below), pairs, default)
+
+
+def _polyval(coefficients: Sequence[Any], x: Any) -> Any:
+    return reduce(lambda value, c: value * x + c, coefficients, 0.0)
+
+
+_ARRAY_FUNCTIONS: dict[Any, Callable] = {
+    np.clip: _clip, np.select: _select, np.piecewise: _piecewise, np.polyval: _polyval,
+}  # fmt: skip
 
 
 def _any_symbol(values: Sequence[Any]) -> bool:
@@ -227,6 +249,11 @@ def _scaled(factor: float, x: Expression) -> Expression:
     return ex.multiply(ex.constant(factor), x)
 
 
+def _heaviside(x: Expression, at_0: Expression) -> Expression:
+    step = ex.multiply(ex.HALF, ex.add(ex.apply("sign", x), ex.ONE))
+    return ex.where(ex.compare("equal", x, ex.ZERO), at_0, step)
+
+
 def _hypot(x: Expression, y: Expression) -> Expression:
     return ex.apply("sqrt", ex.add(ex.power(x, ex.TWO), ex.power(y, ex.TWO)))
 
@@ -243,7 +270,7 @@ _UFUNCS: dict[str, Callable] = {
     "square": lambda x: _power(x, 2), "reciprocal": lambda x: _divide(1, x),
     "logaddexp": _recorded(_logaddexp), "expit": _unary("sigmoid"),
     "ndtr": _recorded(_normal_cdf), "xlogy": _recorded(_xlogy),
-    "hypot": _recorded(_hypot),
+    "hypot": _recorded(_hypot), "heaviside": _recorded(_heaviside),
     "exp2": _recorded(lambda x: ex.apply("exp", _scaled(math.log(2), x))),
     "log2": _recorded(lambda x: _scaled(1 / math.log(2), ex.apply("log", x))),
     "log10": _recorded(lambda x: _scaled(1 / math.log(10), ex.apply("log", x))),
@@ -458,8 +485,10 @@ class TracedScalarFunctions(ScalarFunctions):
         hint = "pass the derivative yourself: fastbp.Activation(name, f, df)"
         first = expression_of(f, ("z",), hint)
         slope = ex.derivative(first, "z")
-        slopes = slope, ex.derivative(slope, "z")
-        self._derivatives = [first, *(ex.keeping_nan(root, "z", first) for root in slopes)]
+        roots = first, slope, ex.derivative(slope, "z")
+        self._derivatives = [
+            ex.with_limits(ex.keeping_nan(root, "z", first), "z") for root in roots
+        ]
         callables = [ex.function_of([root], ("z",)) for root in self._derivatives]
         super().__init__(callables[0], callables[1], d2f or callables[2])
         self.arguments = f, None, d2f
@@ -504,8 +533,8 @@ class TracedPairFunctions(PairFunctions):
         hint = "return the derivative too: fastbp.custom_loss(f) with f(y, t) -> (loss, dloss)"
         loss = expression_of(f, ("y", "t"), hint)
         slope = ex.derivative(loss, "y")
-        slopes = slope, ex.derivative(slope, "y")
-        self._derivatives = [loss, *(ex.keeping_nan(root, "y", loss) for root in slopes)]
+        roots = loss, slope, ex.derivative(slope, "y")
+        self._derivatives = [ex.keeping_nan(root, "y", loss) for root in roots]
         both = ex.function_of(self._derivatives[:2], ("y", "t"))
         super().__init__(both, d2 or ex.function_of(self._derivatives[2:], ("y", "t")))
         self._arguments = f, d2, compile

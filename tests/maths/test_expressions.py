@@ -219,6 +219,8 @@ SPELLINGS = {
         lambda z: max(z, 0.0), lambda z: max(0, z), lambda z: np.maximum(0, z),
         lambda z: np.where(z > 0, z, 0), lambda z: z * (z > 0), lambda z: z * float(z > 0),
         lambda z: (z + abs(z)) / 2, lambda z: 0.5 * (np.abs(z) + z), lambda z: -min(-z, 0),
+        lambda z: np.select([z > 0], [z]), lambda z: z * np.heaviside(z, 0),
+        lambda z: np.piecewise(z, [z > 0], [lambda z: z, 0.0]),
     ),
     "leaky_relu": (
         lambda z: np.where(z > 0, z, 0.01 * z), lambda z: max(z, 0.01 * z),
@@ -242,7 +244,16 @@ SPELLINGS = {
         lambda z: np.logaddexp(0, z), lambda z: max(z, 0) + math.log1p(math.exp(-abs(z))),
         lambda z: np.log1p(np.exp(-np.abs(z))) + np.maximum(z, 0), lambda z: -np.log(expit(-z)),
     ),
-    "silu": (lambda z: z / (1 + math.exp(-z)), lambda z: z * jitted.sigmoid(z)),
+    "silu": (
+        lambda z: z / (1 + math.exp(-z)), lambda z: z * jitted.sigmoid(z),
+        lambda z: z * np.exp(z) / (1 + np.exp(z)), lambda z: 0.5 * z * (1 + np.tanh(z / 2)),
+    ),
+    "gelu_tanh": (
+        lambda z: 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3))),
+    ),
+    "hard_sigmoid": (
+        lambda z: np.clip((z + 3) / 6, 0, 1), lambda z: np.minimum(np.maximum(z + 3, 0), 6) / 6,
+    ),
     "gelu": (
         lambda z: 0.5 * z * (1 + math.erf(z / math.sqrt(2))), lambda z: z * special.ndtr(z),
     ),
@@ -306,10 +317,25 @@ def test_stable_forms(backend):
 
 
 @pytest.mark.parametrize(("name", "f"), CASES)
-def test_derivatives_of_nan_are_nan(name, f):
-    act, Z = fb.Activation("mine", f), np.array([np.nan, 0.5])
-    for g in (act.df, act.d2f):
-        assert np.isnan(g(Z, backend="numpy")).tolist() == [True, False]
+def test_nan_and_infinity_as_those_of_the_built_in_function(name, f):
+    act, built_in = fb.Activation("mine", f), fb.activation(name)
+    Z = np.array([np.nan, np.inf, -np.inf, 0.5])
+    for order in ("f", "df", "d2f"):
+        values, expected = (getattr(a, order)(Z, backend="numpy") for a in (act, built_in))
+        np.testing.assert_allclose(values, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_limits_are_no_accidents_of_rounding():
+    """(|z + 1| - |z - 1|)/2 is 0 from 1e17 on, as NumPy has it; z·sin z has no limit."""
+    for f in (lambda z: (abs(z + 1) - abs(z - 1)) / 2, lambda z: z * np.sin(z)):
+        assert np.isnan(fb.Activation("mine", f).f([np.inf, -np.inf], backend="numpy")).all()
+    cubic = fb.Activation("mine", lambda z: z**3 - 3 * z)
+    assert cubic.f([np.inf, -np.inf], backend="numpy").tolist() == [np.inf, -np.inf]
+
+
+def test_a_function_may_ask_for_nan():
+    act = fb.Activation("mine", lambda z: np.where(z == z, max(z, 0), -1))
+    assert act.f([np.nan, 2.0], backend="numpy").tolist() == [-1, 2]
 
 
 @pytest.mark.parametrize("f", [f for name in SPELLINGS for f in SPELLINGS[name][:1]])
