@@ -4,9 +4,9 @@ Question: I fit sin x on [-π, π] with the Legendre polynomial P3(t) = ½(5t³ 
 and wrote a forward and a backward method for P3. Is there a shorter way?
 
 Answer: it is a 1-1-1 network whose hidden unit has P3 as its activation. `fb.Activation` takes the
-function and its derivative, checks one against the other at once, and every backend runs it: the
-compiled ones compile it once, NumPy calls it as it is. The loop is `fb.fit`, with the same numbers
-on all of them.
+function and, where it should not follow from the code, its derivative, checks one against the other
+at once, and every backend runs it: the compiled ones compile it once, NumPy calls it as it is. The
+loop is `fb.fit`, with the same numbers on all of them.
 
 Lesson: a "custom autograd function" of one number is two lines of mathematics. The four numbers of
 the formula are the network's weights and biases.

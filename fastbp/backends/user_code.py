@@ -1,7 +1,7 @@
 """Compilation of user-defined activations and losses for the compiled backends.
 
 Numba compiles each once, for both backends, to a function over arrays with a C address, so that
-nothing else has to be compiled again.
+nothing else has to be compiled again. The C backend needs none of it for functions with programs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """User-defined functions of numbers, of which activations and losses are made.
 
 The reference backend calls them as they are; the compiled backends call what
-`backends.user_code` compiles from them.
+`backends.user_code` compiles from them, and C evaluates their programs where they have some.
 """
 
 from __future__ import annotations

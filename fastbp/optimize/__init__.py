@@ -1,4 +1,4 @@
-"""Minimisation of any function: fastbp's methods, and SciPy's with exact derivatives.
+"""Minimisation of any function: fastbp's methods, and SciPy's with exact derivatives; `curve_fit`.
 
 Importing this package does not load SciPy; the functions do when they run.
 """

@@ -423,7 +423,10 @@ class CurveFit(Sequence[np.ndarray]):
         return self._curve.jac if self._curve.model is None else "exact"
 
     def interval(self, level: float = 0.95) -> np.ndarray:
-        """Confidence intervals of the parameters, by Student's t distribution.
+        """Confidence intervals of the parameters.
+
+        They are by Student's t distribution; with `absolute_sigma` and the linear loss by the
+        normal one.
 
         Parameters
         ----------
