@@ -190,6 +190,11 @@ def _xlogy(x: Expression, y: Expression) -> Expression:
     return node("where", node("equal", x, ZERO), ZERO, product)
 
 
+def _turn(x: Expression) -> Expression:
+    """The derivative of |x|: the sign of x, but that its product with this is 1 also at 0."""
+    return node("sign", x)
+
+
 def _tan(x: Expression) -> Expression:
     return node("divide", node("sin", x), node("cos", x))
 
@@ -216,6 +221,12 @@ def _arccos(x: Expression) -> Expression:
     return node("multiply", TWO, node("arctan", root))
 
 
+def _arccosh(x: Expression) -> Expression:
+    less = node("subtract", x, ONE)
+    root = node("sqrt", node("multiply", less, node("add", x, ONE)))
+    return node("log1p", node("add", less, root))
+
+
 def _arcsinh(x: Expression) -> Expression:
     size = node("abs", x)
     inverse = node("divide", ONE, size)
@@ -235,10 +246,12 @@ COMPOSED: dict[str, Callable[..., Expression]] = {
     "log_cosh": _log_cosh,
     "bell": _bell,
     "xlogy": _xlogy,
+    "turn": _turn,
     "tan": _tan,
     "cbrt": _cube_root,
     "arcsin": _arcsin,
     "arccos": _arccos,
+    "arccosh": _arccosh,
     "arcsinh": _arcsinh,
     "arctanh": _arctanh,
 }
@@ -541,6 +554,31 @@ def subtract(x: Expression, y: Expression) -> Expression:
     return node("subtract", x, y) if joined is None else joined
 
 
+def _turns(x: Expression) -> list[Expression]:
+    """The arguments of the factors "turn" of a product."""
+    if x.operation == "turn":
+        return [x.arguments[0]]
+    if x.operation == "multiply":
+        return [u for factor in x.arguments for u in _turns(factor)]
+    return _turns(x.arguments[0]) if x.operation in ("divide", "negative") else []
+
+
+def _without(x: Expression, operations: tuple[str, ...], u: Expression) -> Expression | None:
+    """A product without a factor that is such an operation of u; None if it has none."""
+    if x.operation in operations and x.arguments[0] is u:
+        return ONE
+    if x.operation == "multiply":
+        for p, q in (x.arguments, x.arguments[::-1]):
+            rest = _without(p, operations, u)
+            if rest is not None:
+                return multiply(rest, q)
+    if x.operation in ("divide", "negative"):
+        rest = _without(x.arguments[0], operations, u)
+        if rest is not None:
+            return negative(rest) if x.operation == "negative" else divide(rest, x.arguments[1])
+    return None
+
+
 def multiply(x: Expression, y: Expression) -> Expression:
     if y.operation == "constant":
         x, y = y, x
@@ -552,8 +590,13 @@ def multiply(x: Expression, y: Expression) -> Expression:
         c, inner = _scaled(y)
         return multiply(constant(x.value * c), inner) if c != 1 else node("multiply", x, y)
     for a, b in ((x, y), (y, x)):
-        if a.operation == "where" and a.arguments[1:] == (ONE, ZERO):
-            return where(a.arguments[0], b, ZERO)
+        for u in _turns(a):
+            rest = _without(b, ("sign", "turn"), u)
+            if rest is not None:
+                return multiply(_without(a, ("turn",), u) or a, rest)
+        if a.operation == "where" and ZERO in a.arguments[1:]:  # 0 beside an infinite b, too
+            sides = (ZERO if side is ZERO else multiply(side, b) for side in a.arguments[1:])
+            return where(a.arguments[0], *sides)
         if a.operation == "negative":
             return negative(multiply(a.arguments[0], b))
         if a.operation == "divide" and _is(a.arguments[0], 1):
@@ -652,7 +695,8 @@ def bound(operation: str, x: Expression, y: Expression) -> Expression:
 
 
 _ODD = frozenset((
-    "sin", "tan", "tanh", "sinh", "erf", "arctan", "sign", "cbrt", "arcsin", "arcsinh", "arctanh",
+    "sin", "tan", "tanh", "sinh", "erf", "arctan", "sign", "turn", "cbrt", "arcsin", "arcsinh",
+    "arctanh",
 ))  # fmt: skip
 _EVEN = frozenset(("abs", "cos", "cosh", "bell", "log_cosh"))
 
@@ -666,6 +710,8 @@ def apply(operation: str, x: Expression) -> Expression:
         return negative(apply(operation, negative(x)))
     if c < 0 and operation in _EVEN:
         return apply(operation, negative(x))
+    if operation in ("sign", "turn") and c not in (0, 1):
+        return apply(operation, inner)
     if operation == "abs":
         if x.operation in ("abs", "exp", "sqrt"):
             return x
@@ -752,7 +798,7 @@ def _slope(at: Expression, slopes: list[Expression], shared: dict[Any, bool]) ->
         case "power":
             y, dy = at.arguments[1], slopes[1]
             by_base = multiply(multiply(y, power(x, subtract(y, ONE))), dx)
-            by_exponent = ZERO if dy is ZERO else multiply(multiply(at, apply("log", x)), dy)
+            by_exponent = ZERO if dy is ZERO else multiply(node("xlogy", at, x), dy)
             return by_base if by_exponent is ZERO else add(by_base, by_exponent)
         case "xlogy":
             y, dy = at.arguments[1], slopes[1]
@@ -768,6 +814,7 @@ def _slope(at: Expression, slopes: list[Expression], shared: dict[Any, bool]) ->
 _SLOPES: dict[str, Callable[[Expression, Expression], Expression]] = {
     "negative": lambda x, y: MINUS_ONE,
     "sign": lambda x, y: ZERO,
+    "turn": lambda x, y: ZERO,
     "exp": lambda x, y: y,
     "expm1": lambda x, y: apply("exp", x),
     "log": lambda x, y: divide(ONE, x),
@@ -780,6 +827,7 @@ _SLOPES: dict[str, Callable[[Expression, Expression], Expression]] = {
     "cbrt": lambda x, y: divide(constant(1 / 3), power(y, TWO)),
     "arcsin": lambda x, y: divide(ONE, _root_beside_square(x)),
     "arccos": lambda x, y: divide(MINUS_ONE, _root_beside_square(x)),
+    "arccosh": lambda x, y: divide(ONE, apply("sqrt", multiply(subtract(x, ONE), add(x, ONE)))),
     "arcsinh": lambda x, y: divide(ONE, apply("sqrt", add(power(x, TWO), ONE))),
     "arctanh": lambda x, y: divide(ONE, multiply(subtract(ONE, x), add(x, ONE))),
     "sinh": lambda x, y: apply("cosh", x),
@@ -803,7 +851,7 @@ def _slope_at_corner(at: Expression, slopes: list[Expression], above: bool | Non
     x, dx = at.arguments[0], slopes[0]
     if at.operation == "abs":
         if above is None:
-            return multiply(apply("sign", x), dx)
+            return multiply(apply("turn", x), dx)
         return where(compare("less" if above else "less_equal", x, ZERO), negative(dx), dx)
     y, dy = at.arguments[1], slopes[1]
     if above is None:

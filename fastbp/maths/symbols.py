@@ -278,7 +278,7 @@ _UFUNCS: dict[str, Callable] = {
     "rad2deg": _recorded(partial(_scaled, 180 / math.pi)),
     **{name: _unary(name) for name in (
         "sign", "exp", "expm1", "log", "log1p", "sqrt", "cbrt", "sin", "cos", "tan", "arcsin",
-        "arccos", "arctan", "sinh", "cosh", "tanh", "arcsinh", "arctanh", "erf", "erfc",
+        "arccos", "arctan", "sinh", "cosh", "tanh", "arccosh", "arcsinh", "arctanh", "erf", "erfc",
     )},
 }  # fmt: skip
 
@@ -297,7 +297,8 @@ _FUNCTIONS: dict[Any, Callable] = {
     float: _recorded(lambda x: x),
     **{getattr(math, name): _UFUNCS[ufunc] for name, ufunc in {
         "fabs": "absolute", "asin": "arcsin", "acos": "arccos", "atan": "arctan",
-        "asinh": "arcsinh", "atanh": "arctanh", "radians": "deg2rad", "degrees": "rad2deg",
+        "acosh": "arccosh", "asinh": "arcsinh", "atanh": "arctanh", "radians": "deg2rad",
+        "degrees": "rad2deg",
         **{name: name for name in (
             "exp", "exp2", "expm1", "log1p", "log2", "log10", "sqrt", "cbrt", "sin", "cos", "tan",
             "sinh", "cosh", "tanh", "erf", "erfc",

@@ -93,7 +93,7 @@ class Curve:
         TypeError
             If it is not of real numbers.
         """
-        return self._vector(self.f(_copy(self.x), *p.tolist()), FLOAT64)
+        return self._vector(self.f(_copy(self.x), *p), FLOAT64)
 
     def _vector(self, value: Any, dtype: np.dtype) -> np.ndarray:
         if dtype is FLOAT64:
@@ -116,7 +116,7 @@ class Curve:
         if self.model is not None and not callable(self.jac):
             return self.model.jacobian(p)
         if callable(self.jac):
-            J = real_array("what jac returned", self.jac(_copy(self.x), *p.tolist()), FLOAT64)
+            J = real_array("what jac returned", self.jac(_copy(self.x), *p), FLOAT64)
             if J.shape != (self.n, len(p)):
                 hint = ": it is transposed, return J.T" if J.shape == (len(p), self.n) else ""
                 raise ShapeError(
@@ -577,7 +577,7 @@ class CurveFit(Sequence[np.ndarray]):
         x = self._curve.x if x is None else data_of(x)
         scalar = isinstance(x, np.ndarray) and x.ndim == 0
         rows = x.reshape(1) if scalar else x
-        y = np.array(self._curve.f(_copy(rows), *self.params.tolist()), np.float64)
+        y = np.array(self._curve.f(_copy(rows), *self.params), np.float64)
         if y.ndim == 0 and isinstance(rows, np.ndarray):
             y = np.full(rows.shape[-1], float(y))
         if interval is None:

@@ -57,7 +57,8 @@ MPMATH = {
 UNARY = (
     "exp(sin({}))", "log(1 + {}**2)", "log1p(exp({}))", "tanh({})", "1/(1 + exp(-{}))", "sin({})",
     "cos({})", "tan(sin({}))", "arcsin(sin({})/2)", "arccos(cos({})/2)", "arctan({})",
-    "arcsinh({})", "arctanh(tanh({})/2)", "log2(2 + {}**2)", "exp2(sin({}))", "hypot({}, 1)",
+    "arcsinh({})", "arctanh(tanh({})/2)", "arccosh(2 + {}**2)", "log2(2 + {}**2)",
+    "exp2(sin({}))", "hypot({}, 1)",
     "sqrt(1 + {}**2)", "erf({})", "sinh(sin({}))", "cosh(sin({}))",
     "abs({})", "maximum({}, 0.25)", "minimum(0.75, {})", "expm1(-abs({}))", "-{}", "1 - tanh({})",
     "exp(-{}**2)", "where({} > 0.3, sin({}), 0.5)", "1 - 1/(1 + exp({}))", "log(cosh({}))",
@@ -85,7 +86,10 @@ def _filled(template, text):
 IN_MPMATH = {
     **{name: MPMATH[name] for name in ("exp", "expm1", "log", "log1p", "sqrt", "sin", "cos")},
     **{name: MPMATH[name] for name in ("sinh", "cosh", "tanh", "erf", "where")},
-    **{f"arc{name}": getattr(mpmath, f"a{name}") for name in ("sin", "cos", "tan", "sinh", "tanh")},
+    **{
+        f"arc{name}": getattr(mpmath, f"a{name}")
+        for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")
+    },
     "tan": mpmath.tan,
     "hypot": mpmath.hypot,
     "log2": lambda x: mpmath.log(x, 2),
@@ -294,6 +298,9 @@ def test_a_sum_of_corners_may_have_none():
         (lambda z: abs(z), [-1, 0, 1]),
         (lambda z: 3 * abs(z) - z + 1, [-4, -4, 2]),
         (lambda z: z - abs(z), [2, 0, 0]),
+        (lambda z: np.sign(z) * np.log1p(abs(z)), [0.5, 1, 0.5]),
+        (lambda z: np.sign(2 * z) * abs(z) / (1 + abs(z)), [0.25, 1, 0.25]),
+        (lambda z: abs(z) ** 3, [-3, 0, 3]),
         (lambda z: z * abs(z), [2, 0, 2]),
         (lambda z: math.sqrt(z * z), [-1, 0, 1]),
         (lambda z: max(z, 0) - max(-z, 0), [1, 1, 1]),
