@@ -124,6 +124,20 @@ FUNCTIONS: dict[fb.Activation, tuple[Callable, Callable]] = {
     }.items()
 }
 
+
+def in_arrays(definition):
+    """A function of mpmath as one of arrays in extended precision, number by number."""
+
+    def of_number(z):
+        head = float(z)
+        with mpmath.workdps(DIGITS):
+            value = definition(mpf(head) + mpf(float(z - np.longdouble(head))))
+            rest = value - float(value) if mpmath.isfinite(value) else 0
+            return np.longdouble(float(value)) + np.longdouble(float(rest))
+
+    return np.vectorize(of_number, [np.longdouble])
+
+
 # Where derivatives cross zero: the roots of gelu', gelu_tanh', silu' and mish'.
 _ROOTS = (-0.7517915246935645, -0.7524614220710163, -1.2784645427610738, -1.192431223668883)
 
