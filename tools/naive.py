@@ -123,7 +123,8 @@ def optimizer_rows(written: set[str]) -> Iterator[str]:
     for name in RULES:
         if name.upper() not in written:
             rule = next(m.rule for m in METHODS.values() if list(RULES)[m.rule.kind] == name)
-            yield f"{{FB_{name.upper()}, {rule.n_moments}, {{{', '.join(map(repr, rule.constants))}}}}},"
+            constants = ", ".join(map(repr, rule.constants))
+            yield f"{{FB_{name.upper()}, {rule.n_moments}, {{{constants}}}}},"
 
 
 def rule_cases(written: set[str]) -> Iterator[str]:
