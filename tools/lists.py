@@ -69,9 +69,10 @@ def add_activations(documents: Documents) -> None:
     names = activations.NAMES
     for name in documents.missing("docs/networks.md", names, r"^\| `{}` \|"):
         row = f"\n| `{name}` | {cell(formula(activations.TABLE[name].f))} | |"
-        documents.change("docs/networks.md", r"^\| `linear` \|.*?", r"\n\n", row)
+        documents.change("docs/networks.md", rf"^\| `{ahead(name, names)}` \|[^\n]*", "", row)
     for name in documents.missing("README.md", names, r"^\| \[Activations\].*[ ,]{}[ ,]"):
-        documents.change("README.md", r"^\| \[Activations\][^\n]*?", r" \|$", f", {name}")
+        place = rf"^\| \[Activations\][^\n]*? {ahead(name, names)}\b"
+        documents.change("README.md", place, "", f", {name}")
     path = "fastbp/networks/activations.py"
     for name in documents.missing(path, names, '"{}"'):
         ends = r"One of \"linear\".*?", r"; an `Activation`"
@@ -84,9 +85,10 @@ def add_losses(documents: Documents) -> None:
         loss = losses.TABLE[name]
         what = cell(formula(losses.ROW_LOSSES[loss.kind].value))
         row = f"\n| `{name}` | {what} | {loss.divisor} | {loss.target} |"
-        documents.change("docs/losses.md", r"^\| `mse` \|.*?", r"\n\n", row)
+        documents.change("docs/losses.md", rf"^\| `{ahead(name, names)}` \|[^\n]*", "", row)
     for name in documents.missing("README.md", names, r"^\| \[Losses\].*[ ,]{}[ ,;]"):
-        documents.change("README.md", r"^\| \[Losses\][^\n]*?", r";", f", {name}")
+        place = rf"^\| \[Losses\][^\n]*? {ahead(name, names)}\b"
+        documents.change("README.md", place, "", f", {name}")
     path = "fastbp/networks/network.py"
     for name in documents.missing(path, names, '"{}"'):
         loss = losses.TABLE[name]
@@ -114,6 +116,11 @@ def add_optimizers(documents: Documents) -> None:
         before = [n for n in re.findall(r'^    "(\w+)":', documents.text(path), re.M) if n < name]
         line = f'    "{name}": "training.optimizers",\n'
         documents.change(path, rf'^    "{before[-1]}":[^\n]*\n', "", line)
+
+
+def ahead(name: str, names: tuple[str, ...]) -> str:
+    """The name before this one."""
+    return names[names.index(name) - 1]
 
 
 def formula(function: object) -> str:
