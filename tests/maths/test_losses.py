@@ -130,11 +130,13 @@ def curvature(loss, Y, y, U):
             np.hstack([sizes[0] + sizes[1], sizes[2] + sizes[3]]),
         )
     T, second = np.asarray(y, bounds.EXACT), SECOND.get(loss)
-    if second is None:
-        result = numpy_s_second(loss, Y, T, U)
-    else:
+    if second is not None:
         result = np.broadcast_to(second(Y, T), Y.shape) * U
-    return result, abs(result)
+        return result, abs(result)
+    # A rounding of y - t moves ℓ'' along its slope.
+    h, scale = bounds.EXACT(2.0**-20), abs(Y) + abs(T)
+    result, *ends = (numpy_s_second(loss, Y + s * h * scale, T, U) for s in (0, -1, 1))
+    return result, abs(result) + abs(ends[1] - ends[0]) / (2 * h)
 
 
 def numpy_s_second(loss, Y, T, U):
