@@ -66,7 +66,7 @@ def symbols(*names: str) -> list[Symbol]:
 
 NUMPY = {
     "max": np.maximum, "min": np.minimum, "abs": np.abs, "erfc": special.erfc,
-    **{name: getattr(np, name) for name in ("exp", "expm1", "log1p", "sqrt", "tanh", "sin", "cos")},
+    **{name: getattr(np, name) for name in "exp expm1 log log1p sqrt tanh sin cos".split()},
 }  # fmt: skip
 
 
