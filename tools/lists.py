@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 from textwrap import fill
 
+from fastbp.cli.tables.model import LOSSES, REGRESSION
 from fastbp.maths import activations, losses
 from fastbp.training.optimizers import METHODS
 
@@ -89,6 +90,11 @@ def add_losses(documents: Documents) -> None:
     for name in documents.missing("README.md", names, r"^\| \[Losses\].*[ ,]{}[ ,;]"):
         place = rf"^\| \[Losses\][^\n]*? {ahead(name, names)}\b"
         documents.change("README.md", place, "", f", {name}")
+    offered = LOSSES[REGRESSION]
+    for name in documents.missing("docs/command_line.md", offered, r"`{}[:`]"):
+        documents.change(
+            "docs/command_line.md", r"`poisson`.*?", r"\s+and `gaussian_nll`", f", `{name}`"
+        )
     path = "fastbp/networks/network.py"
     for name in documents.missing(path, names, '"{}"'):
         loss = losses.TABLE[name]
