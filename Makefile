@@ -17,13 +17,17 @@ CSRC := $(wildcard csrc/*.[ch] csrc/core/*.h csrc/python/*.c csrc/targets/*.c cs
 READY := $(VENV)/.ready
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-oldest-numba test-native bench bench-compare accuracy lint lint-c clean
+.PHONY: help demo generate test test-oldest-numba test-native bench bench-compare accuracy lint lint-c clean
 
 help:                ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(READY)       ## fit small networks to real data on every backend
 	$(BIN)/fastbp demo
+
+generate: $(READY)   ## what follows from tables and formulas: C, native tests, lists of names
+	for tool in constants formulas naive lists; do $(BIN)/python tools/$$tool.py || exit 1; done
+	$(BIN)/python setup.py -q build_ext --inplace
 
 test: $(READY)       ## the full test suite, on all cores
 	$(BIN)/pytest -n auto

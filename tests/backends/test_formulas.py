@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from helpers import repository
 
 from fastbp.backends import reference
@@ -9,9 +10,10 @@ from fastbp.maths import losses
 from fastbp.maths.formulas import losses as loss_formulas, optimizers
 
 
-def test_the_tool_reproduces_the_header():
-    for path, text in repository.tool("formulas").generate().items():
-        assert path.read_text(encoding="utf-8") == text, f"run python tools/formulas.py: {path}"
+@pytest.mark.parametrize("name", ["formulas", "naive"])
+def test_the_tool_reproduces_the_header(name):
+    for path, text in repository.tool(name).generate().items():
+        assert path.read_text(encoding="utf-8") == text, f"run python tools/{name}.py: {path}"
 
 
 def test_each_loss_has_a_formula_or_a_function_of_its_own():

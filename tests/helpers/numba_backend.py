@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import fastbp as fb
+from fastbp.training import optimizers
 from helpers import processes
 
 PACKAGE = Path(fb.__file__).resolve().parent
@@ -45,10 +46,7 @@ def functions():
     return found
 
 
-METHODS = (
-    "sgd", "momentum", "nesterov", "adam", "adamw", "rmsprop", "adagrad",
-    fb.RMSprop(momentum=0.9, centered=True),
-)  # fmt: skip
+METHODS = (*optimizers.METHODS, fb.RMSprop(momentum=0.9, centered=True))
 
 
 def use_all(c, method, batch_size):

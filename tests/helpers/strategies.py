@@ -13,6 +13,7 @@ from fastbp.backends import contract
 from fastbp.backends.contract import Optimizer, TrainConfig, TrainState
 from fastbp.maths.activations import NAMES
 from fastbp.maths.losses import TABLE, Loss, loss as loss_of
+from fastbp.training.optimizers import METHODS
 
 
 def _bump(z):
@@ -178,6 +179,9 @@ OPTIMIZERS = {
     "rmsprop both": Optimizer.of("rmsprop_centered_momentum", 0.9, 1e-3, 0.8),
     "adagrad": Optimizer.of("adagrad", 1e-10),
 }
+# Rules that are not among them have the constants of their method.
+_KINDS = {optimizer.kind for optimizer in OPTIMIZERS.values()}
+OPTIMIZERS |= {name: m.rule for name, m in METHODS.items() if m.rule.kind not in _KINDS}
 
 
 def new_run(params, optimizer, seed=0):

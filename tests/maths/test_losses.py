@@ -10,7 +10,7 @@ from helpers.strategies import EVERY_LOSS, n_for, n_out_for, same, target, weigh
 from oracles import bounds
 
 import fastbp as fb
-from fastbp.maths.losses import TABLE, loss as loss_of
+from fastbp.maths.losses import ROW_LOSSES, TABLE, loss as loss_of
 
 pytestmark = pytest.mark.backend
 
@@ -59,6 +59,9 @@ def spread(rng, low, high, shape):
     return rng.choice([-1, 1], shape) * 10.0 ** rng.uniform(low, high, shape)
 
 
+FAR = np.array([-(2.0**100), 2.0**100], bounds.EXACT)
+
+
 def wide_outputs(rng, loss, n, n_out, dtype):
     """Outputs over the range in which the loss and its derivative are finite in dtype."""
     digits = 37 if dtype == np.float32 else 307
@@ -70,7 +73,11 @@ def wide_outputs(rng, loss, n, n_out, dtype):
         return spread(rng, -9, np.log10(2 * digits), shape).astype(dtype)
     if name == "softmax_ce":
         return spread(rng, -9, 3, shape).astype(dtype)
-    power = {"quartic": 4, "mse": 2, "half_mse": 2, "sse": 2, "squared_hinge": 2}.get(name, 1)
+    if loss_of(loss).paired:
+        power = 1.0
+    else:  # that with which the loss grows
+        ends = bounds.ELEMENTS[name](bounds.EXACT(loss_of(loss).constant)).f(FAR, bounds.EXACT(1))
+        power = max(1.0, float(np.log2(ends.max()) / 100))
     return spread(rng, -digits / 8, (digits - 3) / power, shape).astype(dtype)
 
 
@@ -85,6 +92,7 @@ def test_outputs_of_all_sizes_are_within_rounding(backend, dtype, rng, loss):
 
 
 # Second derivatives of the elementwise losses, in extended precision: (prediction, target) -> ℓ''.
+# What is not here is taken from NumPy's formula, which a test compares with differences of ℓ'.
 SECOND = {
     "mse": lambda y, t: 2,
     "half_mse": lambda y, t: 2,
@@ -121,8 +129,30 @@ def curvature(loss, Y, y, U):
             np.hstack([terms[0] + terms[1], terms[2] + terms[3]]),
             np.hstack([sizes[0] + sizes[1], sizes[2] + sizes[3]]),
         )
-    result = np.broadcast_to(SECOND[loss](Y, np.asarray(y, bounds.EXACT)), Y.shape) * U
-    return result, abs(result)
+    T, second = np.asarray(y, bounds.EXACT), SECOND.get(loss)
+    if second is not None:
+        result = np.broadcast_to(second(Y, T), Y.shape) * U
+        return result, abs(result)
+    # A rounding of y - t moves ℓ'' along its slope.
+    h, scale = bounds.EXACT(2.0**-20), abs(Y) + abs(T)
+    result, *ends = (numpy_s_second(loss, Y + s * h * scale, T, U) for s in (0, -1, 1))
+    return result, abs(result) + abs(ends[1] - ends[0]) / (2 * h)
+
+
+def numpy_s_second(loss, Y, T, U):
+    loss = loss_of(loss)
+    return ROW_LOSSES[loss.kind].second(Y, T, U, bounds.EXACT(loss.constant))
+
+
+@pytest.mark.parametrize("loss", [name for name in bounds.ELEMENTS if name in TABLE])
+def test_second_derivatives_of_numpy_follow_the_first(rng, loss):
+    Y = (0.05 + 0.9 * rng.random((40, 3))).astype(bounds.EXACT)
+    y = target(rng, loss, 40, 3, "float64").astype(bounds.EXACT)
+    y += 0.003 * (loss_of(loss).target == "values")  # corners are not met
+    row = bounds.ELEMENTS[loss](bounds.EXACT(loss_of(loss).constant))
+    second = numpy_s_second(loss, Y, y, np.ones_like(Y))
+    differences = bounds.richardson(lambda t: row.df(Y + t, y), 1e-4)
+    np.testing.assert_allclose(second, differences, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("loss", [name for name in TABLE if name != "margin_ranking"])

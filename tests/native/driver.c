@@ -551,16 +551,13 @@ typedef struct {
 } optimizer;
 
 static const optimizer optimizers[] = {
-    {FB_SGD, 0, {0, 0, 0, 0}},
-    {FB_MOMENTUM, 1, {0.9, 0, 0, 0}},
-    {FB_NESTEROV, 1, {0.9, 0, 0, 0}},
     {FB_ADAM, 2, {0.9, 0.999, 1e-8, 0}},
     {FB_ADAM, 2, {0.9, 0.999, 1e-8, 0.01}},
     {FB_RMSPROP, 1, {0.99, 1e-8, 0, 0}},
     {FB_RMSPROP_MOMENTUM, 2, {0.99, 1e-8, 0.9, 0}},
     {FB_RMSPROP_CENTERED, 2, {0.99, 1e-3, 0, 0}},
     {FB_RMSPROP_CENTERED_MOMENTUM, 3, {0.99, 1e-3, 0.9, 0}},
-    {FB_ADAGRAD, 1, {1e-10, 0, 0, 0}},
+    OTHER_OPTIMIZERS
 };
 
 enum { N_OPTIMIZERS = sizeof optimizers / sizeof *optimizers, MOST_EPOCHS = 64 };
@@ -680,7 +677,7 @@ static void check_threads(const network *net, int64_t n)
         void *grad = grads[threads] = room(P), *J = Js[threads] = room(n * n_out * P);
         void *normal = normals[threads] = room((P + 1) * P);
         fb_run *run = runs + threads;
-        *run = run_of(net, optimizers + 3, params, n);
+        *run = run_of(net, optimizers, params, n);
         run->n_steps = 3, run->threads = threads;
         double *value = values + threads, *total = sums + threads;
         succeeded(fb_value_and_grad(net->plan, &problem, params, threads, value, grad));
@@ -703,7 +700,7 @@ static int64_t allocations_of_training(const network *net, const fb_problem *pro
                                        const void *params, int64_t epochs, int64_t threads)
 {
     int64_t batch = threads > 1 ? problem->n : 32;
-    fb_run run = run_of(net, optimizers + 3, params, batch);
+    fb_run run = run_of(net, optimizers, params, batch);
     run.n_steps = epochs * ((problem->n + batch - 1) / batch), run.threads = threads;
     int64_t before = allocations;
     succeeded(fb_train(net->plan, problem, &run));

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "fastbp.h"
+#include "kinds.h"
 
 typedef long double exact;
 
@@ -80,28 +81,21 @@ static exact mish_slope(exact z)
 #define SELU_ALPHA 1.6732632423543773L
 
 #define ACTIVATIONS(A)                                                                             \
-    A(FB_LINEAR, 0, 0, z, 1)                                                                       \
     A(FB_RELU, 0, 0, fmaxl(z, 0), z > 0)                                                           \
     A(FB_RELU_Z, 0.5, 1, fmaxl(z, 0), z > 0 ? 1 : z < 0 ? 0 : c)                                   \
     A(FB_LEAKY_RELU, 0.125, 0, z > 0 ? z : c * z, z > 0 ? 1 : c)                                   \
-    A(FB_SIGMOID, 0, 0, logistic(z), logistic(z) * logistic(-z))                                   \
-    A(FB_TANH, 0, 0, tanhl(z), 1 / (coshl(z) * coshl(z)))                                          \
     A(FB_ELU, 1.25, 0, z > 0 ? z : c * expm1l(z), z > 0 ? 1 : c * expl(z))                         \
     A(FB_SELU, 0, 0, SELU * (z > 0 ? z : SELU_ALPHA * expm1l(z)),                                  \
       SELU * (z > 0 ? 1 : SELU_ALPHA * expl(z)))                                                   \
     A(FB_CELU, 0.75, 0, z > 0 ? z : c * expm1l(z / c), z > 0 ? 1 : expl(z / c))                    \
     A(FB_SOFTPLUS, 0, 1, softplus(z), logistic(z))                                                 \
-    A(FB_SOFTSIGN, 0, 0, z / (1 + fabsl(z)), 1 / ((1 + fabsl(z)) * (1 + fabsl(z))))                \
     A(FB_GELU, 0, 1, z * normal(z), normal(z) + z * density(z))                                    \
     A(FB_GELU_TANH, 0, 1, z * logistic(gate(z)), gated_slope(z, gate(z), gate_slope(z)))           \
-    A(FB_SILU, 0, 1, z * logistic(z), gated_slope(z, z, 1))                                        \
     A(FB_MISH, 0, 1, z * tanhl(softplus(z)), mish_slope(z))                                        \
     A(FB_HARD_TANH, 0, 0, clip(z, -1, 1), fabsl(z) < 1)                                            \
     A(FB_HARD_SIGMOID, 0, 1, clip(z + 3, 0, 6) / 6, fabsl(z) < 3 ? 1 / 6.0L : 0)                   \
-    A(FB_RELU6, 0, 0, clip(z, 0, 6), z > 0 && z < 6)                                               \
-    A(FB_EXP, 0, 0, expl(z), expl(z))                                                              \
-    A(FB_SIN, 0, 1, sinl(z), cosl(z))                                                              \
-    A(FB_USER, 0, 1, z * z * z, 3 * z * z)
+    A(FB_USER, 0, 1, z * z * z, 3 * z * z)                                                         \
+    OTHER_ACTIVATIONS(A)
 
 enum { N_ACTIVATIONS = FB_USER + 1 };
 
@@ -311,18 +305,13 @@ static number robust_number(exact (*f)(robustness, exact), robustness how, numbe
 /* Losses of one output: kind, parameter, ℓ(y, t) and dℓ/dy. Outputs are in (0, 1) here. */
 
 #define LOSSES(L)                                                                                  \
-    L(FB_SQUARED, 0, (y - t) * (y - t), 2 * (y - t))                                               \
-    L(FB_ABSOLUTE, 0, fabsl(y - t), (y > t) - (y < t))                                             \
     L(FB_HUBER, 0.25, fabsl(y - t) > c ? c * (fabsl(y - t) - c / 2) : (y - t) * (y - t) / 2,       \
       clip(y - t, -c, c))                                                                          \
     L(FB_LOG_COSH, 0, logl(coshl(y - t)), tanhl(y - t))                                            \
     L(FB_QUANTILE, 0.25, t > y ? c * (t - y) : (c - 1) * (t - y), t > y ? -c : 1 - c)              \
     L(FB_BCE, 0x1p-20, -t * logl(y) - (1 - t) * log1pl(-y), (y - t) / (y * (1 - y)))               \
     L(FB_BCE_LOGITS, 0, softplus(y) - y * t, logistic(y) - t)                                      \
-    L(FB_HINGE, 0, fmaxl(1 - t * y, 0), t * y < 1 ? -t : 0)                                        \
-    L(FB_SQUARED_HINGE, 0, fmaxl(1 - t * y, 0) * fmaxl(1 - t * y, 0),                              \
-      -2 * t * fmaxl(1 - t * y, 0))                                                                \
-    L(FB_POISSON, 0, expl(y) - t * y, expl(y) - t)
+    OTHER_LOSSES(L)
 
 #define CONSTANT(kind, constant, f, df) [kind] = constant,
 static const double loss_constants[FB_USER_LOSS] = {LOSSES(CONSTANT)[FB_MARGIN_RANKING] = 0.25};
@@ -495,11 +484,6 @@ static exact naive_rule(const fb_run *run, exact p, exact *m, exact g)
     const double *c = run->constants;
     exact lr = run->rates[0], t = (exact)(run->step + 1);
     switch (run->optimizer) {
-    case FB_SGD: return p - lr * g;
-    case FB_MOMENTUM: return p - lr * (m[0] = (exact)c[0] * m[0] + g);
-    case FB_NESTEROV:
-        m[0] = (exact)c[0] * m[0] + g;
-        return p - lr * (g + (exact)c[0] * m[0]);
     case FB_ADAM: {
         m[0] = (exact)c[0] * m[0] + (1 - (exact)c[0]) * g;
         m[1] = (exact)c[1] * m[1] + (1 - (exact)c[1]) * g * g;
@@ -520,9 +504,7 @@ static exact naive_rule(const fb_run *run, exact p, exact *m, exact g)
         if (v) d = *v = (exact)c[2] * *v + d;
         return p - lr * d;
     }
-    case FB_ADAGRAD:
-        m[0] += g * g;
-        return p - lr * g / (sqrtl(m[0]) + (exact)c[0]);
+        OTHER_RULES
     default: return NAN;
     }
 }

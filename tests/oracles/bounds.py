@@ -17,8 +17,11 @@ from itertools import pairwise, product as product_of
 
 import numpy as np
 
+from fastbp.backends import reference
+from fastbp.maths.formulas.activations import FORMULAS
 from fastbp.maths.formulas.optimizers import KINDS
 from fastbp.maths.losses import loss as loss_of
+from oracles import truth
 
 EXACT = np.longdouble
 ULP_SIGMOID = 2.5  # exp, tanh, sigmoid as functions
@@ -218,8 +221,9 @@ class Function:
         Of z; df at the corners too.
     ulps : tuple of float
         How accurate f and df are as functions.
-    steepest, bend : float, or callable of the largest z
-        Bounds of |f'| and, between corners, |f''|.
+    steepest, bend : float, or callable of the largest z, or None
+        Bounds of |f'| and, between corners, |f''|. With None the errors of z are carried through
+        the function itself, at both ends of their interval.
     corners : tuple of float
         Where f' jumps.
     from_y : callable or None
@@ -231,8 +235,8 @@ class Function:
     f: Callable
     df: Callable
     ulps: tuple[float, float] = (ULP_OTHER, ULP_OTHER)
-    steepest: float | Callable = 1.0
-    bend: float | Callable = 0.0
+    steepest: float | Callable | None = 1.0
+    bend: float | Callable | None = 0.0
     corners: tuple[float, ...] = ()
     from_y: Callable | None = None
     df_size: Callable | None = None
@@ -242,7 +246,8 @@ S, A = EXACT("1.0507009873554804934193349852946"), EXACT("1.67326324235437728481
 CUBIC = EXACT("0.044715")
 EXACT_F = 0, 0.5  # f is exact, f' a rounded number
 
-FUNCTIONS: dict[str, Callable[..., Function]] = {  # of the parameter
+# What is not in this table is taken from mpmath by `_by_truth`, which is slower. Of the parameter.
+FUNCTIONS: dict[str, Callable[..., Function]] = {
     "linear": lambda c: Function(
         lambda z: z, np.ones_like, EXACT_F, from_y=lambda Y, _: exact(np.ones_like(Y.value))
     ),
@@ -358,18 +363,37 @@ FUNCTIONS: dict[str, Callable[..., Function]] = {  # of the parameter
 
 def function(act):
     """The row of an activation."""
-    return FUNCTIONS[act.name](EXACT(act.constant))
+    if act.name in FUNCTIONS:
+        return FUNCTIONS[act.name](EXACT(act.constant))
+    return _by_truth(act)
 
 
-def _carried(bound, Z):
-    """The error by those of Z in a function whose derivative has this bound."""
+def _by_truth(act):
+    """The definition in mpmath, and rounding as it is for any function of that accuracy."""
+    f, df = (truth.in_arrays(definition) for definition in truth.FUNCTIONS[act])
+    from_y = act.formulas.df_from_y
+
+    def slope_from_y(Y, dtype):
+        value, *ends = (
+            from_y(y, EXACT(act.constant)) for y in (Y.value, Y.value + Y.error, Y.value - Y.error)
+        )
+        error = sum(abs(end - value) for end in ends)
+        return Approx(value, error + gamma(16, dtype) * (1 + abs(value)))
+
+    return Function(f, df, FORMULAS[act.name].ulps, None, None, (), from_y and slope_from_y)
+
+
+def _carried(f, bound, Z):
+    """The error by those of Z in f, whose derivative has this bound."""
+    if bound is None:
+        return abs(f(Z.value + Z.error) - f(Z.value)) + abs(f(Z.value - Z.error) - f(Z.value))
     return (bound(Z.value + Z.error) if callable(bound) else bound) * Z.error
 
 
 def activate(act, Z, dtype):
     """act(Z): the errors of Z times the Lipschitz constant, and the ULPs of the function."""
     F = function(act)
-    value, spread = F.f(Z.value), _carried(F.steepest, Z)
+    value, spread = F.f(Z.value), _carried(F.f, F.steepest, Z)
     smallest = np.finfo(dtype).smallest_subnormal
     rounding = gamma(2 * F.ulps[0], dtype) * (abs(value) + spread) + F.ulps[0] * smallest
     return Approx(value, spread + rounding)
@@ -392,7 +416,7 @@ def either_slope(act, Z, Y, dtype):
 
 
 def _slope_from_z(F, Z, dtype):
-    value, spread = F.df(Z.value), _carried(F.bend, Z)
+    value, spread = F.df(Z.value), _carried(F.df, F.bend, Z)
     size = abs(value) if F.df_size is None else F.df_size(Z.value)
     rounding = gamma(2 * F.ulps[1], dtype) * (size + spread)
     if F.ulps[1] > 1:  # near a root of f' the rounding of extended precision would be more
@@ -406,7 +430,7 @@ def _jump(F, Z):
     here, worst = F.df(Z.value), np.zeros_like(Z.value)
     for corner in F.corners:
         sides = [abs(F.df(z) - here) for z in (low, high, EXACT(corner))]
-        jump = np.max(np.broadcast_arrays(*sides), axis=0) + 2 * _carried(F.bend, Z)
+        jump = np.max(np.broadcast_arrays(*sides), axis=0) + 2 * _carried(F.df, F.bend, Z)
         worst = np.maximum(worst, np.where((low <= corner) & (corner <= high), jump, 0))
     return worst
 
@@ -629,6 +653,9 @@ ELEMENTS: dict[str, Callable[..., Element]] = {  # of the parameter
         (7, 6),
         (lambda y, t: np.exp(y) + abs(t * y), lambda y, t: np.exp(y) + t),
     ),
+    "cauchy": lambda _: Element(
+        lambda y, t: np.log1p((y - t) ** 2), lambda y, t: 2 * (y - t) / (1 + (y - t) ** 2), (14, 8)
+    ),
     # The user-defined one of strategies.py.
     "quartic": lambda _: Element(
         lambda y, t: (y - t) ** 4 + (y - t) ** 2 / 2,
@@ -831,7 +858,8 @@ def step(optimizer, params, moments, grad, lr, t, dtype, free=True):
     be flushed to zero. Only the `free` parameters decay.
     """
     lr, tiny, p = EXACT(lr), np.finfo(dtype).tiny, exact(params)
-    rule = RULES[list(KINDS)[optimizer.kind]]
+    name = list(KINDS)[optimizer.kind]
+    rule = RULES.get(name) or _by_reference(reference._RULES[name])
     constants = tuple(map(EXACT, optimizer.constants))
     if constants[3]:
         decay = np.where(free, lr * constants[3], 0)
@@ -905,6 +933,34 @@ RULES = {
     "rmsprop_centered_momentum": _rmsprop(True, True),
     "adagrad": _adagrad,
 }
+
+
+def _by_reference(update):
+    """The bounds of a rule from NumPy's: the rule at both ends of the gradient's error.
+
+    Rules add, multiply and divide by roots of means of squares, so that of absolute values they
+    give a bound of their terms' sizes, but for differences such as g - m, whose terms are a few
+    times as large. 64 roundings of that size are more than a rule of some ten operations has.
+    """
+
+    def rule(constants, moments, grad, lr, t, dtype):
+        tiny = np.finfo(dtype).tiny
+
+        def at(values, g):
+            values = [np.array(v) for v in values]
+            return [np.asarray(update(values, g, lr, t, constants)), *values]
+
+        start = [m.value for m in moments]
+        middle = at(start, grad.value)
+        ends = [at(start, grad.value + side * grad.error) for side in (-1, 1)]
+        sizes = at([abs(v) for v in start], abs(grad.value) + grad.error)
+        results = [
+            Approx(v, abs(low - v) + abs(high - v) + gamma(64, dtype) * abs(size) + tiny)
+            for v, low, high, size in zip(middle, *ends, sizes, strict=True)
+        ]
+        return results[0], results[1:]
+
+    return rule
 
 
 def _rated(lr, direction, dtype):

@@ -121,8 +121,32 @@ FUNCTIONS: dict[fb.Activation, tuple[Callable, Callable]] = {
         "relu6": _clipped(lambda z: z, mpf(0), mpf(6), mpf(1)),
         "exp": (mpmath.exp, mpmath.exp),
         "sin": (mpmath.sin, mpmath.cos),
+        "squareplus": (
+            lambda z: (
+                2 / (mpmath.sqrt(z * z + 4) - z) if z < 0 else (z + mpmath.sqrt(z * z + 4)) / 2
+            ),
+            lambda z: (
+                2 / (4 + z * z + abs(z) * mpmath.sqrt(z * z + 4))
+                if z < 0
+                else (1 + z / mpmath.sqrt(z * z + 4)) / 2
+            ),
+        ),
     }.items()
 }
+
+
+def in_arrays(definition):
+    """A function of mpmath as one of arrays in extended precision, number by number."""
+
+    def of_number(z):
+        head = float(z)
+        with mpmath.workdps(DIGITS):
+            value = definition(mpf(head) + mpf(float(z - np.longdouble(head))))
+            rest = value - float(value) if mpmath.isfinite(value) else 0
+            return np.longdouble(float(value)) + np.longdouble(float(rest))
+
+    return np.vectorize(of_number, [np.longdouble])
+
 
 # Where derivatives cross zero: the roots of gelu', gelu_tanh', silu' and mish'.
 _ROOTS = (-0.7517915246935645, -0.7524614220710163, -1.2784645427610738, -1.192431223668883)

@@ -12,6 +12,7 @@ import sys
 from functools import partial
 
 import pytest
+from helpers import repository
 from helpers.repository import ROOT
 
 import fastbp as fb
@@ -181,6 +182,11 @@ def test_the_map_has_every_folder_of_the_package():
     named = {name for row in rows for name in re.findall(r"`([a-z]+)/`", row)}
     folders = {path.parent.name for path in (ROOT / "fastbp").glob("*/__init__.py")}
     assert folders <= named
+
+
+def test_the_tool_adds_nothing_to_the_lists_of_names():
+    for path, text in repository.tool("lists").generate().items():
+        assert path.read_text(encoding="utf-8") == text, f"run python tools/lists.py: {path}"
 
 
 @pytest.mark.parametrize("title", TABLES)

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 import fastbp as fb
+from fastbp.backends import reference
+from fastbp.maths.formulas.optimizers import KINDS
 from fastbp.maths.losses import TABLE
 from fastbp.training import loop
 from fastbp.training.optimizers import METHODS
@@ -101,6 +103,20 @@ class Adagrad:
         return p - lr * g / (np.sqrt(self.s) + self.eps)
 
 
+class NumPys:
+    """The rule of a method that has no class here, as the NumPy backend has it."""
+
+    def __init__(self, method):
+        self.lr, self.constants = method.lr, method.rule.constants
+        self.update = reference._RULES[list(KINDS)[method.rule.kind]]
+        self.moments, self.t = [0.0] * method.rule.n_moments, 0
+
+    def step(self, p, g):
+        self.moments, self.t = [m + np.zeros_like(g) for m in self.moments], self.t + 1
+        p = p - self.lr * self.constants[3] * p
+        return p - self.update(self.moments, g, self.lr, self.t, self.constants)
+
+
 def by_hand(rule, data, p, epochs, batch, orders, l2=0.0, loss="mse"):
     X, T, w = data
     history = []
@@ -131,6 +147,7 @@ RULES = {
     ),
     "adagrad": (fb.Adagrad(0.1, 0.05, 0.2, 1e-8), Adagrad(0.1, 0.05, 0.2, 1e-8)),
 }  # fmt: skip
+RULES |= {name: (method, NumPys(method)) for name, method in METHODS.items() if name not in RULES}
 
 
 @pytest.mark.parametrize("name", RULES)
@@ -186,8 +203,9 @@ def test_sse_is_not_divided(backend, data):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_names_are_pytorch_s_defaults(backend, data, name):
+    """Those of PyTorch's methods; what it does not have steps as NumPy's rule."""
     X, T, _ = data
-    rule = {
+    rules = {
         "sgd": Sgd(0.01),
         "momentum": Sgd(0.01, 0.9),
         "nesterov": Sgd(0.01, 0.9, True),
@@ -195,7 +213,8 @@ def test_names_are_pytorch_s_defaults(backend, data, name):
         "adamw": AdamW(),
         "rmsprop": RMSprop(),
         "adagrad": Adagrad(),
-    }[name]
+    }
+    rule = rules.get(name) or NumPys(METHODS[name])
     params, _ = by_hand(rule, (X, T, np.ones(N)), NET.init(0), 2, N, [np.arange(N)] * 2)
     res = fb.fit(NET, X, T, method=name, params=NET.init(0), epochs=2)
     np.testing.assert_allclose(res.params, params, rtol=0, atol=1e-12)

@@ -13,19 +13,18 @@ from ...common.arrays import FLOAT64
 from ...common.errors import unknown_name
 from ...fitting.result import r_squared
 from ...io import load, save
-from ...maths.losses import Loss, huber, loss as loss_of, quantile
+from ...maths.losses import TABLE, Loss, huber, loss as loss_of, quantile
 from ...networks.network import Network
 from .cells import GAP, Notation
 from .columns import EXACT, Column, Field
 from .text import Reading
 
 REGRESSION, CLASSIFICATION = "regression", "classification"
+_TARGETS = ("values", "counts", "halves")
 LOSSES = {
-    REGRESSION: (
-        "mse", "half_mse", "sse", "mae", "huber", "log_cosh", "quantile", "poisson", "gaussian_nll",
-    ),
+    REGRESSION: tuple(name for name, row in TABLE.items() if row.target in _TARGETS),
     CLASSIFICATION: ("softmax_ce", "bce_logits"),
-}  # fmt: skip
+}
 PARAMETRISED = {"huber": huber, "quantile": quantile}
 GAPS_ADVICE = "fill it, or say what to do with gaps: --missing drop, mean or category"
 KIND = "table"  # marks the files of `TableModel.save`, in their meta
