@@ -436,8 +436,7 @@ INLINE vec act_derivative_squareplus(vec z)
     vec t0 = vabs(z);
     vec t1 = if_greater(t0, splat(1073741824), t0, vsqrt(t0 * t0 + 4));
     vec t2 = (real)0.5 * t0 + (real)0.5 * t1;
-    return if_greater(splat(1), t0, (real)0.5 + (real)0.5 * z / t1, if_greater(z, splat(1073741824),
-        splat(1), if_greater(splat(0), z, 1 / t2, t2) / t1));
+    return if_greater(z, splat(1073741824), splat(1), if_greater(splat(0), z, 1 / t2, t2) / t1);
 }
 
 INLINE vec act_derivative(int kind, two_words c, vec z)

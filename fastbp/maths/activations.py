@@ -671,8 +671,8 @@ TABLE: dict[str, Formulas] = {
         _squareplus_third,
         None,
         "he",
-        c="fmax(z, 0) + 2 / (fabs(z) + sqrt(z * z + 4))",
-        matlab="max(z, 0) + 2 ./ (abs(z) + sqrt(z .^ 2 + 4))",
+        c="0.5 * (z + sqrt(z * z + 4))",
+        matlab="0.5 * (z + sqrt(z .* z + 4))",
         onnx="Mul(0.5, Add(z, Sqrt(Add(Mul(z, z), 4))))",
     ),
 }

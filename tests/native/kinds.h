@@ -10,7 +10,7 @@
     A(FB_RELU6, 0.0, 0, fminl(fmaxl(z, 0.0L), 6.0L), ((fmaxl(z, 0.0L) < 6.0L) ? ((0.0L < z) ? 1.0L : 0.0L) : 0.0L)) \
     A(FB_EXP, 0.0, 0, expl(z), expl(z)) \
     A(FB_SIN, 0.0, 1, sinl(z), cosl(z)) \
-    A(FB_SQUAREPLUS, 0.0, 1, (fmaxl(z, 0.0L) + (2.0L / (fabsl(z) + sqrtl((powl(z, 2.0L) + 4.0L))))), (((z <= 0.0L) ? 0.0L : 1.0L) - (((2.0L / (fabsl(z) + sqrtl((powl(z, 2.0L) + 4.0L)))) / (fabsl(z) + sqrtl((powl(z, 2.0L) + 4.0L)))) * (((z <= 0.0L) ? -1.0L : 1.0L) + ((0.5L / sqrtl((powl(z, 2.0L) + 4.0L))) * (2.0L * z))))))
+    A(FB_SQUAREPLUS, 0.0, 1, (0.5L * (z + sqrtl((powl(z, 2.0L) + 4.0L)))), (0.5L * (((0.5L / sqrtl((powl(z, 2.0L) + 4.0L))) * (2.0L * z)) + 1.0L)))
 
 #define OTHER_LOSSES(L) \
     L(FB_SQUARED, 0.0, powl((y - t), 2.0L), (2.0L * (y - t))) \

@@ -420,9 +420,7 @@ def _squareplus(z: V, _: TwoWords) -> V:
 
 
 def _squareplus_derivative(z: V, _: TwoWords) -> V:
-    root = _root(z)
-    tail = z.constant(1).where(z > 2.0**30, _squareplus(z, _) / root)
-    return (0.5 + 0.5 * z / root).where(abs(z) < 1, tail)
+    return z.constant(1).where(z > 2.0**30, _squareplus(z, _) / _root(z))
 
 
 def _squareplus_second(z: V, _: TwoWords) -> V:
