@@ -27,8 +27,7 @@
 #define FB_RELU6 17
 #define FB_EXP 18
 #define FB_SIN 19
-#define FB_SQUAREPLUS 20
-#define FB_USER 21
+#define FB_USER 20
 
 /* Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017. */
 #define FB_SELU_SCALE 1.0507009873554805
@@ -52,8 +51,7 @@
 #define FB_GAUSSIAN_NLL 12
 #define FB_GAUSSIAN_KL 13
 #define FB_MARGIN_RANKING 14
-#define FB_CAUCHY 15
-#define FB_USER_LOSS 16
+#define FB_USER_LOSS 15
 
 /* fastbp/backends/contract.py */
 
@@ -275,7 +273,6 @@
 #define FB_RMSPROP_CENTERED 6
 #define FB_RMSPROP_CENTERED_MOMENTUM 7
 #define FB_ADAGRAD 8
-#define FB_QHM 9
-#define FB_RULE_COUNT 10
+#define FB_RULE_COUNT 9
 
 #endif

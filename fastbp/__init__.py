@@ -25,7 +25,6 @@ _EXPORTS = {
     "Network": "networks.network",
     "NonFiniteError": "common.errors",
     "Objective": "networks.objective",
-    "QHM": "training.optimizers",
     "RMSprop": "training.optimizers",
     "SGD": "training.optimizers",
     "Scaler": "networks.scaling",

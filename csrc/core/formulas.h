@@ -151,12 +151,12 @@ INLINE vec vcos(vec x)
     CASE(FB_RELU) CASE(FB_RELU_Z) CASE(FB_LEAKY_RELU) CASE(FB_ELU) CASE(FB_SELU)                   \
     CASE(FB_CELU) CASE(FB_SIGMOID) CASE(FB_TANH) CASE(FB_SOFTPLUS) CASE(FB_SOFTSIGN)               \
     CASE(FB_GELU) CASE(FB_GELU_TANH) CASE(FB_SILU) CASE(FB_MISH) CASE(FB_HARD_TANH)                \
-    CASE(FB_HARD_SIGMOID) CASE(FB_RELU6) CASE(FB_EXP) CASE(FB_SIN) CASE(FB_SQUAREPLUS)
+    CASE(FB_HARD_SIGMOID) CASE(FB_RELU6) CASE(FB_EXP) CASE(FB_SIN)
 
 #define EACH_CURVED(CASE)                                                                          \
     CASE(FB_ELU) CASE(FB_SELU) CASE(FB_CELU) CASE(FB_SIGMOID) CASE(FB_TANH)                        \
     CASE(FB_SOFTPLUS) CASE(FB_SOFTSIGN) CASE(FB_GELU) CASE(FB_GELU_TANH) CASE(FB_SILU)             \
-    CASE(FB_MISH) CASE(FB_EXP) CASE(FB_SIN) CASE(FB_SQUAREPLUS)
+    CASE(FB_MISH) CASE(FB_EXP) CASE(FB_SIN)
 
 #define EACH_POLYGON(CASE)                                                                         \
     CASE(FB_RELU) CASE(FB_RELU_Z) CASE(FB_LEAKY_RELU) CASE(FB_HARD_TANH)                           \
@@ -322,13 +322,6 @@ INLINE vec act_mish(vec z)
         scale(t7, t0), t7), z));
 }
 
-INLINE vec act_squareplus(vec z)
-{
-    vec t0 = vabs(z);
-    vec t1 = (real)0.5 * t0 + (real)0.5 * if_greater(t0, splat(1073741824), t0, vsqrt(t0 * t0 + 4));
-    return if_greater(splat(0), z, 1 / t1, t1);
-}
-
 INLINE vec act(int kind, two_words c, vec z)
 {
     (void)c, (void)z;
@@ -355,7 +348,6 @@ INLINE vec act(int kind, two_words c, vec z)
     case FB_RELU6: return vmin(splat(6), vmax(splat(0), z));
     case FB_EXP: return vexp(z);
     case FB_SIN: return vsin(z);
-    case FB_SQUAREPLUS: return act_squareplus(z);
     default: __builtin_trap();
     }
 }
@@ -431,14 +423,6 @@ INLINE vec act_derivative_mish(vec z)
     return if_greater(splat(0), z, scale(t11, t3), t11);
 }
 
-INLINE vec act_derivative_squareplus(vec z)
-{
-    vec t0 = vabs(z);
-    vec t1 = if_greater(t0, splat(1073741824), t0, vsqrt(t0 * t0 + 4));
-    vec t2 = (real)0.5 * t0 + (real)0.5 * t1;
-    return if_greater(z, splat(1073741824), splat(1), if_greater(splat(0), z, 1 / t2, t2) / t1);
-}
-
 INLINE vec act_derivative(int kind, two_words c, vec z)
 {
     (void)c, (void)z;
@@ -468,7 +452,6 @@ INLINE vec act_derivative(int kind, two_words c, vec z)
         splat(0)), splat(0)), z);
     case FB_EXP: return vexp(z);
     case FB_SIN: return vcos(z);
-    case FB_SQUAREPLUS: return act_derivative_squareplus(z);
     default: __builtin_trap();
     }
 }
@@ -516,13 +499,6 @@ INLINE vec act_second_mish(vec z)
         z) * (1 - t7 - 2 * (if_greater(splat(0), z, t1 * t5, 1 + t4) / t6) * t7));
 }
 
-INLINE vec act_second_squareplus(vec z)
-{
-    vec t0 = vabs(z);
-    vec t1 = if_greater(t0, splat(1073741824), t0, vsqrt(t0 * t0 + 4));
-    return 2 / t1 / t1 / t1;
-}
-
 INLINE vec act_second(int kind, two_words c, vec z)
 {
     (void)c, (void)z;
@@ -548,7 +524,6 @@ INLINE vec act_second(int kind, two_words c, vec z)
     case FB_RELU6: return if_equal(z, z, splat(0), z);
     case FB_EXP: return vexp(z);
     case FB_SIN: return -vsin(z);
-    case FB_SQUAREPLUS: return act_second_squareplus(z);
     default: __builtin_trap();
     }
 }
@@ -602,13 +577,6 @@ INLINE vec act_third_mish(vec z)
     return t7 * (3 * t10 + with_sign_of(t0, z) * (t10 * t10 - t11 - 2 * (t7 * t8 + t9 * t11)));
 }
 
-INLINE vec act_third_squareplus(vec z)
-{
-    vec t0 = vabs(z);
-    vec t1 = if_greater(t0, splat(1073741824), t0, vsqrt(t0 * t0 + 4));
-    return -3 * vmin(splat(1073741824), vmax(splat(-1073741824), z)) / t1 * (2 / t1 / t1 / t1) / t1;
-}
-
 INLINE vec act_third(int kind, two_words c, vec z)
 {
     (void)c, (void)z;
@@ -634,7 +602,6 @@ INLINE vec act_third(int kind, two_words c, vec z)
     case FB_RELU6: return if_equal(z, z, splat(0), z);
     case FB_EXP: return vexp(z);
     case FB_SIN: return -vcos(z);
-    case FB_SQUAREPLUS: return act_third_squareplus(z);
     default: __builtin_trap();
     }
 }
@@ -838,8 +805,7 @@ INLINE vec sign(vec x)
 
 #define EACH_ELEMENTWISE_LOSS(CASE)                                                                \
     CASE(FB_SQUARED) CASE(FB_ABSOLUTE) CASE(FB_HUBER) CASE(FB_LOG_COSH) CASE(FB_QUANTILE)          \
-    CASE(FB_BCE) CASE(FB_BCE_LOGITS) CASE(FB_HINGE) CASE(FB_SQUARED_HINGE) CASE(FB_CAUCHY)         \
-    CASE(FB_POISSON)
+    CASE(FB_BCE) CASE(FB_BCE_LOGITS) CASE(FB_HINGE) CASE(FB_SQUARED_HINGE) CASE(FB_POISSON)
 
 INLINE vec loss_value_squared(vec y, vec t)
 {
@@ -885,15 +851,6 @@ INLINE vec loss_value_squared_hinge(vec y, vec t)
     return t0 * t0;
 }
 
-INLINE vec loss_value_cauchy(vec y, vec t)
-{
-    vec t0 = y - t;
-    vec t1 = t0 * t0;
-    vec t2 = vabs(t0);
-    return if_greater(splat(1), t2, vlog1p_to_1(t1), if_greater(t2, splat(1073741824), 2 * vlog(t2),
-        vlog(1 + t1)));
-}
-
 INLINE vec loss_value(int kind, vec y, vec t, vec c)
 {
     (void)y, (void)t, (void)c;
@@ -907,7 +864,6 @@ INLINE vec loss_value(int kind, vec y, vec t, vec c)
     case FB_BCE_LOGITS: return vmax(splat(0), y) - y * t + vlog1p_to_1(vexp(-vabs(y)));
     case FB_HINGE: return vmax(splat(0), 1 - t * y);
     case FB_SQUARED_HINGE: return loss_value_squared_hinge(y, t);
-    case FB_CAUCHY: return loss_value_cauchy(y, t);
     case FB_POISSON: return vexp(y) - t * y;
     default: __builtin_trap();
     }
@@ -931,12 +887,6 @@ INLINE vec loss_slope_hinge(vec y, vec t)
     return if_greater(t0, splat(0), -t, t0);
 }
 
-INLINE vec loss_slope_cauchy(vec y, vec t)
-{
-    vec t0 = y - t;
-    return if_greater(splat(1), vabs(t0), 2 * t0 / (1 + t0 * t0), 2 / (t0 + 1 / t0));
-}
-
 INLINE vec loss_slope(int kind, vec y, vec t, vec c)
 {
     (void)y, (void)t, (void)c;
@@ -951,7 +901,6 @@ INLINE vec loss_slope(int kind, vec y, vec t, vec c)
     case FB_BCE_LOGITS: return loss_slope_bce_logits(y, t);
     case FB_HINGE: return loss_slope_hinge(y, t);
     case FB_SQUARED_HINGE: return -2 * t * vmax(splat(0), 1 - t * y);
-    case FB_CAUCHY: return loss_slope_cauchy(y, t);
     case FB_POISSON: return vexp(y) - t;
     default: __builtin_trap();
     }
@@ -970,13 +919,6 @@ INLINE vec loss_curve_bce(vec y, vec t, vec u, vec c)
         splat(0), y)) * u;
 }
 
-INLINE vec loss_curve_cauchy(vec y, vec t, vec u)
-{
-    vec t0 = y - t;
-    vec t1 = 1 / (1 + t0 * t0);
-    return 2 * (1 - t0) * (1 + t0) * t1 * t1 * u;
-}
-
 INLINE vec loss_curve(int kind, vec y, vec t, vec u, vec c)
 {
     (void)y, (void)t, (void)u, (void)c;
@@ -990,7 +932,6 @@ INLINE vec loss_curve(int kind, vec y, vec t, vec u, vec c)
     case FB_BCE_LOGITS: return sigmoid_slope(y) * u;
     case FB_HINGE: return splat(0);
     case FB_SQUARED_HINGE: return if_greater(splat(1), t * y, 2 * t * t * u, splat(0));
-    case FB_CAUCHY: return loss_curve_cauchy(y, t, u);
     case FB_POISSON: return vexp(y) * u;
     default: __builtin_trap();
     }
@@ -1218,22 +1159,6 @@ static void step_of_adagrad(idx n, real *p, real *moments, const real *g, double
     }
 }
 
-static void step_of_qhm(idx n, real *p, real *moments, const real *g, double lr, const double
-                        *constants, const double *powers)
-{
-    (void)moments, (void)constants, (void)powers;
-    const vec n0 = splat((real)lr);
-    const vec n1 = splat((real)(1 - constants[0]));
-    const vec n2 = splat((real)constants[1]);
-    const vec n3 = splat((real)(1 - constants[1]));
-    for (idx i = 0; i < n; i += VL) {
-        vec p0 = load(p + i), g0 = load(g + i), m0 = load(moments + i);
-        vec t0 = m0 + n1 * (g0 - m0);
-        store(p + i, p0 - n0 * (n3 * g0 + n2 * t0));
-        store(moments + i, t0);
-    }
-}
-
 static void apply_rule(int64_t kind, idx n, real *p, real *moments, const real *g, double lr, const
                        double *constants, const double *powers)
 {
@@ -1250,7 +1175,6 @@ static void apply_rule(int64_t kind, idx n, real *p, real *moments, const real *
     case FB_RMSPROP_CENTERED_MOMENTUM: step_of_rmsprop_centered_momentum(n, p, moments, g, lr,
         constants, powers); break;
     case FB_ADAGRAD: step_of_adagrad(n, p, moments, g, lr, constants, powers); break;
-    case FB_QHM: step_of_qhm(n, p, moments, g, lr, constants, powers); break;
     default: __builtin_trap();
     }
 }

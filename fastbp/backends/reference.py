@@ -718,14 +718,7 @@ def _adagrad(moments, g, lr, t, constants):
     return lr * g / (np.sqrt(s) + constants[0])
 
 
-def _qhm(moments, g, lr, t, constants):
-    (v,), (beta, nu, _, _) = moments, constants
-    v += (1 - beta) * (g - v)
-    return lr * ((1 - nu) * g + nu * v)
-
-
 _RULES = {
-    "qhm": _qhm,
     "sgd": _sgd,
     "momentum": _momentum,
     "nesterov": _nesterov,

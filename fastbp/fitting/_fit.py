@@ -86,11 +86,11 @@ def fit(
         (n, n_out), or (n,) for one output; of the form that the loss expects, None for those
         without targets.
     method : str, FirstOrder or LM, default "adam"
-        "sgd", "momentum" (0.9), "nesterov" (0.9), "adam", "adamw", "rmsprop", "qhm" and "adagrad",
-        or ``fb.SGD(...)``, ``fb.Adam(...)`` and so on, take steps on minibatches with PyTorch's
-        rules and defaults. Full-batch methods are "lm" (Levenberg-Marquardt, for least-squares
-        losses; also as ``fb.LM(...)``), "scg" (scaled conjugate gradients), "fmincg" (conjugate
-        gradients), SciPy's "L-BFGS-B", "BFGS", "CG", "TNC" and "SLSQP", with exact second
+        "sgd", "momentum" (0.9), "nesterov" (0.9), "adam", "adamw", "rmsprop" and "adagrad", or
+        ``fb.SGD(...)``, ``fb.Adam(...)`` and so on, take steps on minibatches with PyTorch's rules
+        and defaults. Full-batch methods are "lm" (Levenberg-Marquardt, for least-squares losses;
+        also as ``fb.LM(...)``), "scg" (scaled conjugate gradients), "fmincg" (conjugate gradients),
+        SciPy's "L-BFGS-B", "BFGS", "CG", "TNC" and "SLSQP", with exact second
         derivatives "Newton-CG", "trust-ncg", "trust-krylov", "trust-constr", "trust-exact" and
         "dogleg", and for least-squares losses "trf" and "dogbox"; they compute in float64 and round
         at the end. Dropout, `clip_norm` and `average` need a minibatch method.

@@ -19,8 +19,8 @@ from .user_functions import ScalarFunctions
 # 0, USER a user-defined function.
 (
     LINEAR, RELU, LEAKY_RELU, SIGMOID, TANH, RELU_Z, ELU, SELU, CELU, SOFTPLUS, SOFTSIGN, GELU,
-    GELU_TANH, SILU, MISH, HARD_TANH, HARD_SIGMOID, RELU6, EXP, SIN, SQUAREPLUS, USER,
-) = range(22)  # fmt: skip
+    GELU_TANH, SILU, MISH, HARD_TANH, HARD_SIGMOID, RELU6, EXP, SIN, USER,
+) = range(21)  # fmt: skip
 
 # Klambauer et al., "Self-normalizing neural networks", NeurIPS 2017.
 SELU_SCALE = 1.0507009873554805
@@ -363,24 +363,6 @@ def _sin_third(z, _):
     return -np.cos(z)
 
 
-def _squareplus(z, _):
-    """½(z + √(z² + 4))"""
-    root = np.hypot(z, 2)
-    return np.where(z < 0, 2 / (root - z), z / 2 + root / 2)
-
-
-def _squareplus_derivative(z, _):
-    return np.where(z == np.inf, 1, _squareplus(z, _) / np.hypot(z, 2))
-
-
-def _squareplus_second(z, _):
-    return 2 / np.hypot(z, 2) ** 3
-
-
-def _squareplus_third(z, _):
-    return np.where(np.isinf(z), 0, -6 * z / np.hypot(z, 2) ** 5)
-
-
 @dataclass(frozen=True)
 class Formulas:
     """A built-in activation: a row of `TABLE`.
@@ -662,18 +644,6 @@ TABLE: dict[str, Formulas] = {
         c="sin(z)",
         matlab="sin(z)",
         onnx="Sin(z)",
-    ),
-    "squareplus": Formulas(
-        SQUAREPLUS,
-        _squareplus,
-        _squareplus_derivative,
-        _squareplus_second,
-        _squareplus_third,
-        None,
-        "he",
-        c="0.5 * (z + sqrt(z * z + 4))",
-        matlab="0.5 * (z + sqrt(z .* z + 4))",
-        onnx="Mul(0.5, Add(z, Sqrt(Add(Mul(z, z), 4))))",
     ),
 }
 

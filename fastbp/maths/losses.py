@@ -22,8 +22,8 @@ from .user_functions import POINTS, PairFunctions, value_of
 # Numbers by which the backends know the row functions.
 (
     SQUARED, BCE_LOGITS, SOFTMAX_CE, SOFTMAX_CE_LABELS, ABSOLUTE, HUBER, LOG_COSH, QUANTILE, BCE,
-    HINGE, SQUARED_HINGE, POISSON, GAUSSIAN_NLL, GAUSSIAN_KL, MARGIN_RANKING, CAUCHY, USER_LOSS,
-) = range(17)  # fmt: skip
+    HINGE, SQUARED_HINGE, POISSON, GAUSSIAN_NLL, GAUSSIAN_KL, MARGIN_RANKING, USER_LOSS,
+) = range(16)  # fmt: skip
 
 # The functions of `RowLoss`, in float64. A second derivative that does not exist is 0.
 
@@ -161,23 +161,6 @@ def _poisson_second(Y, T, U, _):
     return np.exp(Y) * U
 
 
-def _cauchy(Y, T, _):
-    """log(1 + d²)"""
-    d = np.abs(Y - T)
-    return _per_row(np.where(d < 1e8, np.log1p(np.minimum(d, 1e8) ** 2), 2 * np.log(d)))
-
-
-def _cauchy_derivative(Y, T, _):
-    d = Y - T
-    far = np.abs(d) > 1
-    return np.where(far, 2 / (np.where(far, d, 1) + 1 / np.where(far, d, 1)), 2 * d / (1 + d * d))
-
-
-def _cauchy_second(Y, T, U, _):
-    d = Y - T
-    return 2 * (1 - d) * (1 + d) / (1 + d * d) ** 2 * U
-
-
 def _log_softmax(Y):
     Y = Y - Y.max(axis=1, keepdims=True)
     return Y - np.log(np.exp(Y).sum(axis=1, keepdims=True))
@@ -292,7 +275,6 @@ ROW_LOSSES: dict[int, RowLoss] = {
     HINGE: RowLoss(_hinge, _hinge_derivative, _zero),
     SQUARED_HINGE: RowLoss(_squared_hinge, _squared_hinge_derivative, _squared_hinge_second),
     POISSON: RowLoss(_poisson, _poisson_derivative, _poisson_second),
-    CAUCHY: RowLoss(_cauchy, _cauchy_derivative, _cauchy_second),
     SOFTMAX_CE: RowLoss(_softmax_ce, _softmax_ce_derivative, _softmax_ce_second),
     SOFTMAX_CE_LABELS: RowLoss(
         _softmax_ce_labels, _softmax_ce_labels_derivative, _softmax_ce_labels_second
@@ -402,7 +384,6 @@ TABLE: dict[str, Loss] = {
         Loss("hinge", HINGE, "N·n_out", "signs"),
         Loss("squared_hinge", SQUARED_HINGE, "N·n_out", "signs"),
         Loss("poisson", POISSON, "N·n_out", "counts"),
-        Loss("cauchy", CAUCHY, "N·n_out", "values"),
         Loss("softmax_ce", SOFTMAX_CE, "N", "classes"),
         Loss("gaussian_nll", GAUSSIAN_NLL, "N", "halves"),
         Loss("gaussian_kl", GAUSSIAN_KL, "N", "none"),

@@ -292,8 +292,7 @@ def activation(name: str | Activation) -> Activation:
     name : str or Activation
         One of "linear", "relu", "leaky_relu" (slope 0.01), "elu" and "celu" (alpha 1), "selu",
         "sigmoid", "tanh", "softplus", "softsign", "gelu" (exact), "gelu_tanh", "silu", "mish",
-        "hard_tanh", "hard_sigmoid", "relu6", "exp", "sin", "squareplus"; an `Activation` is
-        returned as it is.
+        "hard_tanh", "hard_sigmoid", "relu6", "exp", "sin"; an `Activation` is returned as it is.
 
     Returns
     -------

@@ -275,7 +275,7 @@ class Network(Description):
 
         - values y: "mse", "half_mse", "sse" d²; "mae" |d|; "huber" d²/2 up to |d| = delta (1),
           delta·(|d| - delta/2) beyond; "log_cosh" log cosh d; "quantile" max(-tau·d, (1 - tau)·d),
-          tau ½; "cauchy" log(1 + d²);
+          tau ½;
         - probabilities y: "bce" -y log Y - (1 - y) log(1 - Y) with Y cut to [ε, 1 - ε], ε the
           dtype's machine epsilon; "bce_logits" the same of sigmoid(Y);
         - labels -1 and 1: "hinge" max(0, 1 - y·Y) and "squared_hinge", its square;

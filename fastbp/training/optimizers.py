@@ -386,24 +386,6 @@ class Adagrad(FirstOrder):
         return super().rates(steps, epochs) / (1 + steps * self.lr_decay)
 
 
-@dataclass(frozen=True)
-class QHM(FirstOrder):
-    """Quasi-hyperbolic momentum: v = β·v + (1-β)·g, p -= lr·((1-nu)·g + nu·v)."""
-
-    lr: Rate = 0.01
-    beta: float = 0.999
-    nu: float = 0.7
-
-    def __post_init__(self) -> None:
-        set_fields(self, lr=_rate(self.lr))
-        set_fields(self, beta=_share("beta", self.beta), nu=_share("nu", self.nu))
-
-    @property
-    def rule(self) -> Optimizer:
-        """The update rule as a backend takes it."""
-        return Optimizer.of("qhm", self.beta, self.nu)
-
-
 METHODS: dict[str, FirstOrder] = {
     "sgd": SGD(),
     "momentum": SGD(momentum=0.9),
@@ -412,7 +394,6 @@ METHODS: dict[str, FirstOrder] = {
     "adamw": AdamW(),
     "rmsprop": RMSprop(),
     "adagrad": Adagrad(),
-    "qhm": QHM(),
 }
 
 

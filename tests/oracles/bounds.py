@@ -653,9 +653,6 @@ ELEMENTS: dict[str, Callable[..., Element]] = {  # of the parameter
         (7, 6),
         (lambda y, t: np.exp(y) + abs(t * y), lambda y, t: np.exp(y) + t),
     ),
-    "cauchy": lambda _: Element(
-        lambda y, t: np.log1p((y - t) ** 2), lambda y, t: 2 * (y - t) / (1 + (y - t) ** 2), (14, 8)
-    ),
     # The user-defined one of strategies.py.
     "quartic": lambda _: Element(
         lambda y, t: (y - t) ** 4 + (y - t) ** 2 / 2,

@@ -121,16 +121,6 @@ FUNCTIONS: dict[fb.Activation, tuple[Callable, Callable]] = {
         "relu6": _clipped(lambda z: z, mpf(0), mpf(6), mpf(1)),
         "exp": (mpmath.exp, mpmath.exp),
         "sin": (mpmath.sin, mpmath.cos),
-        "squareplus": (
-            lambda z: (
-                2 / (mpmath.sqrt(z * z + 4) - z) if z < 0 else (z + mpmath.sqrt(z * z + 4)) / 2
-            ),
-            lambda z: (
-                2 / (4 + z * z + abs(z) * mpmath.sqrt(z * z + 4))
-                if z < 0
-                else (1 + z / mpmath.sqrt(z * z + 4)) / 2
-            ),
-        ),
     }.items()
 }
 

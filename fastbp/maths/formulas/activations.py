@@ -408,31 +408,6 @@ def _minus_cos(z: V, _: TwoWords) -> V:
     return -cos(z)
 
 
-def _root(z: V) -> V:
-    size = abs(z)
-    return size.where(size > 2.0**30, (size * size + 4).sqrt())
-
-
-def _squareplus(z: V, _: TwoWords) -> V:
-    # For z < 0 the sum cancels; it is 2 over the difference.
-    half = 0.5 * abs(z) + 0.5 * _root(z)
-    return (1 / half).where(z < 0, half)
-
-
-def _squareplus_derivative(z: V, _: TwoWords) -> V:
-    return z.constant(1).where(z > 2.0**30, _squareplus(z, _) / _root(z))
-
-
-def _squareplus_second(z: V, _: TwoWords) -> V:
-    root = _root(z)
-    return 2 / root / root / root
-
-
-def _squareplus_third(z: V, _: TwoWords) -> V:
-    root = _root(z)
-    return (-3 * z.at_least(-(2.0**30)).at_most(2.0**30) / root) * _squareplus_second(z, _) / root
-
-
 @dataclass(frozen=True)
 class Formulas:
     """An activation and its derivatives as vector formulas.
@@ -577,9 +552,6 @@ FORMULAS: dict[str, Formulas] = {
         lambda z, _: cos(z),
         lambda z, _: -sin(z),
         _minus_cos,
-    ),
-    "squareplus": Formulas(
-        _squareplus, _squareplus_derivative, _squareplus_second, _squareplus_third
     ),
 }
 

@@ -118,21 +118,6 @@ def _poisson(y: V, t: V, c: V) -> tuple[V, V]:
     return rate - t * y, rate - t
 
 
-def _cauchy(y: V, t: V, c: V) -> tuple[V, V]:
-    d = y - t
-    size = abs(d)
-    q = d * d
-    far = (2 * log(size)).where(size > 2.0**30, log(1 + q))
-    value = log1p_to_1(q).where(size < 1, far)
-    return value, (2 * d / (1 + q)).where(size < 1, 2 / (d + 1 / d))
-
-
-def _cauchy_second(y: V, t: V, u: V, c: V) -> V:
-    d = y - t
-    q = 1 / (1 + d * d)
-    return 2 * (1 - d) * (1 + d) * q * q * u
-
-
 class Formulas(NamedTuple):
     """An elementwise loss of output y and target t; c is the loss's parameter."""
 
@@ -150,7 +135,6 @@ ELEMENTWISE: dict[str, Formulas] = {
     "bce_logits": Formulas(_bce_logits, lambda y, t, u, c: sigmoid_slope(y) * u),
     "hinge": Formulas(_hinge, _zero),
     "squared_hinge": Formulas(_squared_hinge, _squared_hinge_second),
-    "cauchy": Formulas(_cauchy, _cauchy_second),
     "poisson": Formulas(_poisson, lambda y, t, u, c: exp(y) * u),
 }
 

@@ -93,11 +93,6 @@ def _adagrad(p: V, moments: list[V], g: V, rate: V, eps: V) -> tuple[V, ...]:
     return p - (rate * g).over(s.sqrt() + eps), s
 
 
-def _qhm(p: V, moments: list[V], g: V, rate: V, rest: V, nu: V, rest_nu: V) -> tuple[V, ...]:
-    v = moments[0] + rest * (g - moments[0])
-    return p - rate * (rest_nu * g + nu * v), v
-
-
 # By the names of the kinds, whose numbers are the places here; the constants are those of the
 # classes' `rule`.
 RULES: dict[str, Rule] = {
@@ -110,6 +105,5 @@ RULES: dict[str, Rule] = {
     "rmsprop_centered": _rmsprop(has_momentum=False, centered=True),
     "rmsprop_centered_momentum": _rmsprop(has_momentum=True, centered=True),
     "adagrad": Rule(1, lambda lr, constants, powers: (lr, constants[0]), _adagrad),
-    "qhm": Rule(1, lambda lr, c, powers: (lr, 1 - c[0], c[1], 1 - c[1]), _qhm),
 }
 KINDS = {name: kind for kind, name in enumerate(RULES)}
