@@ -36,9 +36,10 @@ class Activation(ActivationSpec):
     df : callable, optional
         Its derivative, float -> float. Without it `f` is called once with a symbol, and its first
         and second derivatives follow from what it does: arithmetic, powers, abs, min, max,
-        ``np.where``, ``np.clip``, comparisons for these, and exp, exp2, expm1, log, log2, log10,
-        log1p, sqrt, cbrt, hypot, sin, cos, tan, their inverses, sinh, cosh, tanh, arcsinh, arctanh,
-        erf, erfc, sign and sigmoid of `math`, NumPy, `scipy.special` or `fastbp.jitted`.
+        ``np.where``, ``np.select``, ``np.clip``, comparisons for these, and exp, exp2, expm1, log,
+        log2, log10, log1p, sqrt, cbrt, hypot, sin, cos, tan, sinh, cosh, tanh, the inverses of
+        these six, erf, erfc, sign and sigmoid of `math`, NumPy, `scipy.special` or
+        `fastbp.jitted`.
         Functions with a `df` of yours are compiled once with Numba by both compiled backends, and
         are fast where their exp and tanh are those of `fastbp.jitted`.
     d2f : callable, optional
@@ -80,8 +81,9 @@ class Activation(ActivationSpec):
     that overflow or lose digits are replaced: log(1 + e^z) by softplus, 1/(1 + e^-z) by the
     logistic function. At a corner of max, min or clip the derivative is that of the constant side,
     of abs 0, of a·z + b·abs(z) that of the left side; where corners of several of these meet at one
-    point, all take the side that a ``where`` assigns the point to, or that below. Derivatives of
-    NaN are NaN. Global variables count with their values of then.
+    point, all take the side that a ``where`` assigns the point to, or that below. NaN gives NaN,
+    and at ±infinity values and derivatives are limits, if these exist. Global variables count with
+    their values of then.
 
     Examples
     --------
