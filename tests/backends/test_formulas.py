@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from helpers import repository
@@ -11,7 +12,6 @@ from helpers import repository
 from fastbp.backends import reference
 from fastbp.maths import losses
 from fastbp.maths.formulas import losses as loss_formulas, optimizers
-
 
 # In a process of its own: the factors of a product may stand the other way round where an equal
 # product is alive already.
@@ -29,7 +29,7 @@ for path, text in tool.generate().items():
 
 @pytest.mark.parametrize("name", ["formulas", "naive"])
 def test_the_tool_reproduces_the_header(name):
-    path = repository.ROOT / "tools" / f"{name}.py"
+    path = Path(repository.tool(name).__file__)
     command = [sys.executable, "-c", GENERATE, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "", f"run python tools/{name}.py"
