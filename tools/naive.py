@@ -24,7 +24,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from oracles import bounds  # noqa: E402
 
 from fastbp.backends import reference  # noqa: E402
-from fastbp.maths import activations, expressions as ex, losses  # noqa: E402
+from fastbp.maths import activations, algebra, expressions as ex, losses  # noqa: E402
+from fastbp.maths.derivatives import derivative  # noqa: E402
 from fastbp.maths.formulas.optimizers import RULES  # noqa: E402
 from fastbp.maths.symbols import Symbol  # noqa: E402
 from fastbp.networks.activations import activation  # noqa: E402
@@ -56,7 +57,7 @@ FUNCTIONS = {operation: C.get(operation, operation + "l({})").format for operati
 def c_of(expression: Any, names: dict[str, str]) -> str:
     """A symbol or number as an expression of C."""
     root = expression.expression if isinstance(expression, Symbol) else ex.constant(expression)
-    (text,) = ex.evaluate([ex.number(root)], names, FUNCTIONS, "{!r}L".format)
+    (text,) = ex.evaluate([algebra.number(root)], names, FUNCTIONS, "{!r}L".format)
     return str(text)
 
 
@@ -76,7 +77,7 @@ def activation_rows(written: set[str]) -> Iterator[str]:
             z, c = symbols("z", "c")
             plain = re.sub(r"\.(?=[*/])", "", row.matlab.replace(".^", "**"))
             f = eval(plain, NUMPY, {"z": z, "c": c})
-            slope = Symbol(ex.derivative(f.expression, "z"))
+            slope = Symbol(derivative(f.expression, "z"))
             names = {"z": "z", "c": "c"}
             yield row_of(
                 "A", name, activation(name).constant, int(row.df_from_y is None),

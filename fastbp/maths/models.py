@@ -18,6 +18,7 @@ import numpy as np
 
 from ..common.errors import TraceError
 from . import expressions as ex
+from .derivatives import derivatives
 from .expressions import Expression
 from .symbols import DATA, Symbol, nested_codes, traced
 
@@ -42,7 +43,7 @@ class Formula:
     @cached_property
     def slopes(self) -> list[Expression]:
         """The derivatives of `value` by the parameters."""
-        return ex.derivatives(self.value, self.names)
+        return derivatives(self.value, self.names)
 
     @cached_property
     def of_value(self) -> ex.Tape:

@@ -22,7 +22,8 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from ..common.errors import TraceError
-from . import expressions as ex, scalars
+from . import algebra, expressions as ex, scalars
+from .derivatives import derivative, keeping_nan, with_limits
 from .expressions import Expression
 from .programs import Program, program
 from .user_functions import (
@@ -80,18 +81,18 @@ def _recorded(function: Callable[..., Expression], truths: bool = False) -> Call
 
     def of_symbols(*arguments: Any) -> Symbol:
         expressions = map(_expression, arguments)
-        return Symbol(function(*(expressions if truths else map(ex.number, expressions))))
+        return Symbol(function(*(expressions if truths else map(algebra.number, expressions))))
 
     return of_symbols
 
 
 def _truth(x: Expression) -> Expression:
     plain = x.operation in ex.TRUTHS or x.operation == "constant"
-    return x if plain else ex.compare("not", ex.compare("equal", x, ex.ZERO))
+    return x if plain else algebra.compare("not", algebra.compare("equal", x, ex.ZERO))
 
 
 def _logical(operation: str) -> Callable:
-    return _recorded(lambda *xs: ex.compare(operation, *map(_truth, xs)), truths=True)
+    return _recorded(lambda *xs: algebra.compare(operation, *map(_truth, xs)), truths=True)
 
 
 def _swapped(function: Callable) -> Callable:
@@ -99,16 +100,20 @@ def _swapped(function: Callable) -> Callable:
 
 
 def _unary(name: str) -> Callable:
-    return _recorded(partial(ex.apply, name))
+    return _recorded(partial(algebra.apply, name))
 
 
-_negate = _recorded(ex.negative)
-_plain_add, _subtract = _recorded(ex.add), _recorded(ex.subtract)
-_multiply, _divide, _power = _recorded(ex.multiply), _recorded(ex.divide), _recorded(ex.power)
-_max, _min = _recorded(partial(ex.bound, "max")), _recorded(partial(ex.bound, "min"))
-_less = _recorded(partial(ex.compare, "less"))
-_less_equal = _recorded(partial(ex.compare, "less_equal"))
-_equal = _recorded(partial(ex.compare, "equal"))
+_negate = _recorded(algebra.negative)
+_plain_add, _subtract = _recorded(algebra.add), _recorded(algebra.subtract)
+_multiply, _divide, _power = (
+    _recorded(algebra.multiply),
+    _recorded(algebra.divide),
+    _recorded(algebra.power),
+)
+_max, _min = _recorded(partial(algebra.bound, "max")), _recorded(partial(algebra.bound, "min"))
+_less = _recorded(partial(algebra.compare, "less"))
+_less_equal = _recorded(partial(algebra.compare, "less_equal"))
+_equal = _recorded(partial(algebra.compare, "equal"))
 _and, _or, _not = _logical("and"), _logical("or"), _logical("not")
 
 
@@ -126,7 +131,7 @@ def _add(x: Any, y: Any) -> Symbol:
 
 def _where(condition: Any, x: Any, y: Any) -> Symbol:
     truth, *sides = map(_expression, (condition, x, y))
-    return Symbol(ex.where(_truth(truth), *map(ex.number, sides)))
+    return Symbol(algebra.where(_truth(truth), *map(algebra.number, sides)))
 
 
 def _clip(x: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
@@ -227,18 +232,18 @@ def _logaddexp(x: Expression, y: Expression) -> Expression:
     if y.operation == "constant":
         x, y = y, x
     if x.operation == "constant" and math.isfinite(x.value):
-        return ex.add(x, ex.apply("softplus", ex.subtract(y, x)))
+        return algebra.add(x, algebra.apply("softplus", algebra.subtract(y, x)))
     # From the larger one: a difference of large numbers would lose digits, one of infinities all.
     above, below = (
-        ex.add(first, ex.apply("softplus", ex.subtract(second, first)))
+        algebra.add(first, algebra.apply("softplus", algebra.subtract(second, first)))
         for first, second in ((x, y), (y, x))
     )
-    return ex.where(ex.compare("less", x, y), below, above)
+    return algebra.where(algebra.compare("less", x, y), below, above)
 
 
 def _normal_cdf(x: Expression) -> Expression:
-    scaled = ex.multiply(ex.constant(-math.sqrt(0.5)), x)
-    return ex.multiply(ex.HALF, ex.apply("erfc", scaled))
+    scaled = algebra.multiply(ex.constant(-math.sqrt(0.5)), x)
+    return algebra.multiply(ex.HALF, algebra.apply("erfc", scaled))
 
 
 def _xlogy(x: Expression, y: Expression) -> Expression:
@@ -246,16 +251,16 @@ def _xlogy(x: Expression, y: Expression) -> Expression:
 
 
 def _scaled(factor: float, x: Expression) -> Expression:
-    return ex.multiply(ex.constant(factor), x)
+    return algebra.multiply(ex.constant(factor), x)
 
 
 def _heaviside(x: Expression, at_0: Expression) -> Expression:
-    step = ex.multiply(ex.HALF, ex.add(ex.apply("sign", x), ex.ONE))
-    return ex.where(ex.compare("equal", x, ex.ZERO), at_0, step)
+    step = algebra.multiply(ex.HALF, algebra.add(algebra.apply("sign", x), ex.ONE))
+    return algebra.where(algebra.compare("equal", x, ex.ZERO), at_0, step)
 
 
 def _hypot(x: Expression, y: Expression) -> Expression:
-    return ex.apply("sqrt", ex.add(ex.power(x, ex.TWO), ex.power(y, ex.TWO)))
+    return algebra.apply("sqrt", algebra.add(algebra.power(x, ex.TWO), algebra.power(y, ex.TWO)))
 
 
 _UFUNCS: dict[str, Callable] = {
@@ -271,9 +276,9 @@ _UFUNCS: dict[str, Callable] = {
     "logaddexp": _recorded(_logaddexp), "expit": _unary("sigmoid"),
     "ndtr": _recorded(_normal_cdf), "xlogy": _recorded(_xlogy),
     "hypot": _recorded(_hypot), "heaviside": _recorded(_heaviside),
-    "exp2": _recorded(lambda x: ex.apply("exp", _scaled(math.log(2), x))),
-    "log2": _recorded(lambda x: _scaled(1 / math.log(2), ex.apply("log", x))),
-    "log10": _recorded(lambda x: _scaled(1 / math.log(10), ex.apply("log", x))),
+    "exp2": _recorded(lambda x: algebra.apply("exp", _scaled(math.log(2), x))),
+    "log2": _recorded(lambda x: _scaled(1 / math.log(2), algebra.apply("log", x))),
+    "log10": _recorded(lambda x: _scaled(1 / math.log(10), algebra.apply("log", x))),
     "deg2rad": _recorded(partial(_scaled, math.pi / 180)),
     "rad2deg": _recorded(partial(_scaled, 180 / math.pi)),
     **{name: _unary(name) for name in (
@@ -433,7 +438,7 @@ def traced(f: Callable, arguments: Sequence[Any], hint: str) -> Expression:
     """What a user's function computes of arguments with symbols; see `expression_of`."""
     copies = _Copies()
     try:
-        return ex.number(_expression(copies.callable(f)(*arguments)))
+        return algebra.number(_expression(copies.callable(f)(*arguments)))
     except Exception as error:
         operation = (
             str(error) if isinstance(error, _Refusal) else f"{type(error).__name__}: {error}"
@@ -485,11 +490,9 @@ class TracedScalarFunctions(ScalarFunctions):
         values = [number(name, f, z) for z in POINTS]
         hint = "pass the derivative yourself: fastbp.Activation(name, f, df)"
         first = expression_of(f, ("z",), hint)
-        slope = ex.derivative(first, "z")
-        roots = first, slope, ex.derivative(slope, "z")
-        self._derivatives = [
-            ex.with_limits(ex.keeping_nan(root, "z", first), "z") for root in roots
-        ]
+        slope = derivative(first, "z")
+        roots = first, slope, derivative(slope, "z")
+        self._derivatives = [with_limits(keeping_nan(root, "z", first), "z") for root in roots]
         callables = [ex.function_of([root], ("z",)) for root in self._derivatives]
         super().__init__(callables[0], callables[1], d2f or callables[2])
         self.arguments = f, None, d2f
@@ -533,9 +536,9 @@ class TracedPairFunctions(PairFunctions):
     def __init__(self, f: Callable, d2: Callable | None = None, compile: bool = False):
         hint = "return the derivative too: fastbp.custom_loss(f) with f(y, t) -> (loss, dloss)"
         loss = expression_of(f, ("y", "t"), hint)
-        slope = ex.derivative(loss, "y")
-        roots = loss, slope, ex.derivative(slope, "y")
-        self._derivatives = [ex.keeping_nan(root, "y", loss) for root in roots]
+        slope = derivative(loss, "y")
+        roots = loss, slope, derivative(slope, "y")
+        self._derivatives = [keeping_nan(root, "y", loss) for root in roots]
         both = ex.function_of(self._derivatives[:2], ("y", "t"))
         super().__init__(both, d2 or ex.function_of(self._derivatives[2:], ("y", "t")))
         self._arguments = f, d2, compile
@@ -625,7 +628,7 @@ def check_given_derivative(what: str, of: str, f: Callable, df: Callable) -> Non
     try:
         root = expression_of(f, ("z",), "")
         at = {"z": points}
-        values, slopes = ex.evaluate([root, ex.derivative(root, "z")], at)
+        values, slopes = ex.evaluate([root, derivative(root, "z")], at)
         values, slopes = (np.broadcast_to(x, points.shape) for x in (values, slopes))
         _require_agreement([number(of, f, z) for z in POINTS], values[: len(POINTS)], "")
     except TraceError:

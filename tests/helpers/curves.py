@@ -9,6 +9,7 @@ from oracles import nist
 
 from fastbp.backends.contract import Curve, CurveProblem
 from fastbp.maths import expressions as ex
+from fastbp.maths.derivatives import derivative
 from fastbp.maths.marquardt import MU, LMOptions, LMState
 from fastbp.maths.robust import Robust
 from fastbp.maths.symbols import Symbol
@@ -21,7 +22,7 @@ def curve_of(f: Callable, n_parameters: int, n_inputs: int = 1) -> Curve:
     x = [Symbol(ex.variable(name)) for name in inputs]
     p = [Symbol(ex.variable(name)) for name in parameters]
     root = f(p, x[0] if n_inputs == 1 else x).expression
-    return Curve((root, *(ex.derivative(root, name) for name in parameters)), inputs, parameters)
+    return Curve((root, *(derivative(root, name) for name in parameters)), inputs, parameters)
 
 
 def nist_curve(problem: nist.Problem, monkeypatch) -> CurveProblem:

@@ -19,7 +19,8 @@ from hypothesis import given, strategies as st
 import fastbp as fb
 from fastbp import backends
 from fastbp.backends import native, user_code
-from fastbp.maths import expressions as ex, programs
+from fastbp.maths import algebra, expressions as ex, programs
+from fastbp.maths.derivatives import derivative
 from fastbp.maths.formulas import general
 from fastbp.maths.programs import program
 
@@ -183,9 +184,9 @@ def test_special_values(name, dtype):
         root = ex.node("where", ex.node("less", X, Y), X, Y)
     elif name in ("and", "or", "not"):
         truths = ex.node("less", X, ex.ONE), ex.node("less_equal", ex.ZERO, Y)
-        root = ex.number(ex.node(name, *truths[:n_arguments]))
+        root = algebra.number(ex.node(name, *truths[:n_arguments]))
     else:
-        root = ex.number(ex.node(name, *(X, Y)[:n_arguments]))
+        root = algebra.number(ex.node(name, *(X, Y)[:n_arguments]))
     (result,) = run(program([root], "xy"), [x, y])
     variables = {"x": x.astype(float), "y": y.astype(float)}
     with np.errstate(all="ignore"):
@@ -269,19 +270,19 @@ def test_powers_err_by_what_they_state(dtype):
 
 
 def test_equal_subexpressions_and_powers_are_computed_once():
-    f = ex.multiply(X, ex.apply("exp", ex.negative(ex.power(X, ex.TWO))))
-    made = program([f, ex.derivative(f, "x")], "x")
+    f = algebra.multiply(X, algebra.apply("exp", algebra.negative(algebra.power(X, ex.TWO))))
+    made = program([f, derivative(f, "x")], "x")
     operations = made.code[:, 0].tolist()
     assert operations.count(programs.OP_EXP) == 1
     assert programs.OP_POWER not in operations
-    fifth = program([ex.power(X, ex.constant(5))], "x")
+    fifth = program([algebra.power(X, ex.constant(5))], "x")
     assert len(fifth.code) == 2  # x² and x²·x²·x
 
 
 def test_uniforms_run_once():
     """What depends on parameters alone, and constants, in the first instructions."""
-    slow = ex.apply("exp", ex.multiply(P, ex.constant(3)))
-    made = program([ex.multiply(slow, X), slow, ex.constant(4)], "x", "p")
+    slow = algebra.apply("exp", algebra.multiply(P, ex.constant(3)))
+    made = program([algebra.multiply(slow, X), slow, ex.constant(4)], "x", "p")
     assert made.n_once == 2
     x = np.linspace(-1, 1, 600)
     for p in (0.5, -0.25):
@@ -293,11 +294,11 @@ def test_uniforms_run_once():
 
 def test_outputs_may_repeat_or_be_inputs():
     x, y = np.linspace(-1, 1, 77), np.linspace(3, 4, 77)
-    both = ex.add(X, Y)
+    both = algebra.add(X, Y)
     for roots, expected in (
         ([X, Y, X], [x, y, x]),
         ([both, both, X], [x + y, x + y, x]),
-        ([ex.apply("exp", both), both], [np.exp(x + y), x + y]),
+        ([algebra.apply("exp", both), both], [np.exp(x + y), x + y]),
     ):
         for result, wanted in zip(run(program(roots, "xy"), [x, y]), expected, strict=True):
             np.testing.assert_allclose(result, wanted, rtol=1e-15)
@@ -331,8 +332,8 @@ class Guarded:
 @pytest.mark.parametrize("at_end", [False, True])
 def test_nothing_outside_is_touched(dtype, at_end):
     """For every length up to some blocks with a rest; pieces give the same bits."""
-    f = ex.multiply(Y, ex.apply("exp", ex.negative(ex.power(X, ex.TWO))))
-    made = program([ex.add(f, P), ex.derivative(f, "x")], "xy", "p")
+    f = algebra.multiply(Y, algebra.apply("exp", algebra.negative(algebra.power(X, ex.TWO))))
+    made = program([algebra.add(f, P), derivative(f, "x")], "xy", "p")
     whole = np.random.default_rng(0).normal(size=(2, 1300)).astype(dtype)
     expected = run(made, list(whole), [2.0])
     for n in (*range(40), 255, 256, 257, 511, 512, 513, 1025, 1300):
@@ -349,12 +350,12 @@ def test_nothing_outside_is_touched(dtype, at_end):
 def test_many_registers_make_small_blocks():
     """As long as the places suffice, and the same numbers."""
     for count in (20, 60, 150):
-        terms = [ex.apply("sin", ex.add(X, ex.constant(k))) for k in range(count)]
+        terms = [algebra.apply("sin", algebra.add(X, ex.constant(k))) for k in range(count)]
         total = terms[0]
         for term in terms[1:]:
-            total = ex.add(total, term)
+            total = algebra.add(total, term)
         for term in terms:
-            total = ex.multiply(ex.add(total, term), ex.HALF)
+            total = algebra.multiply(algebra.add(total, term), ex.HALF)
         made = program([total], "x")
         assert made.fits and made.n_registers >= count - 1
         x = np.linspace(-2, 2, 1001)
@@ -363,7 +364,7 @@ def test_many_registers_make_small_blocks():
 
 
 def test_threads_share_a_program():
-    made = program([ex.apply("tanh", ex.multiply(X, P))], "x", "p")
+    made = program([algebra.apply("tanh", algebra.multiply(X, P))], "x", "p")
     x = np.linspace(-3, 3, 50_001)
     expected = [run(made, [x], [p])[0] for p in range(8)]
     with ThreadPoolExecutor(4) as pool:

@@ -4,9 +4,9 @@
 #define OTHER_ACTIVATIONS(A) \
     A(FB_LINEAR, 0.0, 0, z, 1.0L) \
     A(FB_SIGMOID, 0.0, 0, logistic(z), ((expl((-fabsl(z))) * (1.0L / (expl((-fabsl(z))) + 1.0L))) * (1.0L / (expl((-fabsl(z))) + 1.0L)))) \
-    A(FB_TANH, 0.0, 0, tanhl(z), (4.0L * ((expl((-fabsl((2.0L * z)))) * (1.0L / (expl((-fabsl((2.0L * z)))) + 1.0L))) * (1.0L / (expl((-fabsl((2.0L * z)))) + 1.0L))))) \
-    A(FB_SOFTSIGN, 0.0, 0, (z / (fabsl(z) + 1.0L)), ((1.0L / (fabsl(z) + 1.0L)) - (((z / (fabsl(z) + 1.0L)) / (fabsl(z) + 1.0L)) * ((z > 0) - (z < 0))))) \
-    A(FB_SILU, 0.0, 1, (z * logistic(z)), ((((z < 0.0L) ? expl((-fabsl(z))) : 1.0L) * (1.0L / (expl((-fabsl(z))) + 1.0L))) + (z * ((expl((-fabsl(z))) * (1.0L / (expl((-fabsl(z))) + 1.0L))) * (1.0L / (expl((-fabsl(z))) + 1.0L)))))) \
+    A(FB_TANH, 0.0, 0, tanhl(z), (4.0L * ((1.0L / (expl((-fabsl((2.0L * z)))) + 1.0L)) * ((1.0L / (expl((-fabsl((2.0L * z)))) + 1.0L)) * expl((-fabsl((2.0L * z)))))))) \
+    A(FB_SOFTSIGN, 0.0, 0, (z / (fabsl(z) + 1.0L)), ((1.0L / (fabsl(z) + 1.0L)) - (((z > 0) - (z < 0)) * ((z / (fabsl(z) + 1.0L)) / (fabsl(z) + 1.0L))))) \
+    A(FB_SILU, 0.0, 1, (logistic(z) * z), ((((expl((-fabsl(z))) * (1.0L / (expl((-fabsl(z))) + 1.0L))) * (1.0L / (expl((-fabsl(z))) + 1.0L))) * z) + (((z < 0.0L) ? expl((-fabsl(z))) : 1.0L) * (1.0L / (expl((-fabsl(z))) + 1.0L))))) \
     A(FB_RELU6, 0.0, 0, fminl(fmaxl(z, 0.0L), 6.0L), ((fmaxl(z, 0.0L) < 6.0L) ? ((0.0L < z) ? 1.0L : 0.0L) : 0.0L)) \
     A(FB_EXP, 0.0, 0, expl(z), expl(z)) \
     A(FB_SIN, 0.0, 1, sinl(z), cosl(z))
@@ -24,17 +24,17 @@
         return p - lr * (exact)c[3] * p - n0; \
     } \
     case FB_MOMENTUM: { \
-        exact n0 = (lr * ((m[0] * (exact)c[0]) + g)), n1 = ((m[0] * (exact)c[0]) + g); \
+        exact n0 = ((g + (m[0] * (exact)c[0])) * lr), n1 = (g + (m[0] * (exact)c[0])); \
         m[0] = n1; \
         return p - lr * (exact)c[3] * p - n0; \
     } \
     case FB_NESTEROV: { \
-        exact n0 = (lr * (g + ((exact)c[0] * ((m[0] * (exact)c[0]) + g)))), n1 = ((m[0] * (exact)c[0]) + g); \
+        exact n0 = (lr * (((g + (m[0] * (exact)c[0])) * (exact)c[0]) + g)), n1 = (g + (m[0] * (exact)c[0])); \
         m[0] = n1; \
         return p - lr * (exact)c[3] * p - n0; \
     } \
     case FB_ADAGRAD: { \
-        exact n0 = ((lr * g) / (sqrtl((m[0] + powl(g, 2.0L))) + (exact)c[0])), n1 = (m[0] + powl(g, 2.0L)); \
+        exact n0 = ((lr * g) / (sqrtl((powl(g, 2.0L) + m[0])) + (exact)c[0])), n1 = (powl(g, 2.0L) + m[0]); \
         m[0] = n1; \
         return p - lr * (exact)c[3] * p - n0; \
     }
