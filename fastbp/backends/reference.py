@@ -646,9 +646,11 @@ def _update(
     """One step of the optimizer's rule, in place."""
     if optimizer.constants[3]:
         run.params[free] *= 1 - lr * optimizer.constants[3]
-    rule = _RULES[list(KINDS)[optimizer.kind]]
+    rule = _RULES[_NAMES[optimizer.kind]]
     run.params -= rule(run.moments, g, lr, run.step + 1, optimizer.constants)
 
+
+_NAMES = tuple(KINDS)  # by their kinds, which are places
 
 # The rules by name: (moments, g, lr, t, constants) -> what p decreases by. They update the moments
 # (n_moments, n_params) in place; t counts from 1.

@@ -33,6 +33,7 @@ from ..maths.robust import (
 from ._levenberg_marquardt import Residuals, checked_bounds
 from .curve_solver import CurveSolver
 from .curves import DIFFERENCES, Curve, CurveFit, End, Weighting, data_of, new_array, traced_curve
+from .differences import STEPS
 
 METHODS = ("lm", "trf", "dogbox")
 LOSSES = {
@@ -59,7 +60,6 @@ _WRONG = 1e-3  # relative to the largest entry of a column: an error of the call
 # residuals below the second one do.
 _LEAST_TOTAL, _LEAST_SIZE = 1e-280, 1e-130
 _SMALL = 5000  # numbers
-_EPS = float(np.finfo(float).eps)
 _TOLERANCE = 1e-12  # of SciPy's methods
 
 
@@ -264,7 +264,7 @@ def _require_jac(curve: Curve, p: np.ndarray, names: tuple[str, ...]) -> None:
         size = np.abs(exact).max(axis=0)
         for i, j in np.argwhere(np.abs(J - exact) > _WRONG * size):
             step = np.zeros_like(p)
-            step[j] = _EPS ** (1 / 3) * (abs(p[j]) or 1.0)
+            step[j] = STEPS["3-point"] * (abs(p[j]) or 1.0)
             before, here, after = (curve.model.values(p + sign * step)[i] for sign in (-1, 0, 1))
             slopes = (after - here) / step[j], (here - before) / step[j]
             least, most = min(slopes) - _WRONG * size[j], max(slopes) + _WRONG * size[j]
@@ -280,7 +280,12 @@ def _require_complex_steps(curve: Curve, p: np.ndarray, names: tuple[str, ...]) 
     """Raise ValueError if f loses the imaginary part, and with it the derivative, at p."""
     with np.errstate(all="ignore"):
         J, expected = curve.jacobian(p), curve.differences(p)
-        noise = 100 * _EPS ** (2 / 3) * np.abs(curve.called(p)).max() / np.where(p == 0, 1, abs(p))
+        noise = (
+            100
+            * STEPS["3-point"] ** 2
+            * np.abs(curve.called(p)).max()
+            / np.where(p == 0, 1, abs(p))
+        )
         most = _WRONG * np.abs(expected).max(axis=0) + noise
         wrong = np.abs(J - expected).max(axis=0) > most
     if wrong.any():

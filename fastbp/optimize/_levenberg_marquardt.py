@@ -30,6 +30,7 @@ from ..maths.robust import Robust, rho
 from ..maths.uncertainty import of_jacobian
 from ..networks.objective import Objective, robust_loss
 from .curve_solver import CALLBACK, GOAL, RECORDED, CurveSolver
+from .differences import jacobian_by_differences
 from .free_coordinates import FreeCoordinates
 from .function import starting_point, stop_test
 from .network_least_squares import NetworkSquares
@@ -48,8 +49,6 @@ MESSAGES = {
     SHORT: "Converged: the next step is no longer than xtol of the parameters.",
     GOAL: "The goal has been reached.",
 }
-
-_EPS = float(np.finfo(float).eps)
 
 # The numbers of `LMOptions`, and the ranges in which they may be.
 _RANGES = {"> 0": (0, inf), ">= 0": (0, inf), "between 0 and 1": (0, 1), "> 1": (1, inf)}
@@ -419,7 +418,7 @@ class Residuals:
     def _jacobian(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
         """J (m, n) at x (n,), where the residuals are r (m,); a new array."""
         if not callable(self.jac):
-            return self._differences(x, r)
+            return jacobian_by_differences(self.residuals, x, r, self.jac, self.bounds)
         J = real_array("what jac returned", self.jac(x.copy(), *self.args), FLOAT64)
         m, n = len(r), len(x)
         if J.shape != (m, n):
@@ -429,22 +428,6 @@ class Residuals:
                 f"column per entry of x{hint}"
             )
         return J.copy()
-
-    def _differences(self, x: np.ndarray, r: np.ndarray) -> np.ndarray:
-        """J (m, n) by differences, within the bounds; the steps balance truncation and rounding."""
-        central = self.jac == "3-point"
-        lower, upper = self.bounds or (np.full_like(x, -np.inf), np.full_like(x, np.inf))
-        J = np.empty((len(r), len(x)))
-        for j in range(len(x)):
-            h = _EPS ** (1 / 3 if central else 1 / 2) * (abs(x[j]) or 1.0)
-            before, after = x.copy(), x.copy()
-            after[j] = min(x[j] + h, upper[j])
-            if central or after[j] == x[j]:
-                before[j] = max(x[j] - h, lower[j])
-            r_after = self.residuals(after) if after[j] != x[j] else r
-            r_before = self.residuals(before) if before[j] != x[j] else r
-            J[:, j] = (r_after - r_before) / (after[j] - before[j])
-        return J
 
 
 # Arguments.

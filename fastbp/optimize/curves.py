@@ -29,12 +29,12 @@ from ..maths.uncertainty import (
     regular_inverse,
     t_quantile,
 )
+from .differences import jacobian_by_differences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DIFFERENCES = ("2-point", "3-point", "cs")
-_STEPS = {"2-point": np.finfo(float).eps ** (1 / 2), "3-point": np.finfo(float).eps ** (1 / 3)}
 _COMPLEX_STEP = 1e-30
 # A point is no minimum if the sum of squares falls by more than this share as parameters change by
 # that share along a direction in which the residuals do not change to first order.
@@ -136,24 +136,9 @@ class Curve:
         return J
 
     def differences(self, p: np.ndarray) -> np.ndarray:
-        """The derivatives by differences, central ones unless `jac` is "2-point".
-
-        The steps balance truncation and rounding; they stay within the bounds.
-        """
+        """The derivatives by differences, central ones unless `jac` is "2-point"."""
         kind = "2-point" if self.jac == "2-point" else "3-point"
-        central, J = kind == "3-point", np.empty((self.n, len(p)))
-        lower, upper = self.bounds or (np.full_like(p, -np.inf), np.full_like(p, np.inf))
-        here = self.called(p)
-        for j in range(len(p)):
-            h = _STEPS[kind] * (abs(p[j]) or 1.0)
-            before, after = p.copy(), p.copy()
-            after[j] = min(p[j] + h, upper[j])
-            if central or after[j] == p[j]:
-                before[j] = max(p[j] - h, lower[j])
-            y_after = self.called(after) if after[j] != p[j] else here
-            y_before = self.called(before) if before[j] != p[j] else here
-            J[:, j] = (y_after - y_before) / (after[j] - before[j])
-        return J
+        return jacobian_by_differences(self.called, p, self.called(p), kind, self.bounds)
 
 
 def traced_curve(curve: Curve, p: np.ndarray) -> np.ndarray | None:
